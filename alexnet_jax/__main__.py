@@ -1,0 +1,17 @@
+"""`python -m alexnet_jax` lists the commands."""
+
+COMMANDS = {
+    "alexnet_jax.main": "train, or go on with a run",
+    "alexnet_jax.evaluate": "measure the errors of a run, or of several as an ensemble",
+    "alexnet_jax.prepare": "turn pictures into a data set that trains fast",
+}
+
+
+def main() -> None:
+    print("AlexNet in JAX and Flax. Commands, each with --help:\n")
+    for name, purpose in COMMANDS.items():
+        print(f"  python -m {name:<22} {purpose}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""Restore a checkpoint, or several as an ensemble, and measure their errors."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+
+from alexnet_jax import errors, losses, mesh as meshes, pictures
+from alexnet_jax import pipeline as pipelines, report as reports, step as steps
+from alexnet_jax import workdir as workdirs
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+from alexnet_jax.model import AlexNet
+from alexnet_jax.pipeline import Pipeline
+from alexnet_jax.train import call, plain
+
+
+class Loaded(NamedTuple):
+    """A trained network. Unpacks into its four parts."""
+
+    model: AlexNet
+    variables: dict[str, Any]
+    preprocess: Callable[..., Float[np.ndarray, "batch crop crop 3"]]
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """One member of an ensemble: a run and the checkpoint of it that is measured."""
+
+    workdir: Path
+    config: Mapping[str, Any]
+    data: workdirs.Data
+    step: int
+
+    @property
+    def model(self) -> AlexNet:
+        classes = len(self.data.class_names)
+        return call(self.config, "model", AlexNet, num_classes=classes)
+
+    def params(self, mesh: jax.sharding.Mesh) -> Any:
+        """Its parameters, restored onto a mesh."""
+        size = self.data.crop
+        variables = jax.eval_shape(
+            self.model.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
+        )
+        abstract = jax.tree.map(
+            lambda array, sharding: jax.ShapeDtypeStruct(
+                array.shape, array.dtype, sharding=sharding
+            ),
+            variables["params"],
+            meshes.shardings(variables["params"], mesh),
+        )
+        with Checkpoints(self.workdir / workdirs.CHECKPOINTS) as checkpoints:
+            return checkpoints.restore(self.step, {"params": abstract})["params"]
+
+
+def open_member(workdir: Path, checkpoint: str | int) -> Member:
+    """A run and its checkpoint asked for: `best`, `latest` or a step.
+
+    Raises:
+      InputError: if there is no run or no such checkpoint.
+    """
+    config = plain(workdirs.read_config(workdir))
+    if isinstance(checkpoint, str) and checkpoint not in ("best", "latest"):
+        try:
+            checkpoint = int(checkpoint)
+        except ValueError:
+            raise InputError(
+                f"--checkpoint={checkpoint} must be best, latest or a step"
+            ) from None
+    if not (workdir / workdirs.CHECKPOINTS).is_dir():
+        raise InputError(
+            f"no checkpoint in {workdir}; train with "
+            f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
+        )
+    with Checkpoints(workdir / workdirs.CHECKPOINTS) as checkpoints:
+        step = checkpoints.find(checkpoint)  # type: ignore[arg-type]
+    return Member(workdir, config, workdirs.read_data(workdir), step)
+
+
+def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
+    """See `alexnet_jax.load`."""
+    member = open_member(workdir, checkpoint)
+    # Off the mesh, so that no sharding is in sight of whoever uses them.
+    params = jax.device_get(member.params(meshes.one_device()))
+    params = jax.tree.map(jnp.asarray, params)
+    data = member.data
+    mean = pipelines.mean_crop(data.statistics, data.crop)
+
+    def preprocess(
+        images: Sequence[Any],
+    ) -> Float[np.ndarray, "batch crop crop 3"]:
+        """Pictures as the network takes them.
+
+        Args:
+          images: file names, PIL pictures, or uint8 arrays of height x width x 3.
+        """
+        stored = [_stored(image, data.size) for image in images]
+        start = (data.size - data.crop) // 2
+        inside = slice(start, start + data.crop)
+        return np.stack([s[inside, inside] for s in stored]).astype(np.float32) - mean
+
+    return Loaded(member.model, {"params": params}, preprocess, data.class_names)
+
+
+def _stored(image: Any, size: int) -> np.ndarray:
+    if isinstance(image, str | Path):
+        path = Path(image)
+        if not path.is_file():
+            raise InputError(f"{path} is not a file")
+        return pictures.decode(path.read_bytes(), str(path), size=size)
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(np.asarray(image))
+    return np.asarray(pictures.square(pictures.to_rgb(image), size))
+
+
+def evaluate(
+    workdirs_given: Sequence[Path],
+    *,
+    views: int = 1,
+    checkpoint: str | int = "best",
+    split: str = "validation",
+    mesh: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    data_path: str | None = None,
+    predictions: Path | None = None,
+) -> dict[str, Any]:
+    """Measure one run, or several as an ensemble, on every example of a split once.
+
+    Members and views count alike: their probabilities are averaged (section 4.1; the
+    paper's ensembles likewise).
+
+    Args:
+      workdirs_given: work directories; the first one's config says where the data are.
+      views: 1 for the centre, 10 for corners, centre and their mirrors.
+      checkpoint: `best`, `latest` or a step.
+      split: of the data.
+      mesh: devices along data and tower; None as in the config.
+      batch_size: examples at a time; None as in the config.
+      data_path: where the data lie; None as in the config.
+      predictions: a file to write every example's outputs to.
+
+    Returns:
+      What the command prints.
+
+    Raises:
+      InputError: if something of it isn't there or doesn't fit together.
+    """
+    members = [open_member(workdir, checkpoint) for workdir in workdirs_given]
+    first = members[0]
+    settings = dict(first.config["mesh"])
+    if mesh is not None:
+        settings["data"], settings["tower"] = mesh
+    devices = meshes.open_mesh(towers=min(m.model.towers for m in members), **settings)
+    batch_size = batch_size or first.config["eval"]["batch_size"]
+    meshes.check_batch(batch_size, devices.shape["data"], "--batch_size")
+    path = data_path or first.config["data"].get("path")
+    pipelines_opened = [_open_pipeline(member, path) for member in members]
+    for member, pipeline in zip(members, pipelines_opened, strict=True):
+        if pipeline.dataset.class_names != member.data.class_names:
+            raise InputError(
+                f"{member.workdir} was trained on other classes than the data have"
+            )
+    logits, labels = [], []
+    for member, pipeline in zip(members, pipelines_opened, strict=True):
+        member_labels, member_logits = run_over(
+            member,
+            pipeline,
+            split=split,
+            views=views,
+            batch_size=batch_size,
+            mesh=devices,
+        )
+        labels.append(member_labels)
+        logits.append(member_logits)
+    if any(not np.array_equal(labels[0], others) for others in labels):
+        raise InputError("the members read different examples and make no ensemble")
+    result, probabilities = combine(np.stack(logits, axis=1), labels[0], batch_size)
+    if predictions is not None:
+        source = pipelines_opened[0].dataset.splits[split]
+        with predictions.open("wb") as file:
+            np.savez(
+                file,
+                name=np.asarray([source.name(index) for index in range(len(source))]),
+                label=labels[0],
+                logits=np.stack(logits, axis=1),
+                mean_probabilities=probabilities,
+            )
+    return {
+        "split": split,
+        "examples": len(labels[0]),
+        "views": views,
+        "members": len(members),
+        **result,
+        "checkpoints": [f"{m.workdir}:{m.step}" for m in members],
+    }
+
+
+def _open_pipeline(member: Member, path: str | None) -> Pipeline:
+    data = {**member.config["data"], "path": path}
+    return call({"data": data}, "data", pipelines.open_pipeline)
+
+
+def run_over(
+    member: Member,
+    pipeline: Pipeline,
+    *,
+    split: str,
+    views: int,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+) -> tuple[Int[np.ndarray, " examples"], Float[np.ndarray, "examples views classes"]]:
+    """Labels and logits of every example, in the data set's order."""
+    dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
+    mean = pipelines.mean_crop(member.data.statistics, member.data.crop)
+    mean = jax.device_put(mean, steps.replicated(mesh))
+    params = member.params(mesh)
+    step = steps.make_eval_step(member.model, mesh, crop=member.data.crop, views=views)
+    labels, logits = [], []
+    total = len(pipeline.dataset.splits[split])
+    with reports.progress_bar() as bar, pipelines.read(pipeline, dataset) as batches:
+        task = bar.add_task(str(member.workdir), total=total, note="")
+        for batch in batches:
+            _, outputs = step(params, pipelines.to_devices(batch, mesh), mean)
+            labels.append(batch["label"][batch["mask"]])
+            logits.append(jax.device_get(outputs)[batch["mask"]])
+            bar.advance(task, len(labels[-1]))
+    return np.concatenate(labels), np.concatenate(logits)
+
+
+def combine(
+    logits: Float[np.ndarray, "examples members views classes"],
+    labels: Int[np.ndarray, " examples"],
+    batch_size: int,
+) -> tuple[dict[str, float], Float[np.ndarray, "examples classes"]]:
+    """Loss and errors of the probabilities averaged over members and views, and those.
+
+    Goes through the examples in parts, to need little memory on the device.
+    """
+    totals: dict[str, float] = {}
+    probabilities = []
+    for start in range(0, len(labels), batch_size):
+        part = slice(start, start + batch_size)
+        votes = logits[part].reshape(len(labels[part]), -1, logits.shape[-1])
+        log_mean = losses.log_mean_probabilities(jnp.asarray(votes))
+        mask = jnp.ones(len(votes), jnp.bool_)
+        for name, value in losses.sums(log_mean, labels[part], mask).items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+        probabilities.append(np.exp(jax.device_get(log_mean)))
+    return losses.means(totals), np.concatenate(probabilities)
+
+
+def mesh_shape(text: str) -> tuple[int, int]:
+    """`1x2` as (data, tower)."""
+    data, tower = text.split("x")
+    return int(data), int(tower)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_jax.evaluate",
+        description="Measure the errors of a run, or of several as one ensemble. "
+        "The last line of standard output is one JSON object.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", type=Path, action="append", required=True, metavar="DIR",
+        help="work directory of a run; give it again for each member of an ensemble")
+    add("--views", type=int, choices=(1, 10), default=1,
+        help="1: the centre crop; 10: corners, centre and their mirror images")
+    add("--checkpoint", default="best", metavar="best|latest|STEP",
+        help="which checkpoint (default: best by validation error)")
+    add("--split", default="validation", choices=("train", "validation"))
+    add("--mesh", type=mesh_shape, metavar="DATAxTOWER",
+        help="devices along data and tower, as 1x2 (default: as in the run)")
+    add("--batch_size", type=int, metavar="N", help="pictures at a time")
+    add("--data_path", metavar="PATH", help="where the data lie (default: as in the run)")
+    add("--predictions", type=Path, metavar="FILE.npz",
+        help="write names, labels, logits and mean probabilities of every example")
+    given = vars(parser.parse_args(arguments))
+    reports.print_result(evaluate(given.pop("workdir"), **given))
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)

@@ -1,0 +1,147 @@
+"""Response normalisation with a derivative of its own.
+
+Both norms of the 2012 network divide a value by a power of its neighbourhood's energy,
+
+    y = x * s**-beta,    s = k + alpha * (sum of x**2 over the window),
+
+and differ only in the window: neighbouring channels at one place (section 3.3 of the
+paper, `cmrnorm` in the 2012 code), or a square of places in one channel (`rnorm` in the
+2012 code, not in the paper). Windows are clipped at the border.
+
+The derivative is written out because automatic differentiation keeps every shifted
+slice alive. The window is symmetric, so its transpose is itself:
+
+    dx = g * s**-beta - 2 * alpha * beta * x * (sum of g * x * s**(-beta - 1))
+
+Only `x` is kept for the backward pass; `s` is cheaper to compute again than to store.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def local_response_norm(
+    x: Float[Array, "*places channels"],
+    *,
+    size: int = 5,
+    k: float = 2.0,
+    alpha: float = 2e-5,
+    beta: float = 0.75,
+) -> Float[Array, "*places channels"]:
+    """Normalise each value by the energy of the channels around it (section 3.3).
+
+    Args:
+      x: activations with the channels last. Neighbours are the channels given: hand in
+        one tower's channels to normalise within the tower, as the 2012 code does.
+      size: how many adjacent channels are summed, odd, the value's own in the middle.
+      k: added to the sum.
+      alpha: multiplies the plain sum of squares. The paper prints 1e-4; the 2012 code
+        divides that by `size`, hence the default.
+      beta: the exponent.
+
+    Returns:
+      The normalised activations, in the type of `x`; half precision is computed in
+      float32.
+
+    Raises:
+      ValueError: if `size` is not an odd positive number.
+    """
+    return _response_norm(x, (x.ndim - 1,), _odd(size), k, alpha, beta)
+
+
+def same_map_norm(
+    x: Float[Array, "*batch height width channels"],
+    *,
+    size: int = 5,
+    k: float = 1.0,
+    alpha: float = 4e-5,
+    beta: float = 0.75,
+) -> Float[Array, "*batch height width channels"]:
+    """Normalise each value by the energy of the places around it in its own channel.
+
+    The layer `cnorm2` of the 2012 code, which the paper does not mention: a scale of
+    1e-3 divided by the 25 places of the window, and `k` 1.
+
+    Args:
+      x: activations with the channels last.
+      size: the side of the square window, odd.
+      k: added to the sum.
+      alpha: multiplies the plain sum of squares.
+      beta: the exponent.
+
+    Raises:
+      ValueError: if `size` is not an odd positive number.
+    """
+    return _response_norm(x, (x.ndim - 3, x.ndim - 2), _odd(size), k, alpha, beta)
+
+
+def _odd(size: int) -> int:
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"the window of a response norm must be odd, not {size}")
+    return size
+
+
+def _window_sum(x: Array, axes: tuple[int, ...], size: int) -> Array:
+    """Sum over a centred window along each axis, as a sum of shifted slices."""
+    for axis in axes:
+        length = x.shape[axis]
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (size // 2, size // 2)
+        padded = jnp.pad(x, widths)
+        slices = [
+            lax.slice_in_dim(padded, offset, offset + length, axis=axis)
+            for offset in range(size)
+        ]
+        x = functools.reduce(jnp.add, slices)
+    return x
+
+
+def _power(s: Array, beta: float) -> Array:
+    """`s ** -beta` for positive `s`; the paper's 0.75 needs no logarithm."""
+    if beta == 0.75:
+        return lax.rsqrt(s * jnp.sqrt(s))
+    if beta == 0.5:
+        return lax.rsqrt(s)
+    return jnp.exp(-beta * jnp.log(s))
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _response_norm(
+    x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float, beta: float
+) -> Array:
+    wide = _wide(x)
+    s = k + alpha * _window_sum(wide * wide, axes, size)
+    return (wide * _power(s, beta)).astype(x.dtype)
+
+
+def _response_norm_forward(
+    x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float, beta: float
+) -> tuple[Array, Array]:
+    return _response_norm(x, axes, size, k, alpha, beta), x
+
+
+def _response_norm_backward(
+    axes: tuple[int, ...],
+    size: int,
+    k: float,
+    alpha: float,
+    beta: float,
+    x: Array,
+    g: Array,
+) -> tuple[Array]:
+    wide, g = _wide(x), _wide(g)
+    s = k + alpha * _window_sum(wide * wide, axes, size)
+    scaled = g * _power(s, beta)
+    neighbours = _window_sum(scaled * wide / s, axes, size)
+    return ((scaled - (2 * alpha * beta) * wide * neighbours).astype(x.dtype),)
+
+
+_response_norm.defvjp(_response_norm_forward, _response_norm_backward)

@@ -1,0 +1,151 @@
+"""The ("data", "tower") mesh and everything that says what lies where on it."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.errors import InputError
+
+DATA, TOWER = "data", "tower"
+
+# Where a batch and its results lie; for the state, see `spec`.
+EXAMPLES = P(DATA)
+EVERYWHERE = P()
+
+
+def open_mesh(
+    *,
+    towers: int,
+    data: int | Literal["auto"] = "auto",
+    tower: int | Literal["auto"] = "auto",
+    platform: str | None = None,
+    virtual_cpu_devices: int | None = None,
+) -> Mesh:
+    """Choose the platform and lay its devices out as ("data", "tower").
+
+    To be called before anything else asks for a device.
+
+    Args:
+      towers: how many towers the network has.
+      data: devices along which a batch is split; "auto" takes all that there are.
+      tower: devices along which the towers are split; "auto" takes one for each tower
+        where that many devices are there, else one for all. The numbers are the same.
+      platform: `cpu`, `gpu` or `tpu`; None leaves the choice to JAX.
+      virtual_cpu_devices: how many devices a CPU shows itself as.
+
+    Raises:
+      InputError: if the axis doesn't divide the towers, or there are too few devices.
+    """
+    _choose_platform(platform, virtual_cpu_devices)
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        raise InputError(
+            f"JAX can't open the platform {platform or 'it chose'} "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    for axis, value in (("data", data), ("tower", tower)):
+        if value != "auto" and not (isinstance(value, int) and value > 0):
+            raise InputError(f"mesh.{axis}={value!r} must be auto or a positive number")
+    if tower == "auto":
+        tower = towers if len(devices) % towers == 0 else 1
+    if towers % tower:
+        raise InputError(
+            f"mesh.tower={tower} does not divide the network's {towers} towers; "
+            f"use {' or '.join(str(n) for n in divisors(towers))}"
+        )
+    if data == "auto":
+        data = max(1, len(devices) // tower)
+    if data * tower > len(devices):
+        kind = devices[0].platform
+        mend = (
+            f"; ask for virtual ones with --config.mesh.virtual_cpu_devices="
+            f"{data * tower} or JAX_NUM_CPU_DEVICES={data * tower}"
+            if kind == "cpu"
+            else ""
+        )
+        raise InputError(
+            f"a mesh of data={data} x tower={tower} needs {data * tower} devices, "
+            f"but there are {len(devices)} of kind {kind}{mend}"
+        )
+    return _mesh(data, tower, devices[: data * tower])
+
+
+def one_device() -> Mesh:
+    """The mesh of one device, the first there is."""
+    return _mesh(1, 1, jax.devices()[:1])
+
+
+def _mesh(data: int, tower: int, devices: list[jax.Device]) -> Mesh:
+    explicit = (AxisType.Explicit, AxisType.Explicit)
+    return jax.make_mesh(
+        (data, tower), (DATA, TOWER), axis_types=explicit, devices=devices
+    )
+
+
+def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> None:
+    settings = {"jax_platforms": platform, "jax_num_cpu_devices": virtual_cpu_devices}
+    for name, value in settings.items():
+        if value is None or getattr(jax.config, name) == value:
+            continue
+        try:
+            jax.config.update(name, value)
+        except RuntimeError as error:
+            raise InputError(
+                f"{name}={value} comes too late: JAX has already opened its devices; "
+                "set it in a fresh process"
+            ) from error
+
+
+def divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def check_batch(batch_size: int, parts: int, what: str) -> None:
+    """Raise an InputError if a batch can't be split evenly."""
+    if batch_size % parts == 0 and batch_size > 0:
+        return
+    below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
+    nearest = f"{below} or {above}" if below > 0 else str(above)
+    raise InputError(
+        f"{what}={batch_size} does not divide over the data axis of {parts}; "
+        f"use {nearest}"
+    )
+
+
+def spec(array: Any) -> P:
+    """Where a parameter, or an array of the optimizer shaped like one, lies.
+
+    Everything of a tower has the towers as its first axis, and at least one more. What
+    has fewer axes (the step, the bias of the logits) is everywhere. Every axis is
+    spelled out, as in the shardings that a compiled step gives back: a shorter spelling
+    would compile the step a second time.
+    """
+    rest = [None] * (array.ndim - 1)
+    return P(TOWER, *rest) if array.ndim >= 2 else P(*[None] * array.ndim)
+
+
+def specs(tree: Any) -> Any:
+    """The specs of a tree of parameters or optimizer state."""
+    return jax.tree.map(spec, tree)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """The shardings of a tree of parameters or optimizer state."""
+    return jax.tree.map(lambda array: NamedSharding(mesh, spec(array)), tree)
+
+
+def sharded(
+    function: Callable[..., Any], mesh: Mesh, *, in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+    """Run `function` on every device's own shards.
+
+    Replication is checked by type (`check_vma`), so the derivative of a replicated
+    parameter is the sum over the devices that hold it: take gradients outside.
+    """
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True
+    )

@@ -1,0 +1,400 @@
+"""AlexNet in towers, as a Flax module (section 3.5 and figure 2 of the paper).
+
+The paper splits the network over two GPUs. Here the halves are called towers, and every
+parameter of a tower has a leading axis of size `towers`. A device works on a list of the
+towers it holds: all of them on one device, one of them where a mesh axis `tower_axis`
+splits the parameters. Inside `shard_map` all shapes are those of the local shard.
+
+Towers see each other's features only where a layer's name is in `exchanges`: there the
+features are concatenated and gathered over the axis. The last layer is each tower's
+partial product, added over towers.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from alexnet_jax import lrn, pooling
+from alexnet_jax.errors import InputError
+
+ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid}
+
+
+class AlexNet(nn.Module):
+    """The network of run 145 of the 2012 code, and its family.
+
+    Widths are for all towers together; each holds an equal part. Layers are named
+    `conv1` to `convN`, then `fcN+1` and so on; the last gives the logits.
+
+    Without `tower_axis` the module runs anywhere, on one device and outside any mesh:
+
+    >>> model = AlexNet(num_classes=10)
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    >>> model.apply(variables, jnp.zeros((2, 224, 224, 3))).shape
+    (2, 10)
+
+    Attributes:
+      num_classes: how many logits.
+      towers: how many towers; the paper's GPUs.
+      channels: kernels of each convolution.
+      kernel_sizes: side of each convolution's kernels.
+      strides: of each convolution. One with a stride sees zeros to the right and bottom,
+        up to the next whole stride, as in the 2012 code (224 becomes 227); one without
+        keeps the size.
+      hidden: widths of the hidden fully connected layers.
+      exchanges: the layers that see every tower's features.
+      activation: a key of `ACTIVATIONS`.
+      pools: the layers followed by max pooling.
+      pool_window: side of the pooling window.
+      pool_stride: distance between pooling windows; less than the window overlaps.
+      pool_partial: whether a last window may hang over the border. If not, only sizes
+        into which every window fits are taken.
+      norms: the layers followed by local response normalisation.
+      norm_before_relu: those of them normalised before the non-linearity.
+      norm_after_pool: whether pooling comes before normalisation.
+      norm_size: channels in the window of the normalisation.
+      norm_k: its additive constant.
+      norm_alpha: its factor of the plain sum of squares.
+      norm_beta: its exponent.
+      same_map_norms: the layers with `lrn.same_map_norm` behind the normalisation.
+      dropout: the part of the hidden fully connected outputs set to zero in training;
+        otherwise outputs are multiplied by what remains, as in section 4.2.
+      kernel_std: standard deviation of each layer's initial kernels.
+      bias: each layer's initial bias.
+      dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.
+      tower_axis: the mesh axis over which towers are split, inside `shard_map`.
+    """
+
+    num_classes: int
+    towers: int = 2
+    channels: Sequence[int] = (96, 256, 384, 384, 256)
+    kernel_sizes: Sequence[int] = (11, 5, 3, 3, 3)
+    strides: Sequence[int] = (4, 1, 1, 1, 1)
+    hidden: Sequence[int] = (4096, 4096)
+    exchanges: Sequence[str] = ("conv3", "fc6", "fc7")
+    activation: str = "relu"
+    pools: Sequence[str] = ("conv1", "conv2", "conv5")
+    pool_window: int = 3
+    pool_stride: int = 2
+    pool_partial: bool = False
+    norms: Sequence[str] = ("conv1", "conv2")
+    norm_before_relu: Sequence[str] = ("conv1",)
+    norm_after_pool: bool = False
+    norm_size: int = 5
+    norm_k: float = 2.0
+    norm_alpha: float = 2e-5
+    norm_beta: float = 0.75
+    same_map_norms: Sequence[str] = ("conv2",)
+    dropout: float = 0.5
+    kernel_std: Sequence[float] = (0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01)
+    bias: Sequence[float] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+    dtype: str = "float32"
+    tower_axis: str | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers, in order."""
+        convolutions = len(self.channels)
+        last = convolutions + len(self.hidden) + 1
+        return tuple(
+            f"{'conv' if number <= convolutions else 'fc'}{number}"
+            for number in range(1, last + 1)
+        )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names that `__call__` takes as `layers`.
+
+        `NAME.linear` is a layer's output before its non-linearity, `NAME` after it;
+        `normN` and `poolN` are what they say.
+        """
+        names: list[str] = []
+        for number, name in enumerate(self.layers, start=1):
+            names += [f"{name}.linear", name] if name != self.layers[-1] else [name]
+            names += [f"norm{number}"] if name in self.norms else []
+            names += [f"pool{number}"] if name in self.pools else []
+        return tuple(names)
+
+    def sizes(self, size: int) -> list[int] | None:
+        """Side of the maps that leave each convolution's layer, for pictures of `size`.
+
+        None where some window of a layer doesn't fit exactly.
+        """
+        sides = []
+        for name, kernel, stride in zip(
+            self.layers, self.kernel_sizes, self.strides, strict=False
+        ):
+            if stride > 1:
+                size = -((kernel - size) // stride) + 1 if size >= kernel else 0
+            if name in self.pools and size >= self.pool_window:
+                exact = (size - self.pool_window) % self.pool_stride == 0
+                size = pooling.pooled_size(
+                    size,
+                    window=self.pool_window,
+                    stride=self.pool_stride,
+                    partial=self.pool_partial,
+                )
+                size = size if exact or self.pool_partial else 0
+            elif name in self.pools:
+                size = 0
+            if size < 1:
+                return None
+            sides.append(size)
+        return sides
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise an InputError that names the nearest sizes if pictures don't fit."""
+        for side, what in ((height, "height"), (width, "width")):
+            if self.sizes(side) is not None:
+                continue
+            below = next((n for n in range(side, 0, -1) if self.sizes(n)), None)
+            above = next((n for n in range(side, side + 4096) if self.sizes(n)), None)
+            nearest = " and ".join(str(n) for n in (below, above) if n is not None)
+            raise InputError(
+                f"pictures of {what} {side} do not fit this network's windows; "
+                f"the nearest sizes that do: {nearest}"
+            )
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width colours"],
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+        examples: Int[Array, " batch"] | None = None,
+        layers: Sequence[str] = (),
+    ) -> Array | tuple[Array, dict[str, Array]]:
+        """Logits of pictures, in float32, and any layers on request.
+
+        Args:
+          images: pictures, 0 to 255 less the mean picture.
+          dropout_key: turns dropout on. It stands for the seed and the step; the layer,
+            the tower and the example's place are folded in here.
+          examples: each picture's place in the global batch, for its dropout mask;
+            counted from 0 where it is left out.
+          layers: names out of `features`. The result is then a pair of the logits and a
+            dictionary of these layers' values, towers side by side in the last axis.
+
+        Raises:
+          InputError: if the pictures' size doesn't work out, or a layer is unknown.
+        """
+        self.check_size(images.shape[1], images.shape[2])
+        unknown = [name for name in layers if name not in self.features]
+        if unknown:
+            raise InputError(
+                f"no layer {', '.join(unknown)}; choose from {', '.join(self.features)}"
+            )
+        if examples is None:
+            examples = jnp.arange(images.shape[0], dtype=jnp.int32)
+
+        kept: dict[str, Array] = {}
+
+        def keep(name: str, values: list[Array]) -> None:
+            if name in layers:
+                kept[name] = self._gather(values)[0]
+
+        xs = [images.astype(self.dtype)] * self._local_towers
+        for index, name in enumerate(self.layers[:-1]):
+            if name in self.exchanges:
+                xs = self._gather(xs)
+            if index < len(self.channels):
+                xs = self._convolution(index, xs)
+                keep(f"{name}.linear", xs)
+                xs = self._after_convolution(index, xs, keep)
+            else:
+                xs = [x.reshape(x.shape[0], -1) for x in xs]
+                xs = self._fully_connected(index, xs)
+                keep(f"{name}.linear", xs)
+                xs = [ACTIVATIONS[self.activation](x) for x in xs]
+                keep(name, xs)
+                xs = self._dropout(index, xs, dropout_key, examples)
+        logits = self._logits([x.reshape(x.shape[0], -1) for x in xs])
+        if self.layers[-1] in layers:
+            kept[self.layers[-1]] = logits
+        return (logits, kept) if layers else logits
+
+    @property
+    def _local_towers(self) -> int:
+        if self.tower_axis is None:
+            return self.towers
+        return self.towers // lax.axis_size(self.tower_axis)
+
+    def _tower_indices(self) -> list[int | Array]:
+        """The local towers' places among all towers."""
+        local = range(self._local_towers)
+        if self.tower_axis is None:
+            return list(local)
+        first = lax.axis_index(self.tower_axis) * self._local_towers
+        return [first + tower for tower in local]
+
+    def _gather(self, xs: list[Array]) -> list[Array]:
+        """Every tower's features, side by side, for every local tower."""
+        x = jnp.concatenate(xs, axis=-1)
+        if self.tower_axis is not None:
+            x = lax.all_gather(x, self.tower_axis, axis=x.ndim - 1, tiled=True)
+        return [x] * len(xs)
+
+    def _parameters(self, index: int, shape: tuple[int, ...]) -> "TowerParameters":
+        return TowerParameters(
+            shape=shape,
+            kernel_std=self.kernel_std[index],
+            bias=self.bias[index],
+            bias_by_tower=index < len(self.layers) - 1,
+            name=self.layers[index],
+        )
+
+    def _convolution(self, index: int, xs: list[Array]) -> list[Array]:
+        side, stride = self.kernel_sizes[index], self.strides[index]
+        shape = (side, side, xs[0].shape[-1], self.channels[index] // self.towers)
+        kernels, biases = self._parameters(index, shape)(self._tower_indices())
+        if stride > 1:
+            padding = [(0, (side - length) % stride) for length in xs[0].shape[1:3]]
+        else:
+            padding = [(side // 2, side // 2)] * 2
+        convolve = functools.partial(
+            lax.conv_general_dilated,
+            window_strides=(stride, stride),
+            padding=padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return [
+            _add_bias(convolve(x, kernel.astype(x.dtype)), bias)
+            for x, kernel, bias in zip(xs, kernels, biases, strict=True)
+        ]
+
+    def _after_convolution(
+        self, index: int, xs: list[Array], keep: Callable[[str, list[Array]], None]
+    ) -> list[Array]:
+        """Normalisation, non-linearity and pooling, in the order of the arguments."""
+        layer, number = self.layers[index], index + 1
+        steps = ["relu"]
+        if layer in self.norms:
+            steps.insert(0 if layer in self.norm_before_relu else 1, "norm")
+        if layer in self.pools:
+            before_norm = self.norm_after_pool and steps[-1] == "norm"
+            steps.insert(-1 if before_norm else len(steps), "pool")
+        for step in steps:
+            xs = [self._steps(layer)[step](x) for x in xs]
+            keep(layer if step == "relu" else f"{step}{number}", xs)
+        return xs
+
+    def _steps(self, layer: str) -> dict[str, Callable[[Array], Array]]:
+        def norm(x: Array) -> Array:
+            x = lrn.local_response_norm(
+                x,
+                size=self.norm_size,
+                k=self.norm_k,
+                alpha=self.norm_alpha,
+                beta=self.norm_beta,
+            )
+            return lrn.same_map_norm(x) if layer in self.same_map_norms else x
+
+        pool = functools.partial(
+            pooling.max_pool,
+            window=self.pool_window,
+            stride=self.pool_stride,
+            partial=self.pool_partial,
+        )
+        return {"relu": ACTIVATIONS[self.activation], "norm": norm, "pool": pool}
+
+    def _fully_connected(self, index: int, xs: list[Array]) -> list[Array]:
+        width = self.hidden[index - len(self.channels)] // self.towers
+        shape = (xs[0].shape[-1], width)
+        kernels, biases = self._parameters(index, shape)(self._tower_indices())
+        return [
+            _add_bias(x @ kernel.astype(x.dtype), bias)
+            for x, kernel, bias in zip(xs, kernels, biases, strict=True)
+        ]
+
+    def _logits(self, xs: list[Array]) -> Float[Array, "batch classes"]:
+        """Each tower's partial product, added over towers, and the one bias."""
+        index = len(self.layers) - 1
+        shape = (xs[0].shape[-1], self.num_classes)
+        kernels, bias = self._parameters(index, shape)(self._tower_indices())
+        partial = [
+            jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+            for x, kernel in zip(xs, kernels, strict=True)
+        ]
+        logits = functools.reduce(jnp.add, partial)
+        if self.tower_axis is not None:
+            logits = lax.psum(logits, self.tower_axis)
+        return _add_bias(logits, bias)
+
+    def _dropout(
+        self,
+        index: int,
+        xs: list[Array],
+        key: Key[Array, ""] | None,
+        examples: Int[Array, " batch"],
+    ) -> list[Array]:
+        """Zero a part of the outputs; without a key, scale by what is kept on average.
+
+        A mask belongs to a layer, a tower and an example, so it is the same whatever
+        device computes it.
+        """
+        if self.dropout == 0:
+            return xs
+        keep = 1 - self.dropout
+        if key is None:
+            return [x * jnp.asarray(keep, x.dtype) for x in xs]
+        key = jax.random.fold_in(key, index)
+        keys = [jax.random.fold_in(key, tower) for tower in self._tower_indices()]
+        return [
+            jnp.where(_masks(key, examples, keep, x.shape[-1]), x, 0)
+            for key, x in zip(keys, xs, strict=True)
+        ]
+
+
+class TowerParameters(nn.Module):
+    """A layer's kernels and biases in the local towers.
+
+    Attributes:
+      shape: of one tower's kernel.
+      kernel_std: standard deviation of the initial kernels.
+      bias: the initial bias.
+      bias_by_tower: whether each tower has its own bias. The last layer's belongs to
+        no tower and has no tower axis.
+    """
+
+    shape: tuple[int, ...]
+    kernel_std: float
+    bias: float
+    bias_by_tower: bool
+
+    @nn.compact
+    def __call__(self, towers: Sequence[int | Array]) -> tuple[Array, Array]:
+        """The kernels and biases of towers given by their place among all towers.
+
+        A tower's kernel is drawn from its own key, so that no two towers start alike
+        and every mesh starts with the same bits.
+        """
+
+        def kernels(key: Key[Array, ""]) -> Array:
+            def draw(tower: int | Array) -> Array:
+                return jax.random.normal(jax.random.fold_in(key, tower), self.shape)
+
+            return self.kernel_std * jnp.stack([draw(tower) for tower in towers])
+
+        def biases(_: Key[Array, ""]) -> Array:
+            towers_axis = (len(towers),) if self.bias_by_tower else ()
+            return jnp.full((*towers_axis, self.shape[-1]), self.bias, jnp.float32)
+
+        return self.param("kernel", kernels), self.param("bias", biases)
+
+
+def _add_bias(x: Array, bias: Float[Array, " width"]) -> Array:
+    return x + lax.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
+
+
+def _masks(
+    key: Key[Array, ""], examples: Int[Array, " batch"], keep: float, width: int
+) -> Array:
+    def mask(example: Int[Array, ""]) -> Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, example), keep, (width,))
+
+    return jax.vmap(mask)(examples)

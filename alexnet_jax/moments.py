@@ -1,0 +1,106 @@
+"""Mean picture and colour PCA of a data set, from exact sums (section 4.1).
+
+Sums of pixels and of their products are integers, so they are the same whatever the
+order of the pictures; floating point enters once, at the end.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+MEAN_FILE = "mean.npy"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """What the training pictures look like on average, on the scale 0 to 255.
+
+    Attributes:
+      mean: the mean picture.
+      deviations: standard deviation of the pixels along each principal direction of
+        colour, rising. The 2012 code draws its colour shift with these; the paper's
+        text says eigenvalues, which are their squares.
+      directions: the principal directions, one in each column.
+    """
+
+    mean: Float[np.ndarray, "size size 3"]
+    deviations: Float[np.ndarray, "3"]
+    directions: Float[np.ndarray, "3 3"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The colours, for `dataset.json`; the mean picture is a file of its own."""
+        return {
+            "channel_means": self.mean.mean(axis=(0, 1), dtype=np.float64).tolist(),
+            "colour_deviations": self.deviations.tolist(),
+            "colour_directions": self.directions.tolist(),
+        }
+
+    def save_mean(self, folder: Path) -> None:
+        np.save(folder / MEAN_FILE, self.mean)
+
+
+def load_statistics(folder: Path, description: Mapping[str, Any]) -> Statistics:
+    """Statistics from what `to_json` gave, and the folder with the mean picture."""
+    return Statistics(
+        mean=np.load(folder / MEAN_FILE, allow_pickle=False),
+        deviations=np.asarray(description["colour_deviations"]),
+        directions=np.asarray(description["colour_directions"]),
+    )
+
+
+@dataclasses.dataclass
+class PixelSums:
+    """Exact sums over pictures.
+
+    Attributes:
+      pixels: the sum of the pictures.
+      products: the sum over all pixels of the products of two colours.
+      count: how many pictures.
+    """
+
+    pixels: Int[np.ndarray, "size size 3"]
+    products: Int[np.ndarray, "3 3"]
+    count: int
+
+    @classmethod
+    def zeros(cls, size: int) -> "PixelSums":
+        return cls(np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64), 0)
+
+    def add(self, picture: UInt8[np.ndarray, "size size 3"]) -> None:
+        # One picture's products stay below 2**53, so float64 holds them exactly.
+        colours = picture.reshape(-1, 3).astype(np.float64)
+        self.pixels += picture
+        self.products += (colours.T @ colours).astype(np.int64)
+        self.count += 1
+
+    def statistics(self) -> Statistics:
+        """Mean picture and colour PCA of what was added.
+
+        Eigenvalues are clipped at zero: those of grey pictures may come out below it.
+        """
+        places = self.count * self.pixels.shape[0] * self.pixels.shape[1]
+        mean = self.pixels.sum(axis=(0, 1)) / places
+        covariance = self.products / places - np.outer(mean, mean)
+        values, directions = np.linalg.eigh(covariance)
+        return Statistics(
+            mean=(self.pixels / self.count).astype(np.float32),
+            deviations=np.sqrt(np.clip(values, 0, None)),
+            directions=directions,
+        )
+
+
+def measure(
+    pictures: Iterable[UInt8[np.ndarray, "size size 3"]],
+    size: int,
+    advance: Callable[[], None] = lambda: None,
+) -> Statistics:
+    """Statistics of pictures; `advance` is called after each."""
+    sums = PixelSums.zeros(size)
+    for picture in pictures:
+        sums.add(picture)
+        advance()
+    return sums.statistics()

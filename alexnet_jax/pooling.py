@@ -1,0 +1,136 @@
+"""Overlapping max pooling (section 3.4) with a derivative of its own.
+
+The maximum over a square window is taken along rows, then along columns. The derivative
+walks back the same way: along each axis, every value that equals its window's maximum
+receives that window's gradient, as a sum of strided slices put back in their places.
+There is no select-and-scatter, which is slow on CPU and not deterministic on GPU.
+
+Ties: **every** value equal to the maximum receives the whole gradient of its window, as
+in the 2012 code. (XLA and cuDNN pick one of them.) In the network ties are mostly zeros
+behind a ReLU, whose own derivative there is zero.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+_ROWS, _COLUMNS = -3, -2
+
+
+def pooled_size(size: int, *, window: int, stride: int, partial: bool = False) -> int:
+    """How many windows lie along a side of `size` values.
+
+    With `partial` a last window may hang over the end; else the remainder is left out.
+    """
+    steps = (size - window) / stride
+    return int(-(-steps // 1) if partial else steps // 1) + 1
+
+
+def max_pool(
+    x: Float[Array, "*batch height width channels"],
+    *,
+    window: int = 3,
+    stride: int = 2,
+    partial: bool = False,
+) -> Float[Array, "*batch rows columns channels"]:
+    """Maximum over square windows; they overlap where `window > stride`.
+
+    Args:
+      x: activations with the channels last.
+      window: side of the window, in values.
+      stride: distance between windows, in values.
+      partial: whether a last window may hang over the right and bottom border.
+
+    Raises:
+      ValueError: if a side of `x` is smaller than the window and `partial` is off.
+    """
+    if not partial and min(x.shape[_ROWS], x.shape[_COLUMNS]) < window:
+        raise ValueError(
+            f"no window of {window}x{window} fits into "
+            f"{x.shape[_ROWS]}x{x.shape[_COLUMNS]} values"
+        )
+    return _max_pool(x, window, stride, partial)
+
+
+def _shared_rounding(x: Array) -> Array:
+    """Make half precision real: XLA may otherwise carry `x` in float32 on one of the
+    two ways, and no value would equal its own maximum."""
+    if jnp.finfo(x.dtype).bits >= 32:
+        return x
+    info = jnp.finfo(x.dtype)
+    return lax.reduce_precision(x, info.nexp, info.nmant)
+
+
+def _places(size: int, offset: int, stride: int, windows: int) -> tuple[int, int]:
+    """Where the values at `offset` of each window start, and how many there are: at the
+    border fewer than windows, where the last one is partial."""
+    return offset, min(windows, -(-(size - offset) // stride))
+
+
+def _maximum_along(
+    x: Array, axis: int, window: int, stride: int, partial: bool
+) -> Array:
+    axis = x.ndim + axis
+    size = x.shape[axis]
+    windows = pooled_size(size, window=window, stride=stride, partial=partial)
+    slices = []
+    for offset in range(window):
+        start, count = _places(size, offset, stride, windows)
+        piece = lax.slice_in_dim(
+            x, start, start + stride * (count - 1) + 1, stride, axis
+        )
+        if count < windows:
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (0, windows - count)
+            piece = jnp.pad(piece, widths, constant_values=-jnp.inf)
+        slices.append(piece)
+    return functools.reduce(jnp.maximum, slices)
+
+
+def _spread_along(
+    x: Array, maximum: Array, g: Array, axis: int, window: int, stride: int
+) -> Array:
+    """Give the gradient `g` of each window to the values of `x` equal to its maximum."""
+    axis = x.ndim + axis
+    size, windows = x.shape[axis], maximum.shape[axis]
+    pieces = []
+    for offset in range(window):
+        start, count = _places(size, offset, stride, windows)
+        stop = start + stride * (count - 1) + 1
+        values = lax.slice_in_dim(x, start, stop, stride, axis)
+        hit = values == lax.slice_in_dim(maximum, 0, count, axis=axis)
+        piece = jnp.where(hit, lax.slice_in_dim(g, 0, count, axis=axis), 0)
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (start, size - stop, stride - 1)
+        pieces.append(lax.pad(piece, jnp.zeros((), piece.dtype), config))
+    return functools.reduce(jnp.add, pieces)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: Array, window: int, stride: int, partial: bool) -> Array:
+    rows = _maximum_along(_shared_rounding(x), _ROWS, window, stride, partial)
+    return _maximum_along(rows, _COLUMNS, window, stride, partial)
+
+
+def _max_pool_forward(
+    x: Array, window: int, stride: int, partial: bool
+) -> tuple[Array, Array]:
+    x = _shared_rounding(x)
+    return _max_pool(x, window, stride, partial), x
+
+
+def _max_pool_backward(
+    window: int, stride: int, partial: bool, x: Array, g: Array
+) -> tuple[Array]:
+    rows = _maximum_along(x, _ROWS, window, stride, partial)
+    columns = _maximum_along(rows, _COLUMNS, window, stride, partial)
+    # Sums of gradients are carried in float32, as the other derivatives are.
+    wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+    rows_g = _spread_along(rows, columns, wide, _COLUMNS, window, stride)
+    return (_spread_along(x, rows, rows_g, _ROWS, window, stride).astype(g.dtype),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -1,0 +1,192 @@
+"""Progress on the terminal, metrics.jsonl, and TensorBoard where it is installed."""
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from alexnet_jax import losses
+
+METRICS_FILE = "metrics.jsonl"
+CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
+SECONDS_BETWEEN_LINES = 10.0
+
+console = Console(stderr=True)
+
+
+def say(message: str) -> None:
+    """One line to standard error, above a progress bar if there is one."""
+    console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def progress_bar() -> Progress:
+    """A bar for work that is counted, with rate and time left; none in a pipe."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+class Report:
+    """What a run tells: a line of metrics.jsonl for every step and every validation.
+
+    A training step's metrics are written when the next step has been started, so that
+    nothing waits for the device; `flush` writes what is pending.
+
+    Args:
+      workdir: where the files go.
+      start: the step from which the run goes on. Lines of later steps, and where
+        `revalidate` is set the validation of this one, are cut off.
+      steps: how many steps the run has in all.
+      steps_per_epoch: to tell the epoch.
+      batch_size: pictures in a step.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int,
+        steps: int,
+        steps_per_epoch: float,
+        batch_size: int,
+        revalidate: bool = False,
+    ) -> None:
+        path = workdir / METRICS_FILE
+        cut_metrics(path, start, keep_validation=not revalidate)
+        self._file = path.open("a", encoding="utf-8")
+        self._steps_per_epoch = steps_per_epoch
+        self._batch_size = batch_size
+        self._pending: tuple[int, dict[str, jax.Array], float] | None = None
+        self._last = self._said = time.monotonic()
+        self._steps = steps
+        self._progress = progress_bar()
+        self._task = self._progress.add_task(
+            "training", total=steps, completed=start, note=""
+        )
+        self._board: Any = None
+        if importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
+
+    def __enter__(self) -> "Report":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def train(self, step: int, metrics: dict[str, jax.Array], waited: float) -> None:
+        """Hand in a step just started, and the seconds it waited for its batch."""
+        previous, self._pending = self._pending, (step, metrics, waited)
+        if previous is not None:
+            self._write_train(*previous)
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Write a validation's losses and errors."""
+        self._write({**self._place(step, "validation"), **metrics})
+        say(
+            f"step {step}: validation loss {metrics['loss']:.4f}, "
+            f"top-1 error {metrics['top1_error']:.2%}, "
+            f"top-5 error {metrics['top5_error']:.2%}"
+        )
+        self._last = time.monotonic()
+
+    def flush(self) -> None:
+        """Write the pending step; then every line is on disk, or with the system."""
+        if self._pending is not None:
+            self._write_train(*self._pending)
+            self._pending = None
+        self._file.flush()
+
+    def _place(self, step: int, split: str) -> dict[str, Any]:
+        return {"step": step, "epoch": step / self._steps_per_epoch, "split": split}
+
+    def _write_train(
+        self, step: int, metrics: dict[str, jax.Array], waited: float
+    ) -> None:
+        host = {name: float(value) for name, value in metrics.items()}
+        now = time.monotonic()
+        seconds, self._last = max(now - self._last, 1e-9), now
+        line = {
+            **self._place(step, "train"),
+            **losses.means(host),
+            "learning_rate": host["learning_rate"],
+            "images_per_second": self._batch_size / seconds,
+            "input_wait_fraction": min(1.0, waited / seconds),
+        }
+        self._write(line)
+        note = (
+            f"epoch {line['epoch']:.2f}  loss {line['loss']:.3f}  "
+            f"error {line['top1_error']:.1%}  {line['images_per_second']:.0f} images/s"
+        )
+        self._progress.update(self._task, completed=step, note=note)
+        if not console.is_terminal and now - self._said > SECONDS_BETWEEN_LINES:
+            self._said = now
+            left = (self._steps - step) * seconds
+            say(f"step {step}/{self._steps}  {note}  {left:.0f} s left")
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in line.items():
+                if isinstance(value, float) and name != "epoch":
+                    tag = f"{line['split']}/{name}"
+                    self._board.add_scalar(tag, value, line["step"])
+
+
+def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
+    """Cut metrics.jsonl back to a step, and off a line that was not finished.
+
+    Args:
+      path: the file; nothing happens where there is none.
+      step: the last step whose lines stay.
+      keep_validation: whether that step's validation stays too.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        later = line["step"] > step
+        repeated = line["step"] == step and line["split"] == "validation"
+        if not later and (keep_validation or not repeated):
+            kept.append(text + "\n")
+    replacement = path.with_name(path.name + ".new")
+    replacement.write_text("".join(kept), encoding="utf-8")
+    replacement.replace(path)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """A command's result: one JSON object, the last line of standard output."""
+    print(json.dumps(result), file=sys.stdout, flush=True)

@@ -1,0 +1,210 @@
+"""One training step and one evaluation step, for every mesh.
+
+Functions in here see global arrays; those handed to `mesh.sharded` see one device's
+shards. State is arrays only, and every random draw is a function of the seed, the step
+and the place.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Int, UInt8
+
+from alexnet_jax import losses, mesh as meshes
+from alexnet_jax.mesh import DATA, EVERYWHERE, EXAMPLES
+from alexnet_jax.model import AlexNet
+from alexnet_jax.optimizer import Schedule, rate_state
+
+Batch = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that training carries from step to step."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+
+
+def abstract_state(
+    model: AlexNet, optimizer: optax.GradientTransformation, mesh: Mesh, size: int
+) -> TrainState:
+    """Shapes, types and places of the state, for pictures of `size` a side."""
+    state = jax.eval_shape(_initialiser(model, optimizer, size), jax.random.key(0))
+    return jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(
+            array.shape, array.dtype, sharding=sharding
+        ),
+        state,
+        meshes.shardings(state, mesh),
+    )
+
+
+def init_state(
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    size: int,
+    seed: int,
+) -> TrainState:
+    """The state before the first step: the same bits on every mesh."""
+    abstract = abstract_state(model, optimizer, mesh, size)
+    places = jax.tree.map(lambda array: array.sharding, abstract)
+    initialise = jax.jit(_initialiser(model, optimizer, size), out_shardings=places)
+    return initialise(jax.random.key(seed))
+
+
+def _initialiser(
+    model: AlexNet, optimizer: optax.GradientTransformation, size: int
+) -> Callable[[Array], TrainState]:
+    whole = model.clone(tower_axis=None)
+
+    def initialise(key: Array) -> TrainState:
+        params = whole.init(key, jnp.zeros((1, size, size, 3)))["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    return initialise
+
+
+def make_train_step(
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    mesh: Mesh,
+    seed: int,
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
+    """The jitted training step: `step(state, batch, mean) -> (state, metrics)`.
+
+    The state is donated. A batch has `image` (uint8 crops), `label` and `colour_shift`
+    (float32, three for each picture); `mean` is the mean picture's centre crop. Metrics
+    are the sums of `losses.sums` over the batch, and the `learning_rate`.
+    """
+    model = model.clone(tower_axis=meshes.TOWER)
+
+    def local_loss(
+        params: Any, batch: Batch, mean: Array, coefficient: Array, key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        images = shift_colours(
+            batch["image"], mean, batch["colour_shift"], coefficient
+        )
+        labels = batch["label"]
+        first = lax.axis_index(DATA) * labels.shape[0]
+        examples = first + jnp.arange(labels.shape[0], dtype=jnp.int32)
+        logits = model.apply(
+            {"params": params}, images, dropout_key=key, examples=examples
+        )
+        log_probabilities = jax.nn.log_softmax(logits)
+        mask = jnp.ones_like(labels, dtype=jnp.bool_)
+        sums = losses.sums(log_probabilities, labels, mask)
+        loss = lax.pmean(sums["loss"] / labels.shape[0], DATA)
+        return loss, lax.psum(sums, DATA)
+
+    def step(
+        state: TrainState, batch: Batch, mean: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        coefficient = schedule.colour_coefficient(state.step)
+        loss = meshes.sharded(
+            local_loss,
+            mesh,
+            in_specs=(
+                meshes.specs(state.params),
+                EXAMPLES,
+                EVERYWHERE,
+                EVERYWHERE,
+                EVERYWHERE,
+            ),
+            out_specs=EVERYWHERE,
+        )
+        grads, sums = jax.grad(loss, has_aux=True)(
+            state.params, batch, mean, coefficient, key
+        )
+        metrics = {**sums, "learning_rate": schedule.rate(rate_state(state.opt_state))}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_eval_step(
+    model: AlexNet, mesh: Mesh, *, crop: int, views: int
+) -> Callable[[Any, Batch, Array], tuple[dict[str, Array], Array]]:
+    """The jitted evaluation: `evaluate(params, batch, mean) -> (sums, logits)`.
+
+    A batch has `image` (uint8, whole stored pictures), `label` and `mask` (false for
+    padding). Sums are those of `losses.sums` for the probabilities averaged over views;
+    logits are `[examples, views, classes]`.
+    """
+    model = model.clone(tower_axis=meshes.TOWER)
+
+    def local_eval(
+        params: Any, batch: Batch, mean: Array
+    ) -> tuple[dict[str, Array], Array]:
+        images = cut_views(batch["image"], crop=crop, views=views)
+        flat = images.reshape(-1, *images.shape[2:]).astype(jnp.float32) - mean[None]
+        logits = model.apply({"params": params}, flat)
+        logits = logits.reshape(*images.shape[:2], -1)
+        log_probabilities = losses.log_mean_probabilities(logits)
+        sums = losses.sums(log_probabilities, batch["label"], batch["mask"])
+        return lax.psum(sums, DATA), logits
+
+    def evaluate(
+        params: Any, batch: Batch, mean: Array
+    ) -> tuple[dict[str, Array], Array]:
+        return meshes.sharded(
+            local_eval,
+            mesh,
+            in_specs=(meshes.specs(params), EXAMPLES, EVERYWHERE),
+            out_specs=(EVERYWHERE, EXAMPLES),
+        )(params, batch, mean)
+
+    return jax.jit(evaluate)
+
+
+def shift_colours(
+    images: UInt8[Array, "batch height width 3"],
+    mean: Float[Array, "height width 3"],
+    shift: Float[Array, "batch 3"],
+    coefficient: Float[Array, ""],
+) -> Float[Array, "batch height width 3"]:
+    """Subtract the mean picture and add the colour shift (section 4.1).
+
+    The 2012 code divides by 1 + coefficient, so that a step with colour noise and one
+    without see pictures of about the same size; with a coefficient of 0 this is the
+    plain difference.
+    """
+    shifted = images.astype(jnp.float32) - mean[None]
+    shifted = shifted + coefficient * shift[:, None, None, :]
+    return shifted / (1 + coefficient)
+
+
+def cut_views(
+    images: UInt8[Array, "batch size size 3"], *, crop: int, views: int
+) -> UInt8[Array, "batch views crop crop 3"]:
+    """The centre crop, or the ten views of section 4.1: corners, centre, mirrors.
+
+    Raises:
+      ValueError: if `views` is neither 1 nor 10.
+    """
+    border = images.shape[1] - crop
+    middle = border // 2
+    corners = [(0, 0), (0, border), (middle, middle), (border, 0), (border, border)]
+    if views not in (1, 10):
+        raise ValueError(f"{views} views; a picture is looked at in 1 or 10")
+    places = corners if views == 10 else [(middle, middle)]
+    cut = [
+        images[:, row : row + crop, column : column + crop] for row, column in places
+    ]
+    mirrored = [view[:, :, ::-1] for view in cut] if views == 10 else []
+    return jnp.stack(cut + mirrored, axis=1)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what lies whole on every device."""
+    return NamedSharding(mesh, EVERYWHERE)

@@ -1,0 +1,244 @@
+"""The files of a work directory, but for its checkpoints and metrics.
+
+    config.json      the run's config
+    run.json         the format, and of every start: versions, commit, command, devices
+    dataset.json     class names, sizes, colour PCA and fingerprint of the data
+    mean.npy         the mean picture
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from alexnet_jax import moments
+from alexnet_jax.errors import InputError
+from alexnet_jax.moments import Statistics
+
+FORMAT_VERSION = 1
+CONFIG_FILE, RUN_FILE, DATASET_FILE = "config.json", "run.json", "dataset.json"
+CHECKPOINTS, FIGURES = "checkpoints", "figures"
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections")
+
+# A resumed run may change these: they decide how fast, how long and on what it runs,
+# and where the same data lies, not what is computed in a step.
+FREE = (
+    "data.path",
+    "data.threads",
+    "data.workers",
+    "data.buffer",
+    "train.steps",
+    "train.epochs",
+    "train.validate_steps",
+    "eval",
+    "mesh",
+    "checkpoint",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """What a work directory knows of its data without opening them."""
+
+    class_names: tuple[str, ...]
+    size: int
+    crop: int
+    fingerprint: str
+    statistics: Statistics
+
+
+def create(workdir: Path) -> None:
+    """Make the directory, or see that it can be written.
+
+    Raises:
+      InputError: if not.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"--workdir={workdir} can't be written ({error.strerror}); "
+            "choose another directory"
+        ) from error
+
+
+def check_format(workdir: Path) -> None:
+    """Raise an InputError if a newer version wrote the directory."""
+    path = workdir / RUN_FILE
+    version = _read(path)["format_version"] if path.exists() else FORMAT_VERSION
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{workdir} is a work directory of format {version}, newer than the "
+            f"{FORMAT_VERSION} read here; upgrade alexnet_jax"
+        )
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config of the run in a work directory.
+
+    Raises:
+      InputError: if no run has started there, or its format is newer.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{workdir} is not a work directory ({CONFIG_FILE} is missing); train with "
+            f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
+        )
+    check_format(workdir)
+    return _read(path)
+
+
+def read_data(workdir: Path) -> Data:
+    """What a work directory knows of its data."""
+    description = _read(workdir / DATASET_FILE)
+    return Data(
+        class_names=tuple(description["class_names"]),
+        size=description["size"],
+        crop=description["crop"],
+        fingerprint=description["fingerprint"],
+        statistics=moments.load_statistics(workdir, description),
+    )
+
+
+def write_data(workdir: Path, data: Data) -> None:
+    """Write down what `read_data` reads."""
+    data.statistics.save_mean(workdir)
+    description = {
+        "class_names": data.class_names,
+        "size": data.size,
+        "crop": data.crop,
+        "fingerprint": data.fingerprint,
+        **data.statistics.to_json(),
+    }
+    _write(workdir / DATASET_FILE, description)
+
+
+def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Write down the config, and that a run starts or goes on.
+
+    Raises:
+      InputError: if a run is there whose config differs in what a step computes; the
+        message shows the differences.
+    """
+    check_format(workdir)
+    path = workdir / CONFIG_FILE
+    if path.is_file():
+        changes = [
+            f"{key} {before!r} -> {after!r}"
+            for key, before, after in differences(_read(path), config)
+            if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+        ]
+        if changes:
+            raise InputError(
+                f"{workdir} holds a run of another config ({'; '.join(changes)}); "
+                "give the run's own config, or another --workdir"
+            )
+    _write(path, config)
+    run = workdir / RUN_FILE
+    starts = _read(run)["starts"] if run.exists() else []
+    _write(run, {"format_version": FORMAT_VERSION, "starts": [*starts, _environment()]})
+
+
+def check_data(workdir: Path, fingerprint: str) -> None:
+    """Raise an InputError if a run is there that was fed by other data."""
+    path = workdir / DATASET_FILE
+    if path.exists() and (known := _read(path)["fingerprint"]) != fingerprint:
+        raise InputError(
+            f"the data are not those that the run in {workdir} was started with "
+            f"(fingerprint {known[:12]} -> {fingerprint[:12]}); "
+            "give the same data, or another --workdir"
+        )
+
+
+def differences(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """The dotted keys at which two configs differ, each with both values."""
+    flat_before, flat_after = _flat(before), _flat(after)
+    return [
+        (key, flat_before.get(key), flat_after.get(key))
+        for key in sorted({*flat_before, *flat_after})
+        if flat_before.get(key) != flat_after.get(key)
+    ]
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(config))  # Tuples and lists are the same here.
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    walk("", plain)
+    return flat
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("alexnet_jax", *PACKAGES)
+            if _installed(name)
+        },
+        "host": platform.node(),
+        "machine": platform.platform(),
+        "devices": [f"{device.platform}: {device}" for device in jax.devices()],
+        "processes": jax.process_count(),
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this runs from, if it is one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(describe, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} can't be read ({error})") from error
+
+
+def _write(path: Path, value: Any) -> None:
+    """Replace a file as a whole, so that a crash leaves the old one or the new."""
+    replacement = path.with_name(path.name + ".new")
+    replacement.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    replacement.replace(path)
