@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+
 if TYPE_CHECKING:
-    from alexnet_jax.evaluate import Loaded
+    from alexnet_jax.restore import Loaded
 
 __version__ = "0.1.0"
 __all__ = ["load"]
@@ -29,6 +30,6 @@ def load(workdir: str | Path, checkpoint: str | int = "best") -> "Loaded":
       errors.InputError: if there is no such checkpoint.
     """
     # Here and not above: the pure modules must import without the data libraries.
-    from alexnet_jax import evaluate
+    from alexnet_jax import restore
 
-    return evaluate.load(Path(workdir), checkpoint)
+    return restore.load(Path(workdir), checkpoint)

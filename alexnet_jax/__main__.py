@@ -8,6 +8,7 @@ COMMANDS = {
 
 
 def main() -> None:
+    """The command."""
     print("AlexNet in JAX and Flax. Commands, each with --help:\n")
     for name, purpose in COMMANDS.items():
         print(f"  python -m {name:<22} {purpose}")

@@ -46,7 +46,7 @@ def colour_shift(
 ) -> Float[np.ndarray, "3"]:
     """A random shift of the three colours along the data set's principal directions.
 
-    The device multiplies it by the coefficient 0.1, the standard deviation in the paper.
+    The device multiplies it by the coefficient, 0.1 in the paper.
     """
     amounts = rng.standard_normal(3) * deviations
     return (directions @ amounts).astype(np.float32)

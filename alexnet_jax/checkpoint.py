@@ -8,13 +8,17 @@ checkpoint, and compared on every restore.
 import hashlib
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint import v1 as orbax_v1
 
 from alexnet_jax.errors import InputError
+
+
+# Its annotations want types of its own where any path or policy will do.
+ocp: Any = orbax_v1
 
 STATE, DIGESTS = "state", "digests"
 METRIC = "top1_error"
@@ -74,7 +78,7 @@ class Checkpoints:
             for checkpoint in self._checkpointer.checkpoints
         }
 
-    def find(self, which: int | Literal["best", "latest"]) -> int:
+    def find(self, which: int | str) -> int:
         """The step of the checkpoint asked for.
 
         Raises:
@@ -91,8 +95,10 @@ class Checkpoints:
             return max(steps)
         if which == "best":
             validated = {s: error for s, error in steps.items() if error is not None}
-            return min(validated, key=validated.__getitem__) if validated else max(steps)
-        if which not in steps:
+            return (
+                min(validated, key=validated.__getitem__) if validated else max(steps)
+            )
+        if not isinstance(which, int) or which not in steps:
             raise InputError(
                 f"no checkpoint of step {which} in {self._directory}; there are "
                 f"{', '.join(str(step) for step in sorted(steps))}"

@@ -9,8 +9,8 @@ from typing import NoReturn
 class InputError(ValueError):
     """Something given by the user is wrong.
 
-    The message is one line: what is wrong, where, and how to mend it. The commands print
-    it without a traceback and exit with status 2.
+    The message is one line: what is wrong, where, and how to mend it. The commands
+    print it without a traceback and exit with status 2.
     """
 
 

@@ -1,125 +1,26 @@
 """Restore a checkpoint, or several as an ensemble, and measure their errors."""
 
 import argparse
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import Image
 
-from alexnet_jax import errors, losses, mesh as meshes, pictures
-from alexnet_jax import pipeline as pipelines, report as reports, step as steps
+from alexnet_jax import errors, losses
+from alexnet_jax import mesh as meshes
+from alexnet_jax import pipeline as pipelines
+from alexnet_jax import report as reports
+from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pipeline import Pipeline
+from alexnet_jax.restore import Member, open_member
 from alexnet_jax.train import call, plain
-
-
-class Loaded(NamedTuple):
-    """A trained network. Unpacks into its four parts."""
-
-    model: AlexNet
-    variables: dict[str, Any]
-    preprocess: Callable[..., Float[np.ndarray, "batch crop crop 3"]]
-    class_names: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Member:
-    """One member of an ensemble: a run and the checkpoint of it that is measured."""
-
-    workdir: Path
-    config: Mapping[str, Any]
-    data: workdirs.Data
-    step: int
-
-    @property
-    def model(self) -> AlexNet:
-        classes = len(self.data.class_names)
-        return call(self.config, "model", AlexNet, num_classes=classes)
-
-    def params(self, mesh: jax.sharding.Mesh) -> Any:
-        """Its parameters, restored onto a mesh."""
-        size = self.data.crop
-        variables = jax.eval_shape(
-            self.model.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
-        )
-        abstract = jax.tree.map(
-            lambda array, sharding: jax.ShapeDtypeStruct(
-                array.shape, array.dtype, sharding=sharding
-            ),
-            variables["params"],
-            meshes.shardings(variables["params"], mesh),
-        )
-        with Checkpoints(self.workdir / workdirs.CHECKPOINTS) as checkpoints:
-            return checkpoints.restore(self.step, {"params": abstract})["params"]
-
-
-def open_member(workdir: Path, checkpoint: str | int) -> Member:
-    """A run and its checkpoint asked for: `best`, `latest` or a step.
-
-    Raises:
-      InputError: if there is no run or no such checkpoint.
-    """
-    config = plain(workdirs.read_config(workdir))
-    if isinstance(checkpoint, str) and checkpoint not in ("best", "latest"):
-        try:
-            checkpoint = int(checkpoint)
-        except ValueError:
-            raise InputError(
-                f"--checkpoint={checkpoint} must be best, latest or a step"
-            ) from None
-    if not (workdir / workdirs.CHECKPOINTS).is_dir():
-        raise InputError(
-            f"no checkpoint in {workdir}; train with "
-            f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
-        )
-    with Checkpoints(workdir / workdirs.CHECKPOINTS) as checkpoints:
-        step = checkpoints.find(checkpoint)  # type: ignore[arg-type]
-    return Member(workdir, config, workdirs.read_data(workdir), step)
-
-
-def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
-    """See `alexnet_jax.load`."""
-    member = open_member(workdir, checkpoint)
-    # Off the mesh, so that no sharding is in sight of whoever uses them.
-    params = jax.device_get(member.params(meshes.one_device()))
-    params = jax.tree.map(jnp.asarray, params)
-    data = member.data
-    mean = pipelines.mean_crop(data.statistics, data.crop)
-
-    def preprocess(
-        images: Sequence[Any],
-    ) -> Float[np.ndarray, "batch crop crop 3"]:
-        """Pictures as the network takes them.
-
-        Args:
-          images: file names, PIL pictures, or uint8 arrays of height x width x 3.
-        """
-        stored = [_stored(image, data.size) for image in images]
-        start = (data.size - data.crop) // 2
-        inside = slice(start, start + data.crop)
-        return np.stack([s[inside, inside] for s in stored]).astype(np.float32) - mean
-
-    return Loaded(member.model, {"params": params}, preprocess, data.class_names)
-
-
-def _stored(image: Any, size: int) -> np.ndarray:
-    if isinstance(image, str | Path):
-        path = Path(image)
-        if not path.is_file():
-            raise InputError(f"{path} is not a file")
-        return pictures.decode(path.read_bytes(), str(path), size=size)
-    if not isinstance(image, Image.Image):
-        image = Image.fromarray(np.asarray(image))
-    return np.asarray(pictures.square(pictures.to_rgb(image), size))
 
 
 def evaluate(
@@ -140,7 +41,8 @@ def evaluate(
 
     Args:
       workdirs_given: work directories; the first one's config says where the data are.
-      views: 1 for the centre, 10 for corners, centre and their mirrors.
+      views: 1 for the centre, 10 for corners, centre and their mirrors; the mirrors are
+        left out if training was without.
       checkpoint: `best`, `latest` or a step.
       split: of the data.
       mesh: devices along data and tower; None as in the config.
@@ -154,14 +56,17 @@ def evaluate(
     Raises:
       InputError: if something of it isn't there or doesn't fit together.
     """
-    members = [open_member(workdir, checkpoint) for workdir in workdirs_given]
-    first = members[0]
-    settings = dict(first.config["mesh"])
+    # Devices come first: opening a checkpoint asks for them.
+    configs = [plain(workdirs.read_config(workdir)) for workdir in workdirs_given]
+    settings = dict(configs[0]["mesh"])
     if mesh is not None:
         settings["data"], settings["tower"] = mesh
-    devices = meshes.open_mesh(towers=min(m.model.towers for m in members), **settings)
-    batch_size = batch_size or first.config["eval"]["batch_size"]
-    meshes.check_batch(batch_size, devices.shape["data"], "--batch_size")
+    towers = min(config["model"].get("towers", AlexNet.towers) for config in configs)
+    devices = meshes.open_mesh(towers=towers, **settings)
+    members = [open_member(workdir, checkpoint) for workdir in workdirs_given]
+    first = members[0]
+    size = batch_size or first.config["eval"]["batch_size"]
+    meshes.check_batch(size, devices.shape["data"], "--batch_size")
     path = data_path or first.config["data"].get("path")
     pipelines_opened = [_open_pipeline(member, path) for member in members]
     for member, pipeline in zip(members, pipelines_opened, strict=True):
@@ -176,14 +81,21 @@ def evaluate(
             pipeline,
             split=split,
             views=views,
-            batch_size=batch_size,
+            batch_size=size,
             mesh=devices,
         )
         labels.append(member_labels)
         logits.append(member_logits)
     if any(not np.array_equal(labels[0], others) for others in labels):
         raise InputError("the members read different examples and make no ensemble")
-    result, probabilities = combine(np.stack(logits, axis=1), labels[0], batch_size)
+    if len({member_logits.shape[1] for member_logits in logits}) > 1:
+        raise InputError(
+            "some members were trained with mirror images and some without; "
+            "evaluate them with --views=1"
+        )
+    result, probabilities = combine(np.stack(logits, axis=1), labels[0], size)
+    if logits[0].shape[1] < views:
+        reports.say("trained without mirror images: five crops, no mirrors")
     if predictions is not None:
         source = pipelines_opened[0].dataset.splits[split]
         with predictions.open("wb") as file:
@@ -197,7 +109,7 @@ def evaluate(
     return {
         "split": split,
         "examples": len(labels[0]),
-        "views": views,
+        "views": logits[0].shape[1],
         "members": len(members),
         **result,
         "checkpoints": [f"{m.workdir}:{m.step}" for m in members],
@@ -206,7 +118,7 @@ def evaluate(
 
 def _open_pipeline(member: Member, path: str | None) -> Pipeline:
     data = {**member.config["data"], "path": path}
-    return call({"data": data}, "data", pipelines.open_pipeline)
+    return call({"data": data}, "data")
 
 
 def run_over(
@@ -223,7 +135,13 @@ def run_over(
     mean = pipelines.mean_crop(member.data.statistics, member.data.crop)
     mean = jax.device_put(mean, steps.replicated(mesh))
     params = member.params(mesh)
-    step = steps.make_eval_step(member.model, mesh, crop=member.data.crop, views=views)
+    step = steps.make_eval_step(
+        member.model,
+        mesh,
+        crop=member.data.crop,
+        views=views,
+        mirrors=pipeline.flip,
+    )
     labels, logits = [], []
     total = len(pipeline.dataset.splits[split])
     with reports.progress_bar() as bar, pipelines.read(pipeline, dataset) as batches:
@@ -252,7 +170,9 @@ def combine(
         votes = logits[part].reshape(len(labels[part]), -1, logits.shape[-1])
         log_mean = losses.log_mean_probabilities(jnp.asarray(votes))
         mask = jnp.ones(len(votes), jnp.bool_)
-        for name, value in losses.sums(log_mean, labels[part], mask).items():
+        for name, value in losses.sums(
+            log_mean, jnp.asarray(labels[part]), mask
+        ).items():
             totals[name] = totals.get(name, 0.0) + float(value)
         probabilities.append(np.exp(jax.device_get(log_mean)))
     return losses.means(totals), np.concatenate(probabilities)
@@ -265,6 +185,7 @@ def mesh_shape(text: str) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_jax.evaluate",
         description="Measure the errors of a run, or of several as one ensemble. "
@@ -272,19 +193,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--workdir", type=Path, action="append", required=True, metavar="DIR",
-        help="work directory of a run; give it again for each member of an ensemble")
-    add("--views", type=int, choices=(1, 10), default=1,
-        help="1: the centre crop; 10: corners, centre and their mirror images")
-    add("--checkpoint", default="best", metavar="best|latest|STEP",
-        help="which checkpoint (default: best by validation error)")
+    add(
+        "--workdir",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="work directory of a run; give it again for each member of an ensemble",
+    )
+    add(
+        "--views",
+        type=int,
+        choices=(1, 10),
+        default=1,
+        help="1: the centre crop; 10: corners, centre and their mirror images",
+    )
+    add(
+        "--checkpoint",
+        default="best",
+        metavar="best|latest|STEP",
+        help="which checkpoint (default: best by validation error)",
+    )
     add("--split", default="validation", choices=("train", "validation"))
-    add("--mesh", type=mesh_shape, metavar="DATAxTOWER",
-        help="devices along data and tower, as 1x2 (default: as in the run)")
+    add(
+        "--mesh",
+        type=mesh_shape,
+        metavar="DATAxTOWER",
+        help="devices along data and tower, as 1x2 (default: as in the run)",
+    )
     add("--batch_size", type=int, metavar="N", help="pictures at a time")
-    add("--data_path", metavar="PATH", help="where the data lie (default: as in the run)")
-    add("--predictions", type=Path, metavar="FILE.npz",
-        help="write names, labels, logits and mean probabilities of every example")
+    add(
+        "--data_path",
+        metavar="PATH",
+        help="where the data lie (default: as in the run)",
+    )
+    add(
+        "--predictions",
+        type=Path,
+        metavar="FILE.npz",
+        help="write names, labels, logits and mean probabilities of every example",
+    )
     given = vars(parser.parse_args(arguments))
     reports.print_result(evaluate(given.pop("workdir"), **given))
 

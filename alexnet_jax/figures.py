@@ -15,7 +15,7 @@ def kernel_sheet(
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """The first layer's kernels tower by tower, as in figure 3 of the paper.
 
-    Each kernel is stretched to the full range around middle grey, which stands for zero.
+    Each kernel is stretched to the full range around middle grey, which means zero.
     A wider gap parts the towers.
 
     Args:

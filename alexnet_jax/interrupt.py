@@ -4,6 +4,7 @@ import os
 import signal
 from types import FrameType, TracebackType
 
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

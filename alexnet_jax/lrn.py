@@ -20,6 +20,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -106,11 +107,11 @@ def _power(s: Array, beta: float) -> Array:
         return lax.rsqrt(s * jnp.sqrt(s))
     if beta == 0.5:
         return lax.rsqrt(s)
-    return jnp.exp(-beta * jnp.log(s))
+    return lax.pow(s, jnp.asarray(-beta, s.dtype))
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from alexnet_jax import errors, report, train
 from alexnet_jax.errors import InputError
 
+
 USAGE = (
     "usage: python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] "
     "--workdir=DIR [--config.SECTION.KEY=VALUE ...]"
@@ -41,7 +42,9 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
     """
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
-    flags.DEFINE_string("workdir", None, "Where the run's files go.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "Where the run's files go.", flag_values=values
+    )
     arguments = [_found_by_name(argument) for argument in arguments]
     given = {argument.split("=")[0].lstrip("-") for argument in arguments}
     for name in ("config", "workdir"):
@@ -53,7 +56,7 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
     except InputError:
         raise
     except (KeyError, AttributeError, TypeError, ValueError, flags.Error) as error:
-        raise InputError(f"{_one_line(error)}; {_help(values)}") from error
+        raise InputError(f"{_one_line(error)}; {USAGE}") from error
     if stray := rest[1:]:
         raise InputError(f"stray argument {' '.join(stray)}; {USAGE}")
     return values.config, Path(values.workdir)
@@ -97,10 +100,6 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).strip("'\"").split())
 
 
-def _help(values: flags.FlagValues) -> str:
-    return USAGE
-
-
 def load_config(name: str, variant: str | None = None) -> ConfigDict:
     """A config without flags, for notebooks and tests.
 
@@ -114,12 +113,13 @@ def load_config(name: str, variant: str | None = None) -> ConfigDict:
 
 
 def main() -> None:
+    """The command."""
     arguments = sys.argv[1:]
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(arguments):
         print(f"{__doc__}\n{USAGE}")
         return
     config, workdir = parse(arguments)
-    result: dict[str, Any] = train.run(config, workdir)
+    result: dict[str, Any] = train.run(config.to_dict(), workdir)
     report.print_result(result)
 
 

@@ -1,13 +1,14 @@
 """The ("data", "tower") mesh and everything that says what lies where on it."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.errors import InputError
+
 
 DATA, TOWER = "data", "tower"
 
@@ -19,8 +20,8 @@ EVERYWHERE = P()
 def open_mesh(
     *,
     towers: int,
-    data: int | Literal["auto"] = "auto",
-    tower: int | Literal["auto"] = "auto",
+    data: int | str = "auto",
+    tower: int | str = "auto",
     platform: str | None = None,
     virtual_cpu_devices: int | None = None,
 ) -> Mesh:
@@ -47,31 +48,39 @@ def open_mesh(
             f"JAX can't open the platform {platform or 'it chose'} "
             f"({str(error).splitlines()[0]})"
         ) from error
-    for axis, value in (("data", data), ("tower", tower)):
-        if value != "auto" and not (isinstance(value, int) and value > 0):
-            raise InputError(f"mesh.{axis}={value!r} must be auto or a positive number")
     if tower == "auto":
-        tower = towers if len(devices) % towers == 0 else 1
-    if towers % tower:
+        along_tower = towers if len(devices) % towers == 0 else 1
+    else:
+        along_tower = _count(tower, "tower")
+    if towers % along_tower:
         raise InputError(
             f"mesh.tower={tower} does not divide the network's {towers} towers; "
             f"use {' or '.join(str(n) for n in divisors(towers))}"
         )
     if data == "auto":
-        data = max(1, len(devices) // tower)
-    if data * tower > len(devices):
+        along_data = max(1, len(devices) // along_tower)
+    else:
+        along_data = _count(data, "data")
+    needed = along_data * along_tower
+    if needed > len(devices):
         kind = devices[0].platform
         mend = (
-            f"; ask for virtual ones with --config.mesh.virtual_cpu_devices="
-            f"{data * tower} or JAX_NUM_CPU_DEVICES={data * tower}"
+            f"; ask for virtual ones with --config.mesh.virtual_cpu_devices={needed} "
+            f"or JAX_NUM_CPU_DEVICES={needed}"
             if kind == "cpu"
             else ""
         )
         raise InputError(
-            f"a mesh of data={data} x tower={tower} needs {data * tower} devices, "
-            f"but there are {len(devices)} of kind {kind}{mend}"
+            f"a mesh of data={along_data} x tower={along_tower} needs {needed} "
+            f"devices, but there are {len(devices)} of kind {kind}{mend}"
         )
-    return _mesh(data, tower, devices[: data * tower])
+    return _mesh(along_data, along_tower, devices[:needed])
+
+
+def _count(value: int | str, axis: str) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"mesh.{axis}={value!r} must be auto or a positive number")
+    return value
 
 
 def one_device() -> Mesh:
@@ -79,7 +88,7 @@ def one_device() -> Mesh:
     return _mesh(1, 1, jax.devices()[:1])
 
 
-def _mesh(data: int, tower: int, devices: list[jax.Device]) -> Mesh:
+def _mesh(data: int, tower: int, devices: Sequence[Any]) -> Mesh:
     explicit = (AxisType.Explicit, AxisType.Explicit)
     return jax.make_mesh(
         (data, tower), (DATA, TOWER), axis_types=explicit, devices=devices
@@ -101,6 +110,7 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
 
 
 def divisors(number: int) -> list[int]:
+    """The numbers that divide one."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 

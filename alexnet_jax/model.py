@@ -1,7 +1,7 @@
 """AlexNet in towers, as a Flax module (section 3.5 and figure 2 of the paper).
 
-The paper splits the network over two GPUs. Here the halves are called towers, and every
-parameter of a tower has a leading axis of size `towers`. A device works on a list of the
+The paper splits the network over two GPUs. Here the halves are called towers, and
+every parameter of a tower has a leading axis of size `towers`. A device works on a list of the
 towers it holds: all of them on one device, one of them where a mesh axis `tower_axis`
 splits the parameters. Inside `shard_map` all shapes are those of the local shard.
 
@@ -16,11 +16,14 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from alexnet_jax import lrn, pooling
+from alexnet_jax import geometry, lrn, pooling
 from alexnet_jax.errors import InputError
+from alexnet_jax.towers import TowerParameters, add_bias, dropout_masks
+
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid}
 
@@ -43,9 +46,9 @@ class AlexNet(nn.Module):
       towers: how many towers; the paper's GPUs.
       channels: kernels of each convolution.
       kernel_sizes: side of each convolution's kernels.
-      strides: of each convolution. One with a stride sees zeros to the right and bottom,
-        up to the next whole stride, as in the 2012 code (224 becomes 227); one without
-        keeps the size.
+      strides: of each convolution. One with a stride sees zeros to the right and
+        bottom, up to the next whole stride, as in the 2012 code (224 becomes 227); one
+        without keeps the size.
       hidden: widths of the hidden fully connected layers.
       exchanges: the layers that see every tower's features.
       activation: a key of `ACTIVATIONS`.
@@ -120,50 +123,31 @@ class AlexNet(nn.Module):
             names += [f"pool{number}"] if name in self.pools else []
         return tuple(names)
 
-    def sizes(self, size: int) -> list[int] | None:
-        """Side of the maps that leave each convolution's layer, for pictures of `size`.
+    def sizes(self, side: int) -> list[int] | None:
+        """Side of the maps that leave each convolution's layer, for pictures of `side`.
 
         None where some window of a layer doesn't fit exactly.
         """
-        sides = []
-        for name, kernel, stride in zip(
-            self.layers, self.kernel_sizes, self.strides, strict=False
-        ):
-            if stride > 1:
-                size = -((kernel - size) // stride) + 1 if size >= kernel else 0
-            if name in self.pools and size >= self.pool_window:
-                exact = (size - self.pool_window) % self.pool_stride == 0
-                size = pooling.pooled_size(
-                    size,
-                    window=self.pool_window,
-                    stride=self.pool_stride,
-                    partial=self.pool_partial,
-                )
-                size = size if exact or self.pool_partial else 0
-            elif name in self.pools:
-                size = 0
-            if size < 1:
-                return None
-            sides.append(size)
-        return sides
+        pooled = [layer in self.pools for layer in self.layers]
+        return geometry.output_sides(
+            side,
+            convolutions=list(
+                zip(self.kernel_sizes, self.strides, pooled, strict=False)
+            ),
+            pool_window=self.pool_window,
+            pool_stride=self.pool_stride,
+            pool_partial=self.pool_partial,
+        )
 
     def check_size(self, height: int, width: int) -> None:
         """Raise an InputError that names the nearest sizes if pictures don't fit."""
         for side, what in ((height, "height"), (width, "width")):
-            if self.sizes(side) is not None:
-                continue
-            below = next((n for n in range(side, 0, -1) if self.sizes(n)), None)
-            above = next((n for n in range(side, side + 4096) if self.sizes(n)), None)
-            nearest = " and ".join(str(n) for n in (below, above) if n is not None)
-            raise InputError(
-                f"pictures of {what} {side} do not fit this network's windows; "
-                f"the nearest sizes that do: {nearest}"
-            )
+            geometry.check_side(side, what, lambda side: self.sizes(side) is not None)
 
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "batch height width colours"],
+        images: Float[Array | np.ndarray, "batch height width colours"],
         *,
         dropout_key: Key[Array, ""] | None = None,
         examples: Int[Array, " batch"] | None = None,
@@ -198,7 +182,7 @@ class AlexNet(nn.Module):
             if name in layers:
                 kept[name] = self._gather(values)[0]
 
-        xs = [images.astype(self.dtype)] * self._local_towers
+        xs = [jnp.asarray(images, self.dtype)] * self._local_towers
         for index, name in enumerate(self.layers[:-1]):
             if name in self.exchanges:
                 xs = self._gather(xs)
@@ -239,7 +223,7 @@ class AlexNet(nn.Module):
             x = lax.all_gather(x, self.tower_axis, axis=x.ndim - 1, tiled=True)
         return [x] * len(xs)
 
-    def _parameters(self, index: int, shape: tuple[int, ...]) -> "TowerParameters":
+    def _parameters(self, index: int, shape: tuple[int, ...]) -> TowerParameters:
         return TowerParameters(
             shape=shape,
             kernel_std=self.kernel_std[index],
@@ -263,7 +247,7 @@ class AlexNet(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return [
-            _add_bias(convolve(x, kernel.astype(x.dtype)), bias)
+            add_bias(convolve(x, kernel.astype(x.dtype)), bias)
             for x, kernel, bias in zip(xs, kernels, biases, strict=True)
         ]
 
@@ -307,7 +291,7 @@ class AlexNet(nn.Module):
         shape = (xs[0].shape[-1], width)
         kernels, biases = self._parameters(index, shape)(self._tower_indices())
         return [
-            _add_bias(x @ kernel.astype(x.dtype), bias)
+            add_bias(x @ kernel.astype(x.dtype), bias)
             for x, kernel, bias in zip(xs, kernels, biases, strict=True)
         ]
 
@@ -323,7 +307,7 @@ class AlexNet(nn.Module):
         logits = functools.reduce(jnp.add, partial)
         if self.tower_axis is not None:
             logits = lax.psum(logits, self.tower_axis)
-        return _add_bias(logits, bias)
+        return add_bias(logits, bias)
 
     def _dropout(
         self,
@@ -345,56 +329,6 @@ class AlexNet(nn.Module):
         key = jax.random.fold_in(key, index)
         keys = [jax.random.fold_in(key, tower) for tower in self._tower_indices()]
         return [
-            jnp.where(_masks(key, examples, keep, x.shape[-1]), x, 0)
+            jnp.where(dropout_masks(key, examples, keep, x.shape[-1]), x, 0)
             for key, x in zip(keys, xs, strict=True)
         ]
-
-
-class TowerParameters(nn.Module):
-    """A layer's kernels and biases in the local towers.
-
-    Attributes:
-      shape: of one tower's kernel.
-      kernel_std: standard deviation of the initial kernels.
-      bias: the initial bias.
-      bias_by_tower: whether each tower has its own bias. The last layer's belongs to
-        no tower and has no tower axis.
-    """
-
-    shape: tuple[int, ...]
-    kernel_std: float
-    bias: float
-    bias_by_tower: bool
-
-    @nn.compact
-    def __call__(self, towers: Sequence[int | Array]) -> tuple[Array, Array]:
-        """The kernels and biases of towers given by their place among all towers.
-
-        A tower's kernel is drawn from its own key, so that no two towers start alike
-        and every mesh starts with the same bits.
-        """
-
-        def kernels(key: Key[Array, ""]) -> Array:
-            def draw(tower: int | Array) -> Array:
-                return jax.random.normal(jax.random.fold_in(key, tower), self.shape)
-
-            return self.kernel_std * jnp.stack([draw(tower) for tower in towers])
-
-        def biases(_: Key[Array, ""]) -> Array:
-            towers_axis = (len(towers),) if self.bias_by_tower else ()
-            return jnp.full((*towers_axis, self.shape[-1]), self.bias, jnp.float32)
-
-        return self.param("kernel", kernels), self.param("bias", biases)
-
-
-def _add_bias(x: Array, bias: Float[Array, " width"]) -> Array:
-    return x + lax.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
-
-
-def _masks(
-    key: Key[Array, ""], examples: Int[Array, " batch"], keep: float, width: int
-) -> Array:
-    def mask(example: Int[Array, ""]) -> Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, example), keep, (width,))
-
-    return jax.vmap(mask)(examples)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+
 MEAN_FILE = "mean.npy"
 
 
@@ -40,6 +41,7 @@ class Statistics:
         }
 
     def save_mean(self, folder: Path) -> None:
+        """Write the mean picture."""
         np.save(folder / MEAN_FILE, self.mean)
 
 
@@ -68,9 +70,11 @@ class PixelSums:
 
     @classmethod
     def zeros(cls, size: int) -> "PixelSums":
+        """Of no picture yet."""
         return cls(np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64), 0)
 
     def add(self, picture: UInt8[np.ndarray, "size size 3"]) -> None:
+        """Add a picture."""
         # One picture's products stay below 2**53, so float64 holds them exactly.
         colours = picture.reshape(-1, 3).astype(np.float64)
         self.pixels += picture

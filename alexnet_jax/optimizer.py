@@ -9,7 +9,7 @@ as it is. (In `optax.sgd` the rate multiplies the velocity, and a drop shrinks b
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alexnet_jax.errors import InputError
+
 
 Stages = tuple[tuple[int, float], ...]
 
@@ -47,7 +48,7 @@ class Schedule:
         """How often the rate has dropped before the step that comes next."""
         if self.boundaries is None:
             return state.drops
-        passed = [state.count >= boundary for boundary in self.boundaries]
+        passed = [state.step >= boundary for boundary in self.boundaries]
         return sum((p.astype(jnp.int32) for p in passed), jnp.zeros((), jnp.int32))
 
     def rate(
@@ -58,7 +59,7 @@ class Schedule:
         if bias:
             drops = jnp.minimum(drops, self.bias_drops)
         rate = jnp.asarray(self.rates, jnp.float32)[drops]
-        return rate * _stage(dict(self.layer_rates).get(layer, ((0, 1.0),)), state.count)
+        return rate * _stage(dict(self.layer_rates).get(layer, ((0, 1.0),)), state.step)
 
     def colour_coefficient(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The coefficient of the colour shift at a step."""
@@ -75,7 +76,7 @@ def _stage(stages: Stages, step: Int[Array, ""]) -> Float[Array, ""]:
 def make_schedule(
     *,
     steps_per_epoch: float,
-    kind: Literal["plateau", "steps"] = "plateau",
+    kind: str = "plateau",
     learning_rate: float = 0.01,
     factor: float = 0.1,
     drops: int = 3,
@@ -142,9 +143,9 @@ def make_schedule(
 
 
 class RateState(NamedTuple):
-    """State of the update rule: the count of steps, the plateau's, the velocity."""
+    """State of the update rule: its step, the plateau's, the velocity."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     best_error: Float[Array, ""]
     validations_since_best: Int[Array, ""]
     drops: Int[Array, ""]
@@ -162,8 +163,8 @@ def momentum_sgd(
 ) -> optax.GradientTransformation:
     """The update rule of section 5, with the groups of the 2012 code.
 
-    Parameters are `{layer: {"kernel": ..., "bias": ...}}`. A layer whose rate is zero is
-    frozen wholly: no decay, no move by what velocity is left.
+    Parameters are `{layer: {"kernel": ..., "bias": ...}}`. A layer whose rate is zero
+    is frozen wholly: no decay, no move by what velocity is left.
 
     Args:
       schedule: gives the rate of every layer and group at every step.
@@ -194,16 +195,14 @@ def momentum_sgd(
                 f"{', '.join(sorted(params))}"
             )
         return RateState(
-            count=jnp.zeros((), jnp.int32),
+            step=jnp.zeros((), jnp.int32),
             best_error=jnp.full((), np.inf, jnp.float32),
             validations_since_best=jnp.zeros((), jnp.int32),
             drops=jnp.zeros((), jnp.int32),
             velocity=jax.tree.map(jnp.zeros_like, params),
         )
 
-    def update(
-        updates: Any, state: RateState, params: Any = None
-    ) -> tuple[Any, RateState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RateState]:
         del params
 
         def rate(path: Sequence[Any]) -> Array:
@@ -219,8 +218,8 @@ def momentum_sgd(
 
         with_path = jax.tree_util.tree_map_with_path
         velocity = with_path(accelerate, updates, state.velocity)
-        state = state._replace(count=state.count + 1, velocity=velocity)
-        return with_path(move, velocity), state
+        moves = with_path(move, velocity)
+        return moves, state._replace(step=state.step + 1, velocity=velocity)
 
     return optax.chain(
         optax.stateless(decay_update), optax.GradientTransformation(init, update)

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_jax.errors import InputError
 
+
 ENDINGS = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
@@ -21,9 +22,9 @@ Picture = UInt8[np.ndarray, "height width 3"]
 def decode(data: bytes, name: str, *, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """A picture file of any kind, as the paper prepares it (section 2).
 
-    The short side becomes `size`, then the centre square is cut out. Greyscale, CMYK and
-    palette pictures become RGB, transparent ones are laid on white, and the camera's
-    orientation is applied.
+    The short side becomes `size`, then the centre square is cut out. Greyscale, CMYK
+    and palette pictures become RGB, transparent ones are laid on white, and the
+    camera's orientation is applied.
 
     Args:
       data: the file's bytes.

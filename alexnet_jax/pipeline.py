@@ -20,10 +20,12 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
 from alexnet_jax import augment, moments
+from alexnet_jax.dataset import Dataset, Example, Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.mesh import EXAMPLES
 from alexnet_jax.moments import Statistics
-from alexnet_jax.sources import Dataset, Example, Source, open_dataset
+from alexnet_jax.sources import open_dataset
+
 
 HostBatch = dict[str, np.ndarray]
 
@@ -101,9 +103,7 @@ def measure_statistics(pipeline: Pipeline, advance=lambda: None) -> Statistics:
         return moments.measure(iterator, pipeline.dataset.size, advance)
 
 
-def mean_crop(
-    statistics: Statistics, crop: int
-) -> Float[np.ndarray, "crop crop 3"]:
+def mean_crop(statistics: Statistics, crop: int) -> Float[np.ndarray, "crop crop 3"]:
     """The mean picture's centre, which is subtracted from every crop.
 
     As in the 2012 code, wherever the crop was cut.

@@ -14,8 +14,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
 
 _ROWS, _COLUMNS = -3, -2
 
@@ -93,7 +95,7 @@ def _maximum_along(
 def _spread_along(
     x: Array, maximum: Array, g: Array, axis: int, window: int, stride: int
 ) -> Array:
-    """Give the gradient `g` of each window to the values of `x` equal to its maximum."""
+    """Give each window's gradient to the values of `x` equal to its maximum."""
     axis = x.ndim + axis
     size, windows = x.shape[axis], maximum.shape[axis]
     pieces = []
@@ -128,7 +130,7 @@ def _max_pool_backward(
     rows = _maximum_along(x, _ROWS, window, stride, partial)
     columns = _maximum_along(rows, _COLUMNS, window, stride, partial)
     # Sums of gradients are carried in float32, as the other derivatives are.
-    wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+    wide = g.astype(np.promote_types(g.dtype, np.float32))
     rows_g = _spread_along(rows, columns, wide, _COLUMNS, window, stride)
     return (_spread_along(x, rows, rows_g, _ROWS, window, stride).astype(g.dtype),)
 

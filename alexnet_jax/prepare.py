@@ -1,8 +1,7 @@
 """Originals to a prepared data set, which trains without decoding or resizing them.
 
-A prepared data set is a folder with `dataset.json`, `mean.npy` and shards of ArrayRecord.
-Every picture is stored once as the paper prepares it: short side resized, centre square
-cut out (section 2). The training pictures' order is drawn from a fixed seed, so that
+See `prepared` for what is written. Every picture is stored once as the paper prepares
+it: short side resized, centre square cut out (section 2). The training pictures' order is drawn from a fixed seed, so that
 shards are alike; labels are the sorted classes.
 """
 
@@ -19,10 +18,11 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax import errors, pictures, report, sources
+from alexnet_jax import errors, pictures, prepared, report, sources
+from alexnet_jax.dataset import Example, Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import PixelSums
-from alexnet_jax.sources import Example, Source
+
 
 EXAMPLES_IN_SHARD = 4096
 ENCODERS = {"jpeg": pictures.encode_jpeg, "raw": np.ndarray.tobytes}
@@ -79,14 +79,19 @@ def prepare(
     sums = PixelSums.zeros(size)
     shards = {
         split: _write_split(
-            members, unfinished, split, encoding, threads, sums if split == "train" else None
+            members,
+            unfinished,
+            split,
+            encoding,
+            threads,
+            sums if split == "train" else None,
         )
         for split, members in dataset.splits.items()
     }
     statistics = sums.statistics()
     statistics.save_mean(unfinished)
     description = {
-        "format_version": sources.FORMAT_VERSION,
+        "format_version": prepared.FORMAT_VERSION,
         "size": size,
         "encoding": encoding,
         "jpeg_quality": pictures.JPEG_QUALITY if encoding == "jpeg" else None,
@@ -97,7 +102,7 @@ def prepare(
         **statistics.to_json(),
     }
     text = json.dumps(description, indent=2) + "\n"
-    (unfinished / sources.DATASET_FILE).write_text(text, encoding="utf-8")
+    (unfinished / prepared.DATASET_FILE).write_text(text, encoding="utf-8")
     if output.exists():
         output.rmdir()
     unfinished.replace(output)
@@ -125,21 +130,19 @@ def _write_split(
         task = bar.add_task(split, total=len(order), note="")
         for number, indices in enumerate(np.array_split(order, count)):
             name = f"{split}-{number:05d}-of-{count:05d}.array_record"
-            writer = ArrayRecordWriter(
-                str(folder / name), "group_size:1,uncompressed"
-            )
+            writer = ArrayRecordWriter(str(folder / name), "group_size:1,uncompressed")
             for index, example in _in_order(pool, source, indices):
                 image = example["image"]
                 record = ENCODERS[encoding](image)
-                writer.write(sources.pack(record, example["label"], source.name(index)))
+                writer.write(
+                    prepared.pack(record, example["label"], source.name(index))
+                )
                 if sums is not None:
                     sums.add(image)
                 bar.advance(task)
             writer.close()
             digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            described.append(
-                {"file": name, "examples": len(indices), "sha256": digest}
-            )
+            described.append({"file": name, "examples": len(indices), "sha256": digest})
     return described
 
 
@@ -154,6 +157,7 @@ def _in_order(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_jax.prepare",
         description="Turn pictures into a data set that trains fast.",
@@ -161,13 +165,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--source", choices=("folder",), required=True, help="what the input is")
-    add("--input", type=Path, required=True, metavar="PATH",
-        help="folder with train/CLASS and validation/CLASS, or CLASS folders at once")
+    add(
+        "--input",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="folder with train/CLASS and validation/CLASS, or CLASS folders at once",
+    )
     add("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     add("--encoding", choices=tuple(ENCODERS), default="jpeg")
     add("--size", type=int, default=256, help="side of the stored pictures, in pixels")
-    add("--validation_fraction", type=float, default=0.1,
-        help="part held out where the input has no validation folder")
+    add(
+        "--validation_fraction",
+        type=float,
+        default=0.1,
+        help="part held out where the input has no validation folder",
+    )
     given = vars(parser.parse_args(arguments))
     description = prepare(input_path=given.pop("input"), **given)
     report.print_result(

@@ -20,6 +20,7 @@ from rich.progress import (
 
 from alexnet_jax import losses
 
+
 METRICS_FILE = "metrics.jsonl"
 CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
 SECONDS_BETWEEN_LINES = 10.0

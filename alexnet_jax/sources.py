@@ -6,61 +6,19 @@ a whole stored picture and a label; what is cut out of it is decided later.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, TypedDict
 
-import grain
-import msgpack
 import numpy as np
-from jaxtyping import UInt8
+from PIL import Image
 
-from alexnet_jax import moments, pictures
+from alexnet_jax import pictures
+from alexnet_jax.dataset import Dataset, Example, fingerprint
 from alexnet_jax.errors import InputError
-from alexnet_jax.moments import Statistics
+from alexnet_jax.prepared import open_prepared
 
-FORMAT_VERSION = 1
-DATASET_FILE = "dataset.json"
+
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid")}
-
-
-class Example(TypedDict):
-    """One stored picture, `size` pixels a side, and its class."""
-
-    image: UInt8[np.ndarray, "size size 3"]
-    label: int
-
-
-class Source(Protocol):
-    """Random access to examples."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
-
-    def name(self, index: int) -> str:
-        """What the example can be found by."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """The two splits of a data set and what is known of it.
-
-    Attributes:
-      splits: a source for each split, `train` and `validation`.
-      class_names: the name of each label.
-      size: side of the stored pictures, in pixels.
-      fingerprint: changes when the examples change.
-      statistics: of the training pictures, where they were measured before.
-    """
-
-    splits: Mapping[str, Source]
-    class_names: tuple[str, ...]
-    size: int
-    fingerprint: str
-    statistics: Statistics | None = None
 
 
 def open_dataset(
@@ -89,84 +47,6 @@ def open_dataset(
     return SOURCES[source](path, size, validation_fraction)
 
 
-def pack(image: bytes, label: int, name: str) -> bytes:
-    """The record of one example in a prepared data set."""
-    return msgpack.packb({"image": image, "label": label, "name": name})
-
-
-class PreparedSource:
-    """The records of one split of a prepared data set."""
-
-    def __init__(self, shards: list[Path], size: int, encoding: str) -> None:
-        self._records = grain.sources.ArrayRecordDataSource([str(s) for s in shards])
-        self._size = size
-        self._encoding = encoding
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> Example:
-        record = msgpack.unpackb(self._records[index])
-        if self._encoding == "jpeg":
-            image = pictures.decode_jpeg(record["image"])
-        else:
-            flat = np.frombuffer(record["image"], np.uint8)
-            image = flat.reshape(self._size, self._size, 3)
-        return {"image": image, "label": record["label"]}
-
-    def name(self, index: int) -> str:
-        return msgpack.unpackb(self._records[index])["name"]
-
-
-def open_prepared(
-    path: str | None, size: int, validation_fraction: float
-) -> Dataset:
-    del size, validation_fraction  # Both were decided when it was prepared.
-    prepare = "python -m alexnet_jax.prepare --source=folder --input=PICTURES --output="
-    if path is None:
-        raise InputError(
-            "data.path is not set; prepare a data set with "
-            f"`{prepare}DIR` and train with --config.data.path=DIR"
-        )
-    folder = Path(path)
-    if not (folder / DATASET_FILE).is_file():
-        raise InputError(
-            f"{folder} holds no prepared data set ({DATASET_FILE} is missing); "
-            f"make it with `{prepare}{folder}`"
-        )
-    try:
-        description = json.loads((folder / DATASET_FILE).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{folder / DATASET_FILE} is damaged ({error}); prepare the data set again"
-        ) from error
-    if description["format_version"] > FORMAT_VERSION:
-        raise InputError(
-            f"{folder} was prepared in format {description['format_version']}, newer "
-            f"than the {FORMAT_VERSION} read here; upgrade alexnet_jax"
-        )
-    splits = {}
-    for split, shards in description["shards"].items():
-        paths = [folder / shard["file"] for shard in shards]
-        for shard in paths:
-            if not shard.is_file():
-                raise InputError(f"{shard} is missing; prepare the data set again")
-        splits[split] = PreparedSource(
-            paths, description["size"], description["encoding"]
-        )
-    return Dataset(
-        splits=splits,
-        class_names=tuple(description["class_names"]),
-        size=description["size"],
-        fingerprint=fingerprint(
-            shard["sha256"]
-            for shards in description["shards"].values()
-            for shard in shards
-        ),
-        statistics=moments.load_statistics(folder, description),
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
     """Picture files, read and decoded when they are asked for."""
@@ -191,14 +71,15 @@ class FolderSource:
         return {"image": image, "label": label}
 
     def name(self, index: int) -> str:
+        """The example's name."""
         return self.files[index][0]
 
 
 def open_folder(path: str | None, size: int, validation_fraction: float) -> Dataset:
     """A tree of class folders, under `train` and `validation` (or `val`), or at once.
 
-    Without a validation folder a part of each class is held out, chosen by a hash of the
-    files' names. Pictures lie at any depth below their class folder.
+    Without a validation folder a part of each class is held out, chosen by a hash of
+    the files' names. Pictures lie at any depth below their class folder.
     """
     if path is None:
         raise InputError("data.path is not set; give --config.data.path=FOLDER")
@@ -293,17 +174,19 @@ def _hold_out(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DigitsSource:
-    """Some of scikit-learn's 1,797 scanned digits of 8x8, enlarged, on black."""
+    """Some of scikit-learn's 1,797 scanned digits of 8x8, enlarged, on black.
+
+    Attributes:
+      indices: which of them.
+      images: all of them, 0 to 16.
+      labels: of all of them.
+      size: side of the enlarged picture, in pixels.
+    """
 
     indices: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
     size: int
-
-    def __post_init__(self) -> None:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        object.__setattr__(self, "_images", digits.images)
-        object.__setattr__(self, "_labels", digits.target)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -312,42 +195,43 @@ class DigitsSource:
         return f"DigitsSource({len(self.indices)} digits)"
 
     def __getitem__(self, index: int) -> Example:
-        from PIL import Image
-
         place = int(self.indices[index])
-        grey = Image.fromarray((self._images[place] * (255 / 16)).astype(np.uint8))
+        grey = Image.fromarray((self.images[place] * (255 / 16)).astype(np.uint8))
         grey = grey.resize((self.size, self.size), Image.Resampling.BICUBIC)
         image = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
-        return {"image": image, "label": int(self._labels[place])}
+        return {"image": image, "label": int(self.labels[place])}
 
     def name(self, index: int) -> str:
+        """The example's name."""
         return str(self.indices[index])
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    # Slow to import, and only the digits need it.
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return np.reshape(pixels, (-1, 8, 8)), np.asarray(labels)
 
 
 def open_digits(path: str | None, size: int, validation_fraction: float) -> Dataset:
     """The digits; the same part is held out whatever the run's seed."""
     if path is not None:
         raise InputError("data.path has no meaning for the digits; leave it out")
-    total = 1797
+    images, labels = _digits()
+    total = len(labels)
     order = np.random.default_rng(2012).permutation(total)
     count = round(validation_fraction * total)
     held_out, kept = np.sort(order[:count]), np.sort(order[count:])
     return Dataset(
         splits={
-            "train": DigitsSource(kept, size),
-            "validation": DigitsSource(held_out, size),
+            "train": DigitsSource(kept, images, labels, size),
+            "validation": DigitsSource(held_out, images, labels, size),
         },
         class_names=tuple(str(digit) for digit in range(10)),
         size=size,
         fingerprint=fingerprint(["digits", str(size), str(count)]),
     )
-
-
-def fingerprint(parts) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() + b"\n")
-    return digest.hexdigest()
 
 
 SOURCES: dict[str, Callable[[str | None, int, float], Dataset]] = {

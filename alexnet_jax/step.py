@@ -15,10 +15,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, UInt8
 
-from alexnet_jax import losses, mesh as meshes
+from alexnet_jax import losses
+from alexnet_jax import mesh as meshes
 from alexnet_jax.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.model import AlexNet
 from alexnet_jax.optimizer import Schedule, rate_state
+
 
 Batch = dict[str, Array]
 
@@ -89,13 +91,11 @@ def make_train_step(
     def local_loss(
         params: Any, batch: Batch, mean: Array, coefficient: Array, key: Array
     ) -> tuple[Array, dict[str, Array]]:
-        images = shift_colours(
-            batch["image"], mean, batch["colour_shift"], coefficient
-        )
+        images = shift_colours(batch["image"], mean, batch["colour_shift"], coefficient)
         labels = batch["label"]
         first = lax.axis_index(DATA) * labels.shape[0]
         examples = first + jnp.arange(labels.shape[0], dtype=jnp.int32)
-        logits = model.apply(
+        logits: Any = model.apply(
             {"params": params}, images, dropout_key=key, examples=examples
         )
         log_probabilities = jax.nn.log_softmax(logits)
@@ -133,22 +133,22 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: AlexNet, mesh: Mesh, *, crop: int, views: int
+    model: AlexNet, mesh: Mesh, *, crop: int, views: int, mirrors: bool = True
 ) -> Callable[[Any, Batch, Array], tuple[dict[str, Array], Array]]:
     """The jitted evaluation: `evaluate(params, batch, mean) -> (sums, logits)`.
 
     A batch has `image` (uint8, whole stored pictures), `label` and `mask` (false for
     padding). Sums are those of `losses.sums` for the probabilities averaged over views;
-    logits are `[examples, views, classes]`.
+    logits are `[examples, views, classes]`. For `views` and `mirrors` see `cut_views`.
     """
     model = model.clone(tower_axis=meshes.TOWER)
 
     def local_eval(
         params: Any, batch: Batch, mean: Array
     ) -> tuple[dict[str, Array], Array]:
-        images = cut_views(batch["image"], crop=crop, views=views)
+        images = cut_views(batch["image"], crop=crop, views=views, mirrors=mirrors)
         flat = images.reshape(-1, *images.shape[2:]).astype(jnp.float32) - mean[None]
-        logits = model.apply({"params": params}, flat)
+        logits: Any = model.apply({"params": params}, flat)
         logits = logits.reshape(*images.shape[:2], -1)
         log_probabilities = losses.log_mean_probabilities(logits)
         sums = losses.sums(log_probabilities, batch["label"], batch["mask"])
@@ -185,24 +185,38 @@ def shift_colours(
 
 
 def cut_views(
-    images: UInt8[Array, "batch size size 3"], *, crop: int, views: int
+    images: UInt8[Array, "batch size size 3"],
+    *,
+    crop: int,
+    views: int,
+    mirrors: bool = True,
 ) -> UInt8[Array, "batch views crop crop 3"]:
     """The centre crop, or the ten views of section 4.1: corners, centre, mirrors.
+
+    Args:
+      images: whole stored pictures.
+      crop: side of the crop, in pixels.
+      views: 1 or 10.
+      mirrors: if not, the ten views are the five unmirrored ones. A network that was
+        never shown a mirror image, because its pictures mean something else mirrored,
+        is not to be asked about them.
 
     Raises:
       ValueError: if `views` is neither 1 nor 10.
     """
-    border = images.shape[1] - crop
-    middle = border // 2
-    corners = [(0, 0), (0, border), (middle, middle), (border, 0), (border, border)]
     if views not in (1, 10):
         raise ValueError(f"{views} views; a picture is looked at in 1 or 10")
-    places = corners if views == 10 else [(middle, middle)]
+    border = images.shape[1] - crop
+    middle = border // 2
+    places = [(middle, middle)]
+    if views == 10:
+        places = [(0, 0), (0, border), *places, (border, 0), (border, border)]
     cut = [
         images[:, row : row + crop, column : column + crop] for row, column in places
     ]
-    mirrored = [view[:, :, ::-1] for view in cut] if views == 10 else []
-    return jnp.stack(cut + mirrored, axis=1)
+    if views == 10 and mirrors:
+        cut += [view[:, :, ::-1] for view in cut]
+    return jnp.stack(cut, axis=1)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

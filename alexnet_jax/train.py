@@ -1,18 +1,8 @@
 """A training run: build, restore, loop, validate, save.
 
-A config section's keys are the keyword arguments of one function:
-
-    data        pipeline.open_pipeline
-    model       model.AlexNet
-    optimizer   optimizer.momentum_sgd
-    schedule    optimizer.make_schedule
-    train       train.make_plan
-    eval        train.make_validation
-    mesh        mesh.open_mesh
-    checkpoint  checkpoint.Checkpoints
+What a config's sections are is said in `SECTIONS`, at the end.
 """
 
-import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,17 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import figures, losses, mesh as meshes, pipeline as pipelines
-from alexnet_jax import report as reports, step as steps, workdir as workdirs
+from alexnet_jax import figures, losses
+from alexnet_jax import mesh as meshes
+from alexnet_jax import pipeline as pipelines
+from alexnet_jax import report as reports
+from alexnet_jax import step as steps
+from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError, Interrupted
 from alexnet_jax.interrupt import Interrupts
 from alexnet_jax.model import AlexNet
 from alexnet_jax.optimizer import after_validation, make_schedule, momentum_sgd
 from alexnet_jax.pipeline import Pipeline
-
-# Arguments of `AlexNet` that Flax and the mesh give.
-NOT_FROM_CONFIG = ("parent", "name", "num_classes", "tower_axis")
+from alexnet_jax.plan import make_plan
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
@@ -56,26 +48,21 @@ def run(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     config = plain(config)
     workdirs.create(workdir)
     workdirs.check_format(workdir)
-    towers = config["model"].get("towers", 2)
-    mesh = call(config, "mesh", meshes.open_mesh, towers=towers)
-    pipeline = call(config, "data", pipelines.open_pipeline)
+    towers = config["model"].get("towers", AlexNet.towers)
+    mesh = call(config, "mesh", towers=towers)
+    pipeline = call(config, "data")
     dataset = pipeline.dataset
     workdirs.check_data(workdir, dataset.fingerprint)
     examples = len(dataset.splits["train"])
-    plan = call(config, "train", make_plan, examples=examples)
+    plan = call(config, "train", examples=examples)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
-    model = call(config, "model", AlexNet, num_classes=len(dataset.class_names))
+    model = call(config, "model", num_classes=len(dataset.class_names))
     model.check_size(pipeline.crop, pipeline.crop)
-    schedule = call(
-        config, "schedule", make_schedule, steps_per_epoch=plan.steps_per_epoch
-    )
-    optimizer = call(config, "optimizer", partial(momentum_sgd, schedule))
+    schedule = call(config, "schedule", steps_per_epoch=plan.steps_per_epoch)
+    optimizer = call(config, "optimizer", schedule)
     abstract_state = steps.abstract_state(model, optimizer, mesh, pipeline.crop)
-    validate = call(
-        config, "eval", make_validation, model=model, mesh=mesh, pipeline=pipeline
-    )
-    new_checkpoints = partial(Checkpoints, workdir / workdirs.CHECKPOINTS)
-    checkpoints = call(config, "checkpoint", new_checkpoints)
+    validate = call(config, "eval", model=model, mesh=mesh, pipeline=pipeline)
+    checkpoints = call(config, "checkpoint", workdir / workdirs.CHECKPOINTS)
     workdirs.start_run(workdir, config)
 
     with checkpoints, Interrupts() as interrupts:
@@ -150,79 +137,6 @@ def run(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     return {"step": int(state.step), "workdir": str(workdir), **result}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long a run is and when it validates and saves. Made by `make_plan`."""
-
-    batch_size: int
-    seed: int
-    steps: int
-    steps_per_epoch: float
-    validate_steps: int | None
-    save_steps: int | None
-
-    def validates(self, step: int) -> bool:
-        """Whether a validation follows this step: every so often, and after the last."""
-        if step in (0, self.steps):
-            return step > 0
-        if self.validate_steps is not None:
-            return step % self.validate_steps == 0
-        # The first step at which a further epoch is complete.
-        return int(step / self.steps_per_epoch) > int((step - 1) / self.steps_per_epoch)
-
-    def saves(self, step: int) -> bool:
-        """Whether a checkpoint without a validation follows this step."""
-        return self.save_steps is not None and step % self.save_steps == 0
-
-
-def make_plan(
-    *,
-    examples: int,
-    batch_size: int = 128,
-    steps: int | None = None,
-    epochs: float | None = None,
-    seed: int = 0,
-    validate_steps: int | None = None,
-    save_steps: int | None = None,
-) -> Plan:
-    """How long a run is.
-
-    Args:
-      examples: in the training split.
-      batch_size: pictures in a step, over all devices.
-      steps: the run's length; where it is None,
-      epochs: its length in passes over the training pictures.
-      seed: of everything random.
-      validate_steps: steps between validations; None for one after every epoch.
-      save_steps: steps between checkpoints beside those after validations.
-
-    Raises:
-      InputError: if no length is given, or a number is not positive.
-    """
-    if steps is None and epochs is None:
-        raise InputError("give train.steps or train.epochs")
-    meshes.check_batch(batch_size, 1, "train.batch_size")
-    steps_per_epoch = examples / batch_size
-    if steps is None:
-        steps = round((epochs or 0) * steps_per_epoch)
-    lengths = {
-        "train.steps": steps,
-        "train.validate_steps": validate_steps,
-        "train.save_steps": save_steps,
-    }
-    for name, value in lengths.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name}={value} must be at least 1")
-    return Plan(
-        batch_size=batch_size,
-        seed=seed,
-        steps=steps,
-        steps_per_epoch=steps_per_epoch,
-        validate_steps=validate_steps,
-        save_steps=save_steps,
-    )
-
-
 def make_validation(
     *,
     model: AlexNet,
@@ -233,7 +147,11 @@ def make_validation(
 ) -> Callable[..., dict[str, float]]:
     """A function of parameters and mean picture that measures the validation errors."""
     meshes.check_batch(batch_size, mesh.shape["data"], "eval.batch_size")
-    evaluate = steps.make_eval_step(model, mesh, crop=pipeline.crop, views=views)
+    if views not in (1, 10):
+        raise InputError(f"eval.views={views} must be 1 or 10")
+    evaluate = steps.make_eval_step(
+        model, mesh, crop=pipeline.crop, views=views, mirrors=pipeline.flip
+    )
     dataset = pipelines.evaluation_dataset(
         pipeline,
         "validation",
@@ -285,27 +203,25 @@ def timed_next(
     return batch, time.monotonic() - begin
 
 
-def call(
-    config: Mapping[str, Any], section: str, function: Callable[..., Any], **given: Any
-) -> Any:
-    """Call a function with a config section's keys as its keyword arguments.
+def call(config: Mapping[str, Any], section: str, *given: Any, **named: Any) -> Any:
+    """Call a section's function with its keys as keyword arguments.
 
     Raises:
       InputError: if a key is none of them.
     """
-    settings = config.get(section, {})
-    parameters = inspect.signature(function).parameters
-    taken = [
-        name
-        for name in parameters
-        if name not in given and name not in NOT_FROM_CONFIG
-    ]
-    for key in settings:
+    check_keys(config, section)
+    return SECTIONS[section](*given, **named, **config.get(section, {}))
+
+
+def check_keys(config: Mapping[str, Any], section: str) -> None:
+    """Raise an InputError if a key of a section is no argument of its function."""
+    parameters = inspect.signature(SECTIONS[section]).parameters
+    taken = [name for name in parameters if name not in NOT_FROM_CONFIG]
+    for key in config.get(section, {}):
         if key not in taken:
             raise InputError(
                 f"config.{section}.{key} is unknown; choose from {', '.join(taken)}"
             )
-    return function(**given, **settings)
 
 
 def plain(value: Any) -> Any:
@@ -315,3 +231,24 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(plain(inner) for inner in value)
     return value
+
+
+# A config section's keys are the keyword arguments of one function.
+SECTIONS: dict[str, Callable[..., Any]] = {
+    "data": pipelines.open_pipeline,
+    "model": AlexNet,
+    "optimizer": momentum_sgd,
+    "schedule": make_schedule,
+    "train": make_plan,
+    "eval": make_validation,
+    "mesh": meshes.open_mesh,
+    "checkpoint": Checkpoints,
+}
+# But for these, which the run itself gives.
+NOT_FROM_CONFIG = frozenset(
+    (
+        *("num_classes", "tower_axis", "parent", "name"),
+        *("schedule", "steps_per_epoch", "examples"),
+        *("model", "mesh", "pipeline", "directory"),
+    )
+)

@@ -1,9 +1,9 @@
 """The files of a work directory, but for its checkpoints and metrics.
 
-    config.json      the run's config
-    run.json         the format, and of every start: versions, commit, command, devices
-    dataset.json     class names, sizes, colour PCA and fingerprint of the data
-    mean.npy         the mean picture
+config.json      the run's config
+run.json         the format, and of every start: versions, commit, command, devices
+dataset.json     class names, sizes, colour PCA and fingerprint of the data
+mean.npy         the mean picture
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ import jax
 from alexnet_jax import moments
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import Statistics
+
 
 FORMAT_VERSION = 1
 CONFIG_FILE, RUN_FILE, DATASET_FILE = "config.json", "run.json", "dataset.json"
@@ -222,7 +223,15 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
-    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    describe = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+    ]
     try:
         done = subprocess.run(describe, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

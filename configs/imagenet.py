@@ -3,7 +3,8 @@
 Reproduces: the network of run 145 of the 2012 code, which gave the paper's digits, with
 its staged run: the rate divided by 10 at epochs 25, 51 and 79, colour noise off at 67,
 conv1 slowed at 67 and frozen at 72, 91 epochs. `:paper` is the paper's text to the
-letter, with one rate for all layers that drops when the validation error stops improving.
+letter, with one rate for all layers that drops when the validation error stops to
+improve.
 
 Command:    python -m alexnet_jax.main --config=configs/imagenet.py --workdir=run
                 --config.data.path=PREPARED
@@ -14,7 +15,6 @@ Expected:   published for this network on the 2012 validation set with ten crops
 """
 
 from ml_collections import ConfigDict, config_dict
-
 from presets import preset
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+
 # The network that gave the published digits is what `AlexNet`, `momentum_sgd` and
 # `make_schedule` do by default; its values are spelled out where others differ.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

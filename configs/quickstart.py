@@ -10,7 +10,6 @@ Expected:   see the README's results.
 """
 
 from ml_collections import ConfigDict, config_dict
-
 from presets import preset
 
 
@@ -24,12 +23,14 @@ def get_config() -> ConfigDict:
         "crop": 67,
         "flip": False,
     }
-    config.schedule.update({
-        "kind": "steps",
-        "learning_rate": 0.01,
-        "epochs": (9.0,),
-        "colour_shift": 0.1,
-    })
+    config.schedule.update(
+        {
+            "kind": "steps",
+            "learning_rate": 0.01,
+            "epochs": (9.0,),
+            "colour_shift": 0.1,
+        }
+    )
     config.train = {"batch_size": 32, "epochs": 10.0, "seed": 0}
     config.eval = {"batch_size": 60}
     config.mesh = {"data": 1, "tower": "auto", "virtual_cpu_devices": 2}

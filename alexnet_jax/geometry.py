@@ -1,0 +1,55 @@
+"""Which picture sizes work out: every window of every layer has to fit exactly."""
+
+from collections.abc import Callable, Sequence
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.pooling import pooled_size
+
+
+LARGEST_STEP = 4096
+
+
+def output_sides(
+    side: int,
+    *,
+    convolutions: Sequence[tuple[int, int, bool]],
+    pool_window: int,
+    pool_stride: int,
+    pool_partial: bool,
+) -> list[int] | None:
+    """Side of the maps that leave each convolution's layer, or None if one won't fit.
+
+    Args:
+      side: of the picture, in pixels.
+      convolutions: for each its kernel's side, its stride and whether it is pooled. One
+        with a stride pads up to the next whole stride; one without keeps the side.
+      pool_window, pool_stride, pool_partial: see `pooling.max_pool`.
+    """
+    sides = []
+    for kernel, stride, pooled in convolutions:
+        if stride > 1:
+            side = -((kernel - side) // stride) + 1 if side >= kernel else 0
+        if pooled:
+            exact = (side - pool_window) % pool_stride == 0
+            if side < pool_window or not (exact or pool_partial):
+                return None
+            side = pooled_size(
+                side, window=pool_window, stride=pool_stride, partial=pool_partial
+            )
+        if side < 1:
+            return None
+        sides.append(side)
+    return sides
+
+
+def check_side(side: int, what: str, fits: Callable[[int], bool]) -> None:
+    """Raise an InputError that names the nearest sizes if one doesn't fit."""
+    if fits(side):
+        return
+    below = next((n for n in range(side, 0, -1) if fits(n)), None)
+    above = next((n for n in range(side, side + LARGEST_STEP) if fits(n)), None)
+    nearest = " and ".join(str(n) for n in (below, above) if n is not None)
+    raise InputError(
+        f"pictures of {what} {side} do not fit this network's windows; "
+        f"the nearest sizes that do: {nearest}"
+    )

@@ -1,0 +1,122 @@
+"""A trained network from its work directory."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax import pictures
+from alexnet_jax import pipeline as pipelines
+from alexnet_jax import workdir as workdirs
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+from alexnet_jax.model import AlexNet
+from alexnet_jax.train import call, plain
+
+
+class Loaded(NamedTuple):
+    """A trained network. Unpacks into its four parts."""
+
+    model: AlexNet
+    variables: dict[str, Any]
+    preprocess: Callable[..., Float[np.ndarray, "batch crop crop 3"]]
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """One member of an ensemble: a run and the checkpoint of it that is measured."""
+
+    workdir: Path
+    config: Mapping[str, Any]
+    data: workdirs.Data
+    step: int
+
+    @property
+    def model(self) -> AlexNet:
+        """Its network."""
+        classes = len(self.data.class_names)
+        return call(self.config, "model", num_classes=classes)
+
+    def params(self, mesh: jax.sharding.Mesh) -> Any:
+        """Its parameters, restored onto a mesh."""
+        size = self.data.crop
+        variables = jax.eval_shape(
+            self.model.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
+        )
+        abstract = jax.tree.map(
+            lambda array, sharding: jax.ShapeDtypeStruct(
+                array.shape, array.dtype, sharding=sharding
+            ),
+            variables["params"],
+            meshes.shardings(variables["params"], mesh),
+        )
+        with Checkpoints(self.workdir / workdirs.CHECKPOINTS) as checkpoints:
+            return checkpoints.restore(self.step, {"params": abstract})["params"]
+
+
+def open_member(workdir: Path, checkpoint: str | int) -> Member:
+    """A run and its checkpoint asked for: `best`, `latest` or a step.
+
+    Raises:
+      InputError: if there is no run or no such checkpoint.
+    """
+    config = plain(workdirs.read_config(workdir))
+    if isinstance(checkpoint, str) and checkpoint not in ("best", "latest"):
+        try:
+            checkpoint = int(checkpoint)
+        except ValueError:
+            raise InputError(
+                f"--checkpoint={checkpoint} must be best, latest or a step"
+            ) from None
+    if not (workdir / workdirs.CHECKPOINTS).is_dir():
+        raise InputError(
+            f"no checkpoint in {workdir}; train with "
+            f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
+        )
+    with Checkpoints(workdir / workdirs.CHECKPOINTS) as checkpoints:
+        step = checkpoints.find(checkpoint)
+    return Member(workdir, config, workdirs.read_data(workdir), step)
+
+
+def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
+    """See `alexnet_jax.load`."""
+    member = open_member(workdir, checkpoint)
+    # Off the mesh, so that no sharding is in sight of whoever uses them.
+    params = jax.device_get(member.params(meshes.one_device()))
+    params = jax.tree.map(jnp.asarray, params)
+    data = member.data
+    mean = pipelines.mean_crop(data.statistics, data.crop)
+
+    def preprocess(
+        images: Sequence[Any],
+    ) -> Float[np.ndarray, "batch crop crop 3"]:
+        """Pictures as the network takes them.
+
+        Args:
+          images: file names, PIL pictures, or uint8 arrays of height x width x 3.
+        """
+        stored = [_stored(image, data.size) for image in images]
+        start = (data.size - data.crop) // 2
+        inside = slice(start, start + data.crop)
+        return np.stack([s[inside, inside] for s in stored]).astype(np.float32) - mean
+
+    return Loaded(member.model, {"params": params}, preprocess, data.class_names)
+
+
+def _stored(image: Any, size: int) -> np.ndarray:
+    if isinstance(image, str | Path):
+        path = Path(image)
+        if not path.is_file():
+            raise InputError(f"{path} is not a file")
+        return pictures.decode(path.read_bytes(), str(path), size=size)
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(np.asarray(image))
+    return np.asarray(pictures.square(pictures.to_rgb(image), size))

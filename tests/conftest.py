@@ -1,0 +1,50 @@
+"""Every test sees two CPU devices, strict types, and annotations that are checked."""
+
+import os
+
+
+# In the environment too, for the processes that tests start.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "2"
+os.environ.pop("XLA_FLAGS", None)
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+from PIL import Image
+
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jaxtyping.install_import_hook("alexnet_jax", "typechecker.check")
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[np.ndarray]:
+    """The two photographs that come with scikit-learn, 427 x 640."""
+    from sklearn.datasets import load_sample_images
+
+    return [np.asarray(image) for image in load_sample_images().images]
+
+
+@pytest.fixture
+def picture_folder(tmp_path, photographs):
+    """Two classes of pieces of photographs: mixed sizes, kinds and orientations."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "pictures"
+    for split, count in (("train", 8), ("val", 3)):
+        for label, photograph in enumerate(photographs):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = rng.integers(70, 160, 2)
+                row, column = rng.integers(0, 200, 2)
+                piece = photograph[row : row + height, column : column + width]
+                image = Image.fromarray(piece)
+                kind = ("RGB", "L", "RGBA", "RGB")[number % 4]
+                ending = "png" if kind == "RGBA" else "jpg"
+                image.convert(kind).save(folder / f"{split}{number}.{ending}")
+    return root

@@ -1,0 +1,56 @@
+"""Small networks, batches and runs that several tests share."""
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax import optimizer, step
+from alexnet_jax.model import AlexNet
+
+
+TINY = {"channels": (8, 12, 8, 12, 8), "hidden": (16, 12)}
+
+
+def tiny(**changes):
+    return AlexNet(**{"num_classes": 5, **TINY, **changes})
+
+
+def parts(model, mesh, size, *, rate=1e-3, seed=0):
+    """State, train step and a function that lays a host batch on the mesh."""
+    schedule = optimizer.make_schedule(steps_per_epoch=100, learning_rate=rate)
+    sgd = optimizer.momentum_sgd(schedule)
+    state = step.init_state(model, sgd, mesh, size, seed)
+    train_step = step.make_train_step(model, sgd, schedule, mesh, seed)
+    mean = jax.device_put(np.full((size, size, 3), 120, np.float32), replicated(mesh))
+    return state, lambda state, host: train_step(state, placed(host, mesh), mean)
+
+
+def replicated(mesh):
+    return NamedSharding(mesh, meshes.EVERYWHERE)
+
+
+def placed(host, mesh):
+    place = NamedSharding(mesh, meshes.EXAMPLES)
+    return jax.tree.map(lambda array: jax.device_put(array, place), host)
+
+
+def batches(count, *, batch_size, size, classes=5, seed=0):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield {
+            "image": rng.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8),
+            "label": rng.integers(0, classes, batch_size).astype(np.int32),
+            "colour_shift": rng.normal(0, 9, (batch_size, 3)).astype(np.float32),
+        }
+
+
+def mesh_of(data, tower, towers=2):
+    return meshes.open_mesh(towers=towers, data=data, tower=tower)
+
+
+def flat(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(array)
+        for path, array in jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+    }

@@ -1,0 +1,90 @@
+"""Small training runs in this process and in others."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from networks import TINY, flat
+
+from alexnet_jax import report, train
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.main import parse
+
+
+ARGUMENTS = (
+    "--config=quickstart",
+    "--config.data.validation_fraction=0.9",
+    "--config.train.batch_size=8",
+    "--config.train.steps=20",
+)
+CONFIG = """
+import quickstart
+
+def get_config():
+    config = quickstart.get_config()
+    config.model.update({model})
+    config.data.update({{"validation_fraction": 0.95, "threads": 2, "workers": 0}})
+    config.train = {{"batch_size": 8, "steps": 20, "seed": 0, "validate_steps": 8,
+                     "save_steps": 10}}
+    config.eval = {{"batch_size": 600}}
+    config.checkpoint = {{"keep_latest": 2}}
+    return config
+"""
+
+
+def write_config(folder: Path) -> Path:
+    """A config of a tiny two-tower network on some of the digits."""
+    path = folder / "tiny_config.py"
+    path.write_text(CONFIG.format(model=repr(TINY)))
+    return path
+
+
+def arguments(folder: Path, name: str, *overrides: str) -> list[str]:
+    path = write_config(folder)
+    return [f"--config={path}", f"--workdir={folder / name}", *overrides]
+
+
+def run(folder: Path, name: str, *overrides: str) -> Path:
+    config, workdir = parse(arguments(folder, name, *overrides))
+    train.run(config, workdir)
+    return workdir
+
+
+def start(folder: Path, name: str, *overrides: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "alexnet_jax.main",
+            *arguments(folder, name, *overrides),
+        ],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines(workdir: Path) -> list[dict]:
+    """metrics.jsonl without the fields that read a clock."""
+    kept = []
+    for text in (workdir / report.METRICS_FILE).open():
+        line = json.loads(text)
+        kept.append({k: v for k, v in line.items() if k not in report.CLOCK_FIELDS})
+    return kept
+
+
+def final_state(workdir: Path, step: int = 20) -> dict:
+    """Every array of a checkpoint, as it lies on disk."""
+    from orbax.checkpoint import v1 as ocp
+
+    path = workdir / "checkpoints" / str(step)
+    return flat(ocp.load(path.absolute(), checkpointable_name="state"))
+
+
+def checkpoint_steps(workdir: Path) -> dict:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.steps

@@ -1,0 +1,128 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+import runs
+from test_losses import recount
+
+import alexnet_jax
+from alexnet_jax import evaluate as evaluation
+from alexnet_jax.errors import InputError
+from alexnet_jax.restore import open_member
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    flip = "--config.data.flip=True"
+    short = ("--config.train.steps=6", "--config.train.validate_steps=3", flip)
+    return [
+        runs.run(folder, f"run{seed}", f"--config.train.seed={seed}", *short)
+        for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("views", [1, 10])
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_numbers_equal_a_recount_over_the_predictions(
+    two_runs, tmp_path, capsys, views, members
+):
+    file = tmp_path / "predictions.npz"
+    arguments = [f"--workdir={workdir}" for workdir in two_runs[:members]]
+    evaluation.main([*arguments, f"--views={views}", f"--predictions={file}"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    written = np.load(file, allow_pickle=False)
+    logits, labels = written["logits"], written["label"]
+    examples = len(labels)
+    assert logits.shape == (examples, members, views, 10)
+    mask = np.ones(examples, bool)
+    sums = recount(logits.reshape(examples, -1, 10), labels, mask)
+    assert set(result) == {
+        *("split", "examples", "views", "members", "loss"),
+        *("top1_error", "top5_error", "checkpoints"),
+    }
+    assert result["examples"] == examples == sums["examples"]
+    assert (result["views"], result["members"]) == (views, members)
+    assert result["loss"] == pytest.approx(sums["loss"] / examples, rel=1e-5)
+    assert result["top1_error"] == pytest.approx(sums["top1_error"] / examples)
+    assert result["top5_error"] == pytest.approx(sums["top5_error"] / examples)
+    votes = np.exp(logits - logits.max(-1, keepdims=True))
+    votes = (votes / votes.sum(-1, keepdims=True)).mean(axis=(1, 2))
+    np.testing.assert_allclose(written["mean_probabilities"], votes, atol=1e-6)
+    assert len(set(written["name"])) == examples
+
+
+def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
+    results = [
+        evaluation.evaluate(two_runs[:1], mesh=mesh, batch_size=batch_size)
+        for mesh, batch_size in (((1, 1), 600), ((1, 2), 600), ((2, 1), 250))
+    ]
+    for result in results[1:]:
+        assert result["top1_error"] == results[0]["top1_error"]
+        assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
+
+
+def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(two_runs):
+    steps = runs.checkpoint_steps(two_runs[0])
+    best = evaluation.evaluate(two_runs[:1])
+    step = int(best["checkpoints"][0].rsplit(":", 1)[1])
+    assert steps[step] == min(error for error in steps.values() if error is not None)
+    assert best["top1_error"] == pytest.approx(steps[step])
+    latest = evaluation.evaluate(two_runs[:1], checkpoint="latest")
+    assert latest["checkpoints"][0].endswith(":6")
+
+
+def test_without_mirrors_in_training_the_ten_views_are_five(tmp_path, capsys):
+    workdir = runs.run(tmp_path, "run", "--config.train.steps=1")
+    result = evaluation.evaluate([workdir], views=10)
+    assert result["views"] == 5
+    assert "no mirrors" in capsys.readouterr().err
+
+
+def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
+    model, variables, preprocess, class_names = alexnet_jax.load(two_runs[0])
+    assert class_names == tuple("0123456789")
+    file = tmp_path / "predictions.npz"
+    evaluation.evaluate(two_runs[:1], predictions=file)
+    written = np.load(file)
+    pipeline = evaluation._open_pipeline(open_member(two_runs[0], "best"), None)
+    source = pipeline.dataset.splits["validation"]
+    images = preprocess([source[index]["image"] for index in range(5)])
+    assert images.shape == (5, 67, 67, 3)
+    logits, features = model.apply(variables, images, layers=("conv5", "fc7"))
+    np.testing.assert_allclose(
+        logits, written["logits"][:5, 0, 0], rtol=1e-4, atol=1e-5
+    )
+    assert features["fc7"].shape == (5, 12)
+    assert features["conv5"].shape == (5, 3, 3, 8)
+    devices = {leaf.devices().pop() for leaf in jax.tree.leaves(variables)}
+    assert devices == {jax.devices()[0]}
+
+
+def test_preprocess_takes_files_pictures_and_arrays(two_runs, tmp_path, photographs):
+    from PIL import Image
+
+    _, _, preprocess, _ = alexnet_jax.load(two_runs[0])
+    image = Image.fromarray(photographs[0])
+    image.save(tmp_path / "picture.png")
+    images = preprocess([tmp_path / "picture.png", image, photographs[0]])
+    assert images.dtype == np.float32
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[2])
+    with pytest.raises(InputError, match="nothing.png is not a file"):
+        preprocess([tmp_path / "nothing.png"])
+
+
+def test_what_is_missing_is_named(two_runs, tmp_path):
+    with pytest.raises(InputError, match="is not a work directory"):
+        evaluation.evaluate([tmp_path])
+    with pytest.raises(InputError, match="must be best, latest or a step"):
+        evaluation.evaluate(two_runs[:1], checkpoint="newest")
+    with pytest.raises(InputError, match="no checkpoint of step 5"):
+        evaluation.evaluate(two_runs[:1], checkpoint="5")
+    with pytest.raises(InputError, match="--batch_size=7 does not divide"):
+        evaluation.evaluate(two_runs[:1], mesh=(2, 1), batch_size=7)
+    (tmp_path / "config.json").write_text((two_runs[0] / "config.json").read_text())
+    with pytest.raises(InputError, match="no checkpoint in"):
+        evaluation.evaluate([tmp_path])

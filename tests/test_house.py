@@ -1,0 +1,102 @@
+"""The shape of the package: which way imports point, what importing does."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+
+PACKAGE = Path(__file__).parent.parent / "alexnet_jax"
+
+# From the top down; a module imports only from the tiers below its own, or its own tier
+# where the order within it says so.
+TIERS = [
+    ["__main__"],
+    ["main", "evaluate", "prepare"],
+    ["restore"],
+    ["train"],
+    ["pipeline", "checkpoint", "report", "workdir", "step", "figures", "interrupt"],
+    ["plan", "sources", "augment"],
+    ["prepared"],
+    ["dataset", "model", "optimizer", "losses"],
+    ["geometry", "mesh", "moments", "pictures"],
+    ["lrn", "pooling", "towers"],
+    ["errors"],
+]
+PURE = ["model", "step", "optimizer", "mesh", "losses", "lrn", "pooling", "towers"]
+
+
+def imports(module):
+    """The package's own modules that a module imports at its top, and the others."""
+    own, other = set(), set()
+    for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
+        if isinstance(node, ast.Import):
+            other |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "alexnet_jax":
+            own |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith(
+            "alexnet_jax."
+        ):
+            own.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom):
+            other.add(node.module.split(".")[0])
+    return own, other
+
+
+def test_every_module_has_its_tier():
+    names = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert names == {name for tier in TIERS for name in tier}
+
+
+def test_imports_point_down():
+    for height, tier in enumerate(TIERS):
+        below = {name for lower in TIERS[height + 1 :] for name in lower}
+        for name in tier:
+            beside = imports(name)[0] - below
+            for neighbour in beside:
+                assert neighbour in tier, f"{name} imports {neighbour} from above"
+                assert name not in imports(neighbour)[0], f"{name} and {neighbour}"
+
+
+def test_the_core_needs_neither_grain_nor_ml_collections_nor_orbax():
+    program = f"""
+import sys
+for name in {PURE!r}:
+    __import__("alexnet_jax." + name)
+unwanted = {{"grain", "ml_collections", "orbax", "sklearn"}} & set(sys.modules)
+assert not unwanted, unwanted
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_the_edge_knows_what_it_should():
+    for path in PACKAGE.glob("*.py"):
+        _, other = imports(path.stem)
+        if path.stem != "checkpoint":
+            assert "orbax" not in other, path
+        if path.stem != "main":
+            assert "ml_collections" not in other, path
+        if path.stem in (
+            "augment",
+            "dataset",
+            "moments",
+            "pictures",
+            "prepared",
+            "sources",
+        ):
+            assert "jax" not in other, path
+
+
+def test_importing_asks_for_no_device():
+    program = """
+import alexnet_jax.main, alexnet_jax.evaluate, alexnet_jax.prepare
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,57 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import losses
+
+
+def recount(logits, labels, mask):
+    """Loss and errors of averaged probabilities, in float64."""
+    logits = logits.astype(np.float64)
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities = (shifted / shifted.sum(-1, keepdims=True)).mean(1)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    places = np.argmax(order == labels[:, None], axis=1)
+    loss = -np.log(probabilities[np.arange(len(labels)), labels])
+    return {
+        "loss": loss[mask].sum(),
+        "top1_error": (places >= 1)[mask].sum(),
+        "top5_error": (places >= 5)[mask].sum(),
+        "examples": mask.sum(),
+    }
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_sums_equal_a_recount_and_add(views):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (40, views, 12)).astype(np.float32)
+    labels = rng.integers(0, 12, 40).astype(np.int32)
+    mask = rng.random(40) < 0.8
+
+    def sums(part):
+        log_mean = losses.log_mean_probabilities(jnp.asarray(logits[part]))
+        return losses.sums(log_mean, jnp.asarray(labels[part]), jnp.asarray(mask[part]))
+
+    whole = sums(slice(None))
+    for name, value in recount(logits, labels, mask).items():
+        np.testing.assert_allclose(whole[name], value, rtol=1e-6)
+        parts = sums(slice(0, 17))[name] + sums(slice(17, None))[name]
+        np.testing.assert_allclose(parts, value, rtol=1e-6)
+
+
+def test_ties_go_in_the_order_of_the_classes_as_argmax_does():
+    scores = jnp.asarray([[1.0, 2.0, 2.0, 0.0]] * 4)
+    labels = jnp.asarray([0, 1, 2, 3], jnp.int32)
+    np.testing.assert_array_equal(losses.rank(scores, labels), [2, 0, 1, 3])
+
+
+def test_what_is_not_a_number_is_never_right():
+    scores = jnp.asarray([[jnp.nan, jnp.nan], [1.0, jnp.nan]])
+    places = losses.rank(scores, jnp.asarray([0, 0], jnp.int32))
+    np.testing.assert_array_equal(places, [2, 2])
+
+
+def test_the_loss_stays_finite_where_a_probability_underflows():
+    logits = jnp.asarray([[[0.0, 500.0]], [[500.0, 0.0]]])
+    log_mean = losses.log_mean_probabilities(logits)
+    np.testing.assert_allclose(log_mean[:, 0], [-500.0, 0.0])

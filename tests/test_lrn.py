@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import lrn
+
+
+def channel_loop(x, size, k, alpha, beta):
+    """The formula of section 3.3, one value at a time, in float64."""
+    x = x.astype(np.float64)
+    y = np.empty_like(x)
+    channels = x.shape[-1]
+    for place in np.ndindex(x.shape[:-1]):
+        for i in range(channels):
+            total = 0.0
+            for j in range(max(0, i - size // 2), min(channels - 1, i + size // 2) + 1):
+                total += x[place][j] ** 2
+            y[place][i] = x[place][i] / (k + alpha * total) ** beta
+    return y
+
+
+def map_loop(x, size, k, alpha, beta):
+    """The 2012 code's norm over a square of places in one channel."""
+    x = x.astype(np.float64)
+    y = np.empty_like(x)
+    reach = size // 2
+    for n, row, column, channel in np.ndindex(x.shape):
+        window = x[
+            n,
+            max(0, row - reach) : row + reach + 1,
+            max(0, column - reach) : column + reach + 1,
+            channel,
+        ]
+        total = (window**2).sum()
+        y[n, row, column, channel] = (
+            x[n, row, column, channel] / (k + alpha * total) ** beta
+        )
+    return y
+
+
+NORMS = [
+    (lrn.local_response_norm, channel_loop, (2, 3, 2, 11)),
+    (lrn.same_map_norm, map_loop, (2, 7, 6, 3)),
+]
+CONSTANTS = [
+    {"size": 5, "k": 2.0, "alpha": 2e-5, "beta": 0.75},
+    {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75},
+    {"size": 9, "k": 1.0, "alpha": 1e-3, "beta": 0.5},
+    {"size": 3, "k": 1.0, "alpha": 0.3, "beta": 0.9},
+]
+
+
+def values(shape, scale=100.0):
+    """Of the size of activations of raw pixels, so that the norm matters."""
+    return (scale * np.random.default_rng(1).standard_normal(shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("constants", CONSTANTS)
+@pytest.mark.parametrize(("norm", "loop", "shape"), NORMS)
+def test_equals_a_literal_loop(norm, loop, shape, constants):
+    x = values(shape)
+    y = jax.jit(lambda x: norm(x, **constants))(x)
+    np.testing.assert_allclose(y, loop(x, **constants), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("constants", CONSTANTS)
+@pytest.mark.parametrize(("norm", "loop", "shape"), NORMS)
+def test_derivative_equals_central_differences_of_the_loop(
+    norm, loop, shape, constants
+):
+    shape = (1, *shape[1:])
+    x, direction = values(shape), values(shape, 1.0)
+    _, pull_back = jax.vjp(lambda x: norm(x, **constants), jnp.asarray(x))
+    (derivative,) = pull_back(jnp.asarray(direction))
+    expected = np.empty(shape)
+    step = 1e-3
+    for place in np.ndindex(shape):
+        above, below = x.astype(np.float64), x.astype(np.float64)
+        above[place] += step
+        below[place] -= step
+        difference = loop(above, **constants) - loop(below, **constants)
+        expected[place] = (difference * direction).sum() / (2 * step)
+    assert np.abs(derivative - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("norm", "loop", "shape"), NORMS)
+def test_half_precision_to_its_precision(norm, loop, shape):
+    x = jnp.asarray(values(shape), jnp.bfloat16)
+    y, pull_back = jax.vjp(norm, x)
+    (derivative,) = pull_back(jnp.ones_like(y))
+    assert y.dtype == derivative.dtype == jnp.bfloat16
+    wide = x.astype(jnp.float32)
+    _, wide_pull_back = jax.vjp(norm, wide)
+    (wide_derivative,) = wide_pull_back(jnp.ones_like(wide))
+    precision = float(jnp.finfo(jnp.bfloat16).eps)
+    defaults = {"size": 5, "beta": 0.75}
+    defaults |= (
+        {"k": 2.0, "alpha": 2e-5} if loop is channel_loop else {"k": 1.0, "alpha": 4e-5}
+    )
+    expected = loop(np.asarray(wide), **defaults)
+    np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=precision)
+    error = np.abs(derivative.astype(jnp.float32) - wide_derivative).max()
+    assert error <= precision * np.abs(wide_derivative).max()
+
+
+def test_the_derivative_contains_no_power():
+    gradient = jax.grad(lambda x: lrn.local_response_norm(x).sum())
+    jaxpr = str(jax.make_jaxpr(gradient)(jnp.ones((2, 8))))
+    assert "rsqrt" in jaxpr
+    assert "pow" not in jaxpr
+    assert "log" not in jaxpr
+
+
+def test_an_even_window_is_an_error():
+    with pytest.raises(ValueError, match="odd, not 4"):
+        lrn.local_response_norm(jnp.ones((1, 8)), size=4)

@@ -1,0 +1,354 @@
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from networks import TINY, mesh_of, tiny
+from test_lrn import channel_loop, map_loop
+from test_pooling import pool_loop
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax.errors import InputError
+from alexnet_jax.main import config_folder, load_config
+from alexnet_jax.model import AlexNet
+from alexnet_jax.train import call, plain
+
+
+def preset(name, *, num_classes=1000, **changes):
+    values = runpy.run_path(str(config_folder() / "presets.py"))["preset"](name)
+    settings = {"model": {**values["model"], **changes}}
+    return call(settings, "model", num_classes=num_classes)
+
+
+def count(model, size):
+    images = jnp.zeros((1, size, size, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return sum(array.size for array in jax.tree.leaves(variables))
+
+
+def test_number_of_parameters():
+    assert count(preset("code2012"), 224) == 60_965_224
+    assert count(preset("paper"), 224) == 60_965_224
+    assert count(preset("small", num_classes=10), 28) == 1_387_786
+
+
+def convolve(x, kernel, stride, padding):
+    """Sum of products over the kernel's taps, in float64."""
+    x = np.pad(x, ((0, 0), padding, padding, (0, 0))).astype(np.float64)
+    side = kernel.shape[0]
+    rows = (x.shape[1] - side) // stride + 1
+    y = np.zeros((x.shape[0], rows, rows, kernel.shape[3]))
+    for i in range(side):
+        for j in range(side):
+            tap = x[:, i : i + stride * rows : stride, j : j + stride * rows : stride]
+            y += tap[:, :rows, :rows] @ kernel[i, j].astype(np.float64)
+    return y
+
+
+def literal_network(params, images, *, paper):
+    """Figure 2 in NumPy: two towers by hand, `code2012` or the paper's text."""
+    p = jax.tree.map(np.asarray, params)
+    alpha = 1e-4 if paper else 2e-5
+
+    def norm(x):
+        return channel_loop(x, 5, 2.0, alpha, 0.75)
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    def pool(x):
+        return pool_loop(x, 3, 2, False)
+
+    def conv(name, x, tower, stride=1, padding=None):
+        kernel = p[name]["kernel"][tower]
+        padding = (kernel.shape[0] // 2,) * 2 if padding is None else padding
+        return convolve(x, kernel, stride, padding) + p[name]["bias"][tower]
+
+    def full(name, x, tower):
+        return x @ p[name]["kernel"][tower].astype(float) + p[name]["bias"][tower]
+
+    two = []
+    border = (0, (11 - images.shape[1]) % 4)
+    for tower in (0, 1):
+        x = conv("conv1", images, tower, stride=4, padding=border)
+        x = pool(norm(relu(x))) if paper else relu(pool(norm(x)))
+        x = norm(relu(conv("conv2", x, tower)))
+        two.append(pool(x if paper else map_loop(x, 5, 1.0, 4e-5, 0.75)))
+    both = np.concatenate(two, axis=-1)
+    two = []
+    for tower in (0, 1):
+        x = relu(conv("conv3", both, tower))
+        x = relu(conv("conv4", x, tower))
+        two.append(pool(relu(conv("conv5", x, tower))))
+    both = np.concatenate(two, axis=-1).reshape(len(images), -1)
+    for name in ("fc6", "fc7"):
+        both = np.concatenate(
+            [0.5 * relu(full(name, both, tower)) for tower in (0, 1)], axis=-1
+        )
+    kernel = np.concatenate(list(p["fc8"]["kernel"]), axis=0)
+    return both @ kernel.astype(float) + p["fc8"]["bias"]
+
+
+def louder(variables):
+    """Larger kernels, so that every layer matters in the logits."""
+    return jax.tree.map(lambda a: a * 8 if a.ndim > 2 else a, variables)
+
+
+@pytest.mark.parametrize("name", ["code2012", "paper"])
+@pytest.mark.parametrize("size", [66, 67])
+def test_equals_figure_2_written_out_in_numpy(name, size):
+    model = preset(name, num_classes=5, **TINY)
+    rng = np.random.default_rng(0)
+    images = rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
+    variables = louder(model.init(jax.random.key(1), images))
+    logits = model.apply(variables, images)
+    expected = literal_network(variables["params"], images, paper=name == "paper")
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(logits, expected, rtol=2e-5, atol=1e-5)
+
+
+def test_small_has_the_shapes_of_zhang_et_al():
+    model = preset("small", num_classes=10)
+    images = jnp.ones((2, 28, 28, 3))
+    variables = model.init(jax.random.key(0), images)
+    names = ("pool1", "norm2", "fc3", "fc4")
+    logits, features = model.apply(variables, images, layers=names)
+    assert logits.shape == (2, 10)
+    shapes = [features[name].shape[1:] for name in names]
+    assert shapes == [(14, 14, 64), (7, 7, 64), (384,), (192,)]
+
+
+def test_no_two_towers_start_alike():
+    params = tiny().init(jax.random.key(0), jnp.zeros((1, 67, 67, 3)))["params"]
+    for name, layer in params.items():
+        first, second = layer["kernel"]
+        assert not np.array_equal(first, second), name
+        deviation = tiny().kernel_std[tiny().layers.index(name)]
+        assert np.std(layer["kernel"]) == pytest.approx(deviation, rel=0.2)
+
+
+def forward_on(model, mesh):
+    model = model.clone(tower_axis=meshes.TOWER)
+
+    def forward(variables, images):
+        specs = (meshes.specs(variables), meshes.EXAMPLES)
+        return meshes.sharded(
+            lambda v, x: model.apply(v, x),
+            mesh,
+            in_specs=specs,
+            out_specs=meshes.EXAMPLES,
+        )(variables, images)
+
+    return forward
+
+
+def collectives(model, mesh, images):
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    with jax.set_mesh(mesh):
+        laid = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+            variables,
+            meshes.shardings(variables, mesh),
+        )
+        place = jax.sharding.NamedSharding(mesh, meshes.EXAMPLES)
+        images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=place)
+        jaxpr = jax.make_jaxpr(forward_on(model, mesh))(laid, images)
+    found = []
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            name = equation.primitive.name
+            axes = equation.params.get("axes", equation.params.get("axis_name", ()))
+            if any(kind in name for kind in ("psum", "all_gather", "scatter")):
+                axes = axes if isinstance(axes, tuple) else (axes,)
+                found.append((name, axes, equation.outvars[0].aval.shape))
+            for value in equation.params.values():
+                if hasattr(value, "eqns"):
+                    walk(value)
+                elif hasattr(value, "jaxpr"):
+                    walk(value.jaxpr)
+
+    walk(jaxpr.jaxpr)
+    return found
+
+
+def test_the_towers_exchange_at_conv3_fc6_fc7_and_nowhere_else():
+    found = collectives(
+        AlexNet(num_classes=1000), mesh_of(1, 2), jnp.zeros((2, 224, 224, 3))
+    )
+    assert [(name.split("_inv")[0], axes) for name, axes, _ in found] == [
+        ("all_gather", ("tower",)),
+        ("all_gather", ("tower",)),
+        ("all_gather", ("tower",)),
+        ("psum", ("tower",)),
+    ]
+    assert [shape for _, _, shape in found] == [
+        (2, 13, 13, 256),
+        (2, 6, 6, 256),
+        (2, 4096),
+        (2, 1000),
+    ]
+
+
+def test_exchanges_can_be_taken_away():
+    model = tiny(exchanges=("fc7",))
+    found = collectives(model, mesh_of(1, 2), jnp.zeros((2, 67, 67, 3)))
+    assert len(found) == 2
+
+
+def test_a_tower_does_not_see_the_other_before_conv3():
+    model = tiny()
+    images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
+    variables = louder(model.init(jax.random.key(0), images))
+    changed = jax.tree.map(lambda a: a, variables)
+    kernel = changed["params"]["conv2"]["kernel"]
+    changed["params"]["conv2"]["kernel"] = kernel.at[0].multiply(-1.5)
+    names = ("conv2.linear", "pool2", "conv3.linear")
+    _, before = model.apply(variables, images, layers=names)
+    _, after = model.apply(changed, images, layers=names)
+
+    def tower(values, index):
+        width = values.shape[-1] // 2
+        return values[..., index * width : (index + 1) * width]
+
+    for name in names[:2]:
+        assert not np.array_equal(tower(before[name], 0), tower(after[name], 0))
+        np.testing.assert_array_equal(tower(before[name], 1), tower(after[name], 1))
+    for index in (0, 1):
+        difference = tower(before[names[2]], index) - tower(after[names[2]], index)
+        assert np.abs(difference).max() > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1)])
+def test_a_mesh_gives_what_no_mesh_gives(shape):
+    model, mesh = tiny(), mesh_of(*shape)
+    images = 50 * jax.random.normal(jax.random.key(3), (4, 67, 67, 3))
+    variables = louder(model.init(jax.random.key(0), images))
+    expected = jax.jit(model.apply)(variables, images)
+    laid = jax.device_put(variables, meshes.shardings(variables, mesh))
+    place = jax.sharding.NamedSharding(mesh, meshes.EXAMPLES)
+    logits = jax.jit(forward_on(model, mesh))(laid, jax.device_put(images, place))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert np.ptp(expected) > 0.1
+
+
+def test_dropout_masks_belong_to_layer_tower_and_example():
+    model = tiny(hidden=(400, 400), bias=(0, 1, 0, 1, 1, 100.0, 100.0, 0))
+    images = jnp.zeros((3, 67, 67, 3))
+    variables = model.init(jax.random.key(0), images)
+    key = jax.random.key(7)
+
+    # With equal inputs, zeros in the logits' inputs tell the masks: read them through
+    # the derivative of the logits by fc7's biases, which is zero where dropped.
+    def masks(examples, key=key, row=0):
+        def logit(bias):
+            params = {**variables["params"]}
+            params["fc7"] = {**params["fc7"], "bias": bias}
+            examples_array = jnp.asarray(examples, jnp.int32)
+            logits = model.apply(
+                {"params": params}, images, dropout_key=key, examples=examples_array
+            )
+            return logits[row].sum()
+
+        return np.asarray(jax.grad(logit)(variables["params"]["fc7"]["bias"]) != 0)
+
+    base = masks([0, 1, 2])
+    assert 0.4 < base.mean() < 0.6
+    assert not np.array_equal(base[0], base[1])
+    np.testing.assert_array_equal(base, masks([0, 5, 9]))
+    np.testing.assert_array_equal(masks([4, 1, 2], row=1), masks([1, 4, 4]))
+    assert not np.array_equal(base, masks([1, 0, 2]))
+    assert not np.array_equal(base, masks([0, 1, 2], key=jax.random.key(8)))
+
+
+def test_without_a_key_outputs_are_halved_and_without_dropout_they_are_not():
+    images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
+    model, without = tiny(), tiny(dropout=0.0)
+    variables = model.init(jax.random.key(0), images)
+    _, features = model.apply(variables, images, layers=("fc7", "fc6"))
+    kernel = jnp.concatenate(list(variables["params"]["fc8"]["kernel"]))
+    expected = 0.5 * features["fc7"] @ kernel
+    np.testing.assert_allclose(model.apply(variables, images), expected, rtol=1e-5)
+    _, whole = without.apply(variables, images, layers=("fc6",))
+    np.testing.assert_array_equal(features["fc6"], whole["fc6"])
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+        without.apply(variables, images, dropout_key=key),
+        without.apply(variables, images),
+    )
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_other_activations(activation):
+    model = tiny(activation=activation)
+    images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
+    variables = model.init(jax.random.key(0), images)
+    _, features = model.apply(variables, images, layers=("conv4", "conv4.linear"))
+    reference = {"tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[activation]
+    expected = reference(np.asarray(features["conv4.linear"], np.float64))
+    np.testing.assert_allclose(features["conv4"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_computes_in_it_and_keeps_float32_parameters():
+    images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
+    model = tiny(dtype="bfloat16")
+    variables = louder(model.init(jax.random.key(0), images))
+    assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    logits, features = model.apply(variables, images, layers=("conv3", "fc6"))
+    assert logits.dtype == jnp.float32
+    assert {a.dtype for a in features.values()} == {jnp.dtype("bfloat16")}
+    whole = tiny().apply(variables, images)
+    assert np.abs(logits - whole).max() < 0.05 * np.abs(whole).max()
+
+
+def test_pooling_and_norms_can_be_left_out():
+    model = tiny(norms=(), same_map_norms=(), norm_before_relu=())
+    assert not any("norm" in name for name in model.features)
+    images = 50 * jax.random.normal(jax.random.key(3), (1, 67, 67, 3))
+    variables = model.init(jax.random.key(0), images)
+    _, features = model.apply(variables, images, layers=("pool1", "conv1.linear"))
+    expected = np.maximum(
+        pool_loop(np.asarray(features["conv1.linear"]), 3, 2, False), 0
+    )
+    np.testing.assert_array_equal(features["pool1"], expected)
+    assert tiny(pools=("conv1", "conv2")).sizes(67) == [7, 3, 3, 3, 3]
+
+
+def test_every_size_that_works_out_is_taken_and_others_name_the_nearest():
+    model = tiny()
+    good = [size for size in range(1, 300) if model.sizes(size)]
+    assert good[:8] == [64, 65, 66, 67, 96, 97, 98, 99]
+    assert {224, 225, 226, 227, 256} <= set(good)
+    for size in good[:8]:
+        images = jnp.zeros((1, size, size, 3))
+        jax.eval_shape(model.init, jax.random.key(0), images)
+    with pytest.raises(InputError, match="height 228 .* 227 and 256"):
+        model.init(jax.random.key(0), jnp.zeros((1, 228, 228, 3)))
+    with pytest.raises(InputError, match="width 40 .*: 64"):
+        model.init(jax.random.key(0), jnp.zeros((1, 67, 40, 3)))
+
+
+def test_conv1_sees_zeros_at_the_right_and_bottom_of_224():
+    model = tiny()
+    images = 50 * jax.random.normal(jax.random.key(3), (1, 64, 64, 3))
+    variables = model.init(jax.random.key(0), images)
+    padded = lax.pad(images, 0.0, [(0, 0, 0), (0, 3, 0), (0, 3, 0), (0, 0, 0)])
+    np.testing.assert_array_equal(
+        model.apply(variables, images), model.apply(variables, padded)
+    )
+
+
+def test_an_unknown_layer_names_those_there_are():
+    images = jnp.zeros((1, 67, 67, 3))
+    variables = tiny().init(jax.random.key(0), images)
+    with pytest.raises(InputError, match="no layer conv9; choose from conv1.linear"):
+        tiny().apply(variables, images, layers=("conv9",))
+
+
+def test_the_default_network_is_code2012():
+    defaults = AlexNet(num_classes=1000)
+    assert preset("code2012") == defaults
+    config = load_config("imagenet")
+    assert call(plain(config), "model", num_classes=1000) == defaults

@@ -1,0 +1,192 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.optimizer import (
+    after_validation,
+    make_schedule,
+    momentum_sgd,
+    rate_state,
+)
+
+
+def start(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        layer: {
+            "kernel": rng.normal(size=(2, 4, 3)).astype(np.float32),
+            "bias": rng.normal(size=(2, 3)).astype(np.float32),
+        }
+        for layer in ("conv1", "conv2", "fc3")
+    }
+
+
+def gradients(step):
+    return start(100 + step)
+
+
+def run(optimizer, steps, params=None):
+    params = start() if params is None else params
+    state = optimizer.init(params)
+    history = []
+    for step in range(steps):
+        updates, state = jax.jit(optimizer.update)(gradients(step), state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(params)
+    return history, state
+
+
+def numpy_rule(steps, *, rate, decay, momentum=0.9):
+    """v <- m v - d rate w - rate g; w <- w + v, parameter by parameter, in float64."""
+    params = jax.tree.map(np.float64, start())
+    velocity = jax.tree.map(np.zeros_like, params)
+    for step in range(steps):
+        for layer, group in params.items():
+            for kind in group:
+                e, d = rate(step, layer, kind), decay(layer, kind)
+                if e == 0:
+                    continue
+                g = np.float64(gradients(step)[layer][kind])
+                v = momentum * velocity[layer][kind] - d * e * group[kind] - e * g
+                velocity[layer][kind] = v
+                group[kind] = group[kind] + v
+    return params
+
+
+def assert_close(params, expected):
+    for layer, group in expected.items():
+        for kind, value in group.items():
+            np.testing.assert_allclose(
+                params[layer][kind], value, rtol=1e-5, atol=1e-6, err_msg=f"{layer}"
+            )
+
+
+def test_thirty_steps_with_two_drops_equal_a_numpy_loop():
+    schedule = make_schedule(
+        steps_per_epoch=10,
+        kind="steps",
+        learning_rate=0.01,
+        epochs=(1, 2),
+        bias_drops=1,
+    )
+    optimizer = momentum_sgd(schedule, layer_decays={"fc3": 3.0}, weight_decay=0.05)
+    history, _ = run(optimizer, 30)
+
+    def rate(step, layer, kind):
+        drops = step // 10
+        return 0.02 * 0.1 ** min(drops, 1) if kind == "bias" else 0.01 * 0.1**drops
+
+    def decay(layer, kind):
+        return 0 if kind == "bias" else 0.05 * (3 if layer == "fc3" else 1)
+
+    assert_close(history[-1], numpy_rule(30, rate=rate, decay=decay))
+
+
+def test_the_paper_treats_biases_as_weights():
+    schedule = make_schedule(steps_per_epoch=10, kind="steps", learning_rate=0.01)
+    optimizer = momentum_sgd(
+        schedule, bias_rate=1.0, weight_decay=0.05, bias_weight_decay=0.05
+    )
+    history, _ = run(optimizer, 10)
+    expected = numpy_rule(10, rate=lambda *_: 0.01, decay=lambda *_: 0.05)
+    assert_close(history[-1], expected)
+
+
+def test_a_drop_leaves_the_velocity_as_it_is():
+    """The rate stands inside the velocity; with optax.sgd the test would fail."""
+    schedule = make_schedule(
+        steps_per_epoch=1, kind="steps", learning_rate=1.0, epochs=(1,)
+    )
+    optimizer = momentum_sgd(schedule, weight_decay=0.0)
+    params = {"fc3": {"kernel": jnp.zeros((1, 1, 1))}}
+    state = optimizer.init(params)
+    one = jax.tree.map(jnp.ones_like, params)
+    _, state = optimizer.update(one, state, params)
+    updates, _ = optimizer.update(one, state, params)
+    np.testing.assert_allclose(updates["fc3"]["kernel"], -0.9 - 0.1, rtol=1e-6)
+
+
+def test_a_zero_rate_freezes_a_layer_wholly():
+    """No decay and no leftover velocity move it, and thawing goes on from there."""
+    stages = ((0, 1.0), (1, 0.0), (2, 0.5))
+    schedule = make_schedule(
+        steps_per_epoch=5,
+        kind="steps",
+        learning_rate=0.01,
+        layer_rates={"conv1": stages, "conv2": 0.0},
+    )
+    optimizer = momentum_sgd(schedule, weight_decay=0.05)
+    history, _ = run(optimizer, 15)
+    for step in range(5, 10):
+        for kind in ("kernel", "bias"):
+            frozen = history[4]["conv1"][kind]
+            np.testing.assert_array_equal(history[step]["conv1"][kind], frozen)
+            np.testing.assert_array_equal(
+                history[step]["conv2"][kind], start()["conv2"][kind]
+            )
+    assert not np.array_equal(history[4]["conv1"]["bias"], start()["conv1"]["bias"])
+
+    def rate(step, layer, kind):
+        factor = {"conv1": (1.0, 0.0, 0.5)[step // 5], "conv2": 0.0, "fc3": 1.0}[layer]
+        return 0.01 * factor * (2 if kind == "bias" else 1)
+
+    expected = numpy_rule(
+        15, rate=rate, decay=lambda _, kind: 0.05 * (kind == "kernel")
+    )
+    assert_close(history[-1], expected)
+
+
+def test_the_plateau_drops_three_times_when_the_error_stops_improving():
+    schedule = make_schedule(steps_per_epoch=1, learning_rate=0.01, patience=2)
+    optimizer = momentum_sgd(schedule)
+    state = optimizer.init(start())
+    learn = jax.jit(partial(after_validation, schedule))
+    errors = [0.9, 0.8, 0.8, 0.81, 0.7, 0.75, 0.75, 0.69, 0.7, 0.7, 0.9, 0.9, 0.9]
+    rates = []
+    for error in errors:
+        state = learn(state, jnp.float32(error))
+        rates.append(float(schedule.rate(rate_state(state))))
+    drops = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    np.testing.assert_allclose(rates, [0.01 * 0.1**d for d in drops], rtol=1e-6)
+    assert float(rate_state(state).best_error) == pytest.approx(0.69)
+
+
+def test_a_validation_that_is_not_a_number_counts_as_no_better():
+    schedule = make_schedule(steps_per_epoch=1, patience=1)
+    state = momentum_sgd(schedule).init(start())
+    state = after_validation(schedule, state, jnp.float32(jnp.nan))
+    assert int(rate_state(state).drops) == 1
+    assert float(rate_state(state).best_error) == np.inf
+
+
+def test_the_colour_shift_is_turned_off_at_its_epoch():
+    schedule = make_schedule(steps_per_epoch=10.4, colour_shift=0.1, colour_epochs=3)
+    values = [
+        float(schedule.colour_coefficient(jnp.int32(step))) for step in (0, 30, 31)
+    ]
+    np.testing.assert_allclose(values, [0.1, 0.1, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "cosine"}, "choose plateau or steps"),
+        ({"learning_rate": -1.0}, "must not be negative"),
+        ({"factor": 0.0}, "above 0"),
+        ({"kind": "steps", "epochs": (3, 2)}, "must rise"),
+    ],
+)
+def test_wrong_schedules(settings, message):
+    with pytest.raises(InputError, match=message):
+        make_schedule(steps_per_epoch=1, **settings)
+
+
+def test_a_rate_for_a_layer_that_is_not_there():
+    schedule = make_schedule(steps_per_epoch=1, layer_rates={"conv7": 0.1})
+    with pytest.raises(InputError, match="conv7, but the layers are conv1, conv2, fc3"):
+        momentum_sgd(schedule).init(start())

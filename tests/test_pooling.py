@@ -1,0 +1,138 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import lrn
+from alexnet_jax.pooling import max_pool, pooled_size
+
+
+def windows(size, window, stride, partial):
+    """The values of each window along a side, straight from the definition."""
+    found, start = [], 0
+    while start + window <= size or (partial and start + window - stride < size):
+        found.append(range(start, min(start + window, size)))
+        start += stride
+    return found
+
+
+def pool_loop(x, window, stride, partial):
+    rows = windows(x.shape[1], window, stride, partial)
+    columns = windows(x.shape[2], window, stride, partial)
+    y = np.empty((x.shape[0], len(rows), len(columns), x.shape[3]), x.dtype)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            y[:, i, j] = x[:, row][:, :, column].max(axis=(1, 2))
+    return y
+
+
+def gradient_loop(x, g, window, stride, partial):
+    """Every value equal to its window's maximum gets the window's gradient."""
+    total = np.zeros(x.shape, np.float64)
+    rows = windows(x.shape[1], window, stride, partial)
+    columns = windows(x.shape[2], window, stride, partial)
+    y = pool_loop(x, window, stride, partial)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            for r in row:
+                for c in column:
+                    hit = x[:, r, c] == y[:, i, j]
+                    total[:, r, c] += np.where(hit, g[:, i, j], 0)
+    return total
+
+
+SHAPES = [
+    ((2, 15, 15, 3), 3, 2, False),
+    ((1, 7, 13, 2), 3, 2, False),
+    ((2, 14, 12, 2), 3, 2, False),
+    ((2, 14, 13, 2), 3, 2, True),
+    ((1, 28, 14, 2), 3, 2, True),
+    ((1, 9, 12, 2), 2, 2, False),
+    ((1, 9, 12, 2), 2, 2, True),
+    ((1, 9, 11, 2), 5, 3, True),
+]
+
+
+@pytest.mark.parametrize(("shape", "window", "stride", "partial"), SHAPES)
+def test_equals_a_literal_loop_and_so_does_its_derivative(
+    shape, window, stride, partial
+):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    pool = jax.jit(lambda x: max_pool(x, window=window, stride=stride, partial=partial))
+    y, pull_back = jax.vjp(pool, jnp.asarray(x))
+    np.testing.assert_array_equal(y, pool_loop(x, window, stride, partial))
+    g = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    expected = gradient_loop(x, g, window, stride, partial)
+    np.testing.assert_allclose(pull_back(jnp.asarray(g))[0], expected, atol=1e-6)
+    assert y.shape[1] == pooled_size(
+        shape[1], window=window, stride=stride, partial=partial
+    )
+
+
+def test_derivative_equals_central_differences():
+    # A shuffle of well separated values: no step of the difference changes a maximum.
+    x = np.random.default_rng(2).permutation(7 * 9 * 2).reshape(1, 7, 9, 2)
+    x = x.astype(np.float64)
+    g = np.random.default_rng(3).standard_normal((1, 3, 4, 2))
+    _, pull_back = jax.vjp(max_pool, jnp.asarray(x, jnp.float32))
+    (derivative,) = pull_back(jnp.asarray(g, jnp.float32))
+    expected = np.empty(x.shape)
+    for place in np.ndindex(x.shape):
+        above, below = x.copy(), x.copy()
+        above[place] += 0.25
+        below[place] -= 0.25
+        difference = pool_loop(above, 3, 2, False) - pool_loop(below, 3, 2, False)
+        expected[place] = (difference * g).sum() / 0.5
+    assert np.abs(derivative - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_every_tied_maximum_gets_the_whole_gradient():
+    x = jnp.zeros((1, 3, 3, 1)).at[0, 0, 0, 0].set(5.0).at[0, 2, 1, 0].set(5.0)
+    gradient = jax.grad(lambda x: 7 * max_pool(x)[0, 0, 0, 0])(x)
+    expected = np.zeros((3, 3))
+    expected[0, 0] = expected[2, 1] = 7
+    np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
+
+
+def test_ties_of_overlapping_windows_equal_the_loop():
+    x = np.random.default_rng(4).integers(0, 3, (2, 9, 9, 2)).astype(np.float32)
+    g = np.random.default_rng(5).standard_normal((2, 4, 4, 2)).astype(np.float32)
+    _, pull_back = jax.vjp(max_pool, jnp.asarray(x))
+    expected = gradient_loop(x, g, 3, 2, False)
+    np.testing.assert_allclose(pull_back(jnp.asarray(g))[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_gradient_is_lost_behind_other_layers(dtype):
+    """Compiled behind a convolution and a norm, values still equal their maximum.
+
+    In half precision XLA may carry values in float32 on one of two ways.
+    """
+    x = jax.random.normal(jax.random.key(0), (4, 31, 31, 16)).astype(dtype)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 32)).astype(dtype)
+    g = jax.random.uniform(jax.random.key(2), (4, 14, 14, 32), minval=1.0, maxval=2.0)
+    g = g.astype(dtype)
+
+    @jax.jit
+    def received(x, kernel, g):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=dimensions
+        )
+        y = jax.nn.relu(lrn.local_response_norm(y)) + jnp.asarray(0.5, dtype)
+        _, pull_back = jax.vjp(max_pool, y)
+        return pull_back(g)[0].astype(jnp.float32).sum()
+
+    assert received(x, kernel, g) >= 0.999 * g.astype(jnp.float32).sum()
+
+
+def test_there_is_no_select_and_scatter():
+    gradient = jax.grad(lambda x: max_pool(x).sum())
+    text = jax.jit(gradient).lower(jnp.ones((1, 7, 7, 1))).as_text()
+    assert "select_and_scatter" not in text
+    assert "reduce_window" not in text
+
+
+def test_too_small_a_map_is_an_error():
+    with pytest.raises(ValueError, match="no window of 3x3 fits into 2x7"):
+        max_pool(jnp.ones((1, 2, 7, 1)))

@@ -1,0 +1,79 @@
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from alexnet_jax.report import METRICS_FILE, Report, cut_metrics
+
+
+def metrics(loss):
+    values = {"loss": loss * 4, "top1_error": 3.0, "top5_error": 1.0, "examples": 4.0}
+    return {name: jnp.float32(value) for name, value in values.items()} | {
+        "learning_rate": jnp.float32(0.01)
+    }
+
+
+def report(tmp_path, start=0, **options):
+    return Report(
+        tmp_path, start=start, steps=9, steps_per_epoch=3, batch_size=4, **options
+    )
+
+
+def lines(tmp_path):
+    return [json.loads(text) for text in (tmp_path / METRICS_FILE).open()]
+
+
+def test_a_line_for_every_step_one_step_late(tmp_path):
+    with report(tmp_path) as told:
+        told.train(1, metrics(2.0), 0.1)
+        told.train(2, metrics(1.5), 0.1)
+        told._file.flush()
+        assert [line["step"] for line in lines(tmp_path)] == [1]
+        told.flush()
+        told.validation(2, {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.25})
+        told.flush()
+    first, second, validation = lines(tmp_path)
+    assert first == {
+        "step": 1,
+        "epoch": pytest.approx(1 / 3),
+        "split": "train",
+        "loss": 2.0,
+        "top1_error": 0.75,
+        "top5_error": 0.25,
+        "learning_rate": pytest.approx(0.01),
+        "images_per_second": first["images_per_second"],
+        "input_wait_fraction": first["input_wait_fraction"],
+    }
+    assert second["loss"] == 1.5
+    assert validation == {
+        "step": 2,
+        "epoch": pytest.approx(2 / 3),
+        "split": "validation",
+        "loss": 1.0,
+        "top1_error": 0.5,
+        "top5_error": 0.25,
+    }
+
+
+@pytest.mark.parametrize(("revalidate", "kept"), [(False, 3), (True, 2)])
+def test_a_resume_cuts_back_to_its_step(tmp_path, revalidate, kept):
+    with report(tmp_path) as told:
+        for step in range(1, 5):
+            told.train(step, metrics(1.0), 0.0)
+            if step == 2:
+                told.flush()
+                told.validation(2, {"loss": 1, "top1_error": 0.5, "top5_error": 0})
+        told.flush()
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 5, "spl')
+    with report(tmp_path, start=2, revalidate=revalidate) as told:
+        assert len(lines(tmp_path)) == kept
+        told.train(3, metrics(1.0), 0.0)
+        told.flush()
+    steps = [line["step"] for line in lines(tmp_path) if line["split"] == "train"]
+    assert steps == [1, 2, 3]
+
+
+def test_nothing_to_cut(tmp_path):
+    cut_metrics(tmp_path / METRICS_FILE, 3)
+    assert not (tmp_path / METRICS_FILE).exists()

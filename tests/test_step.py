@@ -1,0 +1,236 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import batches, flat, mesh_of, parts, placed, replicated, tiny
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax import model as models
+from alexnet_jax import optimizer, step
+from alexnet_jax.model import AlexNet
+
+
+def five_steps(shape, model, size, batch_size, rate=1e-3):
+    """States after each of five steps, and the losses."""
+    state, train = parts(model, mesh_of(*shape), size, rate=rate)
+    states, losses = [flat(state._asdict())], []
+    for batch in batches(5, batch_size=batch_size, size=size):
+        state, metrics = train(state, batch)
+        states.append(flat(state._asdict()))
+        losses.append(float(metrics["loss"]) / batch_size)
+    return states, losses
+
+
+def moved(before, after):
+    """Names of the arrays of a tower that a step left as they were, by tower."""
+    return [
+        (name, tower)
+        for name in before
+        if name.startswith("opt_state") and "velocity" in name and before[name].ndim > 1
+        for tower in (0, 1)
+        if np.array_equal(before[name][tower], after[name][tower])
+    ]
+
+
+def assert_same(states, others):
+    for state, other in zip(states, others, strict=True):
+        for name in state:
+            np.testing.assert_array_equal(state[name], other[name], err_msg=name)
+
+
+FULL = {"model": AlexNet(num_classes=10), "size": 224, "batch_size": 4}
+SMALL = {"model": tiny(), "size": 67, "batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    "setting", [SMALL, pytest.param(FULL, marks=pytest.mark.slow)], ids=["tiny", "full"]
+)
+def test_one_device_and_one_a_tower_give_the_same_bits(setting):
+    states, losses = five_steps((1, 1), **setting)
+    others, other_losses = five_steps((1, 2), **setting)
+    assert_same(states, others)
+    assert losses == other_losses
+    assert len(set(losses)) == 5
+    for before, after in zip(states[:-1], states[1:], strict=True):
+        assert moved(before, after) == []
+
+
+@pytest.mark.parametrize(
+    "setting", [SMALL, pytest.param(FULL, marks=pytest.mark.slow)], ids=["tiny", "full"]
+)
+def test_the_bits_depend_on_the_tower_in_the_dropout_key(setting, monkeypatch):
+    """Were a device's place folded in instead, towers on one device would differ."""
+    whole, _ = five_steps((1, 1), **setting)
+    monkeypatch.setattr(
+        models.AlexNet, "_tower_indices", lambda self: list(range(self._local_towers))
+    )
+    split, _ = five_steps((1, 2), **setting)
+    # Parameters start alike, as they are drawn outside the mesh.
+    np.testing.assert_equal(split[0], whole[0])
+    with pytest.raises(AssertionError):
+        assert_same(whole, split)
+
+
+@pytest.mark.parametrize(
+    "setting", [SMALL, pytest.param(FULL, marks=pytest.mark.slow)], ids=["tiny", "full"]
+)
+def test_two_devices_along_the_data_agree_to_rounding(setting):
+    whole, losses = five_steps((1, 1), **setting, rate=1e-4)
+    split, split_losses = five_steps((2, 1), **setting, rate=1e-4)
+    for name, array in whole[1].items():
+        if not np.isfinite(array).all():
+            assert name == "opt_state.1.best_error"
+            continue
+        difference = np.linalg.norm(split[1][name].astype(float) - array)
+        assert difference <= 1e-5 * np.linalg.norm(array.astype(float)), name
+    np.testing.assert_allclose(split_losses, losses, rtol=0.01)
+
+
+def test_gradients_equal_those_of_the_network_without_a_mesh():
+    """One plain step, written out, against the sharded one on every mesh."""
+    model, size = tiny(), 67
+    batch = next(batches(1, batch_size=4, size=size))
+    mean = np.full((size, size, 3), 120, np.float32)
+    first = None
+    for shape in ((1, 1), (1, 2), (2, 1)):
+        state, train = parts(model, mesh_of(*shape), size, rate=0.5)
+        params = flat(state.params)
+        if first is None:
+            tree = jax.device_get(state.params)
+            shift = 0.1 * batch["colour_shift"][:, None, None, :]
+            images = (batch["image"].astype(np.float32) - mean + shift) / 1.1
+
+            def loss(tree, images=images):
+                key = jax.random.fold_in(jax.random.key(0), 0)
+                logits = model.apply({"params": tree}, images, dropout_key=key)
+                own = jnp.asarray(batch["label"])[:, None]
+                chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), own, axis=1)
+                return -chosen.mean()
+
+            first = flat(jax.grad(loss)(jax.tree.map(jnp.asarray, tree)))
+        state, _ = train(state, batch)
+        after = flat(state.params)
+        for name, gradient in first.items():
+            rate, decay = (1.0, 0.0) if name.endswith("bias") else (0.5, 0.0005)
+            expected = -rate * (gradient + decay * params[name])
+            change = after[name] - params[name]
+            tolerance = 1e-4 * np.linalg.norm(expected) + 1e-6
+            assert np.linalg.norm(change - expected) <= tolerance, (shape, name)
+
+
+def test_every_mesh_starts_with_the_same_bits():
+    model = tiny()
+    schedule = optimizer.make_schedule(steps_per_epoch=1)
+    sgd = optimizer.momentum_sgd(schedule)
+    starts = [
+        flat(step.init_state(model, sgd, mesh_of(*shape), 67, 3)._asdict())
+        for shape in ((1, 1), (1, 2), (2, 1))
+    ]
+    assert_same(starts[:1] * 2, starts[1:])
+    other = flat(step.init_state(model, sgd, mesh_of(1, 1), 67, 4)._asdict())
+    name = "params.conv1.kernel"
+    assert not np.array_equal(other[name], starts[0][name])
+    # And they are the bits that the module's own init draws.
+    variables = model.init(jax.random.key(3), jnp.zeros((1, 67, 67, 3)))
+    for name, array in flat(variables).items():
+        np.testing.assert_allclose(array, starts[0][name], rtol=1e-6)
+
+
+def test_the_step_compiles_once():
+    model, mesh = tiny(), mesh_of(1, 2)
+    schedule = optimizer.make_schedule(steps_per_epoch=1)
+    sgd = optimizer.momentum_sgd(schedule)
+    state = step.init_state(model, sgd, mesh, 67, 0)
+    train = step.make_train_step(model, sgd, schedule, mesh, 0)
+    mean = jax.device_put(np.zeros((67, 67, 3), np.float32), replicated(mesh))
+    for batch in batches(3, batch_size=2, size=67):
+        state, _ = train(state, placed(batch, mesh), mean)
+    assert train._cache_size() == 1
+
+
+def test_the_full_step_has_no_grouped_convolution():
+    model, mesh = AlexNet(num_classes=10), mesh_of(1, 2)
+    schedule = optimizer.make_schedule(steps_per_epoch=1)
+    sgd = optimizer.momentum_sgd(schedule)
+    state = step.abstract_state(model, sgd, mesh, 224)
+    train = step.make_train_step(model, sgd, schedule, mesh, 0)
+    place = jax.sharding.NamedSharding(mesh, jax.P("data"))
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+        next(batches(1, batch_size=2, size=224)),
+    )
+    mean = jax.ShapeDtypeStruct((224, 224, 3), jnp.float32, sharding=replicated(mesh))
+    text = train.lower(state, batch, mean).as_text()
+    assert "stablehlo.convolution" in text
+    for group in ("feature_group_count", "batch_group_count"):
+        counts = {piece.split(" ")[2] for piece in text.split(group)[1:]}
+        assert counts == {"1"}, group
+
+
+def test_colours_are_shifted_as_in_the_2012_code():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 5, 5, 3), dtype=np.uint8)
+    mean = rng.uniform(0, 255, (5, 5, 3)).astype(np.float32)
+    shift = rng.normal(0, 20, (3, 3)).astype(np.float32)
+
+    def shifted(coefficient):
+        return step.shift_colours(
+            jnp.asarray(images), jnp.asarray(mean), jnp.asarray(shift), coefficient
+        )
+
+    for n, row, column in np.ndindex(3, 5, 5):
+        plain = images[n, row, column].astype(np.float64) - mean[row, column]
+        np.testing.assert_allclose(
+            shifted(jnp.float32(0.1))[n, row, column],
+            (plain + 0.1 * shift[n]) / 1.1,
+            rtol=1e-5,
+            atol=1e-4,
+        )
+        np.testing.assert_array_equal(
+            shifted(jnp.float32(0.0))[n, row, column], plain.astype(np.float32)
+        )
+
+
+@pytest.mark.parametrize(("size", "crop"), [(256, 224), (77, 67), (8, 5), (6, 6)])
+def test_each_of_the_ten_views_equals_the_crop_made_by_hand(size, crop):
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    views = np.asarray(step.cut_views(jnp.asarray(images), crop=crop, views=10))
+    border, middle = size - crop, (size - crop) // 2
+    expected = [
+        images[:, :crop, :crop],
+        images[:, :crop, border:],
+        images[:, middle : middle + crop, middle : middle + crop],
+        images[:, border:, :crop],
+        images[:, border:, border:],
+    ]
+    for index, crop_by_hand in enumerate(expected):
+        np.testing.assert_array_equal(views[:, index], crop_by_hand)
+        mirrored = np.flip(crop_by_hand, axis=2)
+        np.testing.assert_array_equal(views[:, 5 + index], mirrored)
+    one = step.cut_views(jnp.asarray(images), crop=crop, views=1)
+    np.testing.assert_array_equal(one[:, 0], expected[2])
+    five = step.cut_views(jnp.asarray(images), crop=crop, views=10, mirrors=False)
+    np.testing.assert_array_equal(five, views[:, :5])
+    with pytest.raises(ValueError, match="1 or 10"):
+        step.cut_views(jnp.asarray(images), crop=crop, views=5)
+
+
+def test_padding_counts_for_nothing():
+    model, mesh = tiny(), mesh_of(2, 1)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 67, 67, 3)))
+    params = jax.device_put(
+        variables["params"], meshes.shardings(variables["params"], mesh)
+    )
+    evaluate = step.make_eval_step(model, mesh, crop=67, views=10)
+    mean = jax.device_put(np.zeros((67, 67, 3), np.float32), replicated(mesh))
+    batch = next(batches(1, batch_size=6, size=77))
+    batch = {"image": batch["image"], "label": batch["label"], "mask": np.ones(6, bool)}
+    whole, logits = evaluate(params, placed(batch, mesh), mean)
+    assert logits.shape == (6, 10, 5)
+    batch["mask"] = np.arange(6) < 4
+    masked, _ = evaluate(params, placed(batch, mesh), mean)
+    assert float(masked["examples"]) == 4
+    batch["mask"] = np.arange(6) >= 4
+    rest, _ = evaluate(params, placed(batch, mesh), mean)
+    for name in whole:
+        np.testing.assert_allclose(whole[name], masked[name] + rest[name], rtol=1e-6)

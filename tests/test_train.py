@@ -1,0 +1,219 @@
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+from alexnet_jax import main, train
+from alexnet_jax import workdir as workdirs
+from alexnet_jax.errors import InputError, Interrupted
+from alexnet_jax.plan import make_plan
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return runs.run(tmp_path_factory.mktemp("straight"), "run")
+
+
+def assert_same_run(workdir, straight):
+    assert runs.lines(workdir) == runs.lines(straight)
+    state, expected = runs.final_state(workdir), runs.final_state(straight)
+    assert set(state) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+    assert runs.checkpoint_steps(workdir) == runs.checkpoint_steps(straight)
+
+
+def test_the_work_directory(straight):
+    names = {path.name for path in straight.iterdir()} - {"tensorboard"}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "dataset.json",
+        "figures",
+        "mean.npy",
+        "metrics.jsonl",
+        "run.json",
+    }
+    told = runs.lines(straight)
+    steps = [line["step"] for line in told if line["split"] == "train"]
+    assert steps == list(range(1, 21))
+    validations = [line["step"] for line in told if line["split"] == "validation"]
+    assert validations == [8, 16, 20]
+    run = json.loads((straight / "run.json").read_text())
+    assert run["format_version"] == 1
+    (start,) = run["starts"]
+    assert {"versions", "commit", "command", "devices", "host"} <= set(start)
+    with Image.open(straight / "figures" / "kernels.png") as picture:
+        assert picture.width > 100
+
+
+def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):
+    """Stopped after the checkpoint of step 10; other threads and workers afterwards."""
+    count = 0
+    timed_next = train.timed_next
+
+    def crash(iterator):
+        nonlocal count
+        count += 1
+        if count == 14:
+            raise RuntimeError("power cut")
+        return timed_next(iterator)
+
+    monkeypatch.setattr(train, "timed_next", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        runs.run(tmp_path, "run")
+    monkeypatch.setattr(train, "timed_next", timed_next)
+    assert max(runs.checkpoint_steps(tmp_path / "run")) == 10
+    runs.run(tmp_path, "run", "--config.data.threads=1", "--config.data.workers=1")
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path):
+    workdir = runs.run(tmp_path, "run", "--config.train.steps=2")
+    before = runs.lines(workdir)
+    runs.run(tmp_path, "run", "--config.train.steps=2")
+    assert runs.lines(workdir) == before
+
+
+def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
+    """Between a step and its validation, where a resume has to validate first."""
+    timed_next = train.timed_next
+    count = 0
+
+    def interrupt(iterator):
+        nonlocal count
+        count += 1
+        if count == 8:
+            signal.raise_signal(signal.SIGTERM)
+        return timed_next(iterator)
+
+    monkeypatch.setattr(train, "timed_next", interrupt)
+    with pytest.raises(Interrupted) as caught:
+        runs.run(tmp_path, "run")
+    assert caught.value.exit_status == 143
+    monkeypatch.setattr(train, "timed_next", timed_next)
+    assert runs.checkpoint_steps(tmp_path / "run") == {8: None}
+    assert runs.lines(tmp_path / "run")[-1]["step"] == 8
+    runs.run(tmp_path, "run")
+    assert_same_run(tmp_path / "run", straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "override", ["--config.data.threads=1", "--config.data.workers=2"]
+)
+def test_kill_9_and_resume(tmp_path, straight, override):
+    process = runs.start(tmp_path, "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 180
+    while not (tmp_path / "run" / "checkpoints" / "10").is_dir():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert metrics.exists()
+    again = runs.start(tmp_path, "run", override)
+    output, errors = again.communicate(timeout=180)
+    assert again.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1])["step"] == 20
+    assert "going on from step" in errors
+    assert_same_run(tmp_path / "run", straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_signals_leave_with_their_status(tmp_path, number, status):
+    process = runs.start(tmp_path, "run", "--config.train.steps=100000")
+    deadline = time.monotonic() + 180
+    while not (tmp_path / "run" / "checkpoints" / "10").is_dir():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    last = runs.lines(tmp_path / "run")[-1]["step"]
+    assert last in runs.checkpoint_steps(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("--config.model.norm_k=1.5", "model.norm_k 2.0 -> 1.5"),
+        ("--config.train.batch_size=16", "train.batch_size 8 -> 16"),
+        ("--config.train.seed=1", "train.seed 0 -> 1"),
+        ("--config.data.size=78", "data are not those that the run"),
+        ("--config.schedule.learning_rate=0.5", "schedule.learning_rate 0.01 -> 0.5"),
+    ],
+)
+def test_a_resume_refuses_another_network_or_other_data(straight, override, shown):
+    before = {
+        path.name: path.read_bytes() for path in straight.iterdir() if path.is_file()
+    }
+    with pytest.raises(InputError, match=shown.replace(".", r"\.")):
+        runs.run(straight.parent, straight.name, override)
+    after = {
+        path.name: path.read_bytes() for path in straight.iterdir() if path.is_file()
+    }
+    assert after == before
+
+
+def test_a_newer_work_directory_is_refused(tmp_path, straight):
+    workdir = tmp_path / "newer"
+    workdir.mkdir()
+    run = json.loads((straight / "run.json").read_text())
+    (workdir / "run.json").write_text(json.dumps({**run, "format_version": 2}))
+    with pytest.raises(InputError, match="format 2, newer than the 1"):
+        runs.run(tmp_path, "newer")
+    assert [path.name for path in workdir.iterdir()] == ["run.json"]
+
+
+def test_a_work_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be written"):
+        runs.run(tmp_path, "file")
+
+
+def test_unknown_keys_of_a_section_are_named():
+    with pytest.raises(InputError, match=r"config.train.epoch is unknown; .*epochs"):
+        train.call({"train": {"epoch": 3}}, "train", examples=10)
+
+
+def test_plans():
+    plan = make_plan(examples=100, batch_size=8, epochs=2)
+    assert plan.steps == 25
+    assert [step for step in range(26) if plan.validates(step)] == [13, 25]
+    plan = make_plan(
+        examples=100, batch_size=8, steps=10, epochs=9, validate_steps=4, save_steps=3
+    )
+    assert [step for step in range(11) if plan.validates(step)] == [4, 8, 10]
+    assert [step for step in range(1, 11) if plan.saves(step)] == [3, 6, 9]
+    with pytest.raises(InputError, match=r"give train.steps or train.epochs"):
+        make_plan(examples=100)
+    with pytest.raises(InputError, match=r"train.validate_steps=0 must be at least 1"):
+        make_plan(examples=100, steps=1, validate_steps=0)
+
+
+def test_differences_are_found_at_any_depth():
+    before = {"a": {"b": (1, 2), "c": None}, "d": 1}
+    after = {"a": {"b": [1, 3]}, "d": 1, "e": "x"}
+    assert workdirs.differences(before, after) == [
+        ("a.b", [1, 2], [1, 3]),
+        ("e", None, "x"),
+    ]
+
+
+def test_configs_are_the_arguments_of_one_function():
+    """Each section of each config calls its function, with nothing left over."""
+    for name in ("quickstart", "imagenet", "folder"):
+        config = train.plain(main.load_config(name))
+        assert set(config) <= set(train.SECTIONS), name
+        for section in config:
+            train.check_keys(config, section)
