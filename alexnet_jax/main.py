@@ -41,11 +41,13 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
       InputError: on anything wrong in the arguments or in the config they name.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
     flags.DEFINE_string(
         "workdir", None, "Where the run's files go.", flag_values=values
     )
-    arguments = [_found_by_name(argument) for argument in arguments]
+    arguments = [_found_by_name(argument) for argument in _with_equals(arguments)]
+    config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=["main", *arguments]
+    )
     given = {argument.split("=")[0].lstrip("-") for argument in arguments}
     for name in ("config", "workdir"):
         if name not in given:
@@ -56,10 +58,21 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
     except InputError:
         raise
     except (KeyError, AttributeError, TypeError, ValueError, flags.Error) as error:
-        raise InputError(f"{_one_line(error)}; {USAGE}") from error
+        raise InputError(_explain(error, values, arguments)) from error
     if stray := rest[1:]:
         raise InputError(f"stray argument {' '.join(stray)}; {USAGE}")
     return values.config, Path(values.workdir)
+
+
+def _with_equals(arguments: Sequence[str]) -> list[str]:
+    """`--flag value` as `--flag=value`."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in ("--config", "--workdir"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _found_by_name(argument: str) -> str:
@@ -96,8 +109,32 @@ def _importable_configs(arguments: Sequence[str]) -> Iterator[None]:
             sys.path.remove(folder)
 
 
+def _explain(
+    error: BaseException, values: flags.FlagValues, arguments: Sequence[str]
+) -> str:
+    """What is wrong in the arguments, in one line."""
+    config = values["config"].value
+    if not isinstance(config, ConfigDict):
+        return f"{_one_line(error)}; {USAGE}"
+    for argument in arguments:
+        name = argument.partition("=")[0].lstrip("-")
+        if not name.startswith("config."):
+            continue
+        *sections, key = name.split(".")[1:]
+        section: Any = config
+        for part in sections:
+            section = section.get(part) if isinstance(section, ConfigDict) else None
+        if not isinstance(section, ConfigDict):
+            return f"{name} is unknown; sections are {', '.join(sorted(config))}"
+        if key not in section:
+            return f"{name} is unknown; choose from {', '.join(sorted(section))}"
+    return f"{_one_line(error)}; {USAGE}"
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).strip("'\"").split())
+    # A KeyError shows its message in quotes.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())
 
 
 def load_config(name: str, variant: str | None = None) -> ConfigDict:
@@ -119,7 +156,7 @@ def main() -> None:
         print(f"{__doc__}\n{USAGE}")
         return
     config, workdir = parse(arguments)
-    result: dict[str, Any] = train.run(config.to_dict(), workdir)
+    result: dict[str, Any] = train.run(config, workdir)
     report.print_result(result)
 
 

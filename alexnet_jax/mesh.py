@@ -78,9 +78,10 @@ def open_mesh(
 
 
 def _count(value: int | str, axis: str) -> int:
-    if not isinstance(value, int) or value < 1:
+    # An override of "auto" on the command line comes as text.
+    if not str(value).isdecimal() or int(value) < 1:
         raise InputError(f"mesh.{axis}={value!r} must be auto or a positive number")
-    return value
+    return int(value)
 
 
 def one_device() -> Mesh:

@@ -1,9 +1,10 @@
 """AlexNet in towers, as a Flax module (section 3.5 and figure 2 of the paper).
 
 The paper splits the network over two GPUs. Here the halves are called towers, and
-every parameter of a tower has a leading axis of size `towers`. A device works on a list of the
-towers it holds: all of them on one device, one of them where a mesh axis `tower_axis`
-splits the parameters. Inside `shard_map` all shapes are those of the local shard.
+every parameter of a tower has a leading axis of size `towers`. A device works on a list
+of the towers it holds: all of them on one device, one of them where a mesh axis
+`tower_axis` splits the parameters. Inside `shard_map` all shapes are those of the local
+shard.
 
 Towers see each other's features only where a layer's name is in `exchanges`: there the
 features are concatenated and gathered over the axis. The last layer is each tower's

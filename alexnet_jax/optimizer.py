@@ -102,7 +102,7 @@ def make_schedule(
       bias_drops: how many drops biases take part in (the 2012 runs: at most one); None
         for all.
       layer_rates: factors of a layer's rate: `{"conv1": 0.1}`, or in stages
-        `{"conv1": ((67, 0.1), (72, 0.0))}` from these epochs on. Zero freezes the layer.
+        `{"conv1": ((67, 0.1), (72, 0.0))}` from these epochs on. Zero freezes it.
       colour_shift: coefficient of the colour shift (section 4.1).
       colour_epochs: the epoch from which the colour shift is off (the 2012 run: 67).
 

@@ -8,6 +8,7 @@ nothing. So the step is the whole state of the data, and nothing of Grain is sav
 import dataclasses
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -135,11 +136,14 @@ def train_dataset(
         deviations=statistics.deviations,
         directions=statistics.directions,
     )
+    source = pipeline.dataset.splits["train"]
+    # As good as without end; `repeat(None)` overflows with batches of one.
+    epochs = sys.maxsize // (2 * len(source))
     order, draws = np.random.SeedSequence(seed).generate_state(2)
     return (
-        grain.MapDataset.source(pipeline.dataset.splits["train"])
+        grain.MapDataset.source(source)
         .shuffle(seed=int(order))
-        .repeat(None)
+        .repeat(epochs)
         .random_map(view, seed=int(draws))
         .batch(batch_size // processes)[process::processes]
     )

@@ -1,8 +1,8 @@
 """Originals to a prepared data set, which trains without decoding or resizing them.
 
 See `prepared` for what is written. Every picture is stored once as the paper prepares
-it: short side resized, centre square cut out (section 2). The training pictures' order is drawn from a fixed seed, so that
-shards are alike; labels are the sorted classes.
+it: short side resized, centre square cut out (section 2). The training pictures' order
+is drawn from a fixed seed, so that shards are alike; labels are the sorted classes.
 """
 
 import argparse

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from alexnet_jax import figures, losses
 from alexnet_jax import mesh as meshes
@@ -30,7 +31,7 @@ from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.plan import make_plan
 
 
-def run(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]:
     """Train from where the work directory stands to the end of the config's plan.
 
     Args:
@@ -45,25 +46,25 @@ def run(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
       InputError: if something in the config, the data or the directory is wrong.
       Interrupted: after saving, if Ctrl-C or SIGTERM asked to stop.
     """
-    config = plain(config)
+    settings = plain(config)
     workdirs.create(workdir)
     workdirs.check_format(workdir)
-    towers = config["model"].get("towers", AlexNet.towers)
-    mesh = call(config, "mesh", towers=towers)
-    pipeline = call(config, "data")
+    towers = settings["model"].get("towers", AlexNet.towers)
+    mesh = call(settings, "mesh", towers=towers)
+    pipeline = call(settings, "data")
     dataset = pipeline.dataset
     workdirs.check_data(workdir, dataset.fingerprint)
     examples = len(dataset.splits["train"])
-    plan = call(config, "train", examples=examples)
+    plan = call(settings, "train", examples=examples)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
-    model = call(config, "model", num_classes=len(dataset.class_names))
+    model = call(settings, "model", num_classes=len(dataset.class_names))
     model.check_size(pipeline.crop, pipeline.crop)
-    schedule = call(config, "schedule", steps_per_epoch=plan.steps_per_epoch)
-    optimizer = call(config, "optimizer", schedule)
+    schedule = call(settings, "schedule", steps_per_epoch=plan.steps_per_epoch)
+    optimizer = call(settings, "optimizer", schedule)
     abstract_state = steps.abstract_state(model, optimizer, mesh, pipeline.crop)
-    validate = call(config, "eval", model=model, mesh=mesh, pipeline=pipeline)
-    checkpoints = call(config, "checkpoint", workdir / workdirs.CHECKPOINTS)
-    workdirs.start_run(workdir, config)
+    validate = call(settings, "eval", model=model, mesh=mesh, pipeline=pipeline)
+    checkpoints = call(settings, "checkpoint", workdir / workdirs.CHECKPOINTS)
+    workdirs.start_run(workdir, settings)
 
     with checkpoints, Interrupts() as interrupts:
         data = measured_data(workdir, pipeline)
@@ -215,13 +216,18 @@ def call(config: Mapping[str, Any], section: str, *given: Any, **named: Any) -> 
 
 def check_keys(config: Mapping[str, Any], section: str) -> None:
     """Raise an InputError if a key of a section is no argument of its function."""
-    parameters = inspect.signature(SECTIONS[section]).parameters
-    taken = [name for name in parameters if name not in NOT_FROM_CONFIG]
     for key in config.get(section, {}):
-        if key not in taken:
+        if key not in keys(section):
             raise InputError(
-                f"config.{section}.{key} is unknown; choose from {', '.join(taken)}"
+                f"config.{section}.{key} is unknown; "
+                f"choose from {', '.join(keys(section))}"
             )
+
+
+def keys(section: str) -> list[str]:
+    """The keys of a config section."""
+    parameters = inspect.signature(SECTIONS[section]).parameters
+    return [name for name in parameters if name not in NOT_FROM_CONFIG]
 
 
 def plain(value: Any) -> Any:

@@ -14,8 +14,8 @@ Expected:   published for this network on the 2012 validation set with ten crops
             top-1 and 18.2 % top-5 error. Not measured here.
 """
 
-from ml_collections import ConfigDict, config_dict
-from presets import preset
+from ml_collections import ConfigDict
+from presets import preset_config
 
 
 STAGED = {
@@ -24,43 +24,15 @@ STAGED = {
     "colour_epochs": 67.0,
     "layer_rates": {"conv1": ((67, 0.1), (72, 0.0))},
 }
+VARIANTS = ("code2012", "paper")
 
 
 def get_config(variant: str = "code2012") -> ConfigDict:
-    if variant not in ("code2012", "paper"):
-        raise ValueError(f"no variant {variant!r}; choose code2012 or paper")
-    config = ConfigDict(preset(variant))
-    config.model.update({"dtype": "float32", "activation": "relu", "dropout": 0.5})
-    config.data = {
-        "source": "prepared",
-        "path": config_dict.placeholder(str),
-        "size": 256,
-        "crop": 224,
-        "flip": True,
-        "threads": config_dict.placeholder(int),
-        "workers": 0,
-        "buffer": config_dict.placeholder(int),
-    }
-    config.optimizer.update({"momentum": 0.9, "weight_decay": 0.0005})
-    config.schedule.update({"learning_rate": 0.01, "colour_shift": 0.1})
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    config = preset_config(variant)
+    config.train.update({"epochs": 90.0, "save_steps": 2000})
     if variant == "code2012":
         config.schedule.update(STAGED)
-    else:
-        config.schedule.update({"kind": "plateau", "drops": 3, "patience": 4})
-    config.train = {
-        "batch_size": 128,
-        "epochs": 91.0 if variant == "code2012" else 90.0,
-        "steps": config_dict.placeholder(int),
-        "seed": 0,
-        "validate_steps": config_dict.placeholder(int),
-        "save_steps": 2000,
-    }
-    config.eval = {"batch_size": 128, "views": 1}
-    config.mesh = {
-        "data": "auto",
-        "tower": "auto",
-        "platform": config_dict.placeholder(str),
-        "virtual_cpu_devices": config_dict.placeholder(int),
-    }
-    config.checkpoint = {"keep_latest": 2, "keep_best": 1}
+        config.train.epochs = 91.0
     return config

@@ -1,29 +1,64 @@
-"""Named networks: values for several sections of a config, merged by `get_config`."""
+"""What every config starts from: all sections with all their keys, and named networks.
+
+A preset is a name for values in several sections. The first, `code2012`, has them all;
+the others say where they differ.
+"""
 
 from typing import Any
 
+from ml_collections import ConfigDict, config_dict
 
-# The network that gave the published digits is what `AlexNet`, `momentum_sgd` and
-# `make_schedule` do by default; its values are spelled out where others differ.
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # Run 145 of the 2012 code.
+    # Run 145 of the 2012 code, which gave the paper's published digits.
     "code2012": {
         "model": {
+            "towers": 2,
+            "channels": (96, 256, 384, 384, 256),
+            "kernel_sizes": (11, 5, 3, 3, 3),
+            "strides": (4, 1, 1, 1, 1),
+            "hidden": (4096, 4096),
+            "exchanges": ("conv3", "fc6", "fc7"),
+            "activation": "relu",
+            "pools": ("conv1", "conv2", "conv5"),
+            "pool_window": 3,
+            "pool_stride": 2,
+            "pool_partial": False,
+            "norms": ("conv1", "conv2"),
             "norm_before_relu": ("conv1",),
-            "norm_alpha": 2e-5,
+            "norm_after_pool": False,
+            "norm_size": 5,
             "norm_k": 2.0,
+            "norm_alpha": 2e-5,
+            "norm_beta": 0.75,
             "same_map_norms": ("conv2",),
+            "dropout": 0.5,
             "kernel_std": (0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
+            "bias": (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0),
+            "dtype": "float32",
         },
-        "optimizer": {"bias_rate": 2.0, "bias_weight_decay": 0.0},
-        "schedule": {"bias_drops": 1},
+        "optimizer": {
+            "momentum": 0.9,
+            "weight_decay": 0.0005,
+            "bias_weight_decay": 0.0,
+            "bias_rate": 2.0,
+        },
+        "schedule": {
+            "kind": "plateau",
+            "learning_rate": 0.01,
+            "factor": 0.1,
+            "drops": 3,
+            "patience": 4,
+            "epochs": (),
+            "bias_drops": 1,
+            "colour_shift": 0.1,
+        },
     },
     # The paper's text to the letter.
     "paper": {
         "model": {
             "norm_before_relu": (),
             "norm_alpha": 1e-4,
-            "norm_k": 2.0,
             "same_map_norms": (),
             "kernel_std": (0.01,) * 8,
         },
@@ -59,12 +94,50 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def preset(name: str) -> dict[str, dict[str, Any]]:
-    """A copy of a preset's sections.
+def preset_config(name: str) -> ConfigDict:
+    """A config with every key, the preset's network, and data and lengths to be set.
 
     Raises:
       ValueError: if there is no such preset.
     """
     if name not in PRESETS:
         raise ValueError(f"no variant {name!r}; choose from {', '.join(PRESETS)}")
-    return {section: dict(values) for section, values in PRESETS[name].items()}
+    config = ConfigDict(
+        {
+            **PRESETS["code2012"],
+            "data": {
+                "source": "prepared",
+                "path": config_dict.placeholder(str),
+                "size": 256,
+                "validation_fraction": 0.1,
+                "crop": 224,
+                "crops": True,
+                "flip": True,
+                "threads": config_dict.placeholder(int),
+                "workers": 0,
+                "buffer": config_dict.placeholder(int),
+            },
+            # The global batch, split over the data axis.
+            "train": {
+                "batch_size": 128,
+                "steps": config_dict.placeholder(int),
+                "epochs": config_dict.placeholder(float),
+                "seed": 0,
+                "validate_steps": config_dict.placeholder(int),
+                "save_steps": config_dict.placeholder(int),
+            },
+            "eval": {"batch_size": 128, "views": 1},
+            "mesh": {
+                "data": "auto",
+                "tower": "auto",
+                "platform": config_dict.placeholder(str),
+                "virtual_cpu_devices": config_dict.placeholder(int),
+            },
+            "checkpoint": {"keep_latest": 2, "keep_best": 1},
+        }
+    )
+    config.optimizer.layer_decays = ConfigDict()
+    config.schedule.layer_rates = ConfigDict()
+    config.schedule.colour_epochs = config_dict.placeholder(float)
+    config.update(PRESETS[name])
+    return config

@@ -13,12 +13,6 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.main import parse
 
 
-ARGUMENTS = (
-    "--config=quickstart",
-    "--config.data.validation_fraction=0.9",
-    "--config.train.batch_size=8",
-    "--config.train.steps=20",
-)
 CONFIG = """
 import quickstart
 
@@ -26,10 +20,9 @@ def get_config():
     config = quickstart.get_config()
     config.model.update({model})
     config.data.update({{"validation_fraction": 0.95, "threads": 2, "workers": 0}})
-    config.train = {{"batch_size": 8, "steps": 20, "seed": 0, "validate_steps": 8,
-                     "save_steps": 10}}
-    config.eval = {{"batch_size": 600}}
-    config.checkpoint = {{"keep_latest": 2}}
+    config.train.update({{"batch_size": 8, "steps": 20, "validate_steps": 8,
+                         "save_steps": 10}})
+    config.eval.batch_size = 600
     return config
 """
 

@@ -77,7 +77,7 @@ def test_only_the_edge_knows_what_it_should():
         _, other = imports(path.stem)
         if path.stem != "checkpoint":
             assert "orbax" not in other, path
-        if path.stem != "main":
+        if path.stem not in ("main", "train"):
             assert "ml_collections" not in other, path
         if path.stem in (
             "augment",

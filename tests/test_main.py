@@ -30,6 +30,8 @@ def test_overrides_and_variants():
         ]
     )
     assert workdir == Path("somewhere")
+    apart, _ = main.parse(["--config", "quickstart", "--workdir", "x"])
+    assert apart.data.source == "digits"
     assert config.data.path == "pictures"
     assert config.train.batch_size == 256
     assert config.schedule.kind == "plateau"
@@ -66,14 +68,11 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
         ("--config.train.batch_size=0", "train.batch_size=0"),
         ("--config.mesh.tower=3", "does not divide the network's 2 towers; use 1 or 2"),
         ("--config.mesh.data=4", "virtual_cpu_devices="),
-        ("--config.data.crop=66", None),
         ("--config.data.crop=60", "the nearest sizes that do: 64"),
         ("--config.eval.views=3", "eval.views=3 must be 1 or 10"),
     ],
 )
 def test_what_is_wrong_in_the_values_is_one_line(tmp_path, override, shown):
-    if shown is None:
-        return
     with pytest.raises(InputError) as caught:
         runs.run(tmp_path, "run", override)
     assert shown in str(caught.value)

@@ -17,8 +17,9 @@ from alexnet_jax.train import call, plain
 
 
 def preset(name, *, num_classes=1000, **changes):
-    values = runpy.run_path(str(config_folder() / "presets.py"))["preset"](name)
-    settings = {"model": {**values["model"], **changes}}
+    presets = runpy.run_path(str(config_folder() / "presets.py"))
+    values = presets["preset_config"](name).model.to_dict()
+    settings = {"model": {**values, **changes}}
     return call(settings, "model", num_classes=num_classes)
 
 
