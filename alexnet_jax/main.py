@@ -107,12 +107,17 @@ def _importable_configs(arguments: Sequence[str]) -> Iterator[None]:
     finally:
         for folder in folders:
             sys.path.remove(folder)
+        # ml_collections runs the next config in the same module, where this one's
+        # functions would still be found.
+        sys.modules.pop("config_config", None)
 
 
 def _explain(
     error: BaseException, values: flags.FlagValues, arguments: Sequence[str]
 ) -> str:
     """What is wrong in the arguments, in one line."""
+    if "has no attribute 'get_config'" in str(error):
+        return f"the config has no function get_config; {USAGE}"
     config = values["config"].value
     if not isinstance(config, ConfigDict):
         return f"{_one_line(error)}; {USAGE}"

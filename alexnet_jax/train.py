@@ -227,7 +227,7 @@ def check_keys(config: Mapping[str, Any], section: str) -> None:
 def keys(section: str) -> list[str]:
     """The keys of a config section."""
     parameters = inspect.signature(SECTIONS[section]).parameters
-    return [name for name in parameters if name not in NOT_FROM_CONFIG]
+    return [name for name in parameters if name not in GIVEN_BY_RUN.get(section, ())]
 
 
 def plain(value: Any) -> Any:
@@ -251,10 +251,12 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "checkpoint": Checkpoints,
 }
 # But for these, which the run itself gives.
-NOT_FROM_CONFIG = frozenset(
-    (
-        *("num_classes", "tower_axis", "parent", "name"),
-        *("schedule", "steps_per_epoch", "examples"),
-        *("model", "mesh", "pipeline", "directory"),
-    )
-)
+GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
+    "model": ("num_classes", "tower_axis", "parent", "name"),
+    "optimizer": ("schedule",),
+    "schedule": ("steps_per_epoch",),
+    "train": ("examples",),
+    "eval": ("model", "mesh", "pipeline"),
+    "mesh": ("towers",),
+    "checkpoint": ("directory",),
+}

@@ -1,12 +1,20 @@
 """Every test sees two CPU devices, strict types, and annotations that are checked."""
 
 import os
+import tempfile
 
 
 # In the environment too, for the processes that tests start.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 os.environ.pop("XLA_FLAGS", None)
+
+# Many tests, and the processes they start, compile the same programs: each once is
+# enough. The folder is this run's own.
+COMPILED = tempfile.TemporaryDirectory(prefix="alexnet_jax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jaxtyping

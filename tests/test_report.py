@@ -20,7 +20,8 @@ def report(tmp_path, start=0, **options):
 
 
 def lines(tmp_path):
-    return [json.loads(text) for text in (tmp_path / METRICS_FILE).open()]
+    text = (tmp_path / METRICS_FILE).read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_a_line_for_every_step_one_step_late(tmp_path):

@@ -107,7 +107,7 @@ def test_gradients_equal_those_of_the_network_without_a_mesh():
                 chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), own, axis=1)
                 return -chosen.mean()
 
-            first = flat(jax.grad(loss)(jax.tree.map(jnp.asarray, tree)))
+            first = flat(jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, tree)))
         state, _ = train(state, batch)
         after = flat(state.params)
         for name, gradient in first.items():

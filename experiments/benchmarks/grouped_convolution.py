@@ -1,0 +1,216 @@
+"""Is the train step faster than the same network written the usual way?
+
+The usual way is one tower of twice the width with `feature_group_count=2` in conv2,
+conv4 and conv5, XLA's own max pooling (`reduce_window`) and a response normalisation
+left to automatic differentiation. Both sides take the same step: 224 crops, dropout,
+momentum and decay; they run in turn, in one process.
+
+    python experiments/benchmarks/grouped_convolution.py --output=FOLDER
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import NamedSharding
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax import optimizer, step
+from alexnet_jax.model import AlexNet
+
+
+CLASSES, SIZE = 1000, 224
+
+
+def usual_norm(x, *, size, k, alpha, beta, spatial=False):
+    """Response normalisation by `reduce_window` and a power."""
+    window = (1, size, size, 1) if spatial else (1, 1, 1, size)
+    total = lax.reduce_window(x * x, 0.0, lax.add, window, (1, 1, 1, 1), "SAME")
+    return x / jnp.power(k + alpha * total, beta)
+
+
+def usual_pool(x):
+    window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "VALID")
+
+
+def usual_logits(params, images, key):
+    """`code2012` without towers: their halves are groups of channels."""
+
+    def conv(name, x, stride=1, padding="SAME", groups=1):
+        y = lax.conv_general_dilated(
+            x,
+            params[name]["kernel"],
+            (stride, stride),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        return y + params[name]["bias"]
+
+    def by_tower(x):
+        constants = {"size": 5, "k": 2.0, "alpha": 2e-5, "beta": 0.75}
+        halves = jnp.split(x, 2, axis=-1)
+        return jnp.concatenate([usual_norm(h, **constants) for h in halves], axis=-1)
+
+    border = (0, (11 - SIZE) % 4)
+    x = conv("conv1", images, stride=4, padding=(border, border))
+    x = jax.nn.relu(usual_pool(by_tower(x)))
+    x = by_tower(jax.nn.relu(conv("conv2", x, groups=2)))
+    x = usual_norm(x, size=5, k=1.0, alpha=4e-5, beta=0.75, spatial=True)
+    x = usual_pool(x)
+    x = jax.nn.relu(conv("conv3", x))
+    x = jax.nn.relu(conv("conv4", x, groups=2))
+    x = jax.nn.relu(usual_pool(conv("conv5", x, groups=2)))
+    x = x.reshape(x.shape[0], -1)
+    for name, drop_key in zip(("fc6", "fc7"), jax.random.split(key), strict=True):
+        x = jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"])
+        x = jnp.where(jax.random.bernoulli(drop_key, 0.5, x.shape), x, 0)
+    return x @ params["fc8"]["kernel"] + params["fc8"]["bias"]
+
+
+def without_towers(params):
+    """The parameters of two towers as those of one network with groups."""
+
+    def joined(name, layer):
+        kernel, bias = layer["kernel"], layer["bias"]
+        axis = 0 if name == "fc8" else -1
+        kernel = jnp.concatenate(list(kernel), axis=axis)
+        return {"kernel": kernel, "bias": bias.reshape(-1)}
+
+    return {name: joined(name, layer) for name, layer in params.items()}
+
+
+def usual_side(params, host, mean):
+    sgd = optax.chain(optax.add_decayed_weights(0.0005), optax.sgd(0.01, 0.9))
+
+    def loss(params, batch, key):
+        images = step.shift_colours(
+            batch["image"], mean, batch["colour_shift"], jnp.float32(0.1)
+        )
+        logits = usual_logits(params, images, key)
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, batch["label"]
+        ).mean()
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def train(params, state, batch, key):
+        value, grads = jax.value_and_grad(loss)(params, batch, key)
+        updates, state = sgd.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    carry = [without_towers(params), None]
+    carry[1] = sgd.init(carry[0])
+    batch = jax.device_put(host)
+
+    def run():
+        carry[0], carry[1], value = train(*carry, batch, jax.random.key(0))
+        jax.block_until_ready(value)
+        jax.block_until_ready(carry[0])
+
+    return run
+
+
+def our_side(host, tower):
+    mesh = meshes.open_mesh(towers=2, data=1, tower=tower)
+    model = AlexNet(num_classes=CLASSES)
+    schedule = optimizer.make_schedule(steps_per_epoch=1000)
+    sgd = optimizer.momentum_sgd(schedule)
+    state = step.init_state(model, sgd, mesh, SIZE, 0)
+    train = step.make_train_step(model, sgd, schedule, mesh, 0)
+    batch = jax.device_put(host, NamedSharding(mesh, meshes.EXAMPLES))
+    mean = np.full((SIZE, SIZE, 3), 120, np.float32)
+    carry = [state]
+    params = jax.tree.map(np.asarray, jax.device_get(state.params))
+    mean_on_mesh = jax.device_put(mean, step.replicated(mesh))
+
+    def run():
+        carry[0], metrics = train(carry[0], batch, mean_on_mesh)
+        jax.block_until_ready(metrics)
+        jax.block_until_ready(carry[0].params)
+
+    return run, params, mean
+
+
+def seconds(run, steps):
+    begin = time.perf_counter()
+    for _ in range(steps):
+        run()
+    return (time.perf_counter() - begin) / steps
+
+
+def commit():
+    root = Path(__file__).parents[2]
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    return subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="in a round and side")
+    parser.add_argument("--tower", type=int, default=2, help="devices for the towers")
+    parser.add_argument("--output", type=Path, help="folder for the raw results")
+    given = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", given.tower)
+    rng = np.random.default_rng(0)
+    shape = (given.batch_size, SIZE, SIZE, 3)
+    host = {
+        "image": rng.integers(0, 256, shape, dtype=np.uint8),
+        "label": rng.integers(0, CLASSES, given.batch_size).astype(np.int32),
+        "colour_shift": rng.normal(0, 9, (given.batch_size, 3)).astype(np.float32),
+    }
+    ours, params, mean = our_side(host, given.tower)
+    usual = usual_side(jax.tree.map(jnp.asarray, params), host, jnp.asarray(mean))
+    sides = {"ours": ours, "usual": usual}
+    for run in sides.values():
+        run()
+    rounds = []
+    for _ in range(given.rounds):
+        times = {name: seconds(run, given.steps) for name, run in sides.items()}
+        rates = {name: given.batch_size / value for name, value in times.items()}
+        rounds.append({**rates, "ratio": rates["ours"] / rates["usual"]})
+        print(json.dumps(rounds[-1]), file=sys.stderr)
+    ratios = [entry["ratio"] for entry in rounds]
+    result = {
+        "benchmark": "grouped_convolution",
+        "unit": "images per second",
+        "batch_size": given.batch_size,
+        "ours": statistics.median(entry["ours"] for entry in rounds),
+        "usual": statistics.median(entry["usual"] for entry in rounds),
+        "ratio": statistics.median(ratios),
+        "ratio_spread": [min(ratios), max(ratios)],
+        "rounds": rounds,
+        "devices": [str(device) for device in jax.devices()],
+        "cores": os.cpu_count(),
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "jax": importlib.metadata.version("jax"),
+        "commit": commit(),
+    }
+    text = json.dumps(result)
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
+        (given.output / "grouped_convolution.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
