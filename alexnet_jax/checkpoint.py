@@ -33,10 +33,17 @@ class Checkpoints:
       directory: where they lie; made when something is saved.
       keep_latest: how many of the latest are kept.
       keep_best: how many of the best by validation error are kept beside them.
+      clean: whether to remove what an unfinished save left behind. For the run that
+        saves there, and nobody else.
     """
 
     def __init__(
-        self, directory: Path, *, keep_latest: int = 2, keep_best: int = 1
+        self,
+        directory: Path,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        clean: bool = False,
     ) -> None:
         self._directory = directory.absolute()
         self._checkpointer = ocp.training.Checkpointer(
@@ -56,7 +63,7 @@ class Checkpoints:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=clean,
         )
 
     def __enter__(self) -> "Checkpoints":

@@ -1,5 +1,6 @@
 """The ("data", "tower") mesh and everything that says what lies where on it."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ def open_mesh(
       tower: devices along which the towers are split; "auto" takes one for each tower
         where that many devices are there, else one for all. The numbers are the same.
       platform: `cpu`, `gpu` or `tpu`; None leaves the choice to JAX.
-      virtual_cpu_devices: how many devices a CPU shows itself as.
+      virtual_cpu_devices: how many devices a CPU shows itself as; the environment's
+        JAX_NUM_CPU_DEVICES comes first.
 
     Raises:
       InputError: if the axis doesn't divide the towers, or there are too few devices.
@@ -97,6 +99,9 @@ def _mesh(data: int, tower: int, devices: Sequence[Any]) -> Mesh:
 
 
 def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> None:
+    # Whoever sets the variable for one command means it more than a run's config.
+    if "JAX_NUM_CPU_DEVICES" in os.environ:
+        virtual_cpu_devices = None
     settings = {"jax_platforms": platform, "jax_num_cpu_devices": virtual_cpu_devices}
     for name, value in settings.items():
         if value is None or getattr(jax.config, name) == value:

@@ -35,7 +35,7 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     """Train from where the work directory stands to the end of the config's plan.
 
     Args:
-      config: the sections above, as a mapping or a ConfigDict.
+      config: the sections of `SECTIONS`, as a mapping or a ConfigDict.
       workdir: gets the run's files; where it has checkpoints the run goes on from the
         latest.
 
@@ -63,7 +63,9 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     optimizer = call(settings, "optimizer", schedule)
     abstract_state = steps.abstract_state(model, optimizer, mesh, pipeline.crop)
     validate = call(settings, "eval", model=model, mesh=mesh, pipeline=pipeline)
-    checkpoints = call(settings, "checkpoint", workdir / workdirs.CHECKPOINTS)
+    checkpoints = call(
+        settings, "checkpoint", workdir / workdirs.CHECKPOINTS, clean=True
+    )
     workdirs.start_run(workdir, settings)
 
     with checkpoints, Interrupts() as interrupts:
@@ -258,5 +260,5 @@ GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "train": ("examples",),
     "eval": ("model", "mesh", "pipeline"),
     "mesh": ("towers",),
-    "checkpoint": ("directory",),
+    "checkpoint": ("directory", "clean"),
 }
