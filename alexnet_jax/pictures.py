@@ -37,13 +37,9 @@ def decode(data: bytes, name: str, *, size: int) -> UInt8[np.ndarray, "size size
     try:
         with Image.open(io.BytesIO(data)) as image:
             picture = square(to_rgb(ImageOps.exif_transpose(image)), size)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-    ) as error:
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is not a picture; mend or remove it") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{name} can't be read as a picture ({error}); mend or remove it"
         ) from error

@@ -1,3 +1,4 @@
+import io
 import json
 
 import numpy as np
@@ -116,10 +117,15 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
     (tmp_path / "b" / "0.png").write_bytes(b"no picture")
     save(tmp_path / "a" / "1.png", np.zeros((9, 9, 3), np.uint8))
     save(tmp_path / "b" / "1.png", np.zeros((9, 9, 3), np.uint8))
+    cut = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)
+    Image.fromarray(noise).save(cut, "png")
+    with pytest.raises(InputError, match=r"cut.png can't be read as a picture"):
+        pictures.decode(cut.getvalue()[:9000], "cut.png", size=8)
     dataset = open_folder(tmp_path, size=8)
     members = [*dataset.splits["train"].files, *dataset.splits["validation"].files]
     broken = sources.FolderSource(tmp_path, tuple(members), 8)
-    with pytest.raises(InputError, match=r"b/0.png can't be read as a picture"):
+    with pytest.raises(InputError, match=r"b/0.png is not a picture"):
         [broken[index] for index in range(len(broken))]
 
 
@@ -256,7 +262,9 @@ def test_an_unreadable_picture_stops_the_preparation_and_leaves_nothing(
     tmp_path, picture_folder
 ):
     (picture_folder / "train" / "class1" / "broken.jpg").write_bytes(b"\xff\xd8 no")
-    with pytest.raises(InputError, match=r"class1/broken.jpg can't be read"):
+    with pytest.raises(
+        InputError, match=r"class1/broken.jpg (is not|can't be read as) a picture"
+    ):
         prepare.prepare(
             source="folder", input_path=picture_folder, output=tmp_path / "out", size=64
         )
