@@ -58,14 +58,16 @@ def evaluate(
     """
     # Devices come first: opening a checkpoint asks for them.
     configs = [plain(workdirs.read_config(workdir)) for workdir in workdirs_given]
-    settings = dict(configs[0]["mesh"])
+    settings = dict(configs[0].get("mesh", {}))
     if mesh is not None:
         settings["data"], settings["tower"] = mesh
-    towers = min(config["model"].get("towers", AlexNet.towers) for config in configs)
+    towers = min(
+        config.get("model", {}).get("towers", AlexNet.towers) for config in configs
+    )
     devices = meshes.open_mesh(towers=towers, **settings)
     members = [open_member(workdir, checkpoint) for workdir in workdirs_given]
     first = members[0]
-    size = batch_size or first.config["eval"]["batch_size"]
+    size = batch_size or first.config.get("eval", {}).get("batch_size", 128)
     meshes.check_batch(size, devices.shape["data"], "--batch_size")
     path = data_path or first.config["data"].get("path")
     pipelines_opened = [_open_pipeline(member, path) for member in members]

@@ -1,12 +1,49 @@
-"""Which picture sizes work out: every window of every layer has to fit exactly."""
+"""Which arguments of a network fit together, and which picture sizes fit it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from alexnet_jax.errors import InputError
 from alexnet_jax.pooling import pooled_size
 
 
 LARGEST_STEP = 4096
+DTYPES = ("float32", "bfloat16")
+
+
+def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
+    """Raise an InputError if the arguments of an `AlexNet` don't fit together."""
+    convolutions, layers = len(network.channels), len(network.layers)
+    for name, length in (
+        ("kernel_sizes", convolutions),
+        ("strides", convolutions),
+        ("kernel_std", layers),
+        ("bias", layers),
+    ):
+        if len(getattr(network, name)) != length:
+            raise InputError(
+                f"model.{name} has {len(getattr(network, name))} entries, but there "
+                f"are {length} layers to give one each"
+            )
+    for name in ("exchanges", "pools", "norms", "norm_before_relu", "same_map_norms"):
+        if unknown := set(getattr(network, name)) - set(network.layers):
+            raise InputError(
+                f"model.{name} names {', '.join(sorted(unknown))}; "
+                f"the layers are {', '.join(network.layers)}"
+            )
+    for name, known in (("activation", activations), ("dtype", DTYPES)):
+        if getattr(network, name) not in known:
+            raise InputError(
+                f"model.{name}={getattr(network, name)!r} unknown; "
+                f"choose from {', '.join(known)}"
+            )
+    for width in (*network.channels, *network.hidden):
+        if width % network.towers:
+            raise InputError(
+                f"a width of {width} does not divide over {network.towers} towers"
+            )
+    if not 0 <= network.dropout < 1:
+        raise InputError(f"model.dropout={network.dropout} must lie from 0 up to 1")
 
 
 def output_sides(

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
+
+from alexnet_jax.errors import Interrupted
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -18,8 +21,15 @@ class Interrupts:
         self.received: int | None = None
         self._before: dict[int, object] = {}
 
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come, where there is nothing to save."""
+        if self.received is not None:
+            raise Interrupted(self.received)
+
     def __enter__(self) -> "Interrupts":
-        for number in SIGNALS:
+        # Python delivers signals to the main thread alone.
+        main = threading.current_thread() is threading.main_thread()
+        for number in SIGNALS if main else ():
             self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -57,7 +57,8 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
             rest = values(["main", *arguments])
     except InputError:
         raise
-    except (KeyError, AttributeError, TypeError, ValueError, flags.Error) as error:
+    except Exception as error:
+        # A config is the user's code, and whatever it raises is the user's to mend.
         raise InputError(_explain(error, values, arguments)) from error
     if stray := rest[1:]:
         raise InputError(f"stray argument {' '.join(stray)}; {USAGE}")
@@ -120,7 +121,7 @@ def _explain(
         return f"the config has no function get_config; {USAGE}"
     config = values["config"].value
     if not isinstance(config, ConfigDict):
-        return f"{_one_line(error)}; {USAGE}"
+        return f"the config can't be read ({_one_line(error)}); {USAGE}"
     for argument in arguments:
         name = argument.partition("=")[0].lstrip("-")
         if not name.startswith("config."):
@@ -137,8 +138,12 @@ def _explain(
 
 
 def _one_line(error: BaseException) -> str:
-    # A KeyError shows its message in quotes.
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    # A KeyError shows its message in quotes, ml_collections a whole traceback.
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    if "Traceback" in str(text):
+        text = str(text).strip().splitlines()[-1]
     return " ".join(str(text).split())
 
 

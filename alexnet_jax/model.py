@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from alexnet_jax import geometry, lrn, pooling
 from alexnet_jax.errors import InputError
-from alexnet_jax.towers import TowerParameters, add_bias, dropout_masks
+from alexnet_jax.towers import TowerParameters, add_bias, convolve, dropout_masks
 
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid}
@@ -141,7 +141,11 @@ class AlexNet(nn.Module):
         )
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise an InputError that names the nearest sizes if pictures don't fit."""
+        """Raise an InputError if arguments don't fit together, or pictures don't fit.
+
+        It names the nearest sizes that do.
+        """
+        geometry.check_arguments(self, activations=ACTIVATIONS)
         for side, what in ((height, "height"), (width, "width")):
             geometry.check_side(side, what, lambda side: self.sizes(side) is not None)
 
@@ -237,18 +241,8 @@ class AlexNet(nn.Module):
         side, stride = self.kernel_sizes[index], self.strides[index]
         shape = (side, side, xs[0].shape[-1], self.channels[index] // self.towers)
         kernels, biases = self._parameters(index, shape)(self._tower_indices())
-        if stride > 1:
-            padding = [(0, (side - length) % stride) for length in xs[0].shape[1:3]]
-        else:
-            padding = [(side // 2, side // 2)] * 2
-        convolve = functools.partial(
-            lax.conv_general_dilated,
-            window_strides=(stride, stride),
-            padding=padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
         return [
-            add_bias(convolve(x, kernel.astype(x.dtype)), bias)
+            convolve(x, kernel, bias, stride)
             for x, kernel, bias in zip(xs, kernels, biases, strict=True)
         ]
 

@@ -80,6 +80,9 @@ def open_pipeline(
             f"data.crop={crop} must lie between 1 and the stored pictures' side of "
             f"{dataset.size}"
         )
+    for name, value in (("threads", threads), ("workers", workers), ("buffer", buffer)):
+        if value is not None and value < 0:
+            raise InputError(f"data.{name}={value} must not be negative")
     threads = threads or os.cpu_count() or 1
     return Pipeline(
         dataset=dataset,

@@ -49,7 +49,7 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     settings = plain(config)
     workdirs.create(workdir)
     workdirs.check_format(workdir)
-    towers = settings["model"].get("towers", AlexNet.towers)
+    towers = settings.get("model", {}).get("towers", AlexNet.towers)
     mesh = call(settings, "mesh", towers=towers)
     pipeline = call(settings, "data")
     dataset = pipeline.dataset
@@ -69,7 +69,7 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     workdirs.start_run(workdir, settings)
 
     with checkpoints, Interrupts() as interrupts:
-        data = measured_data(workdir, pipeline)
+        data = measured_data(workdir, pipeline, interrupts.check)
         mean = pipelines.mean_crop(data.statistics, pipeline.crop)
         mean = jax.device_put(mean, steps.replicated(mesh))
         validate = partial(validate, mean=mean)
@@ -174,8 +174,13 @@ def make_validation(
     return validate
 
 
-def measured_data(workdir: Path, pipeline: Pipeline) -> workdirs.Data:
-    """The data's names and statistics, measured at the first start and kept."""
+def measured_data(
+    workdir: Path, pipeline: Pipeline, check: Callable[[], None]
+) -> workdirs.Data:
+    """The data's names and statistics, measured at the first start and kept.
+
+    `check` is called after every picture, and may raise.
+    """
     if (workdir / workdirs.DATASET_FILE).exists():
         return workdirs.read_data(workdir)
     dataset = pipeline.dataset
@@ -184,7 +189,11 @@ def measured_data(workdir: Path, pipeline: Pipeline) -> workdirs.Data:
         total = len(dataset.splits["train"])
         with reports.progress_bar() as bar:
             task = bar.add_task("mean picture and colours", total=total, note="")
-            advance = partial(bar.advance, task)
+
+            def advance() -> None:
+                bar.advance(task)
+                check()
+
             statistics = pipelines.measure_statistics(pipeline, advance)
     data = workdirs.Data(
         class_names=dataset.class_names,

@@ -81,8 +81,6 @@ def test_a_state_restores_on_other_meshes(directory):
             )
 
 
-# Orbax drops coroutines and tasks when a file is broken.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_flipped_bit_is_never_restored_in_silence(directory):
     """Every data file of the checkpoint, a bit in the middle of each."""
     key = jax.random.key(0)

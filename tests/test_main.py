@@ -53,6 +53,9 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "get_config" in refused(f"--config={tmp_path / 'empty.py'}", "--workdir=x")
     (tmp_path / "wrong.py").write_text("def get_config(:\n")
     assert "wrong.py" in refused(f"--config={tmp_path / 'wrong.py'}", "--workdir=x")
+    (tmp_path / "raises.py").write_text("def get_config():\n    return 1 / 0\n")
+    raises = refused(f"--config={tmp_path / 'raises.py'}", "--workdir=x")
+    assert "division by zero" in raises
     base = ("--config=quickstart", "--workdir=x")
     assert "model.towerz" in refused(*base, "--config.model.towerz=3")
     assert "batch_size" in refused(*base, "--config.train.batch_size=many")

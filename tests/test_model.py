@@ -341,6 +341,25 @@ def test_conv1_sees_zeros_at_the_right_and_bottom_of_224():
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"activation": "gelu"}, "activation='gelu' unknown; choose from relu"),
+        ({"dtype": "int8"}, "dtype='int8' unknown; choose from float32, bfloat16"),
+        ({"strides": (4, 1)}, "strides has 2 entries, but there are 5 layers"),
+        ({"bias": (0.0,) * 7}, "bias has 7 entries, but there are 8 layers"),
+        ({"pools": ("conv7",)}, "pools names conv7; the layers are conv1, conv2"),
+        ({"hidden": (15, 12)}, "a width of 15 does not divide over 2 towers"),
+        ({"dropout": 1.0}, "dropout=1.0 must lie"),
+    ],
+)
+def test_arguments_that_do_not_fit_together(changes, shown):
+    with pytest.raises(InputError, match=shown):
+        jax.eval_shape(
+            tiny(**changes).init, jax.random.key(0), jnp.zeros((1, 67, 67, 3))
+        )
+
+
 def test_an_unknown_layer_names_those_there_are():
     images = jnp.zeros((1, 67, 67, 3))
     variables = tiny().init(jax.random.key(0), images)
