@@ -40,29 +40,47 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
     Raises:
       InputError: on anything wrong in the arguments or in the config they name.
     """
-    values = flags.FlagValues()
-    flags.DEFINE_string(
-        "workdir", None, "Where the run's files go.", flag_values=values
-    )
     arguments = [_found_by_name(argument) for argument in _with_equals(arguments)]
-    config_flags.DEFINE_config_file(
-        "config", flag_values=values, sys_argv=["main", *arguments]
-    )
-    given = {argument.split("=")[0].lstrip("-") for argument in arguments}
+    given = {argument.partition("=")[0].lstrip("-") for argument in arguments}
     for name in ("config", "workdir"):
         if name not in given:
             raise InputError(f"--{name} is missing; {USAGE}")
+    overrides = [a for a in arguments if a.lstrip("-").startswith("config.")]
+    plain = _parsed([a for a in arguments if a not in overrides]).config
+    for override in overrides:
+        _check_known(override.partition("=")[0].lstrip("-"), plain)
+    values = _parsed(arguments)
+    return values.config, Path(values.workdir)
+
+
+def _parsed(arguments: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    arguments = ["main", *arguments]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    flags.DEFINE_string(
+        "workdir", None, "Where the run's files go.", flag_values=values
+    )
     try:
         with _importable_configs(arguments):
-            rest = values(["main", *arguments])
-    except InputError:
-        raise
+            stray = values(arguments)[1:]
     except Exception as error:
         # A config is the user's code, and whatever it raises is the user's to mend.
-        raise InputError(_explain(error, values, arguments)) from error
-    if stray := rest[1:]:
+        raise InputError(f"{_one_line(error)}; {USAGE}") from error
+    if stray:
         raise InputError(f"stray argument {' '.join(stray)}; {USAGE}")
-    return values.config, Path(values.workdir)
+    return values
+
+
+def _check_known(name: str, config: ConfigDict) -> None:
+    """Raise an InputError if `config.SECTION.KEY` is not in the config."""
+    *sections, key = name.split(".")[1:]
+    section: Any = config
+    for part in sections:
+        section = section.get(part) if isinstance(section, ConfigDict) else None
+    if not isinstance(section, ConfigDict):
+        raise InputError(f"--{name} is unknown; sections are {', '.join(config)}")
+    if key not in section:
+        raise InputError(f"--{name} is unknown; choose from {', '.join(section)}")
 
 
 def _with_equals(arguments: Sequence[str]) -> list[str]:
@@ -111,30 +129,6 @@ def _importable_configs(arguments: Sequence[str]) -> Iterator[None]:
         # ml_collections runs the next config in the same module, where this one's
         # functions would still be found.
         sys.modules.pop("config_config", None)
-
-
-def _explain(
-    error: BaseException, values: flags.FlagValues, arguments: Sequence[str]
-) -> str:
-    """What is wrong in the arguments, in one line."""
-    if "has no attribute 'get_config'" in str(error):
-        return f"the config has no function get_config; {USAGE}"
-    config = values["config"].value
-    if not isinstance(config, ConfigDict):
-        return f"the config can't be read ({_one_line(error)}); {USAGE}"
-    for argument in arguments:
-        name = argument.partition("=")[0].lstrip("-")
-        if not name.startswith("config."):
-            continue
-        *sections, key = name.split(".")[1:]
-        section: Any = config
-        for part in sections:
-            section = section.get(part) if isinstance(section, ConfigDict) else None
-        if not isinstance(section, ConfigDict):
-            return f"{name} is unknown; sections are {', '.join(sorted(config))}"
-        if key not in section:
-            return f"{name} is unknown; choose from {', '.join(sorted(section))}"
-    return f"{_one_line(error)}; {USAGE}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -48,10 +48,10 @@ class TowerParameters(nn.Module):
 
 def convolve(
     x: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "side side channels width"],
-    bias: Float[Array, " width"],
+    kernel: Float[Array, "side side channels kernels"],
+    bias: Float[Array, " kernels"],
     stride: int,
-) -> Float[Array, "batch rows columns width"]:
+) -> Float[Array, "batch rows columns kernels"]:
     """A convolution plus bias, in the type of `x`.
 
     With a stride, zeros to the right and bottom fill up the last stride, as in the 2012

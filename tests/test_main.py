@@ -50,7 +50,9 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "nowhere does not exist" in unknown
     assert "quickstart" in unknown
     (tmp_path / "empty.py").write_text("x = 1\n")
-    assert "get_config" in refused(f"--config={tmp_path / 'empty.py'}", "--workdir=x")
+    assert "no attribute 'get_config'" in refused(
+        f"--config={tmp_path / 'empty.py'}", "--workdir=x"
+    )
     (tmp_path / "wrong.py").write_text("def get_config(:\n")
     assert "wrong.py" in refused(f"--config={tmp_path / 'wrong.py'}", "--workdir=x")
     (tmp_path / "raises.py").write_text("def get_config():\n    return 1 / 0\n")
