@@ -1,5 +1,6 @@
 """Progress on the terminal, metrics.jsonl, and TensorBoard where it is installed."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -85,9 +86,10 @@ class Report:
         )
         self._board: Any = None
         if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
+            # An extra: not there to be resolved where it isn't installed.
+            board = importlib.import_module("tensorboardX")
+            folder = str(workdir / "tensorboard")
+            self._board = board.SummaryWriter(folder, purge_step=start)
 
     def __enter__(self) -> "Report":
         self._progress.start()
