@@ -102,9 +102,8 @@ class Checkpoints:
             return max(steps)
         if which == "best":
             validated = {s: error for s, error in steps.items() if error is not None}
-            return (
-                min(validated, key=validated.__getitem__) if validated else max(steps)
-            )
+            # Of equals the latest, which is the one that is kept.
+            return max(validated, key=lambda s: (-validated[s], s), default=max(steps))
         if not isinstance(which, int) or which not in steps:
             raise InputError(
                 f"no checkpoint of step {which} in {self._directory}; there are "
@@ -149,7 +148,7 @@ class Checkpoints:
         except Exception as error:
             raise InputError(
                 f"checkpoint {path} can't be read "
-                f"({type(error).__name__}: {str(error).splitlines()[0]}); "
+                f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]}); "
                 f"remove it to go on from another"
             ) from error
         for name, digest in digests(state).items():

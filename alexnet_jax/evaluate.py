@@ -56,6 +56,12 @@ def evaluate(
     Raises:
       InputError: if something of it isn't there or doesn't fit together.
     """
+    if predictions is not None and not predictions.absolute().parent.is_dir():
+        raise InputError(
+            f"--predictions={predictions} can't be written: its folder isn't there"
+        )
+    if batch_size is not None:
+        meshes.check_batch(batch_size, 1, "--batch_size")
     # Devices come first: opening a checkpoint asks for them.
     configs = [plain(workdirs.read_config(workdir)) for workdir in workdirs_given]
     settings = dict(configs[0].get("mesh", {}))
@@ -75,6 +81,12 @@ def evaluate(
         if pipeline.dataset.class_names != member.data.class_names:
             raise InputError(
                 f"{member.workdir} was trained on other classes than the data have"
+            )
+        if pipeline.dataset.size != member.data.size:
+            raise InputError(
+                f"{member.workdir} was trained on pictures stored at "
+                f"{member.data.size} pixels a side, and these are stored at "
+                f"{pipeline.dataset.size}"
             )
     logits, labels = [], []
     for member, pipeline in zip(members, pipelines_opened, strict=True):

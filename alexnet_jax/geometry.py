@@ -14,6 +14,8 @@ DTYPES = ("float32", "bfloat16")
 def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
     """Raise an InputError if the arguments of an `AlexNet` don't fit together."""
     convolutions, layers = len(network.channels), len(network.layers)
+    if network.towers < 1:
+        raise InputError(f"model.towers={network.towers} must be at least 1")
     for name, length in (
         ("kernel_sizes", convolutions),
         ("strides", convolutions),
@@ -42,6 +44,13 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
             raise InputError(
                 f"a width of {width} does not divide over {network.towers} towers"
             )
+    if network.norm_size < 1 or network.norm_size % 2 == 0:
+        raise InputError(f"model.norm_size={network.norm_size} must be odd")
+    if not 1 <= network.pool_stride <= network.pool_window:
+        raise InputError(
+            f"model.pool_stride={network.pool_stride} must lie from 1 to "
+            f"model.pool_window={network.pool_window}"
+        )
     if not 0 <= network.dropout < 1:
         raise InputError(f"model.dropout={network.dropout} must lie from 0 up to 1")
 

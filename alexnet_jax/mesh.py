@@ -48,10 +48,13 @@ def open_mesh(
     except RuntimeError as error:
         raise InputError(
             f"JAX can't open the platform {platform or 'it chose'} "
-            f"({str(error).splitlines()[0]})"
+            f"({(str(error).splitlines() or [''])[0]})"
         ) from error
+    if towers < 1:
+        raise InputError(f"model.towers={towers} must be at least 1")
     if tower == "auto":
-        along_tower = towers if len(devices) % towers == 0 else 1
+        beside = 1 if data == "auto" else _count(data, "data")
+        along_tower = towers if beside * towers <= len(devices) else 1
     else:
         along_tower = _count(tower, "tower")
     if towers % along_tower:
@@ -122,7 +125,9 @@ def divisors(number: int) -> list[int]:
 
 def check_batch(batch_size: int, parts: int, what: str) -> None:
     """Raise an InputError if a batch can't be split evenly."""
-    if batch_size % parts == 0 and batch_size > 0:
+    if batch_size < 1:
+        raise InputError(f"{what}={batch_size} must be at least 1")
+    if batch_size % parts == 0:
         return
     below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
     nearest = f"{below} or {above}" if below > 0 else str(above)

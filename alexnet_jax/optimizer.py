@@ -117,6 +117,9 @@ def make_schedule(
             f"schedule.learning_rate={learning_rate} must not be negative and "
             f"schedule.factor={factor} must lie above 0 and up to 1"
         )
+    for name, value in (("drops", drops), ("bias_drops", bias_drops or 0)):
+        if value < 0:
+            raise InputError(f"schedule.{name}={value} must not be negative")
     if list(epochs) != sorted(epochs):
         raise InputError(f"schedule.epochs={tuple(epochs)} must rise")
 
@@ -240,7 +243,7 @@ def after_validation(schedule: Schedule, opt_state: Any, error: Array) -> Any:
     """The state after a validation: where its error stops improving, the rate drops.
 
     Args:
-      schedule: of kind `plateau`; of another kind nothing but the best error changes.
+      schedule: of kind `plateau`; of another kind the rate takes no notice.
       opt_state: the chain's state.
       error: the validation's, a fraction.
     """

@@ -36,7 +36,7 @@ def decode(data: bytes, name: str, *, size: int) -> UInt8[np.ndarray, "size size
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            picture = square(to_rgb(ImageOps.exif_transpose(image)), size)
+            picture = square(to_rgb(image), size)
     except UnidentifiedImageError as error:
         raise InputError(f"{name} is not a picture; mend or remove it") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -57,7 +57,17 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB; what is transparent lies on white."""
+    """Any picture as RGB, upright; what is transparent lies on white.
+
+    Raises:
+      ValueError: on whole or real numbers without a known range.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        # Pillow would cut 16 bits off at 255 and not scale them.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

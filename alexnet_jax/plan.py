@@ -61,6 +61,8 @@ def make_plan(
     steps_per_epoch = examples / batch_size
     if steps is None:
         steps = round((epochs or 0) * steps_per_epoch)
+    if seed < 0:
+        raise InputError(f"train.seed={seed} must not be negative")
     lengths = {
         "train.steps": steps,
         "train.validate_steps": validate_steps,

@@ -222,6 +222,11 @@ def open_digits(path: str | None, size: int, validation_fraction: float) -> Data
     total = len(labels)
     order = np.random.default_rng(2012).permutation(total)
     count = round(validation_fraction * total)
+    if not 0 < count < total:
+        raise InputError(
+            f"data.validation_fraction={validation_fraction} leaves a split of the "
+            f"{total} digits empty"
+        )
     held_out, kept = np.sort(order[:count]), np.sort(order[count:])
     return Dataset(
         splits={

@@ -47,13 +47,17 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
       Interrupted: after saving, if Ctrl-C or SIGTERM asked to stop.
     """
     settings = plain(config)
+    if unknown := sorted(set(settings) - set(SECTIONS)):
+        raise InputError(
+            f"config.{unknown[0]} is unknown; sections are {', '.join(SECTIONS)}"
+        )
     workdirs.create(workdir)
     workdirs.check_format(workdir)
     towers = settings.get("model", {}).get("towers", AlexNet.towers)
     mesh = call(settings, "mesh", towers=towers)
     pipeline = call(settings, "data")
     dataset = pipeline.dataset
-    workdirs.check_data(workdir, dataset.fingerprint)
+    workdirs.check_run(workdir, settings, dataset.fingerprint)
     examples = len(dataset.splits["train"])
     plan = call(settings, "train", examples=examples)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
@@ -104,8 +108,10 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
         result: dict[str, float] = {}
 
         def validated(step: int, state: steps.TrainState) -> steps.TrainState:
+            # Saved first: a validation may take long, or fail on a picture.
             report.flush()
-            result.update(validate(state.params))
+            checkpoints.save(step, state)
+            result.update(validate(state.params, check=interrupts.check))
             error = jnp.asarray(result["top1_error"], jnp.float32)
             state = state._replace(opt_state=learn(state.opt_state, error))
             report.validation(step, result)
@@ -148,7 +154,11 @@ def make_validation(
     batch_size: int = 128,
     views: int = 1,
 ) -> Callable[..., dict[str, float]]:
-    """A function of parameters and mean picture that measures the validation errors."""
+    """A function that measures the validation errors of parameters.
+
+    It takes the parameters, the mean picture, and a function that is called after every
+    batch and may raise.
+    """
     meshes.check_batch(batch_size, mesh.shape["data"], "eval.batch_size")
     if views not in (1, 10):
         raise InputError(f"eval.views={views} must be 1 or 10")
@@ -163,12 +173,15 @@ def make_validation(
         processes=jax.process_count(),
     )
 
-    def validate(params: Any, mean: jax.Array) -> dict[str, float]:
+    def validate(
+        params: Any, mean: jax.Array, check: Callable[[], None]
+    ) -> dict[str, float]:
         total: dict[str, Any] = {}
         with pipelines.read(pipeline, dataset) as batches:
             for batch in batches:
                 sums, _ = evaluate(params, pipelines.to_devices(batch, mesh), mean)
                 total = jax.tree.map(jnp.add, total, sums) if total else sums
+                check()
         return losses.means({name: float(value) for name, value in total.items()})
 
     return validate

@@ -32,7 +32,8 @@ CHECKPOINTS, FIGURES = "checkpoints", "figures"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections")
 
 # A resumed run may change these: they decide how fast, how long and on what it runs,
-# and where the same data lies, not what is computed in a step.
+# and where the same data lies, not what is computed in a step. When it validates is not
+# among them, because the plateau's rate hangs on that.
 FREE = (
     "data.path",
     "data.threads",
@@ -40,8 +41,8 @@ FREE = (
     "data.buffer",
     "train.steps",
     "train.epochs",
-    "train.validate_steps",
-    "eval",
+    "train.save_steps",
+    "eval.batch_size",
     "mesh",
     "checkpoint",
 )
@@ -128,14 +129,21 @@ def write_data(workdir: Path, data: Data) -> None:
     _write(workdir / DATASET_FILE, description)
 
 
-def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Write down the config, and that a run starts or goes on.
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether a run has saved anything; one that has not binds nobody."""
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
+def check_run(workdir: Path, config: Mapping[str, Any], fingerprint: str) -> None:
+    """See that a run with this config and these data can go on in the directory.
 
     Raises:
-      InputError: if a run is there whose config differs in what a step computes; the
-        message shows the differences.
+      InputError: if a run has saved there whose config differs in what a step computes,
+        or whose data differ; the message shows the differences.
     """
-    check_format(workdir)
+    if not has_checkpoints(workdir):
+        return
     path = workdir / CONFIG_FILE
     if path.is_file():
         changes = [
@@ -148,14 +156,6 @@ def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
                 f"{workdir} holds a run of another config ({'; '.join(changes)}); "
                 "give the run's own config, or another --workdir"
             )
-    _write(path, config)
-    run = workdir / RUN_FILE
-    starts = _read(run)["starts"] if run.exists() else []
-    _write(run, {"format_version": FORMAT_VERSION, "starts": [*starts, _environment()]})
-
-
-def check_data(workdir: Path, fingerprint: str) -> None:
-    """Raise an InputError if a run is there that was fed by other data."""
     path = workdir / DATASET_FILE
     if path.exists() and (known := _read(path)["fingerprint"]) != fingerprint:
         raise InputError(
@@ -163,6 +163,20 @@ def check_data(workdir: Path, fingerprint: str) -> None:
             f"(fingerprint {known[:12]} -> {fingerprint[:12]}); "
             "give the same data, or another --workdir"
         )
+
+
+def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Write down the config, and that a run starts or goes on.
+
+    Where a start before this one saved nothing, what it left of its data is removed.
+    """
+    if not has_checkpoints(workdir):
+        for name in (DATASET_FILE, moments.MEAN_FILE):
+            (workdir / name).unlink(missing_ok=True)
+    _write(workdir / CONFIG_FILE, config)
+    run = workdir / RUN_FILE
+    starts = _read(run)["starts"] if run.exists() else []
+    _write(run, {"format_version": FORMAT_VERSION, "starts": [*starts, _environment()]})
 
 
 def differences(

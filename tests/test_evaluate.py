@@ -106,7 +106,10 @@ def test_preprocess_takes_files_pictures_and_arrays(two_runs, tmp_path, photogra
     _, _, preprocess, _ = alexnet_jax.load(two_runs[0])
     image = Image.fromarray(photographs[0])
     image.save(tmp_path / "picture.png")
-    images = preprocess([tmp_path / "picture.png", image, photographs[0]])
+    turned = image.rotate(90, expand=True)
+    turned.getexif()[0x0112] = 6
+    images = preprocess([tmp_path / "picture.png", image, photographs[0], turned])
+    np.testing.assert_array_equal(images[0], images[3])
     assert images.dtype == np.float32
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(images[0], images[2])
@@ -123,6 +126,10 @@ def test_what_is_missing_is_named(two_runs, tmp_path):
         evaluation.evaluate(two_runs[:1], checkpoint="5")
     with pytest.raises(InputError, match="--batch_size=7 does not divide"):
         evaluation.evaluate(two_runs[:1], mesh=(2, 1), batch_size=7)
+    with pytest.raises(InputError, match="its folder isn't there"):
+        evaluation.evaluate(two_runs[:1], predictions=tmp_path / "no" / "p.npz")
+    with pytest.raises(InputError, match="--batch_size=0 must be at least 1"):
+        evaluation.evaluate(two_runs[:1], batch_size=0)
     (tmp_path / "config.json").write_text((two_runs[0] / "config.json").read_text())
     with pytest.raises(InputError, match="no checkpoint in"):
         evaluation.evaluate([tmp_path])

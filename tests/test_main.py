@@ -70,7 +70,15 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("override", "shown"),
     [
-        ("--config.train.batch_size=0", "train.batch_size=0"),
+        ("--config.train.batch_size=0", "train.batch_size=0 must be at least 1"),
+        ("--config.train.seed=-1", "train.seed=-1 must not be negative"),
+        ("--config.model.towers=0", "model.towers=0 must be at least 1"),
+        ("--config.model.norm_size=4", "model.norm_size=4 must be odd"),
+        ("--config.schedule.bias_drops=-1", "bias_drops=-1 must not be negative"),
+        (
+            "--config.data.validation_fraction=0.0001",
+            "a split of the 1797 digits empty",
+        ),
         ("--config.mesh.tower=3", "does not divide the network's 2 towers; use 1 or 2"),
         ("--config.mesh.data=4", "virtual_cpu_devices="),
         ("--config.data.crop=60", "the nearest sizes that do: 64"),

@@ -68,6 +68,12 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, photographs):
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(read("turned.png"), expected)
+    deep = (np.asarray(square.convert("L")).astype(np.uint16) << 8) + 77
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read("deep.png"), grey)
+    Image.fromarray(np.ones((96, 96), np.float32)).save(tmp_path / "real.tif")
+    with pytest.raises(InputError, match=r"real.tif .*no known range"):
+        read("real.tif")
     clear = square.convert("RGBA")
     clear.putalpha(0)
     clear.save(tmp_path / "clear.png")

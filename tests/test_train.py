@@ -149,20 +149,71 @@ def test_signals_leave_with_their_status(tmp_path, number, status):
         ("--config.model.norm_k=1.5", "model.norm_k 2.0 -> 1.5"),
         ("--config.train.batch_size=16", "train.batch_size 8 -> 16"),
         ("--config.train.seed=1", "train.seed 0 -> 1"),
-        ("--config.data.size=78", "data are not those that the run"),
+        ("--config.data.size=78", "data.size 77 -> 78"),
+        ("--config.train.validate_steps=5", "train.validate_steps 8 -> 5"),
         ("--config.schedule.learning_rate=0.5", "schedule.learning_rate 0.01 -> 0.5"),
     ],
 )
 def test_a_resume_refuses_another_network_or_other_data(straight, override, shown):
-    before = {
-        path.name: path.read_bytes() for path in straight.iterdir() if path.is_file()
-    }
+    before = contents(straight)
     with pytest.raises(InputError, match=shown.replace(".", r"\.")):
         runs.run(straight.parent, straight.name, override)
-    after = {
-        path.name: path.read_bytes() for path in straight.iterdir() if path.is_file()
-    }
-    assert after == before
+    assert contents(straight) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_other_data_are_refused(straight):
+    config = workdirs.read_config(straight)
+    with pytest.raises(InputError, match="the data are not those"):
+        workdirs.check_run(straight, config, "another fingerprint")
+
+
+def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    timed_next = train.timed_next
+    monkeypatch.setattr(train, "timed_next", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        runs.run(tmp_path, "run", "--config.train.steps=1")
+    monkeypatch.setattr(train, "timed_next", timed_next)
+    smaller = ("--config.train.batch_size=4", "--config.data.size=70")
+    workdir = runs.run(tmp_path, "run", "--config.train.steps=1", *smaller)
+    assert workdirs.read_data(workdir).size == 70
+    assert runs.checkpoint_steps(workdir).keys() == {1}
+
+
+def test_a_signal_in_a_validation_leaves_what_was_learned(
+    tmp_path, straight, monkeypatch
+):
+    add, count = train.jax.tree.map, 0
+
+    def interrupt(*arguments, **options):
+        nonlocal count
+        if arguments[0] is train.jnp.add:
+            count += 1
+            if count == 1:
+                signal.raise_signal(signal.SIGINT)
+        return add(*arguments, **options)
+
+    # The second batch of the first validation, after step 8.
+    monkeypatch.setattr(train.jax.tree, "map", interrupt)
+    small = "--config.eval.batch_size=300"
+    with pytest.raises(Interrupted) as caught:
+        runs.run(tmp_path, "run", small)
+    assert caught.value.exit_status == 130
+    monkeypatch.setattr(train.jax.tree, "map", add)
+    assert runs.checkpoint_steps(tmp_path / "run") == {8: None}
+    runs.run(tmp_path, "run")
+    assert_same_run(tmp_path / "run", straight)
+
+
+def test_an_unknown_section_is_named(tmp_path):
+    with pytest.raises(InputError, match="config.optimiser is unknown"):
+        train.run({"optimiser": {"momentum": 0.5}}, tmp_path / "run")
 
 
 def test_a_newer_work_directory_is_refused(tmp_path, straight):
