@@ -8,6 +8,7 @@ nothing. So the step is the whole state of the data, and nothing of Grain is sav
 import dataclasses
 import functools
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -216,10 +217,15 @@ def read(
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=pipeline.workers)
+            grain.MultiprocessingOptions(num_workers=pipeline.workers), _start_worker
         )
     with closing(batches) as iterator:
         yield iterator
+
+
+def _start_worker(*_: int) -> None:
+    # Ctrl-C reaches every process of a terminal; when to stop is the main one's word.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

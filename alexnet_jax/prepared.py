@@ -74,10 +74,16 @@ def open_prepared(path: str | None, size: int, validation_fraction: float) -> Da
         raise InputError(
             f"{folder / DATASET_FILE} is damaged ({error}); prepare the data set again"
         ) from error
+    if "shards" not in description:
+        raise InputError(f"{folder} holds no prepared data set; it is something else")
     if description["format_version"] > FORMAT_VERSION:
         raise InputError(
             f"{folder} was prepared in format {description['format_version']}, newer "
             f"than the {FORMAT_VERSION} read here; upgrade alexnet_jax"
+        )
+    if not (folder / moments.MEAN_FILE).is_file():
+        raise InputError(
+            f"{folder / moments.MEAN_FILE} is missing; prepare the data set again"
         )
     splits = {}
     for split, shards in description["shards"].items():

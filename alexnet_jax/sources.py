@@ -90,6 +90,10 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
         split: next((n for n in names if (root / n).is_dir()), None)
         for split, names in SPLIT_FOLDERS.items()
     }
+    if folders["validation"] and not folders["train"]:
+        raise InputError(
+            f"{root} has a {folders['validation']} folder but none of train"
+        )
     train_root = root / folders["train"] if folders["train"] else root
     class_names = tuple(sorted(f.name for f in _folders(train_root)))
     if not class_names:
@@ -145,7 +149,9 @@ def _pictures(
         found[name] = sorted(
             file.relative_to(root).as_posix()
             for file in (split_root / name).rglob("*")
-            if file.suffix.lower() in pictures.ENDINGS and not file.name.startswith(".")
+            if file.suffix.lower() in pictures.ENDINGS
+            and file.is_file()
+            and not file.name.startswith(".")
         )
         if not found[name]:
             raise InputError(

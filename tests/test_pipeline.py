@@ -1,5 +1,8 @@
 import dataclasses
 import hashlib
+import multiprocessing
+import os
+import signal
 import threading
 import time
 
@@ -160,6 +163,22 @@ def test_no_thread_stays_behind(digits):
     while threading.active_count() > before:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_ctrl_c_does_not_end_the_workers(digits):
+    """A terminal sends it to every process; only the main one decides."""
+    pipeline, statistics = digits
+    pipeline = dataclasses.replace(pipeline, workers=1, buffer=1)
+    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
+    with pipelines.read(pipeline, dataset) as batches:
+        for _ in range(3):
+            next(batches)
+        workers = multiprocessing.active_children()
+        assert workers
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGINT)
+        for _ in range(50):
+            next(batches)
 
 
 def test_an_error_in_a_record_comes_through(digits, monkeypatch):

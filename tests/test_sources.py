@@ -142,6 +142,16 @@ def test_validation_classes_must_be_among_the_training_classes(tmp_path):
         open_folder(tmp_path)
 
 
+def test_a_link_to_nowhere_is_no_picture_and_validation_needs_train(tmp_path):
+    for number in range(3):
+        save(tmp_path / "a" / f"{number}.png", np.zeros((9, 9, 3), np.uint8))
+    (tmp_path / "a" / "link.png").symlink_to(tmp_path / "nowhere.png")
+    assert len(open_folder(tmp_path, size=8).splits["train"]) == 2
+    (tmp_path / "val").mkdir()
+    with pytest.raises(InputError, match="a val folder but none of train"):
+        open_folder(tmp_path, size=8)
+
+
 def test_the_digits_are_those_of_scikit_learn_and_split_once():
     from sklearn.datasets import load_digits
 
@@ -259,6 +269,10 @@ def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, picture_folder):
     with pytest.raises(InputError, match="is damaged"):
         opened(str(output))
     (output / "dataset.json").write_text(json.dumps(description))
+    (output / "mean.npy").rename(tmp_path / "mean.npy")
+    with pytest.raises(InputError, match="mean.npy is missing"):
+        opened(str(output))
+    (tmp_path / "mean.npy").rename(output / "mean.npy")
     (output / description["shards"]["train"][0]["file"]).unlink()
     with pytest.raises(InputError, match="train-00000.* is missing"):
         opened(str(output))

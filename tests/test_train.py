@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import time
 
@@ -127,16 +128,26 @@ def test_kill_9_and_resume(tmp_path, straight, override):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    ("number", "status", "workers"),
+    [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 0), (signal.SIGINT, 130, 2)],
 )
-def test_signals_leave_with_their_status(tmp_path, number, status):
-    process = runs.start(tmp_path, "run", "--config.train.steps=100000")
+def test_signals_leave_with_their_status(tmp_path, number, status, workers):
+    """Ctrl-C in a terminal reaches the workers too."""
+    process = runs.start(
+        tmp_path,
+        "run",
+        "--config.train.steps=100000",
+        f"--config.data.workers={workers}",
+    )
     deadline = time.monotonic() + 180
     while not (tmp_path / "run" / "checkpoints" / "10").is_dir():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
     last = runs.lines(tmp_path / "run")[-1]["step"]
