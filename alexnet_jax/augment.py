@@ -1,52 +1,93 @@
 """Random crop, mirror image and colour shift (section 4.1): NumPy in, NumPy out.
 
 The 2012 code shares a crop's place and mirror among 32 pictures in a row; here every
-picture has its own. The draws are made whether they are used or not, so that switching
-one off leaves the others as they were.
+picture has its own. What is drawn for an example is a function of the seed and of its
+position in the stream of examples, and of nothing else.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
+from scipy.special import ndtri
 
 
-def random_view(
+# Philox is a counter-based generator: each position has eight 64-bit words of its own,
+# two of the generator's blocks, and a whole batch of them is drawn at once.
+_WORDS = 8
+_WORDS_IN_BLOCK = 4
+_STREAM = 2012
+
+
+class Draws(NamedTuple):
+    """The random choices for examples in a row.
+
+    Attributes:
+      rows, columns: the crop's place, each from 0 to the border.
+      mirrored: whether the crop is mirrored.
+      normals: standard normal amounts, one for each principal direction of colour.
+    """
+
+    rows: Int64[np.ndarray, "count"]
+    columns: Int64[np.ndarray, "count"]
+    mirrored: Bool[np.ndarray, "count"]
+    normals: Float[np.ndarray, "count 3"]
+
+
+def draw(seed: int, start: int, count: int, *, border: int) -> Draws:
+    """The draws of the positions from `start` on.
+
+    Args:
+      seed: of the run.
+      start: position of the first example in the stream of all epochs.
+      count: how many.
+      border: the largest row and column. Each of the border + 1 values has the same
+        chance, to one part in 2**32 / (border + 1).
+    """
+    key = np.random.SeedSequence([seed, _STREAM]).generate_state(2, np.uint64)
+    counter = start * (_WORDS // _WORDS_IN_BLOCK)
+    words = np.random.Philox(key=key, counter=counter).random_raw(_WORDS * count)
+    words = words.reshape(count, _WORDS)
+    high = words[:, :2] >> np.uint64(32)
+    places = ((high * np.uint64(border + 1)) >> np.uint64(32)).astype(np.int64)
+    # In the open interval (0, 1), so that the inverse of the normal's distribution is
+    # finite.
+    uniform = ((words[:, 3:6] >> np.uint64(12)) + 0.5) * 2.0**-52
+    return Draws(
+        rows=places[:, 0],
+        columns=places[:, 1],
+        mirrored=words[:, 2] >> np.uint64(63) == 1,
+        normals=ndtri(uniform),
+    )
+
+
+def view(
     picture: UInt8[np.ndarray, "size size 3"],
-    rng: np.random.Generator,
-    *,
+    row: int,
+    column: int,
     crop: int,
-    crops: bool = True,
-    flip: bool = True,
+    mirrored: bool,
 ) -> UInt8[np.ndarray, "crop crop 3"]:
-    """A crop at one of (border + 1)**2 places, or its mirror image.
+    """A crop at one of (border + 1)**2 places, or its mirror image; not a copy.
 
     With 224 of 256 that is 33 x 33 x 2 views; the paper says 2048, the 2012 code cuts
     2178.
-
-    Args:
-      picture: the stored picture.
-      rng: gives the same view for the same state.
-      crop: side of the crop, in pixels.
-      crops: if not, the centre is cut.
-      flip: if not, never mirrored.
     """
-    border = picture.shape[0] - crop
-    row, column = rng.integers(0, border + 1, size=2)
-    mirrored = rng.integers(0, 2) == 1
-    if not crops:
-        row = column = border // 2
-    view = picture[row : row + crop, column : column + crop]
-    return np.ascontiguousarray(view[:, ::-1] if flip and mirrored else view)
+    cut = picture[row : row + crop, column : column + crop]
+    return cut[:, ::-1] if mirrored else cut
 
 
-def colour_shift(
-    rng: np.random.Generator,
+def colour_shifts(
+    normals: Float[np.ndarray, "count 3"],
     *,
     deviations: Float[np.ndarray, "3"],
     directions: Float[np.ndarray, "3 3"],
-) -> Float[np.ndarray, "3"]:
-    """A random shift of the three colours along the data set's principal directions.
+) -> Float[np.ndarray, "count 3"]:
+    """Shifts of the three colours along the data set's principal directions.
 
-    The device multiplies it by the coefficient, 0.1 in the paper.
+    The device multiplies them by the coefficient, 0.1 in the paper.
     """
-    amounts = rng.standard_normal(3) * deviations
-    return (directions @ amounts).astype(np.float32)
+    # Summed by hand: a matrix product's order of summation may depend on its height.
+    amounts = normals * deviations
+    shifts = sum(amounts[:, k, None] * directions[None, :, k] for k in range(3))
+    return np.asarray(shifts, np.float32)

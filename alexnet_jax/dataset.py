@@ -37,7 +37,8 @@ class Dataset:
 
     Attributes:
       splits: a source for each split, `train` and `validation`.
-      class_names: the name of each label.
+      class_names: a name to read for each label; two classes may share one.
+      class_ids: what tells the classes apart: the folder's name, ImageNet's WNID.
       size: side of the stored pictures, in pixels.
       fingerprint: changes when the examples change.
       statistics: of the training pictures, where they were measured before.
@@ -45,6 +46,7 @@ class Dataset:
 
     splits: Mapping[str, Source]
     class_names: tuple[str, ...]
+    class_ids: tuple[str, ...]
     size: int
     fingerprint: str
     statistics: Statistics | None = None

@@ -22,6 +22,11 @@ class Interrupted(Exception):
         self.exit_status = 128 + number
 
 
+def first_line(error: BaseException) -> str:
+    """An exception's message in one line, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def exit_with(main: Callable[[], None]) -> NoReturn:
     """Run a command and leave with its exit status.
 

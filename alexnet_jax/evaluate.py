@@ -158,13 +158,15 @@ def run_over(
     )
     labels, logits = [], []
     total = len(pipeline.dataset.splits[split])
-    with reports.progress_bar() as bar, pipelines.read(pipeline, dataset) as batches:
-        task = bar.add_task(str(member.workdir), total=total, note="")
+    with (
+        reports.counted(str(member.workdir), total) as advance,
+        pipelines.read(pipeline, dataset) as batches,
+    ):
         for batch in batches:
             _, outputs = step(params, pipelines.to_devices(batch, mesh), mean)
             labels.append(batch["label"][batch["mask"]])
             logits.append(jax.device_get(outputs)[batch["mask"]])
-            bar.advance(task, len(labels[-1]))
+            advance(len(labels[-1]))
     return np.concatenate(labels), np.concatenate(logits)
 
 

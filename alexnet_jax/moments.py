@@ -5,7 +5,7 @@ order of the pictures; floating point enters once, at the end.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,33 @@ class PixelSums:
 
     def add(self, picture: UInt8[np.ndarray, "size size 3"]) -> None:
         """Add a picture."""
-        # One picture's products stay below 2**53, so float64 holds them exactly.
-        colours = picture.reshape(-1, 3).astype(np.float64)
         self.pixels += picture
-        self.products += (colours.T @ colours).astype(np.int64)
+        # One picture's products stay below 2**53, so float64 holds them exactly. Not
+        # by `@`: its threads would wait for those of the other processes.
+        planes = [picture[:, :, c].astype(np.float64).reshape(-1) for c in range(3)]
+        for row in range(3):
+            for column in range(row, 3):
+                product = int(np.einsum("p,p->", planes[row], planes[column]))
+                self.products[row, column] += product
+                if row != column:
+                    self.products[column, row] += product
         self.count += 1
+
+    def __iadd__(self, other: "PixelSums") -> "PixelSums":
+        self.pixels += other.pixels
+        self.products += other.products
+        self.count += other.count
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write the sums to an npz file."""
+        np.savez(path, **dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "PixelSums":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["pixels"], arrays["products"], int(arrays["count"]))
 
     def statistics(self) -> Statistics:
         """Mean picture and colour PCA of what was added.
@@ -95,16 +117,3 @@ class PixelSums:
             deviations=np.sqrt(np.clip(values, 0, None)),
             directions=directions,
         )
-
-
-def measure(
-    pictures: Iterable[UInt8[np.ndarray, "size size 3"]],
-    size: int,
-    advance: Callable[[], None] = lambda: None,
-) -> Statistics:
-    """Statistics of pictures; `advance` is called after each."""
-    sums = PixelSums.zeros(size)
-    for picture in pictures:
-        sums.add(picture)
-        advance()
-    return sums.statistics()

@@ -7,11 +7,13 @@ nothing. So the step is the whole state of the data, and nothing of Grain is sav
 
 import dataclasses
 import functools
-import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import absl.flags
@@ -21,15 +23,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
-from alexnet_jax import augment, moments
-from alexnet_jax.dataset import Dataset, Example, Source
+from alexnet_jax import augment
+from alexnet_jax.dataset import Dataset, Source
 from alexnet_jax.errors import InputError
 from alexnet_jax.mesh import EXAMPLES
-from alexnet_jax.moments import Statistics
+from alexnet_jax.moments import PixelSums, Statistics
 from alexnet_jax.sources import open_dataset
+from alexnet_jax.workers import cores
 
 
 HostBatch = dict[str, np.ndarray]
+
+# Examples that a thread makes before it looks for others: enough that handing them out
+# costs nothing, and few enough that all threads end a batch together.
+EXAMPLES_AT_ONCE = 16
+# Batches in the making at once: the next one fills the threads at the end of the last.
+BATCHES_AT_ONCE = 2
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +54,13 @@ class Pipeline:
     workers: int
     buffer: int
 
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.threads < 1 or self.buffer < 1:
+            raise InputError(
+                f"data.threads={self.threads} and data.buffer={self.buffer} must be at "
+                f"least 1, data.workers={self.workers} at least 0"
+            )
+
 
 def open_pipeline(
     *,
@@ -56,7 +73,7 @@ def open_pipeline(
     flip: bool = True,
     threads: int | None = None,
     workers: int = 0,
-    buffer: int | None = None,
+    buffer: int = 2,
 ) -> Pipeline:
     """Open a data set for training and evaluation.
 
@@ -65,10 +82,12 @@ def open_pipeline(
       crop: side of the square the network sees, in pixels.
       crops: whether training crops are random; if not, the centre.
       flip: whether training crops are mirrored at random.
-      threads: that read and decode; None takes one for each core. A matter of speed
-        only, as are the next two.
+      threads: that read and decode together at each batch; None takes one for each
+        core, shared among the workers. A matter of speed only, as are the next two.
       workers: processes that read and decode, each with its own threads; 0 for none.
-      buffer: batches made ahead; None takes two more than threads.
+        Threads do not wait for each other in decoding, so processes help only where
+        there are so many cores that Python itself is the limit.
+      buffer: batches made ahead.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
@@ -81,31 +100,45 @@ def open_pipeline(
             f"data.crop={crop} must lie between 1 and the stored pictures' side of "
             f"{dataset.size}"
         )
-    for name, value in (("threads", threads), ("workers", workers), ("buffer", buffer)):
-        if value is not None and value < 0:
-            raise InputError(f"data.{name}={value} must not be negative")
-    threads = threads or os.cpu_count() or 1
     return Pipeline(
         dataset=dataset,
         crop=crop,
         crops=crops,
         flip=flip,
-        threads=threads,
+        threads=threads or max(1, cores() // max(1, workers)),
         workers=workers,
-        buffer=buffer or threads + 2,
+        buffer=buffer,
     )
 
 
-def measure_statistics(pipeline: Pipeline, advance=lambda: None) -> Statistics:
-    """Mean picture and colour PCA of the training pictures, read once."""
+def measure_statistics(
+    pipeline: Pipeline, advance: Callable[[int], None] = lambda count: None
+) -> Statistics:
+    """Mean picture and colour PCA of the training pictures, read once.
+
+    `advance` is called with the number of pictures read since, and may raise.
+    """
     source = pipeline.dataset.splits["train"]
-    pictures = (
-        grain.MapDataset.source(source)
-        .map(lambda example: example["image"])
-        .to_iter_dataset(grain.ReadOptions(pipeline.threads, 16 * pipeline.threads))
+    size = pipeline.dataset.size
+
+    def sums_of(indices: np.ndarray) -> PixelSums:
+        sums = PixelSums.zeros(size)
+        for index in indices:
+            sums.add(source[int(index)]["image"])
+        return sums
+
+    parts = (
+        grain.MapDataset.range(len(source))
+        .batch(EXAMPLES_AT_ONCE)
+        .map(sums_of)
+        .to_iter_dataset(grain.ReadOptions(pipeline.threads, 2 * pipeline.threads))
     )
-    with closing(pictures) as iterator:
-        return moments.measure(iterator, pipeline.dataset.size, advance)
+    total = PixelSums.zeros(size)
+    with closing(parts) as iterator:
+        for part in iterator:
+            total += part
+            advance(part.count)
+    return total.statistics()
 
 
 def mean_crop(statistics: Statistics, crop: int) -> Float[np.ndarray, "crop crop 3"]:
@@ -132,24 +165,29 @@ def train_dataset(
     split among processes comes after the random draws, so that no two processes see the
     same crops.
     """
-    view = functools.partial(
-        _train_example,
+    share = batch_size // processes
+    batch = functools.partial(
+        _train_batch,
+        source=pipeline.dataset.splits["train"],
+        share=share,
         crop=pipeline.crop,
+        border=pipeline.dataset.size - pipeline.crop,
         crops=pipeline.crops,
         flip=pipeline.flip,
-        deviations=statistics.deviations,
-        directions=statistics.directions,
+        statistics=statistics,
+        seed=seed,
+        threads=pipeline.threads,
     )
-    source = pipeline.dataset.splits["train"]
+    examples = len(pipeline.dataset.splits["train"])
     # As good as without end; `repeat(None)` overflows with batches of one.
-    epochs = sys.maxsize // (2 * len(source))
-    order, draws = np.random.SeedSequence(seed).generate_state(2)
+    epochs = sys.maxsize // (2 * examples)
+    order = int(np.random.SeedSequence(seed).generate_state(1)[0])
     return (
-        grain.MapDataset.source(source)
-        .shuffle(seed=int(order))
+        grain.MapDataset.range(examples)
+        .shuffle(seed=order)
         .repeat(epochs)
-        .random_map(view, seed=int(draws))
-        .batch(batch_size // processes)[process::processes]
+        .batch(share)
+        .map_with_index(batch)[process::processes]
     )
 
 
@@ -172,37 +210,88 @@ def evaluation_dataset(
         )
     source = pipeline.dataset.splits[split]
     batches = -(-len(source) // batch_size)
-    example = functools.partial(
-        _evaluation_example, source=source, size=pipeline.dataset.size
+    batch = functools.partial(
+        _evaluation_batch,
+        source=source,
+        size=pipeline.dataset.size,
+        threads=pipeline.threads,
     )
     return (
         grain.MapDataset.range(batches * batch_size)
-        .map(example)
-        .batch(batch_size // processes)[process::processes]
+        .batch(batch_size // processes)
+        .map(batch)[process::processes]
     )
 
 
-def _train_example(
-    example: Example, rng: np.random.Generator, **settings: Any
+def _train_batch(
+    number: int,
+    indices: np.ndarray,
+    *,
+    source: Source,
+    share: int,
+    crop: int,
+    border: int,
+    crops: bool,
+    flip: bool,
+    statistics: Statistics,
+    seed: int,
+    threads: int,
 ) -> HostBatch:
-    colours = {name: settings.pop(name) for name in ("deviations", "directions")}
-    return {
-        "image": augment.random_view(example["image"], rng, **settings),
-        "label": np.asarray(example["label"], np.int32),
-        "colour_shift": augment.colour_shift(rng, **colours),
-    }
+    """The batch of these examples, which is the `number`th share of all shares."""
+    draws = augment.draw(seed, number * share, share, border=border)
+    rows, columns = draws.rows.tolist(), draws.columns.tolist()
+    if not crops:
+        rows = columns = [border // 2] * share
+    mirrored = (draws.mirrored & flip).tolist()
+    images = np.empty((share, crop, crop, 3), np.uint8)
+    labels = np.empty(share, np.int32)
+
+    def make(place: int) -> None:
+        example = source[int(indices[place])]
+        labels[place] = example["label"]
+        images[place] = augment.view(
+            example["image"], rows[place], columns[place], crop, mirrored[place]
+        )
+
+    _in_parallel(make, share, threads)
+    shifts = augment.colour_shifts(
+        draws.normals,
+        deviations=statistics.deviations,
+        directions=statistics.directions,
+    )
+    return {"image": images, "label": labels, "colour_shift": shifts}
 
 
-def _evaluation_example(index: int, *, source: Source, size: int) -> HostBatch:
-    padding = index >= len(source)
-    example = None if padding else source[index]
-    image = np.zeros((size, size, 3), np.uint8) if example is None else example["image"]
-    label = 0 if example is None else example["label"]
-    return {
-        "image": image,
-        "label": np.asarray(label, np.int32),
-        "mask": np.asarray(not padding),
-    }
+def _evaluation_batch(
+    indices: np.ndarray, *, source: Source, size: int, threads: int
+) -> HostBatch:
+    count = len(indices)
+    images = np.zeros((count, size, size, 3), np.uint8)
+    labels = np.zeros(count, np.int32)
+
+    def make(place: int) -> None:
+        if indices[place] < len(source):
+            example = source[int(indices[place])]
+            images[place], labels[place] = example["image"], example["label"]
+
+    _in_parallel(make, count, threads)
+    return {"image": images, "label": labels, "mask": indices < len(source)}
+
+
+def _in_parallel(make: Callable[[int], None], count: int, threads: int) -> None:
+    """Call a function with 0 to count - 1, in this process's threads."""
+
+    def some(start: int) -> None:
+        for place in range(start, min(start + EXAMPLES_AT_ONCE, count)):
+            make(place)
+
+    for _ in _threads(threads).map(some, range(0, count, EXAMPLES_AT_ONCE)):
+        pass
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "examples")
 
 
 @contextmanager
@@ -210,9 +299,10 @@ def read(
     pipeline: Pipeline, dataset: grain.MapDataset, start: int = 0
 ) -> Iterator[Iterator[HostBatch]]:
     """Iterate over batches from `start` on, made ahead by threads or workers."""
-    options = grain.ReadOptions(pipeline.threads, pipeline.buffer)
+    options = grain.ReadOptions(min(BATCHES_AT_ONCE, pipeline.buffer), pipeline.buffer)
     batches = dataset[start:].to_iter_dataset(options)
     if pipeline.workers:
+        _check_shared_memory(pipeline, dataset)
         # Grain reads a flag of its own, which nobody has parsed in a notebook.
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()
@@ -221,6 +311,23 @@ def read(
         )
     with closing(batches) as iterator:
         yield iterator
+
+
+def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:
+    """Raise an InputError if the workers' batches have no room on their way here."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    batch: Any = dataset[0]
+    one = sum(array.nbytes for array in batch.values())
+    # Of each worker: one that is waiting, one that is written, one that is copied out.
+    needed = 3 * one * pipeline.workers
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        raise InputError(
+            f"data.workers={pipeline.workers} needs {needed >> 20} MiB of shared "
+            f"memory, and {SHARED_MEMORY} has {free >> 20} free; enlarge it (docker "
+            "run --shm-size), or use threads alone with --config.data.workers=0"
+        )
 
 
 def _start_worker(*_: int) -> None:

@@ -1,193 +1,322 @@
 """Originals to a prepared data set, which trains without decoding or resizing them.
 
 See `prepared` for what is written. Every picture is stored once as the paper prepares
-it: short side resized, centre square cut out (section 2). The training pictures' order
-is drawn from a fixed seed, so that shards are alike; labels are the sorted classes.
+it: short side resized, centre square cut out (section 2). Shards are written by as many
+processes as there are cores, beside the output's place; a preparation that was killed
+goes on with the shards that it lacks.
 """
 
 import argparse
-import hashlib
+import collections
+import contextlib
+import fcntl
+import importlib.metadata
+import itertools
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax import errors, pictures, prepared, report, sources
-from alexnet_jax.dataset import Example, Source
+from alexnet_jax import errors, pictures, prepared, report, shards, sources, workers
+from alexnet_jax.dataset import Dataset
 from alexnet_jax.errors import InputError
-from alexnet_jax.moments import PixelSums
+from alexnet_jax.moments import MEAN_FILE, PixelSums
+from alexnet_jax.originals import Originals
+from alexnet_jax.shards import ShardTask
 
 
 EXAMPLES_IN_SHARD = 4096
-ENCODERS = {"jpeg": pictures.encode_jpeg, "raw": np.ndarray.tobytes}
+SHARDS_AT_LEAST = 16
+EXAMPLES_WORTH_A_SHARD = 256
+# In the folder for unfinished work, beside the output.
+JOB_FILE, LOCK_FILE, REFUSED_FILE = "job.json", "lock", "refused.txt"
+SET_FOLDER, NOTES_FOLDER = "set", "notes"
 
 
 def prepare(
     *,
     source: str,
-    input_path: Path,
+    input_path: str,
     output: Path,
     encoding: str = "jpeg",
     size: int = 256,
     validation_fraction: float = 0.1,
-    threads: int | None = None,
+    on_error: str = "stop",
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Prepare a data set.
 
-    The same input gives the same bytes, whatever the number of threads. The output
-    appears as a whole at the end: it is written beside its place and moved there.
+    The same input gives the same bytes, whatever the number of workers and however
+    often it was interrupted. The output appears as a whole at the end.
 
     Args:
-      source: `folder`.
-      input_path: see `sources.open_folder`.
+      source: `folder`, `imagenet` or `tfds`.
+      input_path: the folder, or the set's name in TensorFlow Datasets.
       output: a folder that is not there yet, or is empty.
       encoding: `jpeg` (quality 95) or `raw` pixels.
       size: side of the stored pictures, in pixels.
       validation_fraction: held out where the input has no validation split.
-      threads: that decode and encode; None for one for each core.
+      on_error: what becomes of pictures that can't be read: `stop` prepares the others
+        and then refuses with the list, `skip` leaves them out and lists them in
+        `dataset.json`.
+      workers: processes; None for one for each core.
 
     Returns:
       The description that stands in `dataset.json`.
 
     Raises:
-      InputError: if a picture can't be read, or the output can't be written.
+      InputError: if pictures can't be read, or the output can't be written.
     """
     if size < 1:
         raise InputError(f"--size={size} must be at least 1")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers={workers} must be at least 1")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output} is there already; choose a new folder")
     dataset = sources.open_dataset(
         source=source,
-        path=str(input_path),
+        path=input_path,
         size=size,
         validation_fraction=validation_fraction,
     )
     unfinished = output.with_name(output.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"--output={output} can't be written ({error.strerror})"
-        ) from error
-    sums = PixelSums.zeros(size)
-    shards = {
-        split: _write_split(
-            members,
-            unfinished,
-            split,
-            encoding,
-            threads,
-            sums if split == "train" else None,
-        )
-        for split, members in dataset.splits.items()
-    }
-    statistics = sums.statistics()
-    statistics.save_mean(unfinished)
-    description = {
+    job = {
         "format_version": prepared.FORMAT_VERSION,
+        "source": source,
+        "fingerprint": dataset.fingerprint,
         "size": size,
         "encoding": encoding,
         "jpeg_quality": pictures.JPEG_QUALITY if encoding == "jpeg" else None,
         "resize_filter": pictures.RESIZE_FILTER,
-        "class_names": dataset.class_names,
-        "counts": {split: len(members) for split, members in dataset.splits.items()},
-        "shards": shards,
-        **statistics.to_json(),
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("pillow", "simplejpeg")
+        },
     }
-    text = json.dumps(description, indent=2) + "\n"
-    (unfinished / prepared.DATASET_FILE).write_text(text, encoding="utf-8")
-    if output.exists():
-        output.rmdir()
-    unfinished.replace(output)
-    return description
-
-
-def _write_split(
-    source: Source,
-    folder: Path,
-    split: str,
-    encoding: str,
-    threads: int | None,
-    sums: PixelSums | None,
-) -> list[dict[str, Any]]:
-    """Write a split's shards, add its pictures to the sums, and describe the shards."""
-    order = np.arange(len(source))
-    if split == "train":
-        order = np.random.default_rng(0).permutation(len(source))
-    count = -(-len(order) // EXAMPLES_IN_SHARD)
-    described = []
-    with (
-        report.progress_bar() as bar,
-        ThreadPoolExecutor(threads or os.cpu_count()) as pool,
-    ):
-        task = bar.add_task(split, total=len(order), note="")
-        for number, indices in enumerate(np.array_split(order, count)):
-            name = f"{split}-{number:05d}-of-{count:05d}.array_record"
-            writer = ArrayRecordWriter(str(folder / name), "group_size:1,uncompressed")
-            for index, example in _in_order(pool, source, indices):
-                image = example["image"]
-                record = ENCODERS[encoding](image)
-                writer.write(
-                    prepared.pack(record, example["label"], source.name(index))
-                )
-                if sums is not None:
-                    sums.add(image)
-                bar.advance(task)
-            writer.close()
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            described.append({"file": name, "examples": len(indices), "sha256": digest})
+    try:
+        with _only_one(unfinished, output):
+            _resume(unfinished, job)
+            tasks = _tasks(dataset, unfinished, encoding)
+            _write(tasks, workers)
+            described = _describe(tasks, dataset, job)
+            _check_refused(described, on_error, unfinished)
+            _finish(unfinished / SET_FOLDER, tasks, described)
+            if output.exists():
+                output.rmdir()
+            (unfinished / SET_FOLDER).replace(output)
+            shards.sync(output.parent)
+            shutil.rmtree(unfinished)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or unfinished} can't be written ({error.strerror}); mend "
+            "that and give the same command again: finished shards are kept"
+        ) from error
     return described
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, source: Source, indices: np.ndarray
-) -> Iterator[tuple[int, Example]]:
-    """Examples in the order of their indices, decoded a bounded number ahead."""
-    ahead = 64
-    for start in range(0, len(indices), ahead):
-        part = [int(index) for index in indices[start : start + ahead]]
-        yield from zip(part, pool.map(source.__getitem__, part), strict=True)
+@contextlib.contextmanager
+def _only_one(unfinished: Path, output: Path) -> Iterator[None]:
+    """Make the folder for unfinished work and hold it alone."""
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with (unfinished / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{output} is being prepared by another process"
+            ) from error
+        yield
+
+
+def _resume(unfinished: Path, job: dict[str, Any]) -> None:
+    """Make the folders for the work, emptied of what another job left."""
+    file = unfinished / JOB_FILE
+    folders = [unfinished / SET_FOLDER, unfinished / NOTES_FOLDER]
+    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + ".part", REFUSED_FILE}
+    ours |= {folder.name for folder in folders}
+    if strangers := sorted({path.name for path in unfinished.iterdir()} - ours):
+        raise InputError(
+            f"{unfinished} is in the way and holds {strangers[0]}; move it"
+        )
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        before = None
+    if before != job and folders[0].exists():
+        report.say(f"{unfinished} is of another input or other options; starting over")
+    for folder in folders:
+        if before != job:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob("*.part"):
+            left.unlink()
+    shards.write_json(file, job)
+
+
+def _tasks(
+    dataset: Dataset, unfinished: Path, encoding: str
+) -> dict[str, list[ShardTask]]:
+    tasks: dict[str, list[ShardTask]] = {}
+    for split, originals in dataset.splits.items():
+        if not isinstance(originals, Originals):
+            raise InputError(f"{originals} has no picture files to prepare")
+        total = len(originals)
+        # Enough shards to keep many cores busy to the end, and not too many files.
+        count = max(
+            -(-total // EXAMPLES_IN_SHARD),
+            min(SHARDS_AT_LEAST, -(-total // EXAMPLES_WORTH_A_SHARD)),
+        )
+        borders = np.linspace(0, total, count + 1).astype(int).tolist()
+        tasks[split] = [
+            ShardTask(
+                unfinished
+                / SET_FOLDER
+                / f"{split}-{number:05d}-of-{count:05d}.array_record",
+                unfinished / NOTES_FOLDER,
+                originals.part(start, stop),
+                encoding,
+                measured=split == "train",
+            )
+            for number, (start, stop) in enumerate(itertools.pairwise(borders))
+        ]
+    return tasks
+
+
+def _write(tasks: dict[str, list[ShardTask]], processes: int | None) -> None:
+    everything = [task for members in tasks.values() for task in members]
+    missing = [task for task in everything if not task.note.exists()]
+    total = sum(len(task.originals) for task in everything)
+    left = sum(len(task.originals) for task in missing)
+    # A process is not started for less than it takes to start one.
+    useful = -(-left // EXAMPLES_WORTH_A_SHARD)
+    processes = min(processes or workers.cores(), useful)
+    if left < total:
+        report.say(f"going on: {total - left} of {total} pictures are prepared")
+    with report.counted("preparing", total, completed=total - left) as advance:
+        for _ in workers.spread(
+            shards.write_shard, missing, processes=processes, advance=advance
+        ):
+            pass
+
+
+def _describe(
+    tasks: dict[str, list[ShardTask]], dataset: Dataset, job: dict[str, Any]
+) -> dict[str, Any]:
+    """What `dataset.json` will say, but for mean and colours."""
+    described: dict[str, list[dict[str, Any]]] = {}
+    mended: collections.Counter[str] = collections.Counter()
+    refused = []
+    for split, members in tasks.items():
+        described[split] = []
+        for task in members:
+            note = json.loads(task.note.read_text(encoding="utf-8"))
+            mended.update(note.pop("mended"))
+            refused += [{"split": split, **one} for one in note.pop("refused")]
+            described[split].append(note)
+    return {
+        **{key: value for key, value in job.items() if key != "fingerprint"},
+        "class_names": dataset.class_names,
+        "class_ids": dataset.class_ids,
+        "counts": {
+            split: sum(note["examples"] for note in notes)
+            for split, notes in described.items()
+        },
+        "mended": dict(sorted(mended.items())),
+        "refused": refused,
+        "shards": described,
+    }
+
+
+def _check_refused(described: dict[str, Any], on_error: str, unfinished: Path) -> None:
+    """Raise an InputError where pictures were refused that must not be left out."""
+    for split, count in described["counts"].items():
+        if not count:
+            raise InputError(f"no picture of split {split} can be prepared")
+    reasons = [one["reason"] for one in described["refused"]]
+    if not reasons or on_error == "skip":
+        return
+    listed = unfinished / REFUSED_FILE
+    listed.write_text("\n".join(reasons) + "\n", encoding="utf-8")
+    first = "; ".join(reasons[:3])
+    more = f" (all are listed in {listed})" if len(reasons) > 3 else ""
+    raise InputError(
+        f"{len(reasons)} of the pictures can't be prepared: {first}{more}. Mend them, "
+        "or leave them out with --on_error=skip; what is prepared is kept"
+    )
+
+
+def _finish(
+    folder: Path, tasks: dict[str, list[ShardTask]], described: dict[str, Any]
+) -> None:
+    """Complete the description and write it, and the mean picture."""
+    sums = PixelSums.zeros(described["size"])
+    for task in tasks["train"]:
+        sums += PixelSums.load(task.sums)
+    statistics = sums.statistics()
+    statistics.save_mean(folder)
+    shards.sync(folder / MEAN_FILE)
+    described["mean_sha256"] = prepared.sha256(folder / MEAN_FILE)
+    described.update(statistics.to_json())
+    shards.write_json(folder / prepared.DATASET_FILE, described)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_jax.prepare",
-        description="Turn pictures into a data set that trains fast.",
+        description="Turn pictures into a data set that trains fast. What was "
+        "interrupted goes on where it stood.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--source", choices=("folder",), required=True, help="what the input is")
+    add(
+        "--source",
+        choices=("folder", "imagenet", "tfds"),
+        required=True,
+        help="what the input is: class folders, ImageNet's archives, or a set of "
+        "TensorFlow Datasets",
+    )
     add(
         "--input",
-        type=Path,
         required=True,
-        metavar="PATH",
-        help="folder with train/CLASS and validation/CLASS, or CLASS folders at once",
+        metavar="PATH_OR_NAME",
+        help="folder with train/CLASS and validation/CLASS, or CLASS folders at once; "
+        "folder with ImageNet's two tars and its devkit; name like "
+        "imagenette/full-size-v2",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="a new folder")
-    add("--encoding", choices=tuple(ENCODERS), default="jpeg")
+    add(
+        "--encoding",
+        choices=prepared.ENCODINGS,
+        default="jpeg",
+        help="JPEG of quality 95, or raw pixels: six times the disk, faster to read",
+    )
     add("--size", type=int, default=256, help="side of the stored pictures, in pixels")
     add(
         "--validation_fraction",
         type=float,
         default=0.1,
-        help="part held out where the input has no validation folder",
+        help="part held out where the input has no validation split",
     )
+    add(
+        "--on_error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="pictures that can't be read: refuse with their list (default), or leave "
+        "them out and list them in dataset.json",
+    )
+    add("--workers", type=int, help="processes; by default one for each core")
     given = vars(parser.parse_args(arguments))
-    description = prepare(input_path=given.pop("input"), **given)
+    described = prepare(input_path=given.pop("input"), **given)
     report.print_result(
         {
             "output": str(given["output"]),
-            "classes": len(description["class_names"]),
-            **description["counts"],
+            "classes": len(described["class_names"]),
+            **described["counts"],
+            "mended": described["mended"],
+            "refused": len(described["refused"]),
         }
     )
 

@@ -5,6 +5,9 @@ import importlib.util
 import json
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +28,8 @@ from alexnet_jax import losses
 METRICS_FILE = "metrics.jsonl"
 CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
 SECONDS_BETWEEN_LINES = 10.0
+STEPS_BEFORE_A_HINT = 100
+INPUT_WAIT_WORTH_A_HINT = 0.1
 
 console = Console(stderr=True)
 
@@ -45,6 +50,44 @@ def progress_bar() -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def counted(
+    description: str, total: int, completed: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """Progress of counted work, with rate and time left.
+
+    A bar on a terminal, a line every ten seconds in a pipe.
+
+    Args:
+      description: what is done.
+      total: how many there are to do.
+      completed: how many were done before.
+
+    Yields:
+      A function to be called with the number of things done since.
+    """
+    begin = said = time.monotonic()
+    done = 0
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total, completed=completed, note="")
+
+        def advance(count: int) -> None:
+            nonlocal done, said
+            done += count
+            now = time.monotonic()
+            rate = done / max(now - begin, 1e-9)
+            bar.update(task, advance=count, note=f"{rate:.0f}/s")
+            if not console.is_terminal and now - said > SECONDS_BETWEEN_LINES:
+                said = now
+                left = (total - completed - done) / max(rate, 1e-9)
+                say(
+                    f"{description} {completed + done}/{total}  {rate:.0f}/s  "
+                    f"{left:.0f} s left"
+                )
+
+        yield advance
 
 
 class Report:
@@ -84,6 +127,8 @@ class Report:
         self._task = self._progress.add_task(
             "training", total=steps, completed=start, note=""
         )
+        self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS_BEFORE_A_HINT)
+        self._hinted = False
         self._board: Any = None
         if importlib.util.find_spec("tensorboardX"):
             # An extra: not there to be resolved where it isn't installed.
@@ -146,6 +191,7 @@ class Report:
             "input_wait_fraction": min(1.0, waited / seconds),
         }
         self._write(line)
+        self._watch_input(waited, seconds)
         note = (
             f"epoch {line['epoch']:.2f}  loss {line['loss']:.3f}  "
             f"error {line['top1_error']:.1%}  {line['images_per_second']:.0f} images/s"
@@ -155,6 +201,21 @@ class Report:
             self._said = now
             left = (self._steps - step) * seconds
             say(f"step {step}/{self._steps}  {note}  {left:.0f} s left")
+
+    def _watch_input(self, waited: float, seconds: float) -> None:
+        """Say once if the devices wait for the data; the first steps don't count."""
+        self._waits.append((waited, seconds))
+        if self._hinted or len(self._waits) < STEPS_BEFORE_A_HINT:
+            return
+        total = sum(seconds for _, seconds in self._waits)
+        fraction = sum(waited for waited, _ in self._waits) / total
+        if fraction > INPUT_WAIT_WORTH_A_HINT:
+            self._hinted = True
+            say(
+                f"hint: {fraction:.0%} of the time is spent waiting for the data; "
+                "prepare them with `python -m alexnet_jax.prepare`, with "
+                "--encoding=raw if they are, or use a machine with more cores"
+            )
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")

@@ -116,7 +116,7 @@ def _stored(image: Any, size: int) -> np.ndarray:
         path = Path(image)
         if not path.is_file():
             raise InputError(f"{path} is not a file")
-        return pictures.decode(path.read_bytes(), str(path), size=size)
+        return pictures.decode(path.read_bytes(), str(path), size=size).picture
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.asarray(image))
-    return np.asarray(pictures.square(pictures.to_rgb(image), size))
+    return pictures.prepared(image, size)

@@ -123,8 +123,7 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
             if late:
                 state = validated(start, state)
             for step in range(start + 1, plan.steps + 1):
-                batch, waited = timed_next(iterator)
-                batch = pipelines.to_devices(batch, mesh)
+                batch, waited = timed_next(iterator, mesh)
                 state, metrics = train_step(state, batch, mean)
                 report.train(step, metrics, waited)
                 if interrupts.received is not None:
@@ -192,7 +191,7 @@ def measured_data(
 ) -> workdirs.Data:
     """The data's names and statistics, measured at the first start and kept.
 
-    `check` is called after every picture, and may raise.
+    `check` is called again and again meanwhile, and may raise.
     """
     if (workdir / workdirs.DATASET_FILE).exists():
         return workdirs.read_data(workdir)
@@ -200,11 +199,10 @@ def measured_data(
     statistics = dataset.statistics
     if statistics is None:
         total = len(dataset.splits["train"])
-        with reports.progress_bar() as bar:
-            task = bar.add_task("mean picture and colours", total=total, note="")
+        with reports.counted("mean picture and colours", total) as count:
 
-            def advance() -> None:
-                bar.advance(task)
+            def advance(done: int) -> None:
+                count(done)
                 check()
 
             statistics = pipelines.measure_statistics(pipeline, advance)
@@ -220,11 +218,14 @@ def measured_data(
 
 
 def timed_next(
-    iterator: Iterator[dict[str, np.ndarray]],
-) -> tuple[dict[str, np.ndarray], float]:
-    """The next batch and the seconds it was waited for."""
+    iterator: Iterator[dict[str, np.ndarray]], mesh: Mesh
+) -> tuple[dict[str, jax.Array], float]:
+    """The next batch on the devices and the seconds it was waited for.
+
+    The devices work at the step before meanwhile.
+    """
     begin = time.monotonic()
-    batch = next(iterator)
+    batch = pipelines.to_devices(next(iterator), mesh)
     return batch, time.monotonic() - begin
 
 

@@ -1,6 +1,13 @@
 import numpy as np
+import pytest
+from scipy import stats
 
 from alexnet_jax import augment
+
+
+# Every statistical test here rejects a right generator with this probability. The seeds
+# are fixed, so a test that passes passes always.
+FALSE_ALARM = 1e-3
 
 
 def test_every_view_comes_up_and_each_is_a_crop_or_its_mirror():
@@ -10,42 +17,75 @@ def test_every_view_comes_up_and_each_is_a_crop_or_its_mirror():
         for column in range(3):
             view = picture[row : row + 4, column : column + 4]
             expected |= {view.tobytes(), view[:, ::-1].tobytes()}
-    rng = np.random.default_rng(0)
-    seen = [augment.random_view(picture, rng, crop=4).tobytes() for _ in range(600)]
+    draws = augment.draw(0, 0, 600, border=2)
+    seen = [
+        augment.view(picture, row, column, 4, mirrored).tobytes()
+        for row, column, mirrored in zip(*(d.tolist() for d in draws[:3]), strict=True)
+    ]
     assert set(seen) == expected
     assert len(expected) == 18
-    counts = [seen.count(view) for view in expected]
-    assert min(counts) > 10
 
 
-def test_switches():
-    picture = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
-    rng = np.random.default_rng(1)
-    centre = picture[1:5, 1:5]
-    for _ in range(20):
-        view = augment.random_view(picture, rng, crop=4, crops=False, flip=False)
-        np.testing.assert_array_equal(view, centre)
+@pytest.mark.parametrize("seed", [0, 7])
+def test_crops_are_uniform_over_all_places_and_mirrors_fair(seed):
+    draws = augment.draw(seed, 0, 500_000, border=32)
+    counts = np.zeros((33, 33, 2), int)
+    np.add.at(counts, (draws.rows, draws.columns, draws.mirrored.astype(int)), 1)
+    assert counts.min() > 0
+    assert stats.chisquare(counts.ravel()).pvalue > FALSE_ALARM
+    neighbours = draws.rows[:-1] * 33 + draws.rows[1:]
+    assert stats.chisquare(np.bincount(neighbours)).pvalue > FALSE_ALARM
 
 
-def test_switching_one_off_leaves_the_other_draws():
-    picture = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
-    colours = {"deviations": np.ones(3), "directions": np.eye(3)}
-    shifts = []
-    for flip in (True, False):
-        rng = np.random.default_rng(5)
-        augment.random_view(picture, rng, crop=4, flip=flip)
-        shifts.append(augment.colour_shift(rng, **colours))
-    np.testing.assert_array_equal(*shifts)
+def test_draws_hang_on_seed_and_position_alone():
+    whole = augment.draw(3, 0, 50, border=32)
+    part = augment.draw(3, 17, 9, border=32)
+    for expected, found in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(found, expected[17:26])
+    other = augment.draw(4, 0, 50, border=32)
+    assert (other.rows != whole.rows).any()
+    far = augment.draw(3, 2**60, 2, border=32)
+    assert np.isfinite(far.normals).all()
 
 
-def test_shifts_have_the_covariance_of_the_pixels():
+def test_normals_are_normal_and_independent():
+    normals = augment.draw(1, 0, 200_000, border=0).normals
+    for direction in range(3):
+        test = stats.kstest(normals[:, direction], "norm")
+        assert test.pvalue > FALSE_ALARM
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        pair = stats.pearsonr(normals[:, first], normals[:, second])
+        assert pair.pvalue > FALSE_ALARM
+    assert stats.pearsonr(normals[:-1, 0], normals[1:, 0]).pvalue > FALSE_ALARM
+
+
+def test_shifts_have_the_variance_of_the_pixels_along_each_direction():
     """The 2012 code scales by standard deviations, so pixels and shifts vary alike."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(0, 20, (3, 3))
-    covariance = mixing @ mixing.T
-    values, directions = np.linalg.eigh(covariance)
-    settings = {"deviations": np.sqrt(values), "directions": directions}
-    shifts = np.stack([augment.colour_shift(rng, **settings) for _ in range(40_000)])
+    values, directions = np.linalg.eigh(mixing @ mixing.T)
+    count = 40_000
+    shifts = augment.colour_shifts(
+        augment.draw(2, 0, count, border=32).normals,
+        deviations=np.sqrt(values),
+        directions=directions,
+    )
     assert shifts.dtype == np.float32
-    error = np.cov(shifts.T) - covariance
-    assert np.abs(error).max() < 0.03 * np.abs(covariance).max()
+    along = shifts.astype(np.float64) @ directions
+    # The sum of squares over the variance follows a chi-square distribution.
+    squares = (along**2).sum(axis=0) / values
+    low, high = stats.chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], count)
+    assert ((low < squares) & (squares < high)).all()
+
+
+def test_a_shift_does_not_hang_on_its_neighbours():
+    normals = augment.draw(2, 0, 64, border=32).normals
+    rng = np.random.default_rng(0)
+    settings = {
+        "deviations": rng.uniform(1, 99, 3),
+        "directions": np.linalg.qr(rng.normal(size=(3, 3)))[0],
+    }
+    whole = augment.colour_shifts(normals, **settings)
+    for start, stop in ((0, 1), (5, 32), (63, 64)):
+        part = augment.colour_shifts(normals[start:stop], **settings)
+        np.testing.assert_array_equal(part, whole[start:stop])

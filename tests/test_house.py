@@ -12,15 +12,18 @@ PACKAGE = Path(__file__).parent.parent / "alexnet_jax"
 # where the order within it says so.
 TIERS = [
     ["__main__"],
-    ["main", "evaluate", "prepare"],
+    ["main", "evaluate", "prepare", "verify"],
     ["restore"],
     ["train"],
     ["pipeline", "checkpoint", "report", "workdir", "step", "figures", "interrupt"],
-    ["plan", "sources", "augment"],
-    ["prepared"],
+    ["plan", "sources", "augment", "shards"],
+    ["imagenet", "tfds", "digits"],
+    ["folder", "prepared"],
+    ["originals", "archives"],
     ["dataset", "model", "optimizer", "losses"],
     ["geometry", "mesh", "moments", "pictures"],
     ["lrn", "pooling", "towers"],
+    ["workers"],
     ["errors"],
 ]
 PURE = ["model", "step", "optimizer", "mesh", "losses", "lrn", "pooling", "towers"]
@@ -80,12 +83,20 @@ def test_only_the_edge_knows_what_it_should():
         if path.stem not in ("main", "train"):
             assert "ml_collections" not in other, path
         if path.stem in (
+            "archives",
             "augment",
             "dataset",
+            "digits",
+            "folder",
+            "imagenet",
             "moments",
+            "originals",
             "pictures",
             "prepared",
+            "shards",
             "sources",
+            "tfds",
+            "workers",
         ):
             assert "jax" not in other, path
 

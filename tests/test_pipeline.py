@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -37,6 +38,7 @@ def digest(pipeline, dataset, *, start=0, count=6):
     [
         {"threads": 1},
         {"threads": 8, "buffer": 1},
+        {"threads": 3, "buffer": 7},
         {"workers": 1},
         pytest.param({"workers": 2, "threads": 1}, marks=pytest.mark.slow),
     ],
@@ -155,14 +157,69 @@ def test_the_mean_picture_is_cut_in_the_centre(digits):
 
 def test_no_thread_stays_behind(digits):
     pipeline, statistics = digits
+
+    def read_one():
+        dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
+        with pipelines.read(pipeline, dataset) as batches:
+            next(batches)
+
+    # The threads that decode serve every reading of the process, and stay.
+    read_one()
     before = threading.active_count()
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
-    with pipelines.read(pipeline, dataset) as batches:
-        next(batches)
+    read_one()
     deadline = time.monotonic() + 10
     while threading.active_count() > before:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_switches(digits):
+    pipeline, statistics = digits
+    source = pipeline.dataset.splits["train"]
+
+    def batch(**changes):
+        changed = dataclasses.replace(pipeline, **changes)
+        return pipelines.train_dataset(changed, statistics, batch_size=64, seed=0)[0]
+
+    whole, fixed = batch(), batch(crops=False, flip=False)
+    centres = {source[i]["image"][2:18, 2:18].tobytes() for i in range(len(source))}
+    assert {image.tobytes() for image in fixed["image"]} <= centres
+    assert not {image.tobytes() for image in whole["image"]} <= centres
+    unflipped = batch(flip=False)
+    np.testing.assert_array_equal(unflipped["colour_shift"], whole["colour_shift"])
+    same = (unflipped["image"] == whole["image"]).all(axis=(1, 2, 3))
+    mirrored = (unflipped["image"] == whole["image"][:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (same | mirrored).all()
+    assert 16 < same.sum() < 48
+
+
+def test_statistics_are_exact_whatever_the_threads(digits):
+    pipeline, statistics = digits
+    source = pipeline.dataset.splits["train"]
+    whole = np.stack([source[i]["image"] for i in range(len(source))]).astype(float)
+    np.testing.assert_array_equal(
+        statistics.mean, whole.mean(axis=0).astype(np.float32)
+    )
+    for threads in (1, 5):
+        changed = dataclasses.replace(pipeline, threads=threads)
+        again = pipelines.measure_statistics(changed)
+        for name in ("mean", "deviations", "directions"):
+            np.testing.assert_array_equal(
+                getattr(again, name), getattr(statistics, name)
+            )
+
+
+def test_too_little_shared_memory_is_said_before_workers_start(digits, monkeypatch):
+    pipeline, statistics = digits
+    pipeline = dataclasses.replace(pipeline, workers=2)
+    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(pipelines.shutil, "disk_usage", lambda _: usage)
+    with (
+        pytest.raises(InputError, match="data.workers=2 needs .* MiB of shared"),
+        pipelines.read(pipeline, dataset),
+    ):
+        pass
 
 
 def test_ctrl_c_does_not_end_the_workers(digits):
@@ -187,13 +244,19 @@ def test_an_error_in_a_record_comes_through(digits, monkeypatch):
     def broken(*_, **__):
         raise InputError("picture 7 is broken")
 
-    monkeypatch.setattr(augment, "random_view", broken)
+    monkeypatch.setattr(augment, "view", broken)
     dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
     with (
         pytest.raises(InputError, match="picture 7 is broken"),
         pipelines.read(pipeline, dataset) as batches,
     ):
         next(batches)
+
+
+@pytest.mark.parametrize("name", ["threads", "buffer", "workers"])
+def test_numbers_out_of_range(name):
+    with pytest.raises(InputError, match=f"data.{name}=-1"):
+        pipelines.open_pipeline(source="digits", size=20, crop=16, **{name: -1})
 
 
 def test_a_crop_larger_than_the_picture():

@@ -1,0 +1,78 @@
+"""The scanned digits that come with scikit-learn as a data set."""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from alexnet_jax.dataset import Dataset, Example, fingerprint
+from alexnet_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DigitsSource:
+    """Some of scikit-learn's 1,797 scanned digits of 8x8, enlarged, on black.
+
+    Attributes:
+      indices: which of them.
+      images: all of them, 0 to 16.
+      labels: of all of them.
+      size: side of the enlarged picture, in pixels.
+    """
+
+    indices: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"DigitsSource({len(self.indices)} digits)"
+
+    def __getitem__(self, index: int) -> Example:
+        place = int(self.indices[index])
+        grey = Image.fromarray((self.images[place] * (255 / 16)).astype(np.uint8))
+        grey = grey.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        image = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
+        return {"image": image, "label": int(self.labels[place])}
+
+    def name(self, index: int) -> str:
+        """The example's name."""
+        return str(self.indices[index])
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    # Slow to import, and only the digits need it.
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return np.reshape(pixels, (-1, 8, 8)), np.asarray(labels)
+
+
+def open_digits(path: str | None, size: int, validation_fraction: float) -> Dataset:
+    """The digits; the same part is held out whatever the run's seed."""
+    if path is not None:
+        raise InputError("data.path has no meaning for the digits; leave it out")
+    images, labels = _digits()
+    total = len(labels)
+    order = np.random.default_rng(2012).permutation(total)
+    count = round(validation_fraction * total)
+    if not 0 < count < total:
+        raise InputError(
+            f"data.validation_fraction={validation_fraction} leaves a split of the "
+            f"{total} digits empty"
+        )
+    names = tuple(str(digit) for digit in range(10))
+    held_out, kept = np.sort(order[:count]), np.sort(order[count:])
+    return Dataset(
+        splits={
+            "train": DigitsSource(kept, images, labels, size),
+            "validation": DigitsSource(held_out, images, labels, size),
+        },
+        class_names=names,
+        class_ids=names,
+        size=size,
+        fingerprint=fingerprint(["digits", str(size), str(count)]),
+    )

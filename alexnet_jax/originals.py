@@ -1,0 +1,124 @@
+"""Sources of picture files as they came: read, decoded and cut when asked for."""
+
+import abc
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet_jax import pictures
+from alexnet_jax.dataset import Example
+from alexnet_jax.errors import InputError
+
+
+class Original(NamedTuple):
+    """A picture file: where it lies, for messages, its class and its bytes."""
+
+    where: str
+    label: int
+    data: bytes
+
+
+class Originals(abc.ABC):
+    """A sequence of picture files, as a source of examples.
+
+    Attributes:
+      size: side of the examples' pictures, in pixels.
+    """
+
+    size: int
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """What the file can be found by."""
+
+    @abc.abstractmethod
+    def original(self, index: int) -> Original:
+        """The file.
+
+        Raises:
+          InputError: if it can't be read.
+        """
+
+    @abc.abstractmethod
+    def part(self, start: int, stop: int) -> "Originals":
+        """Those from `start` to before `stop`, small enough to send elsewhere."""
+
+    def __getitem__(self, index: int) -> Example:
+        where, label, data = self.original(index)
+        picture = pictures.decode(data, where, size=self.size).picture
+        return {"image": picture, "label": label}
+
+
+class Piece(NamedTuple):
+    """Where a picture file lies: in a file, from an offset on.
+
+    Attributes:
+      name: unique within the source.
+      label: its class.
+      path: of the file that holds it, relative to the source's root.
+      offset: of its first byte.
+      length: how many bytes.
+    """
+
+    name: str
+    label: int
+    path: str
+    offset: int
+    length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOriginals(Originals):
+    """Picture files that are files, or stretches of larger ones.
+
+    Attributes:
+      root: what paths are relative to.
+      pieces: the picture files.
+      size: side of the examples' pictures, in pixels.
+    """
+
+    root: Path
+    pieces: tuple[Piece, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __repr__(self) -> str:
+        return f"FileOriginals({self.root}, {len(self.pieces)} pictures)"
+
+    def name(self, index: int) -> str:
+        """The file's name, relative to the root or to the archive."""
+        return self.pieces[index].name
+
+    def original(self, index: int) -> Original:
+        """The file."""
+        piece = self.pieces[index]
+        where = str(self.root / piece.path)
+        if piece.path != piece.name:
+            where += f": {piece.name}"
+        pictures.check_bytes(piece.length, where)
+        try:
+            with (self.root / piece.path).open("rb") as file:
+                file.seek(piece.offset)
+                # One more where it is a file by itself, to see if it has grown.
+                data = file.read(piece.length + (piece.path == piece.name))
+        except OSError as error:
+            raise InputError(f"{where} can't be read ({error.strerror})") from error
+        if len(data) != piece.length:
+            raise InputError(
+                f"{where} no longer has its {piece.length} bytes; it has changed "
+                "meanwhile"
+            )
+        return Original(where, piece.label, data)
+
+    def part(self, start: int, stop: int) -> "FileOriginals":
+        """Those from `start` to before `stop`."""
+        return dataclasses.replace(self, pieces=self.pieces[start:stop])
+
+    def fingerprint_parts(self, split: str) -> list[str]:
+        """What identifies the files: names, classes and sizes."""
+        return [f"{split}/{p.name}/{p.label}/{p.length}" for p in self.pieces]

@@ -1,0 +1,114 @@
+"""One shard of a prepared data set, written by one process."""
+
+import collections
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from alexnet_jax import pictures, prepared
+from alexnet_jax.errors import InputError, first_line
+from alexnet_jax.moments import PixelSums
+from alexnet_jax.originals import Originals
+
+
+class ShardTask(NamedTuple):
+    """A shard to write.
+
+    Attributes:
+      path: where to.
+      notes: the folder for what is known of finished shards.
+      originals: what goes into it.
+      encoding: `jpeg` or `raw`.
+      measured: whether the sums for mean and colours are wanted.
+    """
+
+    path: Path
+    notes: Path
+    originals: Originals
+    encoding: str
+    measured: bool
+
+    @property
+    def note(self) -> Path:
+        """What was done, written last: the shard is finished where it is there."""
+        return self.notes / f"{self.path.stem}.json"
+
+    @property
+    def sums(self) -> Path:
+        """The sums of the shard's pictures."""
+        return self.notes / f"{self.path.stem}.npz"
+
+
+def write_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
+    """Decode, cut, encode and write a shard's pictures, and a note of it beside.
+
+    Pictures that can't be read are left out and named in the note.
+
+    Raises:
+      InputError: if it can't be written.
+    """
+    part = task.path.with_suffix(".part")
+    sums = PixelSums.zeros(task.originals.size)
+    mended: collections.Counter[str] = collections.Counter()
+    refused = []
+    written = 0
+    try:
+        writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+        for index in range(len(task.originals)):
+            name = task.originals.name(index)
+            try:
+                where, label, data = task.originals.original(index)
+                picture, how = pictures.decode(data, where, size=task.originals.size)
+            except InputError as error:
+                refused.append({"name": name, "reason": str(error)})
+                advance(1)
+                continue
+            mended.update(how)
+            encoded = prepared.encode(picture, task.encoding)
+            writer.write(prepared.pack(encoded, label, name))
+            written += 1
+            if task.measured:
+                sums.add(picture)
+            advance(1)
+        writer.close()
+        if task.measured:
+            sums.save(task.sums)
+            sync(task.sums)
+        sync(part)
+        part.replace(task.path)
+        note = {
+            "file": task.path.name,
+            "examples": written,
+            "bytes": task.path.stat().st_size,
+            "sha256": prepared.sha256(task.path),
+            "mended": mended,
+            "refused": refused,
+        }
+        write_json(task.note, note)
+    except (OSError, RuntimeError) as error:
+        # The writer's own kind is RuntimeError, with the system's reason in it.
+        raise InputError(
+            f"{task.path} can't be written ({first_line(error)}); mend that and "
+            "give the same command again: finished shards are kept"
+        ) from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file of JSON so that it is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    sync(part)
+    part.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Have the system bring a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,145 @@
+"""A classification set of TensorFlow Datasets, without TensorFlow.
+
+The set must have been prepared as ArrayRecord; the files are then read as they are.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.dataset import Dataset, fingerprint
+from alexnet_jax.errors import InputError
+from alexnet_jax.originals import Original, Originals
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsOriginals(Originals):
+    """The encoded pictures of one split.
+
+    Attributes:
+      records: the split, as a random-access source of features.
+      start, stop: which of the records.
+      keys: names of the picture's feature and of the label's.
+      title: name and split, for messages.
+      size: side of the examples' pictures, in pixels.
+    """
+
+    records: Any
+    start: int
+    stop: int
+    keys: tuple[str, str]
+    title: str
+    size: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __repr__(self) -> str:
+        return f"TfdsOriginals({self.title}, {len(self)} pictures)"
+
+    def name(self, index: int) -> str:
+        """The file's name where the set has one, else split and place."""
+        record = self.records[self.start + index]
+        if isinstance(record.get("file_name"), bytes):
+            return record["file_name"].decode()
+        return f"{self.title}/{self.start + index}"
+
+    def original(self, index: int) -> Original:
+        """The file."""
+        record = self.records[self.start + index]
+        image, label = self.keys
+        where = f"{self.title}/{self.start + index}"
+        return Original(where, int(record[label]), record[image])
+
+    def part(self, start: int, stop: int) -> "TfdsOriginals":
+        """Those from `start` to before `stop`."""
+        return dataclasses.replace(
+            self, start=self.start + start, stop=self.start + stop
+        )
+
+
+def open_tfds(path: str | None, size: int, validation_fraction: float) -> Dataset:
+    """A set by its name, like imagenette/full-size-v2, or by its folder.
+
+    The second split is the set's own, `validation` or `test`; a set without one is held
+    out of, at the end of `train`.
+    """
+    if path is None:
+        raise InputError("data.path is not set; give the set's name or its folder")
+    builder = _builder(path)
+    info = builder.info
+    image, label = _keys(info, path)
+    if info.file_format is None or info.file_format.value != "array_record":
+        raise InputError(
+            f"{path} is stored as {info.file_format and info.file_format.value}, which "
+            f"has no random access; prepare it again with `{_command(path)}`"
+        )
+    skip = importlib.import_module("tensorflow_datasets").decode.SkipDecoding()
+
+    def originals(split: str) -> TfdsOriginals:
+        records = builder.as_data_source(split=split, decoders={image: skip})
+        title = f"{info.full_name}/{split}"
+        return TfdsOriginals(records, 0, len(records), (image, label), title, size)
+
+    second = next((s for s in ("validation", "test") if s in info.splits), None)
+    if "train" not in info.splits:
+        raise InputError(f"{path} has no split train; it has {', '.join(info.splits)}")
+    train = originals("train")
+    if second is not None:
+        held_out = originals(second)
+    else:
+        kept = len(train) - max(1, round(validation_fraction * len(train)))
+        train, held_out = train.part(0, kept), train.part(kept, len(train))
+    names = tuple(info.features[label].names)
+    parts = [info.full_name]
+    parts += [f"{n}/{s.num_examples}/{s.num_bytes}" for n, s in info.splits.items()]
+    return Dataset(
+        splits={"train": train, "validation": held_out},
+        class_names=names,
+        class_ids=names,
+        size=size,
+        fingerprint=fingerprint([*parts, str(len(held_out))]),
+    )
+
+
+def _builder(path: str) -> Any:
+    """What reads the prepared files; never what would download or build them."""
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise InputError(
+            "TensorFlow Datasets is not installed; `pip install alexnet_jax[tfds]`"
+        )
+    tfds = importlib.import_module("tensorflow_datasets")
+    loader = importlib.import_module("tensorflow_datasets.core.read_only_builder")
+    if Path(path).is_dir():
+        try:
+            return tfds.builder_from_directory(path)
+        except Exception as error:
+            raise InputError(
+                f"{path} is no prepared set of TensorFlow Datasets; give the folder of "
+                "one version, with its dataset_info.json"
+            ) from error
+    try:
+        return loader.builder_from_files(path)
+    except Exception as error:
+        # It raises many kinds, on unknown names, missing files and broken metadata.
+        raise InputError(
+            f"no prepared {path} in the folders of TensorFlow Datasets; make it, once, "
+            f"where TensorFlow is installed: `{_command(path)}`"
+        ) from error
+
+
+def _command(path: str) -> str:
+    return f"tfds build {path} --file_format=array_record"
+
+
+def _keys(info: Any, path: str) -> tuple[str, str]:
+    """Names of the picture's feature and of the label's."""
+    features = importlib.import_module("tensorflow_datasets").features
+    keys = info.supervised_keys or ()
+    if len(keys) == 2:
+        image, label = (info.features[key] for key in keys)
+        if isinstance(image, features.Image) and isinstance(label, features.ClassLabel):
+            return keys[0], keys[1]
+    raise InputError(f"{path} is not a set of pictures with one class each")

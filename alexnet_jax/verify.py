@@ -1,0 +1,112 @@
+"""Check a prepared data set: every checksum, every record, every picture."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from alexnet_jax import errors, prepared, report, workers
+from alexnet_jax.errors import InputError
+from alexnet_jax.moments import MEAN_FILE
+from alexnet_jax.prepared import Description, Shard
+
+
+class ShardCheck(NamedTuple):
+    """A shard to check, and the set that it is of."""
+
+    shard: Shard
+    size: int
+    encoding: str
+    classes: int
+
+
+def verify(path: Path, *, processes: int | None = None) -> list[str]:
+    """The faults of a prepared data set, each a line that names its place.
+
+    Args:
+      path: the data set's folder.
+      processes: that read and decode; None for one for each core.
+
+    Raises:
+      InputError: if `dataset.json` itself can't be read.
+    """
+    description: Description = prepared.read_description(path)
+    faults = []
+    try:
+        mean = prepared.load_statistics(description).mean
+        if mean.shape != (description.size, description.size, 3):
+            faults.append(f"{path / MEAN_FILE}: shape {mean.shape}")
+    except (InputError, ValueError) as error:
+        faults.append(str(error))
+    tasks = [
+        ShardCheck(
+            shard, description.size, description.encoding, len(description.class_names)
+        )
+        for shard in prepared.all_shards(description)
+    ]
+    total = sum(shard.examples for shard in prepared.all_shards(description))
+    with report.counted("verifying", total) as advance:
+        for found in workers.spread(
+            check_shard,
+            tasks,
+            # A process is not started for less than it takes to start one.
+            processes=processes or min(workers.cores(), -(-total // 4096)),
+            advance=advance,
+        ):
+            faults += found
+    return sorted(faults)
+
+
+def check_shard(task: ShardCheck, advance: Callable[[int], None]) -> list[str]:
+    """The faults of one shard."""
+    shard = task.shard
+    try:
+        prepared.check_shard(shard)
+    except InputError as error:
+        return [str(error)]
+    faults = []
+    if prepared.sha256(shard.path) != shard.sha256:
+        faults.append(f"{shard.path}: its checksum differs")
+    try:
+        reader = ArrayRecordReader(str(shard.path))
+        count = reader.num_records()
+    except Exception as error:
+        # ArrayRecord raises many kinds on damaged bytes.
+        return [*faults, f"{shard.path}: can't be opened ({errors.first_line(error)})"]
+    if count != shard.examples:
+        faults.append(f"{shard.path}: {count} records where {shard.examples} are named")
+    for index in range(count):
+        try:
+            record = prepared.unpack(reader.read([index])[0])
+            prepared.decode(record.picture, task.encoding, task.size)
+            if not 0 <= record.label < task.classes:
+                raise ValueError(f"label {record.label} of {task.classes} classes")
+        except Exception as error:
+            faults.append(f"{shard.path}, record {index}: {errors.first_line(error)}")
+        advance(1)
+    return faults
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_jax.verify",
+        description="Check a prepared data set: checksums, records and pictures. Names "
+        "every fault; exit status 1 where there is one.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--path", type=Path, required=True, metavar="DIR")
+    given = parser.parse_args(arguments)
+    faults = verify(given.path)
+    for fault in faults:
+        report.say(fault)
+    result: dict[str, Any] = {"path": str(given.path), "faults": len(faults)}
+    report.print_result(result)
+    if faults:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)

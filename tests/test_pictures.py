@@ -1,0 +1,250 @@
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import pictures
+from alexnet_jax.errors import InputError
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def read(image, kind, name="picture", size=96, **options):
+    return pictures.decode(encoded(image, kind, **options), name, size=size)
+
+
+@pytest.fixture(scope="module")
+def piece(photographs):
+    return Image.fromarray(photographs[0][:96, :96])
+
+
+def smooth(height, width):
+    """A picture without detail, which no way of resizing changes much."""
+    rows, columns = np.mgrid[:height, :width]
+    planes = [rows * 200 / height, columns * 200 / width, rows * 0 + 80]
+    return Image.fromarray(np.stack(planes, axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(427, 640), (640, 427), (56, 75), (1600, 2400)])
+def test_the_short_side_is_resized_and_the_centre_cut(shape):
+    picture = smooth(*shape)
+    cut = np.asarray(pictures.square(picture, 64)).astype(float)
+    width, height = picture.size
+    short = min(width, height)
+    whole = picture.resize(
+        (round(width * 64 / short), round(height * 64 / short)),
+        Image.Resampling.BICUBIC,
+    )
+    left, top = (whole.width - 64) // 2, (whole.height - 64) // 2
+    expected = np.asarray(whole)[top : top + 64, left : left + 64].astype(float)
+    # Rounding the long side moves pixels by less than one: less than 200 / 64.
+    assert np.abs(cut - expected).max() < 4
+    assert cut.shape == (64, 64, 3)
+
+
+def test_where_the_long_side_works_out_it_is_resize_and_cut_to_the_bit(photographs):
+    photograph = Image.fromarray(photographs[0][:400, :600])
+    whole = photograph.resize((150, 100), Image.Resampling.BICUBIC)
+    expected = np.asarray(whole)[:, 25:125]
+    np.testing.assert_array_equal(pictures.square(photograph, 100), expected)
+
+
+def test_a_jpeg_decodes_as_pillow_does(piece):
+    data = encoded(piece, "JPEG", quality=90)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGB"))
+    decoded = pictures.decode(data, "a.jpg", size=96)
+    np.testing.assert_array_equal(decoded.picture, expected)
+    assert decoded.mended == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "name", "mended"),
+    [
+        ("L", "JPEG", "a.JPEG", ("greyscale",)),
+        ("CMYK", "JPEG", "a.JPEG", ("CMYK",)),
+        ("RGB", "PNG", "n02105855_2933.JPEG", ("PNG named .jpeg",)),
+        ("RGB", "JPEG", "it's.jpg", ()),
+        ("P", "PNG", "a.png", ("palette",)),
+        ("RGBA", "PNG", "a.png", ("transparency",)),
+        ("LA", "PNG", "a.png", ("greyscale", "transparency")),
+        ("RGB", "TIFF", "a.tif", ()),
+        ("RGB", "WEBP", "a.webp", ()),
+        ("1", "BMP", "a.bmp", ("greyscale",)),
+        ("P", "GIF", "a.gif", ("palette",)),
+    ],
+)
+def test_every_kind_of_picture_becomes_rgb(piece, mode, kind, name, mended):
+    found = read(piece.convert(mode), kind, name)
+    assert found.picture.shape == (96, 96, 3)
+    assert found.picture.dtype == np.uint8
+    assert found.mended == mended
+    if mode in ("L", "LA"):
+        assert (found.picture[..., 0] == found.picture[..., 1]).all()
+    elif mode in ("RGB", "RGBA", "CMYK"):
+        error = np.abs(found.picture.astype(float) - np.asarray(piece)).mean()
+        assert error < 4
+
+
+def test_cmyk_is_neither_inverted_nor_grey():
+    red = Image.new("RGB", (96, 96), (255, 0, 0)).convert("CMYK")
+    found = read(red, "JPEG", quality=95).picture.astype(int)
+    assert found[..., 0].min() > 240
+    assert found[..., 1:].max() < 15
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_the_camera_s_orientation_is_applied(piece, orientation):
+    """Turn the picture by the inverse of each orientation, and say so in the file."""
+    array = np.asarray(piece)
+    inverse = {
+        2: array[:, ::-1],
+        3: array[::-1, ::-1],
+        4: array[::-1],
+        5: array.swapaxes(0, 1),
+        6: np.rot90(array),
+        7: array[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(array, 3),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("PNG", "JPEG"):
+        image = Image.fromarray(np.ascontiguousarray(inverse))
+        found = read(image, kind, exif=exif)
+        assert found.mended == ("orientation",)
+        if kind == "PNG":
+            np.testing.assert_array_equal(found.picture, array)
+        else:
+            assert np.abs(found.picture.astype(float) - array).mean() < 8
+
+
+def test_transparency_lies_on_white_and_16_bits_are_scaled(piece):
+    clear = piece.convert("RGBA")
+    clear.putalpha(0)
+    assert (read(clear, "PNG").picture == 255).all()
+    half = Image.new("RGBA", (96, 96), (0, 0, 0, 128))
+    np.testing.assert_allclose(read(half, "PNG").picture, 127, atol=1)
+    grey = np.asarray(piece.convert("L"))
+    deep = (grey.astype(np.uint16) << 8) + 77
+    found = read(Image.fromarray(deep), "PNG")
+    np.testing.assert_array_equal(found.picture[..., 0], grey)
+    with pytest.raises(InputError, match=r"real.tif .*no known range"):
+        read(Image.fromarray(np.ones((96, 96), np.float32)), "TIFF", "real.tif")
+
+
+def test_an_open_picture_becomes_what_its_file_does(piece):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(piece.convert("RGBA"), "PNG", exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        found = pictures.prepared(image, 64)
+    np.testing.assert_array_equal(
+        found, pictures.decode(data, "a.png", size=64).picture
+    )
+
+
+def test_damage_that_decoders_forgive_is_read_and_noted(piece):
+    data = encoded(piece, "JPEG", quality=90)
+    # A few bytes are lost before the end marker.
+    found = pictures.decode(data[:-12] + data[-2:], "a.jpg", size=96)
+    assert found.mended == ("damage that decoders forgive",)
+    expected = pictures.decode(data, "a.jpg", size=96).picture
+    np.testing.assert_array_equal(found.picture[:64], expected[:64])
+
+
+def refused(data, name="bad.JPEG"):
+    begin = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        pictures.decode(data, name, size=96)
+    assert time.monotonic() - begin < 5
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_broken_files_are_refused_by_name(photographs):
+    data = encoded(Image.fromarray(photographs[0]), "JPEG")
+    assert "can't be read as a picture" in refused(data[: len(data) // 2])
+    assert "is not a picture" in refused(b"")
+    assert "is not a picture" in refused(b"this is text\n" * 99)
+    png = encoded(Image.fromarray(photographs[0]), "PNG")
+    assert "can't be read as a picture" in refused(png[: len(png) // 2])
+    # Pillow would run Ghostscript on it.
+    assert "is not a picture" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0")
+
+
+def png_of(width, height):
+    def chunk(kind, body):
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1000))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_a_huge_picture_is_refused_from_its_header():
+    jpeg = bytearray(encoded(Image.new("RGB", (64, 64)), "JPEG"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
+    for data in (bytes(jpeg), png_of(60_000, 60_000)):
+        tracemalloc.start()
+        message = refused(data)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "60000 x 60000 pixels" in message or "3600000000 pixels" in message
+        assert peak < 2**22
+    assert "over the limit" in refused(png_of(9000, 9000))
+    assert "over the limit" not in refused(png_of(100, 100))
+
+
+def test_a_progressive_jpeg_of_thousands_of_scans_is_refused(photographs):
+    data = encoded(Image.fromarray(photographs[0]), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    scan = data[last:-2]
+    bomb = data[:-2] + scan * 9000 + data[-2:]
+    assert "scans over 640 x 427 pixels" in refused(bomb)
+    assert pictures.decode(data, "a.jpg", size=96).mended == ()
+
+
+def test_a_file_too_large_for_a_picture(monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_BYTES", 100)
+    assert "101 bytes, more than the 100" in refused(bytes(101))
+
+
+def test_any_bytes_give_a_picture_or_an_input_error(piece):
+    """Flip, cut and repeat bytes of real files: nothing else may come out."""
+    rng = np.random.default_rng(0)
+    kinds = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM")
+    small = piece.resize((24, 24))
+    seeds = [encoded(small, kind) for kind in kinds]
+    seeds.append(encoded(small, "JPEG", progressive=True))
+    outcomes = {True: 0, False: 0}
+    for number in range(600):
+        data = bytearray(seeds[number % len(seeds)])
+        for _ in range(rng.integers(1, 6)):
+            data[rng.integers(0, len(data))] = rng.integers(0, 256)
+        if number % 3 == 0:
+            del data[rng.integers(0, len(data)) :]
+        try:
+            found = pictures.decode(bytes(data), "fuzzed.jpg", size=16)
+        except InputError:
+            outcomes[False] += 1
+        else:
+            assert found.picture.shape == (16, 16, 3)
+            outcomes[True] += 1
+    assert min(outcomes.values()) > 50

@@ -1,0 +1,482 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from alexnet_jax import moments, prepare, prepared, sources, verify
+from alexnet_jax.errors import InputError
+
+
+def prepared_from(folder, output, **options):
+    settings = {"source": "folder", "size": 64, "workers": 1, **options}
+    return prepare.prepare(input_path=str(folder), output=output, **settings)
+
+
+def opened(path):
+    return sources.open_dataset(
+        source="prepared", path=path and str(path), size=1, validation_fraction=0.5
+    )
+
+
+def originals(folder):
+    return sources.open_dataset(
+        source="folder", path=str(folder), size=64, validation_fraction=0.1
+    )
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_a_prepared_set_gives_back_the_pictures(tmp_path, picture_folder, encoding):
+    prepared_from(picture_folder, tmp_path / "out", encoding=encoding)
+    original, found = originals(picture_folder), opened(tmp_path / "out")
+    assert found.class_names == original.class_names
+    for split in ("train", "validation"):
+        source, reference = found.splits[split], original.splits[split]
+        assert len(source) == len(reference)
+        for index in range(len(source)):
+            example, expected = source[index], reference[index]
+            assert source.name(index) == reference.name(index)
+            assert example["label"] == expected["label"]
+            error = np.abs(example["image"].astype(float) - expected["image"]).mean()
+            assert error == 0 if encoding == "raw" else error < 6
+
+
+def test_mean_and_colours_equal_numpy_on_the_whole_set(tmp_path, picture_folder):
+    prepared_from(picture_folder, tmp_path / "out")
+    train = originals(picture_folder).splits["train"]
+    whole = np.stack([train[i]["image"] for i in range(len(train))]).astype(float)
+    statistics = opened(tmp_path / "out").statistics
+    np.testing.assert_array_equal(
+        statistics.mean, whole.mean(axis=0).astype(np.float32)
+    )
+    covariance = np.cov(whole.reshape(-1, 3).T, bias=True)
+    turned = statistics.directions @ np.diag(statistics.deviations**2)
+    turned = turned @ statistics.directions.T
+    np.testing.assert_allclose(turned, covariance, rtol=1e-6)
+    assert (np.diff(statistics.deviations) >= 0).all()
+
+
+def test_sums_are_exact_and_add(photographs):
+    pieces = [p[:64, :64] for p in photographs] + [np.full((64, 64, 3), 255, np.uint8)]
+    whole = moments.PixelSums.zeros(64)
+    parts = [moments.PixelSums.zeros(64) for _ in range(2)]
+    for number, piece in enumerate(pieces):
+        whole.add(piece)
+        parts[number % 2].add(piece)
+    parts[0] += parts[1]
+    pixels = np.stack(pieces).astype(np.int64).reshape(-1, 3)
+    expected = [[sum(map(int, a * b)) for b in pixels.T] for a in pixels.T]
+    for sums in (whole, parts[0]):
+        np.testing.assert_array_equal(sums.products, expected)
+        np.testing.assert_array_equal(sums.pixels, sum(p.astype(int) for p in pieces))
+        assert sums.count == 3
+
+
+def test_grey_pictures_have_no_negative_eigenvalue():
+    rng = np.random.default_rng(0)
+    sums = moments.PixelSums.zeros(9)
+    for _ in range(5):
+        sums.add(rng.integers(0, 256, (9, 9, 1), np.uint8).repeat(3, 2))
+    deviations = sums.statistics().deviations
+    assert np.isfinite(deviations).all()
+    assert (deviations >= 0).all()
+
+
+@pytest.fixture
+def many_shards(monkeypatch):
+    monkeypatch.setattr(prepare, "EXAMPLES_WORTH_A_SHARD", 4)
+
+
+def test_the_bytes_are_the_same_whatever_the_workers(
+    tmp_path, picture_folder, many_shards
+):
+    found = {}
+    for workers in (1, 3):
+        output = tmp_path / f"out{workers}"
+        prepared_from(picture_folder, output, workers=workers)
+        found[workers] = contents(output)
+    assert found[1] == found[3]
+    shards = {f"train-{n:05d}-of-00004.array_record" for n in range(4)}
+    shards |= {f"validation-{n:05d}-of-00002.array_record" for n in range(2)}
+    assert set(found[1]) == shards | {"dataset.json", "mean.npy"}
+    assert not (tmp_path / "out1.unfinished").exists()
+
+
+def test_what_was_mended_is_counted(tmp_path, picture_folder):
+    described = prepared_from(picture_folder, tmp_path / "out")
+    # Of each class's 8 and 3 pictures, by turns RGB, grey, transparent, RGB.
+    assert described["mended"] == {"greyscale": 6, "transparency": 6}
+    written = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert written["mended"] == described["mended"]
+    assert written["refused"] == []
+    assert written["counts"] == {"train": 16, "validation": 6}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from alexnet_jax import prepare, shards
+prepare.EXAMPLES_WORTH_A_SHARD = 4
+written = 0
+sums = shards.PixelSums.add
+def add(self, picture):
+    global written
+    written += 1
+    if written == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sums(self, picture)
+shards.PixelSums.add = add
+prepare.prepare(source="folder", input_path=sys.argv[1], output=Path(sys.argv[2]),
+                size=64, workers=1)
+"""
+
+
+def test_a_killed_preparation_goes_on_and_ends_the_same(
+    tmp_path, picture_folder, many_shards, capsys
+):
+    prepared_from(picture_folder, tmp_path / "straight")
+    output = tmp_path / "killed"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(picture_folder), str(output)]
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not output.exists()
+    with pytest.raises(InputError, match="no prepared data set"):
+        opened(output)
+    notes = tmp_path / "killed.unfinished" / "notes"
+    assert len(list(notes.glob("*.json"))) == 2
+    prepared_from(picture_folder, output)
+    assert "going on: 8 of 22 pictures are prepared" in capsys.readouterr().err
+    assert contents(output) == contents(tmp_path / "straight")
+
+
+def test_other_options_start_over(tmp_path, picture_folder, many_shards, capsys):
+    output = tmp_path / "out"
+    (picture_folder / "train" / "class1" / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    with pytest.raises(InputError):
+        prepared_from(picture_folder, output)
+    prepared_from(picture_folder, output, encoding="raw", on_error="skip")
+    assert "other options; starting over" in capsys.readouterr().err
+    assert opened(output).splits["train"][0]["image"].shape == (64, 64, 3)
+    assert verify.verify(output, processes=1) == []
+
+
+def test_bad_pictures_stop_with_their_list_or_are_skipped(tmp_path, picture_folder):
+    folder, output = picture_folder / "train" / "class1", tmp_path / "out"
+    bad = {
+        "cut.jpg": (folder / "train0.jpg").read_bytes()[:400],
+        "nothing.jpg": b"",
+        "text.JPEG": b"no picture",
+    }
+    for name, data in bad.items():
+        (folder / name).write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        prepared_from(picture_folder, output)
+    assert "\n" not in str(caught.value)
+    for name in bad:
+        assert f"class1/{name}" in str(caught.value)
+    assert "3 of the pictures can't be prepared" in str(caught.value)
+    assert "--on_error=skip" in str(caught.value)
+    assert not output.exists()
+    listed = (tmp_path / "out.unfinished" / "refused.txt").read_text()
+    assert len(listed.splitlines()) == 3
+    described = prepared_from(picture_folder, output, on_error="skip")
+    assert {one["name"] for one in described["refused"]} == {
+        f"train/class1/{name}" for name in bad
+    }
+    assert described["counts"] == {"train": 16, "validation": 6}
+    assert len(opened(output).splits["train"]) == 16
+    assert verify.verify(output, processes=1) == []
+
+
+def test_where_nothing_can_be_read_nothing_is_made(tmp_path):
+    for label in "ab":
+        for split in ("train", "val"):
+            folder = tmp_path / "in" / split / label
+            folder.mkdir(parents=True)
+            (folder / "0.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no picture of split train"):
+        prepared_from(tmp_path / "in", tmp_path / "out", on_error="skip")
+    assert not (tmp_path / "out").exists()
+
+
+FULL = """
+import resource, signal, sys
+from alexnet_jax import errors, prepare
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+errors.exit_with(lambda: prepare.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("limit", [500, 40_000, 90_000])
+def test_a_full_disk_is_one_line_and_the_next_try_goes_on(
+    tmp_path, picture_folder, limit
+):
+    """A limit on the size of files stands for a disk without room."""
+    output = tmp_path / "out"
+    arguments = ["--source=folder", f"--input={picture_folder}", f"--output={output}"]
+    arguments += ["--size=64", "--workers=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(limit), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "can't be written" in line and "File too large" in line
+    assert not output.exists()
+    prepared_from(picture_folder, output)
+    prepared_from(picture_folder, tmp_path / "straight")
+    assert contents(output) == contents(tmp_path / "straight")
+
+
+def test_an_output_that_is_in_the_way(tmp_path, picture_folder):
+    prepared_from(picture_folder, tmp_path / "out")
+    with pytest.raises(InputError, match="is there already"):
+        prepared_from(picture_folder, tmp_path / "out")
+    (tmp_path / "new.unfinished").mkdir()
+    (tmp_path / "new.unfinished" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"new.unfinished is in the way .*thesis.txt"):
+        prepared_from(picture_folder, tmp_path / "new")
+    assert (tmp_path / "new.unfinished" / "thesis.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="can't be written"):
+        prepared_from(picture_folder, tmp_path / "out" / "dataset.json" / "below")
+    with pytest.raises(InputError, match="--workers=0 must be at least 1"):
+        prepared_from(picture_folder, tmp_path / "other", workers=0)
+
+
+def test_two_at_once_and_a_killed_one_leaves_no_process(
+    tmp_path, picture_folder, many_shards
+):
+    """The second is refused; the workers of a killed one end by themselves."""
+    slow = """
+import sys, time
+from pathlib import Path
+from alexnet_jax import pictures, prepare
+import slow_decode
+if __name__ == "__main__":
+    prepare.EXAMPLES_WORTH_A_SHARD = 1
+    prepare.shards.write_shard = slow_decode.write_shard
+    prepare.prepare(source="folder", input_path=sys.argv[1],
+                    output=Path(sys.argv[2]), size=64, workers=2)
+"""
+    (tmp_path / "slow.py").write_text(slow)
+    (tmp_path / "slow_decode.py").write_text(
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "def write_shard(task, advance):\n"
+        "    (Path(sys.argv[2]).parent / f'pid{os.getpid()}').touch()\n"
+        "    time.sleep(60)\n"
+    )
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "slow.py"), str(picture_folder), str(output)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tmp_path)])},
+    )
+    deadline = time.monotonic() + 60
+    while len(pids := list(tmp_path.glob("pid*"))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    with pytest.raises(InputError, match="is being prepared by another process"):
+        prepared_from(picture_folder, output)
+    process.kill()
+    process.wait()
+    numbers = [int(pid.name.removeprefix("pid")) for pid in pids]
+    while any(alive(number) for number in numbers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    prepared_from(picture_folder, output)
+    assert verify.verify(output, processes=1) == []
+
+
+def alive(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_ctrl_c_ends_a_preparation_at_once(tmp_path, picture_folder, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moments.PixelSums, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepared_from(picture_folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_stays_flat_while_the_input_grows(tmp_path, picture_folder):
+    """Ten times as many pictures, hardly more memory."""
+    program = (
+        "import resource, sys\n"
+        "from alexnet_jax import prepare\n"
+        "prepare.main(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    peaks = []
+    for copies in (1, 10):
+        for number in range(copies):
+            for file in list(picture_folder.glob("train/*/train?.*")):
+                target = file.with_name(f"copy{number}-{file.name}")
+                if not target.exists():
+                    os.link(file, target)
+        arguments = [f"--input={picture_folder}", f"--output={tmp_path / str(copies)}"]
+        arguments += ["--source=folder", "--workers=1", "--size=64"]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stdout.split()[-1]))
+    unit = 1024 if sys.platform == "linux" else 1
+    assert peaks[1] - peaks[0] < 2**24 / unit
+
+
+def test_verify_names_the_shard_and_record_of_every_fault(
+    tmp_path, picture_folder, many_shards
+):
+    output = tmp_path / "out"
+    described = prepared_from(picture_folder, output)
+    assert verify.verify(output, processes=2) == []
+    first, second, third, _ = (s["file"] for s in described["shards"]["train"])
+    names = [opened(output).splits["train"].name(i) for i in range(16)]
+    data = bytearray((output / first).read_bytes())
+    # In the picture of the third record, well after its name.
+    place = data.index(names[2].encode()) + 200
+    data[place] ^= 255
+    (output / first).write_bytes(data)
+    (output / second).write_bytes((output / second).read_bytes()[:-100])
+    (output / third).unlink()
+    faults = verify.verify(output, processes=1)
+    assert any(first in fault and "checksum differs" in fault for fault in faults)
+    assert any(f"{first}, record 2: " in fault for fault in faults)
+    assert not any(f"{first}, record 1: " in fault for fault in faults)
+    assert any(second in fault and "bytes where" in fault for fault in faults)
+    assert any(third in fault and "is missing" in fault for fault in faults)
+    assert len(faults) == 4
+
+
+def test_verify_exits_with_1_on_faults(tmp_path, picture_folder, capsys):
+    prepared_from(picture_folder, tmp_path / "out")
+    arguments = [f"--path={tmp_path / 'out'}"]
+    verify.main(arguments)
+    assert json.loads(capsys.readouterr().out)["faults"] == 0
+    mean = tmp_path / "out" / "mean.npy"
+    mean.write_bytes(mean.read_bytes()[:-1] + b"\0")
+    with pytest.raises(SystemExit) as caught:
+        verify.main(arguments)
+    assert caught.value.code == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["faults"] == 1
+    assert "mean.npy is damaged" in told.err
+
+
+def test_a_damaged_record_stops_training_by_name(tmp_path, picture_folder):
+    output = tmp_path / "out"
+    described = prepared_from(picture_folder, output)
+    shard = output / described["shards"]["train"][0]["file"]
+    name = opened(output).splits["train"].name(5)
+    data = bytearray(shard.read_bytes())
+    data[data.index(name.encode()) + 300] ^= 1
+    shard.write_bytes(data)
+    train = opened(output).splits["train"]
+    train[4]
+    with pytest.raises(InputError, match=rf"{shard}, record 5, is damaged") as caught:
+        train[5]
+    assert "\n" not in str(caught.value)
+    assert "alexnet_jax.verify" in str(caught.value)
+
+
+def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, picture_folder):
+    output = tmp_path / "out"
+    with pytest.raises(InputError, match="alexnet_jax.prepare --source=folder"):
+        opened(None)
+    with pytest.raises(InputError, match=f"alexnet_jax.prepare .*--output={output}"):
+        opened(output)
+    described = prepared_from(picture_folder, output)
+    file = output / "dataset.json"
+    text = file.read_text()
+
+    def changed(**changes):
+        file.write_text(json.dumps({**json.loads(text), **changes}))
+
+    shard = described["shards"]["train"][0]
+    wrong = {
+        "format 99, newer than the 2": {"format_version": 99},
+        "format 1, before 2; prepare": {"format_version": 1},
+        "no format_version": {"format_version": "2"},
+        "lies outside": {"shards": {"train": [{**shard, "file": "../x"}]}},
+        "a count of -1": {"shards": {"train": [{**shard, "examples": -1}]}},
+        "no 'sha256'": {
+            "shards": {"train": [{k: v for k, v in shard.items() if k != "sha256"}]}
+        },
+        "size 100000000": {"size": 100_000_000},
+        "encoding 'gif'": {"encoding": "gif"},
+        "2 class names and 1 ids": {"class_ids": ["a"]},
+        "colour_directions": {"colour_directions": [[1.0]]},
+        "no examples of split validation": {"shards": {"train": [shard]}},
+        "records where 17": {
+            "shards": {
+                "train": [{**shard, "examples": 17}],
+                "validation": described["shards"]["validation"],
+            }
+        },
+        "something else": {"shards": None},
+    }
+    for message, changes in wrong.items():
+        changed(**changes)
+        if message == "something else":
+            file.write_text(json.dumps([1]))
+        with pytest.raises(InputError, match=message) as caught:
+            opened(output)
+        assert "\n" not in str(caught.value)
+    file.write_text(text[:50])
+    with pytest.raises(InputError, match="is damaged"):
+        opened(output)
+    file.write_text(text)
+    (output / "mean.npy").rename(tmp_path / "mean.npy")
+    with pytest.raises(InputError, match="mean.npy is missing"):
+        opened(output)
+    (output / "mean.npy").write_bytes(b"no array")
+    with pytest.raises(InputError, match="mean.npy is damaged"):
+        opened(output)
+    (tmp_path / "mean.npy").replace(output / "mean.npy")
+    whole = (output / shard["file"]).read_bytes()
+    (output / shard["file"]).write_bytes(whole[:-1])
+    with pytest.raises(InputError, match=r"train-00000.* bytes where"):
+        opened(output)
+    (output / shard["file"]).write_bytes(bytes(len(whole)))
+    with pytest.raises(InputError, match=r"train-00000.* 0 records where 16"):
+        opened(output)
+    (output / shard["file"]).unlink()
+    with pytest.raises(InputError, match=r"train-00000.* is missing"):
+        opened(output)
+
+
+def test_a_record_is_what_was_packed():
+    record = prepared.pack(b"picture", 3, "it's.jpg")
+    unpacked = prepared.unpack(record)
+    assert (unpacked.label, unpacked.name) == (3, "it's.jpg")
+    assert bytes(unpacked.picture) == b"picture"
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        broken = bytearray(record[: rng.integers(0, len(record))])
+        if broken:
+            broken[rng.integers(0, len(broken))] ^= 1 << rng.integers(0, 8)
+        try:
+            prepared.unpack(bytes(broken))
+        except ValueError as error:
+            assert "no record" in str(error)
