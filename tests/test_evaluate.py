@@ -109,7 +109,8 @@ def test_preprocess_takes_files_pictures_and_arrays(two_runs, tmp_path, photogra
     turned = image.rotate(90, expand=True)
     turned.getexif()[0x0112] = 6
     images = preprocess([tmp_path / "picture.png", image, photographs[0], turned])
-    np.testing.assert_array_equal(images[0], images[3])
+    # Turned after resizing, which rounds after its first direction.
+    np.testing.assert_allclose(images[0], images[3], atol=1)
     assert images.dtype == np.float32
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(images[0], images[2])

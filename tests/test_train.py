@@ -57,12 +57,12 @@ def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):
     count = 0
     timed_next = train.timed_next
 
-    def crash(iterator):
+    def crash(*arguments):
         nonlocal count
         count += 1
         if count == 14:
             raise RuntimeError("power cut")
-        return timed_next(iterator)
+        return timed_next(*arguments)
 
     monkeypatch.setattr(train, "timed_next", crash)
     with pytest.raises(RuntimeError, match="power cut"):
@@ -85,12 +85,12 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
     timed_next = train.timed_next
     count = 0
 
-    def interrupt(iterator):
+    def interrupt(*arguments):
         nonlocal count
         count += 1
         if count == 8:
             signal.raise_signal(signal.SIGTERM)
-        return timed_next(iterator)
+        return timed_next(*arguments)
 
     monkeypatch.setattr(train, "timed_next", interrupt)
     with pytest.raises(Interrupted) as caught:
