@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 
 
 MEAN_FILE = "mean.npy"
@@ -59,36 +59,44 @@ class PixelSums:
     """Exact sums over pictures.
 
     Attributes:
-      pixels: the sum of the pictures.
+      pixels: the sum of the pictures, in 32 bits for up to 2**24 that were added, in 64
+        for sums that were added.
       products: the sum over all pixels of the products of two colours.
       count: how many pictures.
     """
 
-    pixels: Int[np.ndarray, "size size 3"]
+    pixels: Integer[np.ndarray, "size size 3"]
     products: Int[np.ndarray, "3 3"]
     count: int
 
     @classmethod
     def zeros(cls, size: int) -> "PixelSums":
         """Of no picture yet."""
-        return cls(np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64), 0)
+        return cls(np.zeros((size, size, 3), np.uint32), np.zeros((3, 3), np.int64), 0)
 
     def add(self, picture: UInt8[np.ndarray, "size size 3"]) -> None:
         """Add a picture."""
+        if self.count >= 2**24:
+            raise OverflowError("more pictures than 32 bits hold the sum of")
         self.pixels += picture
-        # One picture's products stay below 2**53, so float64 holds them exactly. Not
-        # by `@`: its threads would wait for those of the other processes.
-        planes = [picture[:, :, c].astype(np.float64).reshape(-1) for c in range(3)]
-        for row in range(3):
-            for column in range(row, 3):
-                product = int(np.einsum("p,p->", planes[row], planes[column]))
-                self.products[row, column] += product
-                if row != column:
-                    self.products[column, row] += product
+        # A row's products stay below 2**24 up to 258 pixels, so float32 holds its sum
+        # exactly, and float64 that of any picture. Row by row: longer products would
+        # start threads, which wait for those of the other processes.
+        size = picture.shape[0]
+        kind = np.float32 if size <= 258 else np.float64
+        planes = np.ascontiguousarray(picture.reshape(-1, 3).T).astype(kind)
+        planes = planes.reshape(3, size, size)
+        for first in range(3):
+            for second in range(first, 3):
+                rows = np.vecdot(planes[first], planes[second])
+                product = int(rows.sum(dtype=np.float64))
+                self.products[first, second] += product
+                if first != second:
+                    self.products[second, first] += product
         self.count += 1
 
     def __iadd__(self, other: "PixelSums") -> "PixelSums":
-        self.pixels += other.pixels
+        self.pixels = self.pixels.astype(np.int64) + other.pixels
         self.products += other.products
         self.count += other.count
         return self

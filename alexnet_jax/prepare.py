@@ -105,6 +105,9 @@ def prepare(
             _finish(unfinished / SET_FOLDER, tasks, described)
             if output.exists():
                 output.rmdir()
+            # On the disk before it has its name, whatever happens to the power.
+            for path in (*(unfinished / SET_FOLDER).iterdir(), unfinished / SET_FOLDER):
+                shards.sync(path)
             (unfinished / SET_FOLDER).replace(output)
             shards.sync(output.parent)
             shutil.rmtree(unfinished)
@@ -186,7 +189,7 @@ def _tasks(
 
 def _write(tasks: dict[str, list[ShardTask]], processes: int | None) -> None:
     everything = [task for members in tasks.values() for task in members]
-    missing = [task for task in everything if not task.note.exists()]
+    missing = [task for task in everything if not shards.finished(task)]
     total = sum(len(task.originals) for task in everything)
     left = sum(len(task.originals) for task in missing)
     # A process is not started for less than it takes to start one.
@@ -212,6 +215,7 @@ def _describe(
         described[split] = []
         for task in members:
             note = json.loads(task.note.read_text(encoding="utf-8"))
+            del note["sums_sha256"]
             mended.update(note.pop("mended"))
             refused += [{"split": split, **one} for one in note.pop("refused")]
             described[split].append(note)
@@ -256,7 +260,6 @@ def _finish(
         sums += PixelSums.load(task.sums)
     statistics = sums.statistics()
     statistics.save_mean(folder)
-    shards.sync(folder / MEAN_FILE)
     described["mean_sha256"] = prepared.sha256(folder / MEAN_FILE)
     described.update(statistics.to_json())
     shards.write_json(folder / prepared.DATASET_FILE, described)

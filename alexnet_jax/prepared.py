@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, NoReturn
 
-import grain
 import msgpack
 import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
 from alexnet_jax import moments, pictures
@@ -87,7 +87,7 @@ class PreparedSource:
         self._starts = np.cumsum([0] + [shard.examples for shard in shards])
         paths = [str(shard.path) for shard in shards]
         try:
-            self._records: Any = grain.sources.ArrayRecordDataSource(paths)
+            self._records: Any = ArrayRecordDataSource(paths)
         except Exception:
             self._records = []
         if len(self._records) != len(self):

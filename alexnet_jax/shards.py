@@ -46,7 +46,8 @@ class ShardTask(NamedTuple):
 def write_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
     """Decode, cut, encode and write a shard's pictures, and a note of it beside.
 
-    Pictures that can't be read are left out and named in the note.
+    Pictures that can't be read are left out and named in the note. Nothing waits for
+    the disk: what a power cut took is found by `finished`.
 
     Raises:
       InputError: if it can't be written.
@@ -75,16 +76,14 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
                 sums.add(picture)
             advance(1)
         writer.close()
-        if task.measured:
-            sums.save(task.sums)
-            sync(task.sums)
-        sync(part)
         part.replace(task.path)
+        sums.save(task.sums)
         note = {
             "file": task.path.name,
             "examples": written,
             "bytes": task.path.stat().st_size,
             "sha256": prepared.sha256(task.path),
+            "sums_sha256": prepared.sha256(task.sums),
             "mended": mended,
             "refused": refused,
         }
@@ -97,11 +96,21 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
         ) from error
 
 
+def finished(task: ShardTask) -> bool:
+    """Whether a shard is there, whole, as its note says."""
+    try:
+        note = json.loads(task.note.read_text(encoding="utf-8"))
+        return note["sha256"] == prepared.sha256(task.path) and note[
+            "sums_sha256"
+        ] == prepared.sha256(task.sums)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a file of JSON so that it is there whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    sync(part)
     part.replace(path)
 
 

@@ -64,16 +64,18 @@ def test_mean_and_colours_equal_numpy_on_the_whole_set(tmp_path, picture_folder)
     assert (np.diff(statistics.deviations) >= 0).all()
 
 
-def test_sums_are_exact_and_add(photographs):
-    pieces = [p[:64, :64] for p in photographs] + [np.full((64, 64, 3), 255, np.uint8)]
-    whole = moments.PixelSums.zeros(64)
-    parts = [moments.PixelSums.zeros(64) for _ in range(2)]
+@pytest.mark.parametrize("size", [64, 258, 259, 400])
+def test_sums_are_exact_and_add(photographs, size):
+    pieces = [photograph[:size, :size] for photograph in photographs]
+    pieces.append(np.full((size, size, 3), 255, np.uint8))
+    whole = moments.PixelSums.zeros(size)
+    parts = [moments.PixelSums.zeros(size) for _ in range(2)]
     for number, piece in enumerate(pieces):
         whole.add(piece)
         parts[number % 2].add(piece)
     parts[0] += parts[1]
     pixels = np.stack(pieces).astype(np.int64).reshape(-1, 3)
-    expected = [[sum(map(int, a * b)) for b in pixels.T] for a in pixels.T]
+    expected = [[int((a * b).sum()) for b in pixels.T] for a in pixels.T]
     for sums in (whole, parts[0]):
         np.testing.assert_array_equal(sums.products, expected)
         np.testing.assert_array_equal(sums.pixels, sum(p.astype(int) for p in pieces))

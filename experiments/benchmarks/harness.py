@@ -1,0 +1,78 @@
+"""What the benchmarks share: sides in turn, medians with their spread, raw results."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_turn(sides, rounds):
+    """Call every side once a round, and give each round's figures.
+
+    Args:
+      sides: functions without arguments that measure and return a rate.
+      rounds: how many.
+    """
+    measured = []
+    for number in range(rounds):
+        measured.append({name: measure() for name, measure in sides.items()})
+        shown = {name: round(rate, 1) for name, rate in measured[-1].items()}
+        print(f"round {number + 1}/{rounds}: {json.dumps(shown)}", file=sys.stderr)
+    return measured
+
+
+def medians(measured):
+    return {
+        name: statistics.median(entry[name] for entry in measured)
+        for name in measured[0]
+    }
+
+
+def ratio(measured, ours, peer, factor=1.0):
+    """Ours over `factor` times a peer, round by round: median, smallest, largest."""
+    ratios = [entry[ours] / (factor * entry[peer]) for entry in measured]
+    return {
+        "median": statistics.median(ratios),
+        "smallest": min(ratios),
+        "largest": max(ratios),
+    }
+
+
+def machine(*packages):
+    """Hardware, versions and commit."""
+    described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "commit": subprocess.run(
+            described, capture_output=True, text=True
+        ).stdout.strip(),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":")[1].strip() for line in lines if "model name" in line
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def write(result, output):
+    """Print the result as one line, and write it to `output`/NAME.json."""
+    text = json.dumps(result)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / f"{result['benchmark']}.json").write_text(text + "\n")
+    print(text)
