@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from alexnet_jax import errors, losses
+from alexnet_jax import errors, losses, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.errors import InputError
@@ -109,7 +108,7 @@ def evaluate(
         )
     result, probabilities = combine(np.stack(logits, axis=1), labels[0], size)
     if logits[0].shape[1] < views:
-        reports.say("trained without mirror images: five crops, no mirrors")
+        progress.say("trained without mirror images: five crops, no mirrors")
     if predictions is not None:
         source = pipelines_opened[0].dataset.splits[split]
         with predictions.open("wb") as file:
@@ -159,7 +158,7 @@ def run_over(
     labels, logits = [], []
     total = len(pipeline.dataset.splits[split])
     with (
-        reports.counted(str(member.workdir), total) as advance,
+        progress.counted(str(member.workdir), total) as advance,
         pipelines.read(pipeline, dataset) as batches,
     ):
         for batch in batches:
@@ -250,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="write names, labels, logits and mean probabilities of every example",
     )
     given = vars(parser.parse_args(arguments))
-    reports.print_result(evaluate(given.pop("workdir"), **given))
+    progress.print_result(evaluate(given.pop("workdir"), **given))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-import scipy.io
 
 from alexnet_jax import archives
 from alexnet_jax.archives import Member
@@ -118,6 +117,9 @@ def read_devkit(path: Path, year: str) -> Devkit:
     Raises:
       InputError: if it can't be read or is of another year.
     """
+    # Slow to import, and nothing else needs it.
+    import scipy.io
+
     files = archives.unpack_gzip(path)
 
     def file(ending: str) -> bytes:

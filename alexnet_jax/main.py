@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import errors, report, train
+from alexnet_jax import errors, progress, train
 from alexnet_jax.errors import InputError
 
 
@@ -161,7 +161,7 @@ def main() -> None:
         return
     config, workdir = parse(arguments)
     result: dict[str, Any] = train.run(config, workdir)
-    report.print_result(result)
+    progress.print_result(result)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class FileOriginals(Originals):
             where += f": {piece.name}"
         pictures.check_bytes(piece.length, where)
         try:
-            with (self.root / piece.path).open("rb") as file:
+            with (self.root / piece.path).open("rb", buffering=0) as file:
                 file.seek(piece.offset)
                 # One more where it is a file by itself, to see if it has grown.
                 data = file.read(piece.length + (piece.path == piece.name))

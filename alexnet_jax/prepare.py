@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import errors, pictures, prepared, report, shards, sources, workers
+from alexnet_jax import errors, pictures, prepared, progress, shards, sources, workers
 from alexnet_jax.dataset import Dataset
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE, PixelSums
@@ -148,7 +148,9 @@ def _resume(unfinished: Path, job: dict[str, Any]) -> None:
     except (FileNotFoundError, ValueError):
         before = None
     if before != job and folders[0].exists():
-        report.say(f"{unfinished} is of another input or other options; starting over")
+        progress.say(
+            f"{unfinished} is of another input or other options; starting over"
+        )
     for folder in folders:
         if before != job:
             shutil.rmtree(folder, ignore_errors=True)
@@ -196,12 +198,13 @@ def _write(tasks: dict[str, list[ShardTask]], processes: int | None) -> None:
     useful = -(-left // EXAMPLES_WORTH_A_SHARD)
     processes = min(processes or workers.cores(), useful)
     if left < total:
-        report.say(f"going on: {total - left} of {total} pictures are prepared")
-    with report.counted("preparing", total, completed=total - left) as advance:
-        for _ in workers.spread(
+        progress.say(f"going on: {total - left} of {total} pictures are prepared")
+    with progress.counted("preparing", total, completed=total - left) as advance:
+        for path in workers.spread(
             shards.write_shard, missing, processes=processes, advance=advance
         ):
-            pass
+            # Here, where nothing else is to do, while the workers go on.
+            shards.sync(path)
 
 
 def _describe(
@@ -313,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--workers", type=int, help="processes; by default one for each core")
     given = vars(parser.parse_args(arguments))
     described = prepare(input_path=given.pop("input"), **given)
-    report.print_result(
+    progress.print_result(
         {
             "output": str(given["output"]),
             "classes": len(described["class_names"]),

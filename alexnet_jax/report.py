@@ -1,93 +1,23 @@
-"""Progress on the terminal, metrics.jsonl, and TensorBoard where it is installed."""
+"""A run's progress, metrics.jsonl, and TensorBoard where it is installed."""
 
 import importlib
 import importlib.util
 import json
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from alexnet_jax import losses
+from alexnet_jax import losses, progress
 
 
 METRICS_FILE = "metrics.jsonl"
 CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
-SECONDS_BETWEEN_LINES = 10.0
 STEPS_BEFORE_A_HINT = 100
 INPUT_WAIT_WORTH_A_HINT = 0.1
-
-console = Console(stderr=True)
-
-
-def say(message: str) -> None:
-    """One line to standard error, above a progress bar if there is one."""
-    console.print(message, highlight=False, markup=False, soft_wrap=True)
-
-
-def progress_bar() -> Progress:
-    """A bar for work that is counted, with rate and time left; none in a pipe."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-@contextmanager
-def counted(
-    description: str, total: int, completed: int = 0
-) -> Iterator[Callable[[int], None]]:
-    """Progress of counted work, with rate and time left.
-
-    A bar on a terminal, a line every ten seconds in a pipe.
-
-    Args:
-      description: what is done.
-      total: how many there are to do.
-      completed: how many were done before.
-
-    Yields:
-      A function to be called with the number of things done since.
-    """
-    begin = said = time.monotonic()
-    done = 0
-    with progress_bar() as bar:
-        task = bar.add_task(description, total=total, completed=completed, note="")
-
-        def advance(count: int) -> None:
-            nonlocal done, said
-            done += count
-            now = time.monotonic()
-            rate = done / max(now - begin, 1e-9)
-            bar.update(task, advance=count, note=f"{rate:.0f}/s")
-            if not console.is_terminal and now - said > SECONDS_BETWEEN_LINES:
-                said = now
-                left = (total - completed - done) / max(rate, 1e-9)
-                say(
-                    f"{description} {completed + done}/{total}  {rate:.0f}/s  "
-                    f"{left:.0f} s left"
-                )
-
-        yield advance
 
 
 class Report:
@@ -123,7 +53,7 @@ class Report:
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._last = self._said = time.monotonic()
         self._steps = steps
-        self._progress = progress_bar()
+        self._progress = progress.progress_bar()
         self._task = self._progress.add_task(
             "training", total=steps, completed=start, note=""
         )
@@ -160,7 +90,7 @@ class Report:
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Write a validation's losses and errors."""
         self._write({**self._place(step, "validation"), **metrics})
-        say(
+        progress.say(
             f"step {step}: validation loss {metrics['loss']:.4f}, "
             f"top-1 error {metrics['top1_error']:.2%}, "
             f"top-5 error {metrics['top5_error']:.2%}"
@@ -197,10 +127,13 @@ class Report:
             f"error {line['top1_error']:.1%}  {line['images_per_second']:.0f} images/s"
         )
         self._progress.update(self._task, completed=step, note=note)
-        if not console.is_terminal and now - self._said > SECONDS_BETWEEN_LINES:
+        if (
+            not progress.console.is_terminal
+            and now - self._said > progress.SECONDS_BETWEEN_LINES
+        ):
             self._said = now
             left = (self._steps - step) * seconds
-            say(f"step {step}/{self._steps}  {note}  {left:.0f} s left")
+            progress.say(f"step {step}/{self._steps}  {note}  {left:.0f} s left")
 
     def _watch_input(self, waited: float, seconds: float) -> None:
         """Say once if the devices wait for the data; the first steps don't count."""
@@ -211,7 +144,7 @@ class Report:
         fraction = sum(waited for waited, _ in self._waits) / total
         if fraction > INPUT_WAIT_WORTH_A_HINT:
             self._hinted = True
-            say(
+            progress.say(
                 f"hint: {fraction:.0%} of the time is spent waiting for the data; "
                 "prepare them with `python -m alexnet_jax.prepare`, with "
                 "--encoding=raw if they are, or use a machine with more cores"
@@ -249,8 +182,3 @@ def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
     replacement = path.with_name(path.name + ".new")
     replacement.write_text("".join(kept), encoding="utf-8")
     replacement.replace(path)
-
-
-def print_result(result: dict[str, Any]) -> None:
-    """A command's result: one JSON object, the last line of standard output."""
-    print(json.dumps(result), file=sys.stdout, flush=True)

@@ -43,11 +43,14 @@ class ShardTask(NamedTuple):
         return self.notes / f"{self.path.stem}.npz"
 
 
-def write_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
+def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
     """Decode, cut, encode and write a shard's pictures, and a note of it beside.
 
     Pictures that can't be read are left out and named in the note. Nothing waits for
     the disk: what a power cut took is found by `finished`.
+
+    Returns:
+      The shard's path.
 
     Raises:
       InputError: if it can't be written.
@@ -88,6 +91,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
             "refused": refused,
         }
         write_json(task.note, note)
+        return task.path
     except (OSError, RuntimeError) as error:
         # The writer's own kind is RuntimeError, with the system's reason in it.
         raise InputError(

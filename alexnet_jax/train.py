@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import figures, losses
+from alexnet_jax import figures, losses, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import report as reports
@@ -80,7 +80,7 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
         if checkpoints.steps:
             start = checkpoints.find("latest")
             state = checkpoints.restore(start, abstract_state)
-            reports.say(f"going on from step {start} of {workdir}")
+            progress.say(f"going on from step {start} of {workdir}")
         else:
             start = 0
             state = steps.init_state(model, optimizer, mesh, pipeline.crop, plan.seed)
@@ -138,7 +138,7 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
             checkpoints.wait()
         kernels = jax.device_get(state.params[model.layers[0]]["kernel"])
         if interrupts.received is not None:
-            reports.say(f"stopped; `{workdir}` goes on where it stands")
+            progress.say(f"stopped; `{workdir}` goes on where it stands")
             raise Interrupted(interrupts.received)
     if kernels.shape[3] == 3:
         figures.save_kernels(kernels, workdir / workdirs.FIGURES / "kernels.png")
@@ -199,7 +199,7 @@ def measured_data(
     statistics = dataset.statistics
     if statistics is None:
         total = len(dataset.splits["train"])
-        with reports.counted("mean picture and colours", total) as count:
+        with progress.counted("mean picture and colours", total) as count:
 
             def advance(done: int) -> None:
                 count(done)

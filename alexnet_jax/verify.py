@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from alexnet_jax import errors, prepared, report, workers
+from alexnet_jax import errors, prepared, progress, workers
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE
 from alexnet_jax.prepared import Description, Shard
@@ -47,7 +47,7 @@ def verify(path: Path, *, processes: int | None = None) -> list[str]:
         for shard in prepared.all_shards(description)
     ]
     total = sum(shard.examples for shard in prepared.all_shards(description))
-    with report.counted("verifying", total) as advance:
+    with progress.counted("verifying", total) as advance:
         for found in workers.spread(
             check_shard,
             tasks,
@@ -101,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     faults = verify(given.path)
     for fault in faults:
-        report.say(fault)
+        progress.say(fault)
     result: dict[str, Any] = {"path": str(given.path), "faults": len(faults)}
-    report.print_result(result)
+    progress.print_result(result)
     if faults:
         raise SystemExit(1)
 

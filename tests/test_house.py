@@ -23,7 +23,7 @@ TIERS = [
     ["dataset", "model", "optimizer", "losses"],
     ["geometry", "mesh", "moments", "pictures"],
     ["lrn", "pooling", "towers"],
-    ["workers"],
+    ["workers", "progress"],
     ["errors"],
 ]
 PURE = ["model", "step", "optimizer", "mesh", "losses", "lrn", "pooling", "towers"]
