@@ -10,12 +10,6 @@ momentum and decay; they run in turn, in one process.
 
 import argparse
 import functools
-import importlib.metadata
-import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,6 +27,8 @@ from jax.sharding import NamedSharding
 from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, step
 from alexnet_jax.model import AlexNet
+
+import harness
 
 
 CLASSES, SIZE = 1000, 224
@@ -148,17 +144,11 @@ def our_side(host, tower):
     return run, params, mean
 
 
-def seconds(run, steps):
+def rate(run, given):
     begin = time.perf_counter()
-    for _ in range(steps):
+    for _ in range(given.steps):
         run()
-    return (time.perf_counter() - begin) / steps
-
-
-def commit():
-    root = Path(__file__).parents[2]
-    describe = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    return subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    return given.batch_size * given.steps / (time.perf_counter() - begin)
 
 
 def main():
@@ -182,34 +172,23 @@ def main():
     sides = {"ours": ours, "usual": usual}
     for run in sides.values():
         run()
-    rounds = []
-    for _ in range(given.rounds):
-        times = {name: seconds(run, given.steps) for name, run in sides.items()}
-        rates = {name: given.batch_size / value for name, value in times.items()}
-        rounds.append({**rates, "ratio": rates["ours"] / rates["usual"]})
-        print(json.dumps(rounds[-1]), file=sys.stderr)
-    ratios = [entry["ratio"] for entry in rounds]
+    measured = harness.in_turn(
+        {name: functools.partial(rate, run, given) for name, run in sides.items()},
+        given.rounds,
+    )
+    ratio = harness.ratio(measured, "ours", "usual")
     result = {
         "benchmark": "grouped_convolution",
         "unit": "images per second",
         "batch_size": given.batch_size,
-        "ours": statistics.median(entry["ours"] for entry in rounds),
-        "usual": statistics.median(entry["usual"] for entry in rounds),
-        "ratio": statistics.median(ratios),
-        "ratio_spread": [min(ratios), max(ratios)],
-        "rounds": rounds,
+        **harness.medians(measured),
+        "ratio": ratio["median"],
+        "ratio_spread": [ratio["smallest"], ratio["largest"]],
+        "rounds": measured,
         "devices": [str(device) for device in jax.devices()],
-        "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "jax": importlib.metadata.version("jax"),
-        "commit": commit(),
+        **harness.machine("jax", "flax", "optax"),
     }
-    text = json.dumps(result)
-    if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-        (given.output / "grouped_convolution.json").write_text(text + "\n")
-    print(text)
+    harness.write(result, given.output)
 
 
 if __name__ == "__main__":
