@@ -4,6 +4,7 @@ COMMANDS = {
     "alexnet_jax.main": "train, or go on with a run",
     "alexnet_jax.evaluate": "measure the errors of a run, or of several as an ensemble",
     "alexnet_jax.prepare": "turn pictures into a data set that trains fast",
+    "alexnet_jax.verify": "check a prepared data set",
 }
 
 

@@ -86,13 +86,8 @@ class PixelSums:
         kind = np.float32 if size <= 258 else np.float64
         planes = np.ascontiguousarray(picture.reshape(-1, 3).T).astype(kind)
         planes = planes.reshape(3, size, size)
-        for first in range(3):
-            for second in range(first, 3):
-                rows = np.vecdot(planes[first], planes[second])
-                product = int(rows.sum(dtype=np.float64))
-                self.products[first, second] += product
-                if first != second:
-                    self.products[second, first] += product
+        rows = np.vecdot(planes[:, None], planes[None])
+        self.products += rows.sum(axis=-1, dtype=np.float64).astype(np.int64)
         self.count += 1
 
     def __iadd__(self, other: "PixelSums") -> "PixelSums":

@@ -8,6 +8,8 @@ improve.
 
 Command:    python -m alexnet_jax.main --config=configs/imagenet.py --workdir=run
                 --config.data.path=PREPARED
+Data:       python -m alexnet_jax.prepare --source=imagenet --input=ARCHIVES
+                --output=PREPARED
 Variants:   :code2012 (default), :paper
 Hardware:   two devices take a tower each, one takes both; more split the batch.
 Expected:   published for this network on the 2012 validation set with ten crops: 40.7 %

@@ -126,6 +126,7 @@ def command(*arguments, cwd=ROOT):
             *("alexnet_jax.prepare", "--source=folder"),
             *("--input={tmp}/nothing", "--output={tmp}/out"),
         ),
+        ("alexnet_jax.verify", "--path={tmp}/nothing"),
     ],
 )
 def test_bad_input_ends_with_status_2_and_no_traceback(tmp_path, arguments):
@@ -140,7 +141,7 @@ def test_bad_input_ends_with_status_2_and_no_traceback(tmp_path, arguments):
 def test_every_command_is_listed_and_helps():
     listed = command("alexnet_jax")
     assert listed.returncode == 0
-    for name in ("main", "evaluate", "prepare"):
+    for name in ("main", "evaluate", "prepare", "verify"):
         assert f"alexnet_jax.{name}" in listed.stdout
         helped = command(f"alexnet_jax.{name}", "--help")
         assert helped.returncode == 0

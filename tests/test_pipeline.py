@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from alexnet_jax import augment
+from alexnet_jax import augment, prepare
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax.errors import InputError
 
@@ -87,19 +87,45 @@ def test_every_epoch_has_every_example_in_its_own_order_and_with_other_draws(dig
     assert not shifts[0] & shifts[1]
 
 
-def test_processes_share_the_batches_of_one(digits):
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_batches_of_one(digits, processes):
     pipeline, statistics = digits
-    whole = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=5)
+    whole = pipelines.train_dataset(pipeline, statistics, batch_size=12, seed=5)
     shares = [
         pipelines.train_dataset(
-            pipeline, statistics, batch_size=8, seed=5, process=p, processes=2
+            pipeline,
+            statistics,
+            batch_size=12,
+            seed=5,
+            process=process,
+            processes=processes,
         )
-        for p in range(2)
+        for process in range(processes)
     ]
     for step in range(3):
         for name, array in whole[step].items():
             parts = np.concatenate([share[step][name] for share in shares])
             np.testing.assert_array_equal(parts, array)
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_a_prepared_set_gives_the_same_batches_in_workers(
+    tmp_path, picture_folder, encoding
+):
+    prepare.prepare(
+        source="folder",
+        input_path=str(picture_folder),
+        output=tmp_path / "out",
+        encoding=encoding,
+        size=20,
+        workers=1,
+    )
+    pipeline = pipelines.open_pipeline(path=str(tmp_path / "out"), crop=16)
+    dataset = pipelines.train_dataset(
+        pipeline, pipeline.dataset.statistics, batch_size=8, seed=3
+    )
+    in_workers = dataclasses.replace(pipeline, workers=1)
+    assert digest(in_workers, dataset) == digest(pipeline, dataset)
 
 
 def test_the_seed_decides_the_order(digits):

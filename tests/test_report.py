@@ -3,6 +3,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
+from alexnet_jax import report as reports
 from alexnet_jax.report import METRICS_FILE, Report, cut_metrics
 
 
@@ -78,3 +79,17 @@ def test_a_resume_cuts_back_to_its_step(tmp_path, revalidate, kept):
 def test_nothing_to_cut(tmp_path):
     cut_metrics(tmp_path / METRICS_FILE, 3)
     assert not (tmp_path / METRICS_FILE).exists()
+
+
+@pytest.mark.parametrize(("waited", "hints"), [(1e9, 1), (0.0, 0)])
+def test_one_hint_where_the_data_are_the_limit(
+    tmp_path, capsys, monkeypatch, waited, hints
+):
+    monkeypatch.setattr(reports, "STEPS_BEFORE_A_HINT", 3)
+    with report(tmp_path) as told:
+        for step in range(1, 9):
+            told.train(step, metrics(1.0), waited)
+        told.flush()
+    assert capsys.readouterr().err.count("hint: ") == hints
+    fractions = {line["input_wait_fraction"] for line in lines(tmp_path)}
+    assert fractions == {1.0 if hints else 0.0}

@@ -103,8 +103,9 @@ def test_a_prepared_set_is_read_without_tensorflow(tmp_path, second, monkeypatch
             seen.append(source.name(index))
     assert len(set(seen)) == sum(expected.values())
     output = tmp_path / "prepared"
+    monkeypatch.setattr(prepare, "EXAMPLES_WORTH_A_SHARD", 6)
     described = prepare.prepare(
-        source="tfds", input_path="spots", output=output, size=16, workers=1
+        source="tfds", input_path="spots", output=output, size=16, workers=2
     )
     assert described["counts"] == (
         {**expected, "train": 12} if second else {"train": 11, "validation": 1}
