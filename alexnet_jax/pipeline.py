@@ -73,7 +73,7 @@ def open_pipeline(
     flip: bool = True,
     threads: int | None = None,
     workers: int = 0,
-    buffer: int = 2,
+    buffer: int | None = None,
 ) -> Pipeline:
     """Open a data set for training and evaluation.
 
@@ -87,7 +87,7 @@ def open_pipeline(
       workers: processes that read and decode, each with its own threads; 0 for none.
         Threads do not wait for each other in decoding, so processes help only where
         there are so many cores that Python itself is the limit.
-      buffer: batches made ahead.
+      buffer: batches made ahead; None takes two.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
@@ -107,7 +107,7 @@ def open_pipeline(
         flip=flip,
         threads=threads or max(1, cores() // max(1, workers)),
         workers=workers,
-        buffer=buffer,
+        buffer=2 if buffer is None else buffer,
     )
 
 

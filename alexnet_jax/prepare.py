@@ -70,6 +70,7 @@ def prepare(
     Raises:
       InputError: if pictures can't be read, or the output can't be written.
     """
+    output = output.absolute()
     if size < 1:
         raise InputError(f"--size={size} must be at least 1")
     if workers is not None and workers < 1:

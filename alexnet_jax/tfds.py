@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.dataset import Dataset, fingerprint
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, first_line
 from alexnet_jax.originals import Original, Originals
 
 
@@ -40,17 +40,19 @@ class TfdsOriginals(Originals):
         return f"TfdsOriginals({self.title}, {len(self)} pictures)"
 
     def name(self, index: int) -> str:
-        """The file's name where the set has one, else split and place."""
-        record = self.records[self.start + index]
-        if isinstance(record.get("file_name"), bytes):
-            return record["file_name"].decode()
+        """The set's name and version, the split, and the place in it."""
         return f"{self.title}/{self.start + index}"
 
     def original(self, index: int) -> Original:
         """The file."""
-        record = self.records[self.start + index]
         image, label = self.keys
         where = f"{self.title}/{self.start + index}"
+        try:
+            record = self.records[self.start + index]
+        except Exception as error:
+            # ArrayRecord and the features' decoders raise many kinds.
+            reason = first_line(error)
+            raise InputError(f"{where} can't be read ({reason})") from error
         return Original(where, int(record[label]), record[image])
 
     def part(self, start: int, stop: int) -> "TfdsOriginals":

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from alexnet_jax import errors, prepared, progress, workers
+from alexnet_jax import errors, prepared, progress
+from alexnet_jax import workers as processes
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE
 from alexnet_jax.prepared import Description, Shard
@@ -22,16 +23,18 @@ class ShardCheck(NamedTuple):
     classes: int
 
 
-def verify(path: Path, *, processes: int | None = None) -> list[str]:
+def verify(path: Path, *, workers: int | None = None) -> list[str]:
     """The faults of a prepared data set, each a line that names its place.
 
     Args:
       path: the data set's folder.
-      processes: that read and decode; None for one for each core.
+      workers: processes that read and decode; None for one for each core.
 
     Raises:
       InputError: if `dataset.json` itself can't be read.
     """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers={workers} must be at least 1")
     description: Description = prepared.read_description(path)
     faults = []
     try:
@@ -48,11 +51,11 @@ def verify(path: Path, *, processes: int | None = None) -> list[str]:
     ]
     total = sum(shard.examples for shard in prepared.all_shards(description))
     with progress.counted("verifying", total) as advance:
-        for found in workers.spread(
+        for found in processes.spread(
             check_shard,
             tasks,
             # A process is not started for less than it takes to start one.
-            processes=processes or min(workers.cores(), -(-total // 4096)),
+            processes=workers or min(processes.cores(), -(-total // 4096)),
             advance=advance,
         ):
             faults += found
@@ -98,8 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--path", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--workers", type=int, help="processes; by default one for each core"
+    )
     given = parser.parse_args(arguments)
-    faults = verify(given.path)
+    faults = verify(given.path, workers=given.workers)
     for fault in faults:
         progress.say(fault)
     result: dict[str, Any] = {"path": str(given.path), "faults": len(faults)}

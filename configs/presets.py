@@ -115,7 +115,7 @@ def preset_config(name: str) -> ConfigDict:
                 "flip": True,
                 "threads": config_dict.placeholder(int),
                 "workers": 0,
-                "buffer": 2,
+                "buffer": config_dict.placeholder(int),
             },
             # The global batch, split over the data axis.
             "train": {

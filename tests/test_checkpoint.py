@@ -62,6 +62,7 @@ MODEL = tiny()
 SGD = optimizer.momentum_sgd(optimizer.make_schedule(steps_per_epoch=1))
 
 
+@pytest.mark.slow
 def test_a_state_restores_on_other_meshes(directory):
     state = step.init_state(MODEL, SGD, mesh_of(1, 2), 67, 0)
     with Checkpoints(directory) as checkpoints:

@@ -53,6 +53,7 @@ def test_the_numbers_equal_a_recount_over_the_predictions(
     assert len(set(written["name"])) == examples
 
 
+@pytest.mark.slow
 def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
     results = [
         evaluation.evaluate(two_runs[:1], mesh=mesh, batch_size=batch_size)
@@ -73,6 +74,7 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(two_runs)
     assert latest["checkpoints"][0].endswith(":6")
 
 
+@pytest.mark.slow
 def test_without_mirrors_in_training_the_ten_views_are_five(tmp_path, capsys):
     workdir = runs.run(tmp_path, "run", "--config.train.steps=1")
     result = evaluation.evaluate([workdir], views=10)

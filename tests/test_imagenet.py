@@ -91,7 +91,7 @@ def test_prepared_from_archives_and_from_class_folders_is_the_same(tmp_path, roo
             source="imagenet", input_path=str(path), output=output, size=16, workers=1
         )
         assert described["counts"] == {"train": 10, "validation": 7}
-        assert verify.verify(output, processes=1) == []
+        assert verify.verify(output, workers=1) == []
         found = sources.open_dataset(
             source="prepared", path=str(output), size=1, validation_fraction=0.1
         )

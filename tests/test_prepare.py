@@ -168,7 +168,7 @@ def test_other_options_start_over(tmp_path, picture_folder, many_shards, capsys)
     prepared_from(picture_folder, output, encoding="raw", on_error="skip")
     assert "other options; starting over" in capsys.readouterr().err
     assert opened(output).splits["train"][0]["image"].shape == (64, 64, 3)
-    assert verify.verify(output, processes=1) == []
+    assert verify.verify(output, workers=1) == []
 
 
 def test_bad_pictures_stop_with_their_list_or_are_skipped(tmp_path, picture_folder):
@@ -196,7 +196,7 @@ def test_bad_pictures_stop_with_their_list_or_are_skipped(tmp_path, picture_fold
     }
     assert described["counts"] == {"train": 16, "validation": 6}
     assert len(opened(output).splits["train"]) == 16
-    assert verify.verify(output, processes=1) == []
+    assert verify.verify(output, workers=1) == []
 
 
 def test_where_nothing_can_be_read_nothing_is_made(tmp_path):
@@ -298,7 +298,7 @@ if __name__ == "__main__":
         assert time.monotonic() < deadline
         time.sleep(0.05)
     prepared_from(picture_folder, output)
-    assert verify.verify(output, processes=1) == []
+    assert verify.verify(output, workers=1) == []
 
 
 def alive(number):
@@ -352,7 +352,7 @@ def test_verify_names_the_shard_and_record_of_every_fault(
 ):
     output = tmp_path / "out"
     described = prepared_from(picture_folder, output)
-    assert verify.verify(output, processes=2) == []
+    assert verify.verify(output, workers=2) == []
     first, second, third, _ = (s["file"] for s in described["shards"]["train"])
     names = [opened(output).splits["train"].name(i) for i in range(16)]
     data = bytearray((output / first).read_bytes())
@@ -362,7 +362,7 @@ def test_verify_names_the_shard_and_record_of_every_fault(
     (output / first).write_bytes(data)
     (output / second).write_bytes((output / second).read_bytes()[:-100])
     (output / third).unlink()
-    faults = verify.verify(output, processes=1)
+    faults = verify.verify(output, workers=1)
     assert any(first in fault and "checksum differs" in fault for fault in faults)
     assert any(f"{first}, record 2: " in fault for fault in faults)
     assert not any(f"{first}, record 1: " in fault for fault in faults)

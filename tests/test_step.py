@@ -119,6 +119,7 @@ def test_two_devices_along_the_data_agree_to_rounding(setting):
     np.testing.assert_allclose(split_losses, losses, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_gradients_equal_those_of_the_network_without_a_mesh():
     """One plain step, written out, against the sharded one on every mesh."""
     model, size = tiny(), 67

@@ -110,7 +110,7 @@ def test_a_prepared_set_is_read_without_tensorflow(tmp_path, second, monkeypatch
     assert described["counts"] == (
         {**expected, "train": 12} if second else {"train": 11, "validation": 1}
     )
-    assert verify.verify(output, processes=1) == []
+    assert verify.verify(output, workers=1) == []
 
 
 @pytest.mark.slow

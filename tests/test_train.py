@@ -182,6 +182,7 @@ def test_other_data_are_refused(straight):
         workdirs.check_run(straight, config, "another fingerprint")
 
 
+@pytest.mark.slow
 def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of memory")
@@ -197,6 +198,7 @@ def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     assert runs.checkpoint_steps(workdir).keys() == {1}
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_validation_leaves_what_was_learned(
     tmp_path, straight, monkeypatch
 ):
