@@ -9,11 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.originals import check_name
 
 
 # Real headers, long names included, are a few blocks; a hostile one would fill memory.
 _MAX_HEADER = 2**20
 _MAX_UNPACKED = 2**28
+# What tarfile raises on broken bytes.
+_BROKEN = (tarfile.TarError, EOFError, OverflowError, ValueError)
 
 
 class Member(NamedTuple):
@@ -61,9 +64,9 @@ def members(path: Path, within: Member | None = None) -> Iterator[Member]:
             yield from _members(file, where, start + length)
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
-    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except _BROKEN as error:
         raise InputError(
             f"{where} is cut off or damaged ({error}); fetch it again"
         ) from error
@@ -79,9 +82,16 @@ def _members(file: BinaryIO | io.BytesIO, where: str, end: int) -> Iterator[Memb
             _check_member(member, where)
             if member.isreg():
                 yield Member(member.name, member.offset_data, member.size)
+        # tarfile takes a damaged header for the end; behind the real one are zeros.
+        file.seek(archive.offset)
+        while (left := end - file.tell()) > 0:
+            block = file.read(min(left, _MAX_HEADER))
+            if not block or any(block):
+                raise tarfile.ReadError(f"no header at byte {archive.offset}")
 
 
 def _check_member(member: tarfile.TarInfo, where: str) -> None:
+    check_name(member.name, where)
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
         raise InputError(
@@ -109,5 +119,7 @@ def unpack_gzip(path: Path) -> dict[str, bytes]:
     try:
         found = _members(io.BytesIO(data), str(path), len(data))
         return {name: data[at : at + length] for name, at, length in found}
-    except tarfile.TarError as error:
+    except InputError:
+        raise
+    except _BROKEN as error:
         raise InputError(f"{path} is damaged ({error}); fetch it again") from error

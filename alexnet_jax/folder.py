@@ -7,7 +7,7 @@ from pathlib import Path
 from alexnet_jax import pictures
 from alexnet_jax.dataset import Dataset, fingerprint
 from alexnet_jax.errors import InputError
-from alexnet_jax.originals import FileOriginals, Piece
+from alexnet_jax.originals import FileOriginals, Piece, check_name
 
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid")}
@@ -70,9 +70,7 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
         class_ids=class_names,
         size=size,
         fingerprint=fingerprint(
-            part
-            for split, members in splits.items()
-            for part in members.fingerprint_parts(split)
+            f"{split}/{members.fingerprint()}" for split, members in splits.items()
         ),
     )
 
@@ -96,6 +94,8 @@ def _pictures(root: Path, class_names: tuple[str, ...]) -> dict[str, list[Path]]
             and file.is_file()
             and not file.name.startswith(".")
         )
+        for file in found[name]:
+            check_name(str(file.relative_to(root)), root)
         if not found[name]:
             raise InputError(
                 f"class folder {root / name} has no pictures "

@@ -4,6 +4,7 @@ The archives are read where they lie. Labels are the sorted WNIDs, as everybody 
 them, and not the devkit's own numbers, which order the classes otherwise.
 """
 
+import dataclasses
 import io
 import re
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Da
         dataset = open_folder(path, size, validation_fraction)
         words = read_devkit(found["devkit"], year).words if "devkit" in found else {}
         names = tuple(words.get(wnid, wnid) for wnid in dataset.class_ids)
-        return Dataset(**{**vars(dataset), "class_names": names})
+        return dataclasses.replace(dataset, class_names=names)
     for role, name in NAMES.items():
         if role not in found:
             name = name.replace("2012", year) if year else name
@@ -83,9 +84,7 @@ def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Da
         class_ids=tuple(devkit.words),
         size=size,
         fingerprint=fingerprint(
-            part
-            for split, members in splits.items()
-            for part in members.fingerprint_parts(split)
+            f"{split}/{members.fingerprint()}" for split, members in splits.items()
         ),
     )
 
@@ -94,7 +93,11 @@ def _find(root: Path) -> tuple[dict[str, Path], str]:
     """The archives by what they are for, and their year."""
     found: dict[str, Path] = {}
     years: dict[str, str] = {}
-    for file in sorted(root.iterdir()):
+    try:
+        files = sorted(root.iterdir())
+    except OSError as error:
+        raise InputError(f"{root} can't be read ({error.strerror})") from error
+    for file in files:
         for role, pattern in ARCHIVES.items():
             if match := pattern.fullmatch(file.name):
                 if role in found:
@@ -133,8 +136,9 @@ def read_devkit(path: Path, year: str) -> Devkit:
         )
 
     truth_name = f"data/ILSVRC{year}_validation_ground_truth.txt"
+    numbers = file(truth_name).split()
     try:
-        truth = [int(number) for number in file(truth_name).split()]
+        truth = [int(number) for number in numbers]
     except ValueError as error:
         raise InputError(f"{path}: {truth_name} is damaged ({error})") from error
     meta = io.BytesIO(file("data/meta.mat"))
@@ -152,18 +156,20 @@ def read_devkit(path: Path, year: str) -> Devkit:
                 f"{path}: data/meta.mat has no {field}; it is not the devkit of {year}"
             )
     # Inner nodes of the hierarchy come along; the classes are its leaves.
-    leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
-    words = {str(synset["WNID"]): str(synset["words"]) for synset in leaves}
-    return Devkit(
-        words=dict(sorted(words.items())),
-        wnids={int(synset[number]): str(synset["WNID"]) for synset in leaves},
-        truth=truth,
-    )
+    try:
+        leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
+        words = {str(synset["WNID"]): str(synset["words"]) for synset in leaves}
+        wnids = {int(synset[number]): str(synset["WNID"]) for synset in leaves}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: data/meta.mat is damaged ({error})") from error
+    return Devkit(words=dict(sorted(words.items())), wnids=wnids, truth=truth)
 
 
 def _train_pieces(path: Path, labels: Mapping[str, int]) -> tuple[Piece, ...]:
     """The training pictures, in the order in which they lie on the disk."""
-    inner = {PurePosixPath(member.name).stem: member for member in _plain(path)}
+    inner = {
+        PurePosixPath(member.name).stem: member for member in archives.members(path)
+    }
     strangers = sorted(set(inner) - set(labels))
     if strangers:
         raise InputError(
@@ -191,7 +197,7 @@ def _validation_pieces(
 ) -> tuple[Piece, ...]:
     """The validation pictures by their numbers."""
     numbered: dict[int, Member] = {}
-    for member in _plain(path):
+    for member in archives.members(path):
         match = re.fullmatch(r"ILSVRC\d{4}_val_(\d+)\.JPEG", Path(member.name).name)
         if match is None:
             raise InputError(f"{path} has {member.name!r}, which is no picture of it")
@@ -210,7 +216,3 @@ def _validation_pieces(
         name = PurePosixPath(member.name).name
         pieces.append(Piece(name, label, path.name, member.offset, member.length))
     return tuple(pieces)
-
-
-def _plain(path: Path) -> list[Member]:
-    return list(archives.members(path))

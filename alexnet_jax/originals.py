@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax import pictures
-from alexnet_jax.dataset import Example
+from alexnet_jax.dataset import Example, fingerprint
 from alexnet_jax.errors import InputError
+
+
+MAX_NAME_BYTES = 4096
 
 
 class Original(NamedTuple):
@@ -45,6 +48,10 @@ class Originals(abc.ABC):
     @abc.abstractmethod
     def part(self, start: int, stop: int) -> "Originals":
         """Those from `start` to before `stop`, small enough to send elsewhere."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the files change: by names, classes and sizes."""
 
     def __getitem__(self, index: int) -> Example:
         where, label, data = self.original(index)
@@ -119,6 +126,18 @@ class FileOriginals(Originals):
         """Those from `start` to before `stop`."""
         return dataclasses.replace(self, pieces=self.pieces[start:stop])
 
-    def fingerprint_parts(self, split: str) -> list[str]:
-        """What identifies the files: names, classes and sizes."""
-        return [f"{split}/{p.name}/{p.label}/{p.length}" for p in self.pieces]
+    def fingerprint(self) -> str:
+        """Of names, classes and sizes."""
+        return fingerprint(f"{p.name}/{p.label}/{p.length}" for p in self.pieces)
+
+
+def check_name(name: str, where: object) -> None:
+    """Raise an InputError if a file's name can't be written down."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where} has a file whose name is not UTF-8, {name!a}; rename it"
+        ) from error
+    if length > MAX_NAME_BYTES:
+        raise InputError(f"{where} has a file with a name of {length} bytes; refused")

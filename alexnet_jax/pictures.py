@@ -155,7 +155,11 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }
-    return turns.get(image.getexif().get(0x0112, 1))
+    try:
+        return turns.get(image.getexif().get(0x0112, 1))
+    except Exception:
+        # A camera's notes that can't be read are none; the picture may be whole.
+        return None
 
 
 def _pixels(image: Image.Image, data: bytes) -> tuple[Image.Image, bool]:

@@ -34,8 +34,8 @@ from alexnet_jax.workers import cores
 
 HostBatch = dict[str, np.ndarray]
 
-# Examples that a thread makes before it looks for others: enough that handing them out
-# costs nothing, and few enough that all threads end a batch together.
+# Examples at most that a thread makes before it looks for others: so many that handing
+# them out costs nothing. Fewer where threads would go without.
 EXAMPLES_AT_ONCE = 16
 # Batches in the making at once: the next one fills the threads at the end of the last.
 BATCHES_AT_ONCE = 2
@@ -105,7 +105,7 @@ def open_pipeline(
         crop=crop,
         crops=crops,
         flip=flip,
-        threads=threads or max(1, cores() // max(1, workers)),
+        threads=(max(1, cores() // max(1, workers)) if threads is None else threads),
         workers=workers,
         buffer=2 if buffer is None else buffer,
     )
@@ -281,11 +281,13 @@ def _evaluation_batch(
 def _in_parallel(make: Callable[[int], None], count: int, threads: int) -> None:
     """Call a function with 0 to count - 1, in this process's threads."""
 
+    at_once = max(1, min(EXAMPLES_AT_ONCE, count // threads))
+
     def some(start: int) -> None:
-        for place in range(start, min(start + EXAMPLES_AT_ONCE, count)):
+        for place in range(start, min(start + at_once, count)):
             make(place)
 
-    for _ in _threads(threads).map(some, range(0, count, EXAMPLES_AT_ONCE)):
+    for _ in _threads(threads).map(some, range(0, count, at_once)):
         pass
 
 

@@ -13,6 +13,7 @@ import fcntl
 import importlib.metadata
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,6 +72,11 @@ def prepare(
       InputError: if pictures can't be read, or the output can't be written.
     """
     output = output.absolute()
+    if os.path.ismount(output):
+        raise InputError(
+            f"--output={output} is where a disk is mounted, and the set is moved to "
+            f"its place as a whole; choose a folder in it, like {output / 'prepared'}"
+        )
     if size < 1:
         raise InputError(f"--size={size} must be at least 1")
     if workers is not None and workers < 1:
@@ -87,7 +93,6 @@ def prepare(
     job = {
         "format_version": prepared.FORMAT_VERSION,
         "source": source,
-        "fingerprint": dataset.fingerprint,
         "size": size,
         "encoding": encoding,
         "jpeg_quality": pictures.JPEG_QUALITY if encoding == "jpeg" else None,
@@ -100,12 +105,10 @@ def prepare(
         with _only_one(unfinished, output):
             _resume(unfinished, job)
             tasks = _tasks(dataset, unfinished, encoding)
-            _write(tasks, workers)
+            _write(tasks, workers, refusals=on_error == "skip")
             described = _describe(tasks, dataset, job)
             _check_refused(described, on_error, unfinished)
             _finish(unfinished / SET_FOLDER, tasks, described)
-            if output.exists():
-                output.rmdir()
             # On the disk before it has its name, whatever happens to the power.
             for path in (*(unfinished / SET_FOLDER).iterdir(), unfinished / SET_FOLDER):
                 shards.sync(path)
@@ -114,8 +117,9 @@ def prepare(
             shutil.rmtree(unfinished)
     except OSError as error:
         raise InputError(
-            f"{error.filename or unfinished} can't be written ({error.strerror}); mend "
-            "that and give the same command again: finished shards are kept"
+            f"{error.filename or unfinished} can't be written "
+            f"({error.strerror or error}); mend that and give the same command again: "
+            "finished shards are kept"
         ) from error
     return described
 
@@ -127,7 +131,7 @@ def _only_one(unfinished: Path, output: Path) -> Iterator[None]:
     with (unfinished / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(
                 f"{output} is being prepared by another process"
             ) from error
@@ -149,16 +153,16 @@ def _resume(unfinished: Path, job: dict[str, Any]) -> None:
     except (FileNotFoundError, ValueError):
         before = None
     if before != job and folders[0].exists():
-        progress.say(
-            f"{unfinished} is of another input or other options; starting over"
-        )
+        progress.say(f"{unfinished} was begun with other options; starting over")
     for folder in folders:
         if before != job:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         for left in folder.glob("*.part"):
             left.unlink()
-    shards.write_json(file, job)
+    if before != job:
+        shards.write_json(file, job)
+        shards.sync(file)
 
 
 def _tasks(
@@ -190,9 +194,16 @@ def _tasks(
     return tasks
 
 
-def _write(tasks: dict[str, list[ShardTask]], processes: int | None) -> None:
+def _write(
+    tasks: dict[str, list[ShardTask]], processes: int | None, *, refusals: bool
+) -> None:
     everything = [task for members in tasks.values() for task in members]
-    missing = [task for task in everything if not shards.finished(task)]
+    missing = [t for t in everything if not shards.finished(t, refusals=refusals)]
+    notes = {task.path: task.note for task in everything}
+    for left in everything[0].path.parent.iterdir():
+        # Of an input with more or fewer pictures.
+        if left not in notes:
+            left.unlink()
     total = sum(len(task.originals) for task in everything)
     left = sum(len(task.originals) for task in missing)
     # A process is not started for less than it takes to start one.
@@ -205,7 +216,11 @@ def _write(tasks: dict[str, list[ShardTask]], processes: int | None) -> None:
             shards.write_shard, missing, processes=processes, advance=advance
         ):
             # Here, where nothing else is to do, while the workers go on.
-            shards.sync(path)
+            try:
+                shards.sync(path)
+            except OSError:
+                notes[path].unlink()
+                raise
 
 
 def _describe(
@@ -219,12 +234,12 @@ def _describe(
         described[split] = []
         for task in members:
             note = json.loads(task.note.read_text(encoding="utf-8"))
-            del note["sums_sha256"]
+            del note["sums_sha256"], note["originals"]
             mended.update(note.pop("mended"))
             refused += [{"split": split, **one} for one in note.pop("refused")]
             described[split].append(note)
     return {
-        **{key: value for key, value in job.items() if key != "fingerprint"},
+        **job,
         "class_names": dataset.class_names,
         "class_ids": dataset.class_ids,
         "counts": {
@@ -239,19 +254,19 @@ def _describe(
 
 def _check_refused(described: dict[str, Any], on_error: str, unfinished: Path) -> None:
     """Raise an InputError where pictures were refused that must not be left out."""
-    for split, count in described["counts"].items():
-        if not count:
-            raise InputError(f"no picture of split {split} can be prepared")
     reasons = [one["reason"] for one in described["refused"]]
-    if not reasons or on_error == "skip":
+    empty = [split for split, count in described["counts"].items() if not count]
+    if not reasons or (on_error == "skip" and not empty):
         return
     listed = unfinished / REFUSED_FILE
     listed.write_text("\n".join(reasons) + "\n", encoding="utf-8")
     first = "; ".join(reasons[:3])
     more = f" (all are listed in {listed})" if len(reasons) > 3 else ""
+    which = f"no picture of split {empty[0]}" if empty else f"{len(reasons)} pictures"
+    advice = "" if empty else ", or leave them out with --on_error=skip"
     raise InputError(
-        f"{len(reasons)} of the pictures can't be prepared: {first}{more}. Mend them, "
-        "or leave them out with --on_error=skip; what is prepared is kept"
+        f"{which} can{'' if empty else 'not'} be prepared: {first}{more}. Mend them"
+        f"{advice}; what is prepared is kept"
     )
 
 

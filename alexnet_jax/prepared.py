@@ -241,7 +241,11 @@ def load_statistics(description: Description) -> moments.Statistics:
     path = description.folder / moments.MEAN_FILE
     if not path.is_file():
         raise InputError(f"{path} is missing; {_AGAIN}")
-    if sha256(path) != description.mean_sha256:
+    try:
+        checksum = sha256(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror})") from error
+    if checksum != description.mean_sha256:
         raise InputError(f"{path} is damaged (its checksum differs); {_AGAIN}")
     return moments.load_statistics(description.folder, description.statistics)
 

@@ -16,6 +16,7 @@ from alexnet_jax import losses, progress
 
 METRICS_FILE = "metrics.jsonl"
 CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
+STEPS_OF_THE_START = 10
 STEPS_BEFORE_A_HINT = 100
 INPUT_WAIT_WORTH_A_HINT = 0.1
 
@@ -59,6 +60,7 @@ class Report:
         )
         self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS_BEFORE_A_HINT)
         self._hinted = False
+        self._told = 0
         self._board: Any = None
         if importlib.util.find_spec("tensorboardX"):
             # An extra: not there to be resolved where it isn't installed.
@@ -137,7 +139,9 @@ class Report:
 
     def _watch_input(self, waited: float, seconds: float) -> None:
         """Say once if the devices wait for the data; the first steps don't count."""
-        self._waits.append((waited, seconds))
+        self._told += 1
+        if self._told > STEPS_OF_THE_START:
+            self._waits.append((waited, seconds))
         if self._hinted or len(self._waits) < STEPS_BEFORE_A_HINT:
             return
         total = sum(seconds for _, seconds in self._waits)

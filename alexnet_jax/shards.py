@@ -80,13 +80,15 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             advance(1)
         writer.close()
         part.replace(task.path)
-        sums.save(task.sums)
+        if task.measured:
+            sums.save(task.sums)
         note = {
+            "originals": task.originals.fingerprint(),
             "file": task.path.name,
             "examples": written,
             "bytes": task.path.stat().st_size,
             "sha256": prepared.sha256(task.path),
-            "sums_sha256": prepared.sha256(task.sums),
+            "sums_sha256": prepared.sha256(task.sums) if task.measured else None,
             "mended": mended,
             "refused": refused,
         }
@@ -100,13 +102,23 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
         ) from error
 
 
-def finished(task: ShardTask) -> bool:
-    """Whether a shard is there, whole, as its note says."""
+def finished(task: ShardTask, *, refusals: bool) -> bool:
+    """Whether a shard of these originals is there, whole, as its note says.
+
+    Args:
+      task: the shard.
+      refusals: whether one from which pictures were left out counts; if not, they may
+        have been mended since.
+    """
     try:
         note = json.loads(task.note.read_text(encoding="utf-8"))
-        return note["sha256"] == prepared.sha256(task.path) and note[
-            "sums_sha256"
-        ] == prepared.sha256(task.sums)
+        sums = prepared.sha256(task.sums) if task.measured else None
+        return (
+            (refusals or not note["refused"])
+            and note["originals"] == task.originals.fingerprint()
+            and note["sha256"] == prepared.sha256(task.path)
+            and note["sums_sha256"] == sums
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

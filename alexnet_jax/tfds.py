@@ -55,6 +55,10 @@ class TfdsOriginals(Originals):
             raise InputError(f"{where} can't be read ({reason})") from error
         return Original(where, int(record[label]), record[image])
 
+    def fingerprint(self) -> str:
+        """Of the set's name and version, the split, and the places in it."""
+        return fingerprint([self.title, str(self.start), str(self.stop)])
+
     def part(self, start: int, stop: int) -> "TfdsOriginals":
         """Those from `start` to before `stop`."""
         return dataclasses.replace(

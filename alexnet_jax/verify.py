@@ -41,8 +41,8 @@ def verify(path: Path, *, workers: int | None = None) -> list[str]:
         mean = prepared.load_statistics(description).mean
         if mean.shape != (description.size, description.size, 3):
             faults.append(f"{path / MEAN_FILE}: shape {mean.shape}")
-    except (InputError, ValueError) as error:
-        faults.append(str(error))
+    except (OSError, ValueError) as error:
+        faults.append(f"{path / MEAN_FILE}: {error}")
     tasks = [
         ShardCheck(
             shard, description.size, description.encoding, len(description.class_names)
@@ -70,8 +70,11 @@ def check_shard(task: ShardCheck, advance: Callable[[int], None]) -> list[str]:
     except InputError as error:
         return [str(error)]
     faults = []
-    if prepared.sha256(shard.path) != shard.sha256:
-        faults.append(f"{shard.path}: its checksum differs")
+    try:
+        if prepared.sha256(shard.path) != shard.sha256:
+            faults.append(f"{shard.path}: its checksum differs")
+    except OSError as error:
+        return [f"{shard.path}: can't be read ({error.strerror})"]
     try:
         reader = ArrayRecordReader(str(shard.path))
         count = reader.num_records()

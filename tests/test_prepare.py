@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,8 +156,11 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(
         opened(output)
     notes = tmp_path / "killed.unfinished" / "notes"
     assert len(list(notes.glob("*.json"))) == 2
+    # What a power cut may do to a file that the disk had not got yet.
+    first = notes.parent / "set" / "train-00000-of-00004.array_record"
+    first.write_bytes(bytes(5) + first.read_bytes()[5:])
     prepared_from(picture_folder, output)
-    assert "going on: 8 of 22 pictures are prepared" in capsys.readouterr().err
+    assert "going on: 4 of 22 pictures are prepared" in capsys.readouterr().err
     assert contents(output) == contents(tmp_path / "straight")
 
 
@@ -185,7 +189,7 @@ def test_bad_pictures_stop_with_their_list_or_are_skipped(tmp_path, picture_fold
     assert "\n" not in str(caught.value)
     for name in bad:
         assert f"class1/{name}" in str(caught.value)
-    assert "3 of the pictures can't be prepared" in str(caught.value)
+    assert "3 pictures cannot be prepared" in str(caught.value)
     assert "--on_error=skip" in str(caught.value)
     assert not output.exists()
     listed = (tmp_path / "out.unfinished" / "refused.txt").read_text()
@@ -199,13 +203,41 @@ def test_bad_pictures_stop_with_their_list_or_are_skipped(tmp_path, picture_fold
     assert verify.verify(output, workers=1) == []
 
 
+def test_a_mended_picture_is_taken_in_and_the_rest_is_kept(
+    tmp_path, picture_folder, many_shards, capsys
+):
+    broken = picture_folder / "train" / "class1" / "train0.jpg"
+    whole = broken.read_bytes()
+    prepared_from(picture_folder, tmp_path / "straight")
+    for data in (whole[:400], bytes(len(whole))):
+        broken.write_bytes(data)
+        output = tmp_path / f"out{len(data)}"
+        for _ in range(2):
+            with pytest.raises(InputError, match="1 pictures cannot be prepared"):
+                prepared_from(picture_folder, output)
+        broken.write_bytes(whole)
+        capsys.readouterr()
+        prepared_from(picture_folder, output)
+        assert "going on: 18 of 22" in capsys.readouterr().err
+        assert contents(output) == contents(tmp_path / "straight")
+
+
+def test_names_that_are_not_utf_8_are_refused(tmp_path, picture_folder):
+    folder = os.fsencode(picture_folder / "train" / "class1")
+    os.link(folder + b"/train0.jpg", folder + b"/caf\xe9.jpg")
+    with pytest.raises(InputError, match=r"name is not UTF-8, 'class1/caf.*e9.jpg'"):
+        prepared_from(picture_folder, tmp_path / "out")
+
+
 def test_where_nothing_can_be_read_nothing_is_made(tmp_path):
     for label in "ab":
         for split in ("train", "val"):
             folder = tmp_path / "in" / split / label
             folder.mkdir(parents=True)
             (folder / "0.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="no picture of split train"):
+    with pytest.raises(
+        InputError, match=r"no picture of split train can be prepared: .*train/a/0.png"
+    ):
         prepared_from(tmp_path / "in", tmp_path / "out", on_error="skip")
     assert not (tmp_path / "out").exists()
 
@@ -239,6 +271,11 @@ def test_a_full_disk_is_one_line_and_the_next_try_goes_on(
     prepared_from(picture_folder, output)
     prepared_from(picture_folder, tmp_path / "straight")
     assert contents(output) == contents(tmp_path / "straight")
+
+
+def test_a_mounted_disk_is_no_place_to_move_a_set_to(picture_folder):
+    with pytest.raises(InputError, match="where a disk is mounted"):
+        prepared_from(picture_folder, Path("/"))
 
 
 def test_an_output_that_is_in_the_way(tmp_path, picture_folder):
@@ -320,7 +357,7 @@ def test_ctrl_c_ends_a_preparation_at_once(tmp_path, picture_folder, monkeypatch
 
 
 def test_memory_stays_flat_while_the_input_grows(tmp_path, picture_folder):
-    """Ten times as many pictures, hardly more memory."""
+    """A hundred times as many pictures; no room for their 12 kB each."""
     program = (
         "import resource, sys\n"
         "from alexnet_jax import prepare\n"
@@ -328,7 +365,7 @@ def test_memory_stays_flat_while_the_input_grows(tmp_path, picture_folder):
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     peaks = []
-    for copies in (1, 10):
+    for copies in (1, 100):
         for number in range(copies):
             for file in list(picture_folder.glob("train/*/train?.*")):
                 target = file.with_name(f"copy{number}-{file.name}")
@@ -344,7 +381,7 @@ def test_memory_stays_flat_while_the_input_grows(tmp_path, picture_folder):
         )
         peaks.append(int(done.stdout.split()[-1]))
     unit = 1024 if sys.platform == "linux" else 1
-    assert peaks[1] - peaks[0] < 2**24 / unit
+    assert peaks[1] - peaks[0] < 2**23 / unit
 
 
 def test_verify_names_the_shard_and_record_of_every_fault(
