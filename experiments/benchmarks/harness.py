@@ -16,13 +16,16 @@ ROOT = Path(__file__).parents[2]
 def in_turn(sides, rounds):
     """Call every side once a round, and give each round's figures.
 
+    Every other round goes backwards, so that no side is always the first.
+
     Args:
       sides: functions without arguments that measure and return a rate.
       rounds: how many.
     """
     measured = []
     for number in range(rounds):
-        measured.append({name: measure() for name, measure in sides.items()})
+        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        measured.append({name: sides[name]() for name in order})
         shown = {name: round(rate, 1) for name, rate in measured[-1].items()}
         print(f"round {number + 1}/{rounds}: {json.dumps(shown)}", file=sys.stderr)
     return measured
