@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
-from alexnet_jax import augment
-from alexnet_jax.dataset import Dataset, Source
+from alexnet_jax import batches
+from alexnet_jax.batches import HostBatch
+from alexnet_jax.dataset import Dataset
 from alexnet_jax.errors import InputError
 from alexnet_jax.mesh import EXAMPLES
 from alexnet_jax.moments import PixelSums, Statistics
@@ -32,11 +32,6 @@ from alexnet_jax.sources import open_dataset
 from alexnet_jax.workers import cores
 
 
-HostBatch = dict[str, np.ndarray]
-
-# Examples at most that a thread makes before it looks for others: so many that handing
-# them out costs nothing. Fewer where threads would go without.
-EXAMPLES_AT_ONCE = 16
 # Batches in the making at once: the next one fills the threads at the end of the last.
 BATCHES_AT_ONCE = 2
 SHARED_MEMORY = Path("/dev/shm")
@@ -129,7 +124,7 @@ def measure_statistics(
 
     parts = (
         grain.MapDataset.range(len(source))
-        .batch(EXAMPLES_AT_ONCE)
+        .batch(batches.EXAMPLES_AT_ONCE)
         .map(sums_of)
         .to_iter_dataset(grain.ReadOptions(pipeline.threads, 2 * pipeline.threads))
     )
@@ -167,7 +162,7 @@ def train_dataset(
     """
     share = batch_size // processes
     batch = functools.partial(
-        _train_batch,
+        batches.train_batch,
         source=pipeline.dataset.splits["train"],
         share=share,
         crop=pipeline.crop,
@@ -209,91 +204,18 @@ def evaluation_dataset(
             f"no split {split!r}; choose from {', '.join(pipeline.dataset.splits)}"
         )
     source = pipeline.dataset.splits[split]
-    batches = -(-len(source) // batch_size)
+    count = -(-len(source) // batch_size)
     batch = functools.partial(
-        _evaluation_batch,
+        batches.evaluation_batch,
         source=source,
         size=pipeline.dataset.size,
         threads=pipeline.threads,
     )
     return (
-        grain.MapDataset.range(batches * batch_size)
+        grain.MapDataset.range(count * batch_size)
         .batch(batch_size // processes)
         .map(batch)[process::processes]
     )
-
-
-def _train_batch(
-    number: int,
-    indices: np.ndarray,
-    *,
-    source: Source,
-    share: int,
-    crop: int,
-    border: int,
-    crops: bool,
-    flip: bool,
-    statistics: Statistics,
-    seed: int,
-    threads: int,
-) -> HostBatch:
-    """The batch of these examples, which is the `number`th share of all shares."""
-    draws = augment.draw(seed, number * share, share, border=border)
-    rows, columns = draws.rows.tolist(), draws.columns.tolist()
-    if not crops:
-        rows = columns = [border // 2] * share
-    mirrored = (draws.mirrored & flip).tolist()
-    images = np.empty((share, crop, crop, 3), np.uint8)
-    labels = np.empty(share, np.int32)
-
-    def make(place: int) -> None:
-        example = source[int(indices[place])]
-        labels[place] = example["label"]
-        images[place] = augment.view(
-            example["image"], rows[place], columns[place], crop, mirrored[place]
-        )
-
-    _in_parallel(make, share, threads)
-    shifts = augment.colour_shifts(
-        draws.normals,
-        deviations=statistics.deviations,
-        directions=statistics.directions,
-    )
-    return {"image": images, "label": labels, "colour_shift": shifts}
-
-
-def _evaluation_batch(
-    indices: np.ndarray, *, source: Source, size: int, threads: int
-) -> HostBatch:
-    count = len(indices)
-    images = np.zeros((count, size, size, 3), np.uint8)
-    labels = np.zeros(count, np.int32)
-
-    def make(place: int) -> None:
-        if indices[place] < len(source):
-            example = source[int(indices[place])]
-            images[place], labels[place] = example["image"], example["label"]
-
-    _in_parallel(make, count, threads)
-    return {"image": images, "label": labels, "mask": indices < len(source)}
-
-
-def _in_parallel(make: Callable[[int], None], count: int, threads: int) -> None:
-    """Call a function with 0 to count - 1, in this process's threads."""
-
-    at_once = max(1, min(EXAMPLES_AT_ONCE, count // threads))
-
-    def some(start: int) -> None:
-        for place in range(start, min(start + at_once, count)):
-            make(place)
-
-    for _ in _threads(threads).map(some, range(0, count, at_once)):
-        pass
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, "examples")
 
 
 @contextmanager
@@ -302,16 +224,16 @@ def read(
 ) -> Iterator[Iterator[HostBatch]]:
     """Iterate over batches from `start` on, made ahead by threads or workers."""
     options = grain.ReadOptions(min(BATCHES_AT_ONCE, pipeline.buffer), pipeline.buffer)
-    batches = dataset[start:].to_iter_dataset(options)
+    made = dataset[start:].to_iter_dataset(options)
     if pipeline.workers:
         _check_shared_memory(pipeline, dataset)
         # Grain reads a flag of its own, which nobody has parsed in a notebook.
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(
+        made = made.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=pipeline.workers), _start_worker
         )
-    with closing(batches) as iterator:
+    with closing(made) as iterator:
         yield iterator
 
 

@@ -8,33 +8,42 @@ goes on with the shards that it lacks.
 
 import argparse
 import collections
-import contextlib
-import fcntl
 import importlib.metadata
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet_jax import errors, pictures, prepared, progress, shards, sources, workers
+from alexnet_jax import (
+    description,
+    errors,
+    pictures,
+    progress,
+    shards,
+    sources,
+    workers,
+)
 from alexnet_jax.dataset import Dataset
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE, PixelSums
 from alexnet_jax.originals import Originals
 from alexnet_jax.shards import ShardTask
+from alexnet_jax.unfinished import (
+    NOTES_FOLDER,
+    SET_FOLDER,
+    check_refused,
+    unfinished_work,
+)
 
 
 EXAMPLES_IN_SHARD = 4096
 SHARDS_AT_LEAST = 16
 EXAMPLES_WORTH_A_SHARD = 256
-# In the folder for unfinished work, beside the output.
-JOB_FILE, LOCK_FILE, REFUSED_FILE = "job.json", "lock", "refused.txt"
-SET_FOLDER, NOTES_FOLDER = "set", "notes"
 
 
 def prepare(
@@ -91,7 +100,7 @@ def prepare(
     )
     unfinished = output.with_name(output.name + ".unfinished")
     job = {
-        "format_version": prepared.FORMAT_VERSION,
+        "format_version": description.FORMAT_VERSION,
         "source": source,
         "size": size,
         "encoding": encoding,
@@ -102,12 +111,11 @@ def prepare(
         },
     }
     try:
-        with _only_one(unfinished, output):
-            _resume(unfinished, job)
+        with unfinished_work(unfinished, output, job):
             tasks = _tasks(dataset, unfinished, encoding)
             _write(tasks, workers, refusals=on_error == "skip")
             described = _describe(tasks, dataset, job)
-            _check_refused(described, on_error, unfinished)
+            check_refused(described, on_error, unfinished)
             _finish(unfinished / SET_FOLDER, tasks, described)
             # On the disk before it has its name, whatever happens to the power.
             for path in (*(unfinished / SET_FOLDER).iterdir(), unfinished / SET_FOLDER):
@@ -122,47 +130,6 @@ def prepare(
             "finished shards are kept"
         ) from error
     return described
-
-
-@contextlib.contextmanager
-def _only_one(unfinished: Path, output: Path) -> Iterator[None]:
-    """Make the folder for unfinished work and hold it alone."""
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with (unfinished / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{output} is being prepared by another process"
-            ) from error
-        yield
-
-
-def _resume(unfinished: Path, job: dict[str, Any]) -> None:
-    """Make the folders for the work, emptied of what another job left."""
-    file = unfinished / JOB_FILE
-    folders = [unfinished / SET_FOLDER, unfinished / NOTES_FOLDER]
-    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + ".part", REFUSED_FILE}
-    ours |= {folder.name for folder in folders}
-    if strangers := sorted({path.name for path in unfinished.iterdir()} - ours):
-        raise InputError(
-            f"{unfinished} is in the way and holds {strangers[0]}; move it"
-        )
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        before = None
-    if before != job and folders[0].exists():
-        progress.say(f"{unfinished} was begun with other options; starting over")
-    for folder in folders:
-        if before != job:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
-        for left in folder.glob("*.part"):
-            left.unlink()
-    if before != job:
-        shards.write_json(file, job)
-        shards.sync(file)
 
 
 def _tasks(
@@ -252,24 +219,6 @@ def _describe(
     }
 
 
-def _check_refused(described: dict[str, Any], on_error: str, unfinished: Path) -> None:
-    """Raise an InputError where pictures were refused that must not be left out."""
-    reasons = [one["reason"] for one in described["refused"]]
-    empty = [split for split, count in described["counts"].items() if not count]
-    if not reasons or (on_error == "skip" and not empty):
-        return
-    listed = unfinished / REFUSED_FILE
-    listed.write_text("\n".join(reasons) + "\n", encoding="utf-8")
-    first = "; ".join(reasons[:3])
-    more = f" (all are listed in {listed})" if len(reasons) > 3 else ""
-    which = f"no picture of split {empty[0]}" if empty else f"{len(reasons)} pictures"
-    advice = "" if empty else ", or leave them out with --on_error=skip"
-    raise InputError(
-        f"{which} can{'' if empty else 'not'} be prepared: {first}{more}. Mend them"
-        f"{advice}; what is prepared is kept"
-    )
-
-
 def _finish(
     folder: Path, tasks: dict[str, list[ShardTask]], described: dict[str, Any]
 ) -> None:
@@ -279,9 +228,9 @@ def _finish(
         sums += PixelSums.load(task.sums)
     statistics = sums.statistics()
     statistics.save_mean(folder)
-    described["mean_sha256"] = prepared.sha256(folder / MEAN_FILE)
+    described["mean_sha256"] = description.sha256(folder / MEAN_FILE)
     described.update(statistics.to_json())
-    shards.write_json(folder / prepared.DATASET_FILE, described)
+    shards.write_json(folder / description.DATASET_FILE, described)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -311,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     add(
         "--encoding",
-        choices=prepared.ENCODINGS,
+        choices=description.ENCODINGS,
         default="jpeg",
         help="JPEG of quality 95, or raw pixels: six times the disk, faster to read",
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax import pictures, prepared
+from alexnet_jax import description, pictures, prepared
 from alexnet_jax.errors import InputError, first_line
 from alexnet_jax.moments import PixelSums
 from alexnet_jax.originals import Originals
@@ -87,8 +87,8 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             "file": task.path.name,
             "examples": written,
             "bytes": task.path.stat().st_size,
-            "sha256": prepared.sha256(task.path),
-            "sums_sha256": prepared.sha256(task.sums) if task.measured else None,
+            "sha256": description.sha256(task.path),
+            "sums_sha256": description.sha256(task.sums) if task.measured else None,
             "mended": mended,
             "refused": refused,
         }
@@ -112,11 +112,11 @@ def finished(task: ShardTask, *, refusals: bool) -> bool:
     """
     try:
         note = json.loads(task.note.read_text(encoding="utf-8"))
-        sums = prepared.sha256(task.sums) if task.measured else None
+        sums = description.sha256(task.sums) if task.measured else None
         return (
             (refusals or not note["refused"])
             and note["originals"] == task.originals.fingerprint()
-            and note["sha256"] == prepared.sha256(task.path)
+            and note["sha256"] == description.sha256(task.path)
             and note["sums_sha256"] == sums
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader
 
+from alexnet_jax import description as descriptions
 from alexnet_jax import errors, prepared, progress
 from alexnet_jax import workers as processes
+from alexnet_jax.description import Description, Shard
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE
-from alexnet_jax.prepared import Description, Shard
 
 
 class ShardCheck(NamedTuple):
@@ -35,10 +36,10 @@ def verify(path: Path, *, workers: int | None = None) -> list[str]:
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers={workers} must be at least 1")
-    description: Description = prepared.read_description(path)
+    description: Description = descriptions.read_description(path)
     faults = []
     try:
-        mean = prepared.load_statistics(description).mean
+        mean = descriptions.load_statistics(description).mean
         if mean.shape != (description.size, description.size, 3):
             faults.append(f"{path / MEAN_FILE}: shape {mean.shape}")
     except (OSError, ValueError) as error:
@@ -47,9 +48,9 @@ def verify(path: Path, *, workers: int | None = None) -> list[str]:
         ShardCheck(
             shard, description.size, description.encoding, len(description.class_names)
         )
-        for shard in prepared.all_shards(description)
+        for shard in descriptions.all_shards(description)
     ]
-    total = sum(shard.examples for shard in prepared.all_shards(description))
+    total = sum(shard.examples for shard in descriptions.all_shards(description))
     with progress.counted("verifying", total) as advance:
         for found in processes.spread(
             check_shard,
@@ -66,12 +67,12 @@ def check_shard(task: ShardCheck, advance: Callable[[int], None]) -> list[str]:
     """The faults of one shard."""
     shard = task.shard
     try:
-        prepared.check_shard(shard)
+        descriptions.check_shard(shard)
     except InputError as error:
         return [str(error)]
     faults = []
     try:
-        if prepared.sha256(shard.path) != shard.sha256:
+        if descriptions.sha256(shard.path) != shard.sha256:
             faults.append(f"{shard.path}: its checksum differs")
     except OSError as error:
         return [f"{shard.path}: can't be read ({error.strerror})"]

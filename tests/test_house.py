@@ -16,9 +16,11 @@ TIERS = [
     ["restore"],
     ["train"],
     ["pipeline", "checkpoint", "report", "workdir", "step", "figures", "interrupt"],
-    ["plan", "sources", "augment", "shards"],
+    ["plan", "sources", "augment", "batches", "unfinished"],
+    ["shards"],
     ["imagenet", "tfds", "digits"],
     ["folder", "prepared"],
+    ["description"],
     ["originals", "archives"],
     ["dataset", "model", "optimizer", "losses"],
     ["geometry", "mesh", "moments", "pictures"],
@@ -85,7 +87,9 @@ def test_only_the_edge_knows_what_it_should():
         if path.stem in (
             "archives",
             "augment",
+            "batches",
             "dataset",
+            "description",
             "digits",
             "folder",
             "imagenet",
@@ -96,6 +100,7 @@ def test_only_the_edge_knows_what_it_should():
             "shards",
             "sources",
             "tfds",
+            "unfinished",
             "workers",
         ):
             assert "jax" not in other, path

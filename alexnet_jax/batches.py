@@ -1,0 +1,91 @@
+"""Whole batches on the host, each filled in place by all threads together."""
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from alexnet_jax import augment
+from alexnet_jax.dataset import Source
+from alexnet_jax.moments import Statistics
+
+
+HostBatch = dict[str, np.ndarray]
+
+# Examples at most that a thread makes before it looks for others: so many that handing
+# them out costs nothing. Fewer where threads would go without.
+EXAMPLES_AT_ONCE = 16
+
+
+def train_batch(
+    number: int,
+    indices: np.ndarray,
+    *,
+    source: Source,
+    share: int,
+    crop: int,
+    border: int,
+    crops: bool,
+    flip: bool,
+    statistics: Statistics,
+    seed: int,
+    threads: int,
+) -> HostBatch:
+    """The batch of these examples, which is the `number`th share of all shares."""
+    draws = augment.draw(seed, number * share, share, border=border)
+    rows, columns = draws.rows.tolist(), draws.columns.tolist()
+    if not crops:
+        rows = columns = [border // 2] * share
+    mirrored = (draws.mirrored & flip).tolist()
+    images = np.empty((share, crop, crop, 3), np.uint8)
+    labels = np.empty(share, np.int32)
+
+    def make(place: int) -> None:
+        example = source[int(indices[place])]
+        labels[place] = example["label"]
+        images[place] = augment.view(
+            example["image"], rows[place], columns[place], crop, mirrored[place]
+        )
+
+    _in_parallel(make, share, threads)
+    shifts = augment.colour_shifts(
+        draws.normals,
+        deviations=statistics.deviations,
+        directions=statistics.directions,
+    )
+    return {"image": images, "label": labels, "colour_shift": shifts}
+
+
+def evaluation_batch(
+    indices: np.ndarray, *, source: Source, size: int, threads: int
+) -> HostBatch:
+    """The batch of these examples, whole; those past the end are padding."""
+    count = len(indices)
+    images = np.zeros((count, size, size, 3), np.uint8)
+    labels = np.zeros(count, np.int32)
+
+    def make(place: int) -> None:
+        if indices[place] < len(source):
+            example = source[int(indices[place])]
+            images[place], labels[place] = example["image"], example["label"]
+
+    _in_parallel(make, count, threads)
+    return {"image": images, "label": labels, "mask": indices < len(source)}
+
+
+def _in_parallel(make: Callable[[int], None], count: int, threads: int) -> None:
+    """Call a function with 0 to count - 1, in this process's threads."""
+    at_once = max(1, min(EXAMPLES_AT_ONCE, count // threads))
+
+    def some(start: int) -> None:
+        for place in range(start, min(start + at_once, count)):
+            make(place)
+
+    for _ in _threads(threads).map(some, range(0, count, at_once)):
+        pass
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "examples")

@@ -1,0 +1,96 @@
+"""The folder beside the output in which a preparation works until it is finished.
+
+job.json      the options that the bytes hang on
+set/          the shards, which become the output
+notes/        what is known of finished shards
+refused.txt   pictures that can't be prepared
+lock          held by the process that prepares
+"""
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax import progress, shards
+from alexnet_jax.errors import InputError
+
+
+JOB_FILE, LOCK_FILE, REFUSED_FILE = "job.json", "lock", "refused.txt"
+SET_FOLDER, NOTES_FOLDER = "set", "notes"
+
+
+@contextlib.contextmanager
+def unfinished_work(
+    unfinished: Path, output: Path, job: dict[str, Any]
+) -> Iterator[None]:
+    """Make the folder for unfinished work, and hold it alone.
+
+    What a job with the same options left in it stays; what another left goes.
+
+    Args:
+      unfinished: the folder.
+      output: the place of the finished set, for messages.
+      job: the options that the bytes hang on.
+
+    Raises:
+      InputError: if another process holds it, or it has files of somebody else.
+    """
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with (unfinished / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{output} is being prepared by another process"
+            ) from error
+        _resume(unfinished, job)
+        yield
+
+
+def _resume(unfinished: Path, job: dict[str, Any]) -> None:
+    """Make the folders for the work, emptied of what another job left."""
+    file = unfinished / JOB_FILE
+    folders = [unfinished / SET_FOLDER, unfinished / NOTES_FOLDER]
+    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + ".part", REFUSED_FILE}
+    ours |= {folder.name for folder in folders}
+    if strangers := sorted({path.name for path in unfinished.iterdir()} - ours):
+        raise InputError(
+            f"{unfinished} is in the way and holds {strangers[0]}; move it"
+        )
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        before = None
+    if before != job and folders[0].exists():
+        progress.say(f"{unfinished} was begun with other options; starting over")
+    for folder in folders:
+        if before != job:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob("*.part"):
+            left.unlink()
+    if before != job:
+        shards.write_json(file, job)
+        shards.sync(file)
+
+
+def check_refused(described: dict[str, Any], on_error: str, unfinished: Path) -> None:
+    """Raise an InputError where pictures were refused that must not be left out."""
+    reasons = [one["reason"] for one in described["refused"]]
+    empty = [split for split, count in described["counts"].items() if not count]
+    if not reasons or (on_error == "skip" and not empty):
+        return
+    listed = unfinished / REFUSED_FILE
+    listed.write_text("\n".join(reasons) + "\n", encoding="utf-8")
+    first = "; ".join(reasons[:3])
+    more = f" (all are listed in {listed})" if len(reasons) > 3 else ""
+    which = f"no picture of split {empty[0]}" if empty else f"{len(reasons)} pictures"
+    advice = "" if empty else ", or leave them out with --on_error=skip"
+    raise InputError(
+        f"{which} can{'' if empty else 'not'} be prepared: {first}{more}. Mend them"
+        f"{advice}; what is prepared is kept"
+    )
