@@ -22,8 +22,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from alexnet_jax import geometry, lrn, pooling
+from alexnet_jax.convolution import convolve
 from alexnet_jax.errors import InputError
-from alexnet_jax.towers import TowerParameters, add_bias, convolve, dropout_masks
+from alexnet_jax.towers import TowerParameters, add_bias, dropout_masks
 
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid}
@@ -187,7 +188,11 @@ class AlexNet(nn.Module):
             if name in layers:
                 kept[name] = self._gather(values)[0]
 
-        xs = [jnp.asarray(images, self.dtype)] * self._local_towers
+        x = jnp.asarray(images, self.dtype)
+        if self.tower_axis is not None:
+            # Every tower sees the pictures; their first convolution is the tower's own.
+            x = lax.pcast(x, self.tower_axis, to="varying")
+        xs = [x] * self._local_towers
         for index, name in enumerate(self.layers[:-1]):
             if name in self.exchanges:
                 xs = self._gather(xs)
@@ -242,7 +247,7 @@ class AlexNet(nn.Module):
         shape = (side, side, xs[0].shape[-1], self.channels[index] // self.towers)
         kernels, biases = self._parameters(index, shape)(self._tower_indices())
         return [
-            convolve(x, kernel, bias, stride)
+            add_bias(convolve(x, kernel, stride), bias)
             for x, kernel, bias in zip(xs, kernels, biases, strict=True)
         ]
 

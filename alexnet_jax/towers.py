@@ -46,32 +46,6 @@ class TowerParameters(nn.Module):
         return self.param("kernel", kernels), self.param("bias", biases)
 
 
-def convolve(
-    x: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "side side channels kernels"],
-    bias: Float[Array, " kernels"],
-    stride: int,
-) -> Float[Array, "batch rows columns kernels"]:
-    """A convolution plus bias, in the type of `x`.
-
-    With a stride, zeros to the right and bottom fill up the last stride, as in the 2012
-    code; without one the size is kept.
-    """
-    side = kernel.shape[0]
-    if stride > 1:
-        padding = [(0, (side - length) % stride) for length in x.shape[1:3]]
-    else:
-        padding = [(side // 2, side // 2)] * 2
-    y = lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return add_bias(y, bias)
-
-
 def add_bias(x: Array, bias: Float[Array, " width"]) -> Array:
     """Add a bias to the last axis, in the type of `x`."""
     return x + lax.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
