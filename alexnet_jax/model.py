@@ -230,7 +230,10 @@ class AlexNet(nn.Module):
         """Every tower's features, side by side, for every local tower."""
         x = jnp.concatenate(xs, axis=-1)
         if self.tower_axis is not None:
-            x = lax.all_gather(x, self.tower_axis, axis=x.ndim - 1, tiled=True)
+            # Gathered along a new first axis: XLA lays the gathered axis outermost, and
+            # channels laid outermost would slow every layer that comes before.
+            devices = lax.all_gather(x, self.tower_axis)
+            x = jnp.concatenate(list(devices), axis=-1)
         return [x] * len(xs)
 
     def _parameters(self, index: int, shape: tuple[int, ...]) -> TowerParameters:
