@@ -61,15 +61,11 @@ def _convolve(x: Array, kernel: Array, stride: int) -> Array:
     return _plain(x, kernel, stride)
 
 
-def _forward(
-    x: Array, kernel: Array, stride: int
-) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
     return _plain(x, kernel, stride), (x, kernel)
 
 
-def _backward(
-    stride: int, kept: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
+def _backward(stride: int, kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = kept
     (dx,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride), x)(dy)
     dkernel = lax.platform_dependent(
@@ -96,7 +92,7 @@ def kernel_gradient_by_convolution(
 def kernel_gradient_by_taps(
     x: Array, kernel: Array, dy: Array, *, stride: int
 ) -> Array:
-    """The same as a matrix product for each tap; of the kernel only the shape is used."""
+    """The same, a matrix product for each tap; the kernel only tells its shape."""
     side = kernel.shape[0]
     around = [_padding(length, side, stride) for length in x.shape[1:3]]
     x = jnp.pad(x, [(0, 0), *around, (0, 0)])

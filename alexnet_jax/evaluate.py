@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from alexnet_jax import errors, losses, progress
+from alexnet_jax import errors, hugepages, losses, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
@@ -253,4 +253,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    hugepages.use()
     errors.exit_with(main)

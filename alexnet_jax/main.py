@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import errors, progress, train
+from alexnet_jax import errors, hugepages, progress, train
 from alexnet_jax.errors import InputError
 
 
@@ -165,4 +165,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    hugepages.use()
     errors.exit_with(main)

@@ -92,7 +92,9 @@ def make_train_step(
         params: Any, batch: Batch, mean: Array, coefficient: Array, key: Array
     ) -> tuple[Array, dict[str, Array]]:
         # The transpose of this cast is the sum of the gradients over the data axis.
-        params = jax.tree.map(lambda array: lax.pcast(array, DATA, to="varying"), params)
+        params = jax.tree.map(
+            lambda array: lax.pcast(array, DATA, to="varying"), params
+        )
         images = shift_colours(batch["image"], mean, batch["colour_shift"], coefficient)
         labels = batch["label"]
         first = lax.axis_index(DATA) * labels.shape[0]

@@ -24,11 +24,21 @@ TIERS = [
     ["originals", "archives"],
     ["dataset", "model", "optimizer", "losses"],
     ["geometry", "mesh", "moments", "pictures"],
-    ["lrn", "pooling", "towers"],
-    ["workers", "progress"],
+    ["convolution", "lrn", "pooling", "towers"],
+    ["hugepages", "progress", "workers"],
     ["errors"],
 ]
-PURE = ["model", "step", "optimizer", "mesh", "losses", "lrn", "pooling", "towers"]
+PURE = [
+    "model",
+    "step",
+    "optimizer",
+    "mesh",
+    "losses",
+    "convolution",
+    "lrn",
+    "pooling",
+    "towers",
+]
 
 
 def imports(module):
