@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
+from alexnet_jax import mesh as meshes
 from alexnet_jax.errors import InputError
 
 
@@ -169,7 +170,7 @@ def digests(state: Any) -> dict[str, np.ndarray]:
 
 
 def _digest(array: jax.Array) -> np.ndarray:
-    host = np.ascontiguousarray(jax.device_get(array))
+    host = np.ascontiguousarray(meshes.whole(array))
     digest = hashlib.sha256(f"{host.dtype} {host.shape}".encode())
     digest.update(host.view(np.uint8).reshape(-1).data if host.ndim else host.tobytes())
     return np.frombuffer(digest.digest(), np.uint8)

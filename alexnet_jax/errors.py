@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class ProcessLost(RuntimeError):
+    """Another process of a run has ended or fallen silent. The message is one line."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop and has saved what it had."""
 
@@ -38,6 +42,10 @@ def exit_with(main: Callable[[], None]) -> NoReturn:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except ProcessLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # At an ordinary exit JAX would wait for the processes that are lost.
+        os._exit(1)
     except Interrupted as error:
         status = error.exit_status
     except KeyboardInterrupt:

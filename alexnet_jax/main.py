@@ -2,11 +2,17 @@
 
     python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] --workdir=DIR
                                [--config.SECTION.KEY=VALUE ...]
+                               [--distributed[=HOST:PORT --processes=N --process=I]]
+
+With --distributed several processes train as one, each started with the same command.
+On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) that is all; else
+give the address where process 0 waits, how many there are, and which one this is.
 
 A config is a Python file with a function `get_config`, and is run as code. The configs
 that come with the package are also found by name: `--config=quickstart`.
 """
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +22,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import errors, hugepages, progress, train
+from alexnet_jax import errors, hugepages, processes, progress, train
 from alexnet_jax.errors import InputError
 
 
@@ -153,15 +159,45 @@ def load_config(name: str, variant: str | None = None) -> ConfigDict:
     return config
 
 
+def start_processes(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Join the other processes, if asked to.
+
+    Returns the other arguments, and whether it was asked.
+
+    Raises:
+      InputError: if these arguments are wrong, or a process doesn't join.
+    """
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("--distributed", nargs="?", const="")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
+    try:
+        given, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error}; {USAGE}") from error
+    if given.distributed is not None:
+        address = given.distributed or None
+        processes.start(address, given.processes, given.process)
+    elif given.processes is not None or given.process is not None:
+        raise InputError("--processes and --process go with --distributed=HOST:PORT")
+    return rest, given.distributed is not None
+
+
 def main() -> None:
     """The command."""
     arguments = sys.argv[1:]
     if {"--help", "-h", "--helpshort", "--helpfull"} & set(arguments):
         print(f"{__doc__}\n{USAGE}")
         return
-    config, workdir = parse(arguments)
-    result: dict[str, Any] = train.run(config, workdir)
-    progress.print_result(result)
+    rest, several = start_processes(arguments)
+    config, workdir = parse(rest)
+    # Asking how many processes there are opens the devices; the run does that itself.
+    with processes.together() if several else contextlib.nullcontext():
+        result: dict[str, Any] = train.run(config, workdir)
+    if processes.is_main():
+        progress.print_result(result)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -116,6 +118,47 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
                 f"{name}={value} comes too late: JAX has already opened its devices; "
                 "set it in a fresh process"
             ) from error
+
+
+def data_share(mesh: Mesh) -> tuple[int, int]:
+    """Which part of every batch this process reads, and into how many it is cut.
+
+    Processes that hold the towers of the same examples read the same part.
+
+    Raises:
+      InputError: if a process's devices lie in no even part of the data axis.
+    """
+    mine = jax.process_index()
+    rows = [
+        row
+        for row, devices in enumerate(mesh.devices)
+        if any(device.process_index == mine for device in devices)
+    ]
+    count = len(mesh.devices)
+    if not rows or count % len(rows) or rows[0] % len(rows):
+        raise InputError(
+            f"process {mine} has {len(rows)} of {count} places along the data axis, "
+            "which can't be cut evenly among processes; use all devices "
+            "(--config.mesh.data=auto), and as many in every process"
+        )
+    return rows[0] // len(rows), count // len(rows)
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """An array's values on the host, also where other processes hold parts of it.
+
+    To be called by all processes together.
+    """
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return jax.device_get(array)
+    indices = array.sharding.devices_indices_map(array.shape).values()
+    parts = {str(shard.index): shard for shard in array.addressable_shards}
+    if {str(index) for index in indices} <= set(parts):
+        host = np.empty(array.shape, array.dtype)
+        for shard in parts.values():
+            host[shard.index] = shard.data
+        return host
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def divisors(number: int) -> list[int]:

@@ -35,6 +35,8 @@ class Schedule:
       layer_rates: of some layers, pairs of a step and the factor of the rate from then
         on.
       colour: pairs of a step and the coefficient of the colour shift from then on.
+      warmup: steps over which the rate rises in a line to its full height.
+      warmup_start: the part of the rate at which it begins.
     """
 
     rates: tuple[float, ...]
@@ -43,6 +45,8 @@ class Schedule:
     bias_drops: int
     layer_rates: tuple[tuple[str, Stages], ...]
     colour: Stages
+    warmup: int = 0
+    warmup_start: float = 0.0
 
     def drops(self, state: "RateState") -> Int[Array, ""]:
         """How often the rate has dropped before the step that comes next."""
@@ -59,6 +63,9 @@ class Schedule:
         if bias:
             drops = jnp.minimum(drops, self.bias_drops)
         rate = jnp.asarray(self.rates, jnp.float32)[drops]
+        if self.warmup:
+            risen = jnp.minimum(1, state.step.astype(jnp.float32) / self.warmup)
+            rate = rate * (self.warmup_start + (1 - self.warmup_start) * risen)
         return rate * _stage(dict(self.layer_rates).get(layer, ((0, 1.0),)), state.step)
 
     def colour_coefficient(self, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -76,6 +83,7 @@ def _stage(stages: Stages, step: Int[Array, ""]) -> Float[Array, ""]:
 def make_schedule(
     *,
     steps_per_epoch: float,
+    batch_size: int | None = None,
     kind: str = "plateau",
     learning_rate: float = 0.01,
     factor: float = 0.1,
@@ -86,11 +94,14 @@ def make_schedule(
     layer_rates: Mapping[str, Any] | None = None,
     colour_shift: float = 0.1,
     colour_epochs: float | None = None,
+    reference_batch: int | None = None,
+    warmup_epochs: float = 0.0,
 ) -> Schedule:
     """The schedule of a run, from epochs to steps.
 
     Args:
       steps_per_epoch: of the run.
+      batch_size: of the run, over all devices and processes.
       kind: `plateau` multiplies the rate by `factor` when the validation error stops
         improving, as the paper does; `steps` at fixed epochs, as the 2012 runs did by
         hand.
@@ -105,6 +116,11 @@ def make_schedule(
         `{"conv1": ((67, 0.1), (72, 0.0))}` from these epochs on. Zero freezes it.
       colour_shift: coefficient of the colour shift (section 4.1).
       colour_epochs: the epoch from which the colour shift is off (the 2012 run: 67).
+      reference_batch: the batch size for which `learning_rate` is meant; the rate is
+        multiplied by how much larger the run's is (linear scaling: the 2012 code's run
+        of 256 with twice the rate; Goyal et al. 2017). None takes the rate as it is.
+      warmup_epochs: over which the rate rises in a line, from the unscaled rate where
+        there is a reference batch, else from zero (Goyal et al. 2017, section 2.2).
 
     Raises:
       InputError: on an unknown kind, a rate or factor that is no positive number, or
@@ -123,6 +139,15 @@ def make_schedule(
     if list(epochs) != sorted(epochs):
         raise InputError(f"schedule.epochs={tuple(epochs)} must rise")
 
+    if warmup_epochs < 0 or (reference_batch is not None and reference_batch < 1):
+        raise InputError(
+            f"schedule.warmup_epochs={warmup_epochs} must not be negative and "
+            f"schedule.reference_batch={reference_batch} must be at least 1"
+        )
+    scale = 1.0
+    if reference_batch is not None and batch_size is not None:
+        scale = batch_size / reference_batch
+
     def steps(epoch: float) -> int:
         return round(epoch * steps_per_epoch)
 
@@ -136,12 +161,14 @@ def make_schedule(
     if colour_epochs is not None:
         colour = (*colour, (steps(colour_epochs), 0.0))
     return Schedule(
-        rates=tuple(learning_rate * factor**drop for drop in range(number + 1)),
+        rates=tuple(scale * learning_rate * factor**drop for drop in range(number + 1)),
         boundaries=tuple(steps(e) for e in epochs) if kind == "steps" else None,
         patience=patience,
         bias_drops=number if bias_drops is None else bias_drops,
         layer_rates=tuple(stages.items()),
         colour=colour,
+        warmup=steps(warmup_epochs),
+        warmup_start=min(1.0, 1 / scale) if reference_batch else 0.0,
     )
 
 
@@ -163,6 +190,7 @@ def momentum_sgd(
     bias_weight_decay: float = 0.0,
     bias_rate: float = 2.0,
     layer_decays: Mapping[str, float] | None = None,
+    trust_coefficient: float | None = None,
 ) -> optax.GradientTransformation:
     """The update rule of section 5, with the groups of the 2012 code.
 
@@ -176,6 +204,10 @@ def momentum_sgd(
       bias_weight_decay: of biases; none in the 2012 code.
       bias_rate: factor of the biases' rate; 2 in the 2012 code.
       layer_decays: factors of single layers' decay.
+      trust_coefficient: turns on layer-wise rates for very large batches (LARS, You et
+        al. 2017; 0.001 there): a kernel's gradient, decay included, is scaled to this
+        part of the kernel's own norm, tower by tower. Rates are then of the order of 1
+        to 10. Biases are left alone.
 
     Raises:
       InputError: at `init`, if a layer named here or in the schedule isn't there.
@@ -189,6 +221,17 @@ def momentum_sgd(
 
     def decay_update(updates: Any, params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(decay, updates, params)
+
+    def trust_update(updates: Any, params: Any) -> Any:
+        assert trust_coefficient is not None
+        rule: Any = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+
+        def scale(path: Sequence[Any], g: Array, w: Array) -> Array:
+            if _place(path)[1]:
+                return g
+            return jax.vmap(lambda g, w: rule.update(g, rule.init(w), w)[0])(g, w)
+
+        return jax.tree_util.tree_map_with_path(scale, updates, params)
 
     def init(params: Any) -> RateState:
         named = {*decays, *(layer for layer, _ in schedule.layer_rates)}
@@ -224,9 +267,10 @@ def momentum_sgd(
         moves = with_path(move, velocity)
         return moves, state._replace(step=state.step + 1, velocity=velocity)
 
-    return optax.chain(
-        optax.stateless(decay_update), optax.GradientTransformation(init, update)
-    )
+    before = [optax.stateless(decay_update)]
+    if trust_coefficient is not None:
+        before.append(optax.stateless(trust_update))
+    return optax.chain(*before, optax.GradientTransformation(init, update))
 
 
 def _place(path: Sequence[Any]) -> tuple[str, bool]:

@@ -151,20 +151,20 @@ def train_dataset(
     *,
     batch_size: int,
     seed: int,
-    process: int = 0,
-    processes: int = 1,
+    share: int = 0,
+    shares: int = 1,
 ) -> grain.MapDataset:
-    """This process's share of every training batch, by step.
+    """One of the shares of every training batch, by step.
 
     Batches run on over the borders of epochs, and each epoch has its own order. The
-    split among processes comes after the random draws, so that no two processes see the
-    same crops.
+    cut into shares comes after the random draws, so that no two shares see the same
+    crops.
     """
-    share = batch_size // processes
+    examples_of_share = batch_size // shares
     batch = functools.partial(
         batches.train_batch,
         source=pipeline.dataset.splits["train"],
-        share=share,
+        share=examples_of_share,
         crop=pipeline.crop,
         border=pipeline.dataset.size - pipeline.crop,
         crops=pipeline.crops,
@@ -181,8 +181,8 @@ def train_dataset(
         grain.MapDataset.range(examples)
         .shuffle(seed=order)
         .repeat(epochs)
-        .batch(share)
-        .map_with_index(batch)[process::processes]
+        .batch(examples_of_share)
+        .map_with_index(batch)[share::shares]
     )
 
 
@@ -191,12 +191,12 @@ def evaluation_dataset(
     split: str,
     *,
     batch_size: int,
-    process: int = 0,
-    processes: int = 1,
+    share: int = 0,
+    shares: int = 1,
 ) -> grain.MapDataset:
-    """This process's share of every batch of a split, each example exactly once.
+    """One of the shares of every batch of a split, each example exactly once.
 
-    Every process has as many batches; examples past the end are padding, with a false
+    Every share has as many batches; examples past the end are padding, with a false
     `mask`.
     """
     if split not in pipeline.dataset.splits:
@@ -213,8 +213,8 @@ def evaluation_dataset(
     )
     return (
         grain.MapDataset.range(count * batch_size)
-        .batch(batch_size // processes)
-        .map(batch)[process::processes]
+        .batch(batch_size // shares)
+        .map(batch)[share::shares]
     )
 
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import os
 import time
 from collections import deque
 from pathlib import Path
@@ -34,6 +35,7 @@ class Report:
       steps: how many steps the run has in all.
       steps_per_epoch: to tell the epoch.
       batch_size: pictures in a step.
+      writes: whether anything is written; of several processes one writes.
     """
 
     def __init__(
@@ -45,9 +47,13 @@ class Report:
         steps_per_epoch: float,
         batch_size: int,
         revalidate: bool = False,
+        writes: bool = True,
     ) -> None:
         path = workdir / METRICS_FILE
-        cut_metrics(path, start, keep_validation=not revalidate)
+        if writes:
+            cut_metrics(path, start, keep_validation=not revalidate)
+        else:
+            path = Path(os.devnull)
         self._file = path.open("a", encoding="utf-8")
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
@@ -62,7 +68,7 @@ class Report:
         self._hinted = False
         self._told = 0
         self._board: Any = None
-        if importlib.util.find_spec("tensorboardX"):
+        if writes and importlib.util.find_spec("tensorboardX"):
             # An extra: not there to be resolved where it isn't installed.
             board = importlib.import_module("tensorboardX")
             folder = str(workdir / "tensorboard")

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import figures, losses, progress
+from alexnet_jax import figures, losses, processes, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import report as reports
@@ -57,23 +57,35 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     mesh = call(settings, "mesh", towers=towers)
     pipeline = call(settings, "data")
     dataset = pipeline.dataset
+    processes.check_same(
+        {**workdirs.comparable(settings), "the data": dataset.fingerprint}
+    )
     workdirs.check_run(workdir, settings, dataset.fingerprint)
     examples = len(dataset.splits["train"])
     plan = call(settings, "train", examples=examples)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
     model = call(settings, "model", num_classes=len(dataset.class_names))
     model.check_size(pipeline.crop, pipeline.crop)
-    schedule = call(settings, "schedule", steps_per_epoch=plan.steps_per_epoch)
+    schedule = call(
+        settings,
+        "schedule",
+        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=plan.batch_size,
+    )
     optimizer = call(settings, "optimizer", schedule)
     abstract_state = steps.abstract_state(model, optimizer, mesh, pipeline.crop)
     validate = call(settings, "eval", model=model, mesh=mesh, pipeline=pipeline)
     checkpoints = call(
         settings, "checkpoint", workdir / workdirs.CHECKPOINTS, clean=True
     )
-    workdirs.start_run(workdir, settings)
+    share, shares = meshes.data_share(mesh)
 
     with checkpoints, Interrupts() as interrupts:
-        data = measured_data(workdir, pipeline, interrupts.check)
+        if processes.is_main():
+            workdirs.start_run(workdir, settings)
+            measure_data(workdir, pipeline, interrupts.check)
+        processes.wait_for_all("the data are measured")
+        data = workdirs.read_data(workdir)
         mean = pipelines.mean_crop(data.statistics, pipeline.crop)
         mean = jax.device_put(mean, steps.replicated(mesh))
         validate = partial(validate, mean=mean)
@@ -89,13 +101,13 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
 
         train_step = steps.make_train_step(model, optimizer, schedule, mesh, plan.seed)
         learn = jax.jit(partial(after_validation, schedule), donate_argnums=0)
-        process = {"process": jax.process_index(), "processes": jax.process_count()}
         batches = pipelines.train_dataset(
             pipeline,
             data.statistics,
             batch_size=plan.batch_size,
             seed=plan.seed,
-            **process,
+            share=share,
+            shares=shares,
         )
         report = reports.Report(
             workdir,
@@ -104,15 +116,20 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
             steps_per_epoch=plan.steps_per_epoch,
             batch_size=plan.batch_size,
             revalidate=late,
+            writes=processes.is_main(),
         )
+        stop = processes.Agreement(mesh)
         result: dict[str, float] = {}
+        # One of several processes can't leave a validation alone.
+        alone = jax.process_count() == 1
+        check = interrupts.check if alone else lambda: None
 
         def validated(step: int, state: steps.TrainState) -> steps.TrainState:
             # Saved first: a validation may take long, or fail on a picture.
             report.flush()
             checkpoints.save(step, state)
-            result.update(validate(state.params, check=interrupts.check))
-            error = jnp.asarray(result["top1_error"], jnp.float32)
+            result.update(validate(state.params, check=check))
+            error = np.float32(result["top1_error"])
             state = state._replace(opt_state=learn(state.opt_state, error))
             report.validation(step, result)
             report.flush()
@@ -122,11 +139,13 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
         with report, pipelines.read(pipeline, batches, start) as iterator:
             if late:
                 state = validated(start, state)
+            signal = 0
             for step in range(start + 1, plan.steps + 1):
                 batch, waited = timed_next(iterator, mesh)
                 state, metrics = train_step(state, batch, mean)
                 report.train(step, metrics, waited)
-                if interrupts.received is not None:
+                signal = stop.largest(interrupts.received or 0)
+                if signal:
                     report.flush()
                     checkpoints.save(step, state)
                     break
@@ -136,11 +155,11 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
                     report.flush()
                     checkpoints.save(step, state)
             checkpoints.wait()
-        kernels = jax.device_get(state.params[model.layers[0]]["kernel"])
-        if interrupts.received is not None:
+        kernels = meshes.whole(state.params[model.layers[0]]["kernel"])
+        if signal:
             progress.say(f"stopped; `{workdir}` goes on where it stands")
-            raise Interrupted(interrupts.received)
-    if kernels.shape[3] == 3:
+            raise Interrupted(signal)
+    if processes.is_main() and kernels.shape[3] == 3:
         figures.save_kernels(kernels, workdir / workdirs.FIGURES / "kernels.png")
     return {"step": int(state.step), "workdir": str(workdir), **result}
 
@@ -164,12 +183,13 @@ def make_validation(
     evaluate = steps.make_eval_step(
         model, mesh, crop=pipeline.crop, views=views, mirrors=pipeline.flip
     )
+    share, shares = meshes.data_share(mesh)
     dataset = pipelines.evaluation_dataset(
         pipeline,
         "validation",
         batch_size=batch_size,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        share=share,
+        shares=shares,
     )
 
     def validate(
@@ -186,15 +206,13 @@ def make_validation(
     return validate
 
 
-def measured_data(
-    workdir: Path, pipeline: Pipeline, check: Callable[[], None]
-) -> workdirs.Data:
-    """The data's names and statistics, measured at the first start and kept.
+def measure_data(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -> None:
+    """Write down the data's names and statistics, measured at the first start.
 
     `check` is called again and again meanwhile, and may raise.
     """
     if (workdir / workdirs.DATASET_FILE).exists():
-        return workdirs.read_data(workdir)
+        return
     dataset = pipeline.dataset
     statistics = dataset.statistics
     if statistics is None:
@@ -214,7 +232,6 @@ def measured_data(
         statistics=statistics,
     )
     workdirs.write_data(workdir, data)
-    return data
 
 
 def timed_next(
@@ -279,7 +296,7 @@ SECTIONS: dict[str, Callable[..., Any]] = {
 GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "model": ("num_classes", "tower_axis", "parent", "name"),
     "optimizer": ("schedule",),
-    "schedule": ("steps_per_epoch",),
+    "schedule": ("steps_per_epoch", "batch_size"),
     "train": ("examples",),
     "eval": ("model", "mesh", "pipeline"),
     "mesh": ("towers",),

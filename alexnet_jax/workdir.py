@@ -129,6 +129,13 @@ def write_data(workdir: Path, data: Data) -> None:
     _write(workdir / DATASET_FILE, description)
 
 
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config by dotted key, without what may differ between the processes of a run:
+    where each finds its data and how it reads them."""
+    own = ("data.path", "data.threads", "data.workers", "data.buffer")
+    return {key: value for key, value in _flat(config).items() if key not in own}
+
+
 def has_checkpoints(workdir: Path) -> bool:
     """Whether a run has saved anything; one that has not binds nobody."""
     folder = workdir / CHECKPOINTS

@@ -46,7 +46,9 @@ def run(folder: Path, name: str, *overrides: str) -> Path:
     return workdir
 
 
-def start(folder: Path, name: str, *overrides: str) -> subprocess.Popen:
+def start(folder: Path, name: str, *overrides: str, devices: int | None = None):
+    """A run in a process of its own, on so many virtual devices."""
+    count = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [
             sys.executable,
@@ -55,7 +57,7 @@ def start(folder: Path, name: str, *overrides: str) -> subprocess.Popen:
             *arguments(folder, name, *overrides),
         ],
         cwd=Path(__file__).parent.parent,
-        env=os.environ,
+        env={**os.environ, **count},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -81,6 +83,14 @@ def final_state(workdir: Path, step: int = 20) -> dict:
         # Where nothing says how to lay the arrays out, the saved layout is taken.
         warnings.filterwarnings("ignore", "Sharding info not provided")
         return flat(ocp.load(path, checkpointable_name="state"))
+
+
+def final_digests(workdir: Path, step: int) -> dict:
+    """The SHA-256 of every array of a checkpoint, which any process can read."""
+    from orbax.checkpoint import v1 as ocp
+
+    path = (workdir / "checkpoints" / str(step)).absolute()
+    return ocp.load(path, checkpointable_name="digests")
 
 
 def checkpoint_steps(workdir: Path) -> dict:

@@ -25,6 +25,7 @@ TIERS = [
     ["dataset", "model", "optimizer", "losses"],
     ["geometry", "mesh", "moments", "pictures"],
     ["convolution", "lrn", "pooling", "towers"],
+    ["processes"],
     ["hugepages", "progress", "workers"],
     ["errors"],
 ]

@@ -164,6 +164,62 @@ def test_a_validation_that_is_not_a_number_counts_as_no_better():
     assert float(rate_state(state).best_error) == np.inf
 
 
+def test_a_large_batch_warms_up_from_the_unscaled_rate():
+    schedule = make_schedule(
+        steps_per_epoch=4,
+        batch_size=1024,
+        kind="steps",
+        learning_rate=0.01,
+        epochs=(4,),
+        reference_batch=128,
+        warmup_epochs=2,
+    )
+    optimizer = momentum_sgd(schedule)
+    rates = []
+    state = optimizer.init(start())
+    for _ in range(20):
+        rates.append(float(schedule.rate(rate_state(state))))
+        _, state = optimizer.update(gradients(0), state, start())
+    rising = [0.01 + 0.07 * step / 8 for step in range(8)]
+    np.testing.assert_allclose(rates, [*rising, *[0.08] * 8, *[0.008] * 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [64, 256])
+def test_the_rate_follows_the_batch_in_a_line(batch_size):
+    schedule = make_schedule(
+        steps_per_epoch=4,
+        batch_size=batch_size,
+        learning_rate=0.02,
+        reference_batch=128,
+    )
+    state = rate_state(momentum_sgd(schedule).init(start()))
+    expected = 0.02 * batch_size / 128
+    np.testing.assert_allclose(float(schedule.rate(state)), expected, rtol=1e-6)
+
+
+def test_layer_wise_rates_scale_each_towers_kernel_by_its_own_norm():
+    """Against the rule of You et al. written out; biases take the plain rule."""
+    schedule = make_schedule(steps_per_epoch=1, kind="steps", learning_rate=2.0)
+    optimizer = momentum_sgd(schedule, trust_coefficient=0.001, weight_decay=0.05)
+    history, _ = run(optimizer, 3)
+
+    expected = jax.tree.map(np.float64, start())
+    velocity = jax.tree.map(np.zeros_like, expected)
+    for step in range(3):
+        for layer, group in expected.items():
+            for kind in group:
+                g = np.float64(gradients(step)[layer][kind])
+                if kind == "kernel":
+                    g = g + 0.05 * group[kind]
+                    for tower in range(2):
+                        norm = np.linalg.norm(group[kind][tower])
+                        g[tower] *= 0.001 * norm / np.linalg.norm(g[tower])
+                rate = 2.0 if kind == "kernel" else 4.0
+                velocity[layer][kind] = 0.9 * velocity[layer][kind] - rate * g
+                group[kind] = group[kind] + velocity[layer][kind]
+    assert_close(history[-1], expected)
+
+
 def test_the_colour_shift_is_turned_off_at_its_epoch():
     schedule = make_schedule(steps_per_epoch=10.4, colour_shift=0.1, colour_epochs=3)
     values = [

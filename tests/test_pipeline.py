@@ -97,8 +97,8 @@ def test_processes_share_the_batches_of_one(digits, processes):
             statistics,
             batch_size=12,
             seed=5,
-            process=process,
-            processes=processes,
+            share=process,
+            shares=processes,
         )
         for process in range(processes)
     ]
@@ -152,8 +152,8 @@ def test_evaluation_sees_every_example_exactly_once(digits, processes, batch_siz
             pipeline,
             "train",
             batch_size=batch_size,
-            process=process,
-            processes=processes,
+            share=process,
+            shares=processes,
         )
         counts.add(len(dataset))
         with pipelines.read(pipeline, dataset) as batches:

@@ -1,0 +1,237 @@
+"""Several processes that train as one, through `jax.distributed`.
+
+Every process runs the same program on its own devices and reads its own part of each
+batch. The first one, the main process, writes the run's files and talks; all of them
+save their part of a checkpoint into one directory, which all of them must see.
+"""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax import progress
+from alexnet_jax.errors import InputError, Interrupted, ProcessLost, first_line
+
+
+SECONDS_TO_JOIN = 120
+SECONDS_OF_SILENCE = 30
+SECONDS_TO_PART = 2
+
+
+def start(
+    address: str | None,
+    processes: int | None,
+    process: int | None,
+    seconds_to_join: int = SECONDS_TO_JOIN,
+) -> None:
+    """Join the other processes. To be called before anything asks for a device.
+
+    Args:
+      address: HOST:PORT where process 0 waits for the others, on that interface alone.
+        None where JAX finds everything by itself: under SLURM, on a cloud TPU, under
+        Kubernetes or Open MPI.
+      processes: how many there are.
+      process: which one this is, from 0.
+      seconds_to_join: after which a missing process is given up.
+
+    Raises:
+      InputError: if an argument is missing, or a process doesn't join in time.
+    """
+    given = {"--distributed=HOST:PORT": address, "--processes": processes}
+    given["--process"] = process
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise InputError(
+            f"{' and '.join(missing)} must be given too; or --distributed alone, where "
+            "a cluster tells JAX the rest"
+        )
+    if address is not None and not re.fullmatch(r".+:\d+", address):
+        raise InputError(f"--distributed={address} must be HOST:PORT")
+    if processes is not None and process not in range(processes):
+        raise InputError(f"--process={process} must lie between 0 and {processes - 1}")
+    # The others must not be torn down by JAX itself, which would say it in a page of
+    # C++ and skip what a run does at its end; see `together`.
+    jax.config.update("jax_enable_recoverability", True)
+    # Where a process doesn't join JAX aborts this one, and doesn't say who is missing.
+    clock = threading.Timer(
+        seconds_to_join, _give_up, (address, processes, process, seconds_to_join)
+    )
+    clock.daemon = True
+    clock.start()
+    try:
+        jax.distributed.initialize(
+            address,
+            processes,
+            process,
+            cluster_detection_method="deactivate" if address else None,
+            coordinator_bind_address=address,
+            initialization_timeout=seconds_to_join + 60,
+            heartbeat_timeout_seconds=SECONDS_OF_SILENCE,
+        )
+    except (RuntimeError, ValueError) as error:
+        where = f"at {address}" if address else "here: JAX finds no cluster"
+        raise InputError(
+            f"can't join other processes {where} ({first_line(error)[:160]}); give "
+            "--distributed=HOST:PORT --processes=N --process=I to each process"
+        ) from error
+    finally:
+        clock.cancel()
+    if jax.process_index() > 0:
+        progress.console.quiet = True
+
+
+def _give_up(
+    address: str | None, processes: int | None, process: int | None, seconds: int
+) -> None:
+    """End this process, with one line that says who is missing."""
+    missing = "a process is missing"
+    if address is not None and processes is not None and process is not None:
+        others = [number for number in range(processes) if number != process]
+        if process > 0 and not _answers(address):
+            others = [0]
+        elif process > 0:
+            others.remove(0)
+        missing = f"process {others[0]} is missing" if len(others) == 1 else missing
+        if len(others) > 1:
+            missing = f"of processes {', '.join(map(str, others))} one is missing"
+        elif not others:
+            missing = f"process 0 at {address} does not let this one in"
+    print(
+        f"error: not all processes joined within {seconds} s: {missing}; start every "
+        "process with the same command, and see that each can reach the address",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def is_main() -> bool:
+    """Whether this process writes the run's files."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Return when every process has come to the same place."""
+    multihost_utils.sync_global_devices(what)
+
+
+def check_same(settings: Mapping[str, Any]) -> None:
+    """See that every process has been given the same.
+
+    Args:
+      settings: flat, by dotted key.
+
+    Raises:
+      InputError: in every process, naming the keys at which one differs from the main
+        process.
+    """
+    if jax.process_count() == 1:
+        return
+    # Fixed sizes, so that processes that differ still meet in the same exchange.
+    mine = {key: _digest([key, value]) for key, value in settings.items()}
+    names = _digest(sorted(mine))
+    same_names = multihost_utils.process_allgather(names)
+    if (same_names != same_names[0]).any():
+        _part()
+        raise InputError(
+            "the processes were given configs with different keys; give every process "
+            "the same command"
+        )
+    table = np.stack([mine[key] for key in sorted(mine)])
+    tables = multihost_utils.process_allgather(table)
+    differing = [
+        f"{key} (process {', '.join(map(str, np.flatnonzero(other)))})"
+        for key, other in zip(
+            sorted(mine), (tables != tables[0]).any(axis=-1).T, strict=True
+        )
+        if other.any()
+    ]
+    if differing:
+        _part()
+        raise InputError(
+            f"processes differ from process 0 in {'; '.join(differing)}; give every "
+            "process the same config and the same data"
+        )
+
+
+def _digest(value: Any) -> np.ndarray:
+    text = json.dumps(value, sort_keys=True)
+    return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+
+
+class Agreement:
+    """A number on which all processes agree, one step late and without waiting for it.
+
+    A signal reaches one process; all of them must stop at the same step.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._place = NamedSharding(mesh, P(mesh.axis_names))
+        everywhere = NamedSharding(mesh, P())
+        self._largest = jax.jit(jnp.max, out_shardings=everywhere)
+        self._local = len(mesh.local_devices)
+        self._pending: jax.Array | None = None
+
+    def largest(self, number: int) -> int:
+        """Hand in this step's number; returns the largest of the step before."""
+        if jax.process_count() == 1:
+            return number
+        local = np.full(self._local, number, np.int32)
+        numbers = jax.make_array_from_process_local_data(self._place, local)
+        before, self._pending = self._pending, self._largest(numbers)
+        return 0 if before is None else int(before)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A run of several processes: they end together, or say that one is lost.
+
+    Raises:
+      ProcessLost: if another process has ended or fallen silent.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise ProcessLost(
+            f"process {jax.process_index()}: another process has ended or can't be "
+            f"reached ({first_line(error)[:160]}); start all of them again, and the "
+            "run goes on from its latest checkpoint"
+        ) from error
+    except Interrupted:
+        _part()
+        raise
+    else:
+        _part()
+
+
+def _part() -> None:
+    """Leave the others. JAX aborts a process whose coordinator has gone, so the main
+    process, which is that, goes last."""
+    wait_for_all("the run's end")
+    if is_main():
+        time.sleep(SECONDS_TO_PART)
+    jax.distributed.shutdown()

@@ -1,0 +1,171 @@
+"""Several processes as one, on 127.0.0.1: the same bits, and what goes wrong."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import runs
+
+from alexnet_jax import processes
+from alexnet_jax.errors import InputError
+
+
+SECONDS = 240
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start_both(folder, name, *overrides, second=()):
+    flags = [f"--distributed=127.0.0.1:{free_port()}", "--processes=2"]
+    started = []
+    for process in range(2):
+        own = [*flags, f"--process={process}", *(second if process else ())]
+        started.append(runs.start(folder, name, *overrides, *own, devices=1))
+    return started
+
+
+def ended(started):
+    """Exit status, output and the lines of the error stream of each process."""
+    try:
+        told = [process.communicate(timeout=SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        (process.returncode, out, err.splitlines())
+        for process, (out, err) in zip(started, told, strict=True)
+    ]
+
+
+def errors(lines):
+    return [line for line in lines if line.startswith("error: ")]
+
+
+SHORT = ("--config.train.steps=10", "--config.train.validate_steps=5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "tower"), [(2, 1), (1, 2)])
+def test_two_processes_give_the_bits_of_one(tmp_path, data, tower):
+    mesh = (f"--config.mesh.data={data}", f"--config.mesh.tower={tower}")
+    for status, _, lines in ended(start_both(tmp_path, "two", *SHORT, *mesh)):
+        assert status == 0, lines
+    one = runs.start(tmp_path, "one", *SHORT, *mesh, devices=2)
+    assert ended([one])[0][0] == 0
+
+    digests = [runs.final_digests(tmp_path / name, 10) for name in ("two", "one")]
+    assert len(digests[0]) > 10
+    np.testing.assert_equal(*digests)
+    assert runs.lines(tmp_path / "two") == runs.lines(tmp_path / "one")
+
+    # What two have written one takes up, and goes on as if it had been alone.
+    for name in ("two", "one"):
+        steps = ("--config.train.steps=14", SHORT[1])
+        more = runs.start(tmp_path, name, *steps, *mesh, devices=2)
+        status, _, lines = ended([more])[0]
+        assert status == 0, lines
+    assert runs.lines(tmp_path / "two") == runs.lines(tmp_path / "one")
+    np.testing.assert_equal(
+        runs.final_digests(tmp_path / "two", 14),
+        runs.final_digests(tmp_path / "one", 14),
+    )
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
+    started = start_both(tmp_path, "run", "--config.train.steps=100000")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, started)
+    started[1].send_signal(signal.SIGTERM)
+    for status, _, lines in ended(started):
+        assert status == 128 + signal.SIGTERM, lines
+    steps = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert str(last) in steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_when_one_dies_the_other_says_so_and_leaves(tmp_path, lost):
+    started = start_both(tmp_path, "run", "--config.train.steps=100000")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, started)
+    started[lost].kill()
+    begin = time.monotonic()
+    status, _, lines = ended(started)[1 - lost]
+    assert time.monotonic() - begin < 60
+    assert status == 1
+    assert len(errors(lines)) == 1
+    assert f"process {1 - lost}: another process has ended" in errors(lines)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("second", "named"),
+    [
+        ("--config.train.seed=7", "train.seed"),
+        ("--config.optimizer.momentum=0.8", "optimizer.momentum"),
+        ("--config.data.validation_fraction=0.9", "data.validation_fraction"),
+    ],
+)
+def test_processes_that_differ_are_refused(tmp_path, second, named):
+    for status, _, lines in ended(start_both(tmp_path, "run", second=[second])):
+        assert status == 2, lines
+        (line,) = errors(lines)
+        assert f"{named} (process 1)" in line
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_never_joins_is_named():
+    program = (
+        "from alexnet_jax import errors, processes\n"
+        f"start = lambda: processes.start('127.0.0.1:{free_port()}', 2, 0, 5)\n"
+        "errors.exit_with(start)"
+    )
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert time.monotonic() - begin < 60
+    assert done.returncode == 2, done.stderr
+    (line,) = errors(done.stderr.splitlines())
+    assert "within 5 s: process 1 is missing" in line
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (("127.0.0.1:1", None, None), "--processes and --process"),
+        (("127.0.0.1:1", 2, None), "--process"),
+        ((None, 2, 0), "--distributed=HOST:PORT"),
+        (("127.0.0.1:1", 2, 2), "between 0 and 1"),
+        (("127.0.0.1", 2, 0), "must be HOST:PORT"),
+    ],
+)
+def test_arguments_that_do_not_fit_together(given, missing):
+    with pytest.raises(InputError, match=re.escape(missing)):
+        processes.start(*given)
+
+
+def wait_for(happened, started):
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end
+        for process in started:
+            if process.poll() is not None:
+                pytest.fail(f"ended early: {ended(started)}")
+        time.sleep(0.1)
