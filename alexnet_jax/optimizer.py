@@ -116,15 +116,14 @@ def make_schedule(
         `{"conv1": ((67, 0.1), (72, 0.0))}` from these epochs on. Zero freezes it.
       colour_shift: coefficient of the colour shift (section 4.1).
       colour_epochs: the epoch from which the colour shift is off (the 2012 run: 67).
-      reference_batch: the batch size for which `learning_rate` is meant; the rate is
-        multiplied by how much larger the run's is (linear scaling: the 2012 code's run
-        of 256 with twice the rate; Goyal et al. 2017). None takes the rate as it is.
+      reference_batch: the batch size for which `learning_rate` is meant; the rate grows
+        in a line with the run's (the 2012 code's run of 256 with twice the rate; Goyal
+        et al. 2017). None takes the rate as it is.
       warmup_epochs: over which the rate rises in a line, from the unscaled rate where
         there is a reference batch, else from zero (Goyal et al. 2017, section 2.2).
 
     Raises:
-      InputError: on an unknown kind, a rate or factor that is no positive number, or
-        epochs that don't rise.
+      InputError: on an unknown kind, a number out of range, or epochs that don't rise.
     """
     if kind not in ("plateau", "steps"):
         raise InputError(f"schedule.kind={kind!r} unknown; choose plateau or steps")
@@ -144,9 +143,7 @@ def make_schedule(
             f"schedule.warmup_epochs={warmup_epochs} must not be negative and "
             f"schedule.reference_batch={reference_batch} must be at least 1"
         )
-    scale = 1.0
-    if reference_batch is not None and batch_size is not None:
-        scale = batch_size / reference_batch
+    scale = batch_size / reference_batch if batch_size and reference_batch else 1.0
 
     def steps(epoch: float) -> int:
         return round(epoch * steps_per_epoch)

@@ -101,16 +101,13 @@ def _give_up(
     """End this process, with one line that says who is missing."""
     missing = "a process is missing"
     if address is not None and processes is not None and process is not None:
-        others = [number for number in range(processes) if number != process]
+        absent = [number for number in range(1, processes) if number != process]
         if process > 0 and not _answers(address):
-            others = [0]
-        elif process > 0:
-            others.remove(0)
-        missing = f"process {others[0]} is missing" if len(others) == 1 else missing
-        if len(others) > 1:
-            missing = f"of processes {', '.join(map(str, others))} one is missing"
-        elif not others:
-            missing = f"process 0 at {address} does not let this one in"
+            absent = [0]
+        missing = {
+            0: f"process 0 at {address} does not let this one in",
+            1: f"process {absent[0] if absent else None} is missing",
+        }.get(len(absent), f"of processes {', '.join(map(str, absent))} one is missing")
     print(
         f"error: not all processes joined within {seconds} s: {missing}; start every "
         "process with the same command, and see that each can reach the address",

@@ -81,9 +81,12 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     share, shares = meshes.data_share(mesh)
 
     with checkpoints, Interrupts() as interrupts:
+        # One of several processes can't leave alone; they stop together, after a step.
+        alone = jax.process_count() == 1
+        check = interrupts.check if alone else lambda: None
         if processes.is_main():
             workdirs.start_run(workdir, settings)
-            measure_data(workdir, pipeline, interrupts.check)
+            measure_data(workdir, pipeline, check)
         processes.wait_for_all("the data are measured")
         data = workdirs.read_data(workdir)
         mean = pipelines.mean_crop(data.statistics, pipeline.crop)
@@ -120,9 +123,6 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
         )
         stop = processes.Agreement(mesh)
         result: dict[str, float] = {}
-        # One of several processes can't leave a validation alone.
-        alone = jax.process_count() == 1
-        check = interrupts.check if alone else lambda: None
 
         def validated(step: int, state: steps.TrainState) -> steps.TrainState:
             # Saved first: a validation may take long, or fail on a picture.
@@ -172,11 +172,8 @@ def make_validation(
     batch_size: int = 128,
     views: int = 1,
 ) -> Callable[..., dict[str, float]]:
-    """A function that measures the validation errors of parameters.
-
-    It takes the parameters, the mean picture, and a function that is called after every
-    batch and may raise.
-    """
+    """A function that measures the validation errors of parameters; it takes them, the
+    mean picture, and a function that is called after every batch and may raise."""
     meshes.check_batch(batch_size, mesh.shape["data"], "eval.batch_size")
     if views not in (1, 10):
         raise InputError(f"eval.views={views} must be 1 or 10")
@@ -237,10 +234,7 @@ def measure_data(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -
 def timed_next(
     iterator: Iterator[dict[str, np.ndarray]], mesh: Mesh
 ) -> tuple[dict[str, jax.Array], float]:
-    """The next batch on the devices and the seconds it was waited for.
-
-    The devices work at the step before meanwhile.
-    """
+    """The next batch on the devices, and the seconds it took while they worked on."""
     begin = time.monotonic()
     batch = pipelines.to_devices(next(iterator), mesh)
     return batch, time.monotonic() - begin

@@ -182,19 +182,31 @@ def test_the_step_compiles_once():
     assert train._cache_size() == 1
 
 
-def test_the_full_step_has_no_grouped_convolution():
-    model, mesh = AlexNet(num_classes=10), mesh_of(1, 2)
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_step_lowers_for_other_platforms_in_bfloat16(platform):
+    """Where there is no such device to compile it: no operation is for CPU alone."""
+    lowered = traced(tiny(dtype="bfloat16"), 67).lower(lowering_platforms=(platform,))
+    assert "stablehlo.convolution" in lowered.as_text()
+
+
+def traced(model, size):
+    """The train step on two towers, traced for pictures of `size`."""
+    mesh = mesh_of(1, 2)
     schedule = optimizer.make_schedule(steps_per_epoch=1)
     sgd = optimizer.momentum_sgd(schedule)
-    state = step.abstract_state(model, sgd, mesh, 224)
+    state = step.abstract_state(model, sgd, mesh, size)
     train = step.make_train_step(model, sgd, schedule, mesh, 0)
     place = jax.sharding.NamedSharding(mesh, jax.P("data"))
     batch = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
-        next(batches(1, batch_size=2, size=224)),
+        next(batches(1, batch_size=2, size=size)),
     )
-    mean = jax.ShapeDtypeStruct((224, 224, 3), jnp.float32, sharding=replicated(mesh))
-    lowered = train.lower(state, batch, mean)
+    mean = jax.ShapeDtypeStruct((size, size, 3), jnp.float32, sharding=replicated(mesh))
+    return train.trace(state, batch, mean)
+
+
+def test_the_full_step_has_no_grouped_convolution():
+    lowered = traced(AlexNet(num_classes=10), 224).lower()
     for text in (lowered.as_text(), lowered.compile().as_text()):
         assert "convolution" in text
         counts = re.findall(r"(?:feature|batch)_group_count ?= ?(\d+)", text)

@@ -197,7 +197,7 @@ def measured_rate(devices, data, tower, batch, processes=1):
     return json.loads(told[0].splitlines()[-1])
 
 
-def loop(text, join):
+def loop(text):
     """One process of a measurement."""
     import statistics
     import time
@@ -207,13 +207,10 @@ def loop(text, join):
     from jax.sharding import NamedSharding
 
     from alexnet_jax import mesh as meshes
-    from alexnet_jax import optimizer, processes, step
+    from alexnet_jax import optimizer, step
     from alexnet_jax.model import AlexNet
 
     data, tower, batch = map(int, text.split(","))
-    if join:
-        port, count, index = map(int, join.split(","))
-        processes.start(f"127.0.0.1:{port}", count, index)
     mesh = meshes.open_mesh(towers=2, data=data, tower=tower)
     share, shares = meshes.data_share(mesh)
     model, size = AlexNet(num_classes=1000), 224
@@ -308,8 +305,16 @@ def main():
     parser.add_argument("--loop", help=argparse.SUPPRESS)
     parser.add_argument("--join", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.loop and given.join:
+        from alexnet_jax import processes
+
+        port, count, index = map(int, given.join.split(","))
+        processes.start(f"127.0.0.1:{port}", count, index)
+        with processes.together():
+            loop(given.loop)
+        return
     if given.loop:
-        loop(given.loop, given.join)
+        loop(given.loop)
         return
     machines = {"H100 NVLink": H100, "H100 hosts": H100_HOSTS}
     result = {"benchmark": "scaling", "tables": {}, "even_batch": {}, "published": {}}
