@@ -95,7 +95,7 @@ def make_schedule(
     colour_shift: float = 0.1,
     colour_epochs: float | None = None,
     reference_batch: int | None = None,
-    warmup_epochs: float = 0.0,
+    warmup_epochs: float | None = None,
 ) -> Schedule:
     """The schedule of a run, from epochs to steps.
 
@@ -120,7 +120,7 @@ def make_schedule(
         in a line with the run's (the 2012 code's run of 256 with twice the rate; Goyal
         et al. 2017). None takes the rate as it is.
       warmup_epochs: over which the rate rises in a line, from the unscaled rate where
-        there is a reference batch, else from zero (Goyal et al. 2017, section 2.2).
+        there is a reference batch, else from zero (Goyal et al., section 2.2).
 
     Raises:
       InputError: on an unknown kind, a number out of range, or epochs that don't rise.
@@ -138,6 +138,7 @@ def make_schedule(
     if list(epochs) != sorted(epochs):
         raise InputError(f"schedule.epochs={tuple(epochs)} must rise")
 
+    warmup_epochs = warmup_epochs or 0.0
     if warmup_epochs < 0 or (reference_batch is not None and reference_batch < 1):
         raise InputError(
             f"schedule.warmup_epochs={warmup_epochs} must not be negative and "

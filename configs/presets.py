@@ -139,5 +139,9 @@ def preset_config(name: str) -> ConfigDict:
     config.optimizer.layer_decays = ConfigDict()
     config.schedule.layer_rates = ConfigDict()
     config.schedule.colour_epochs = config_dict.placeholder(float)
+    # For large batches: linear scaling with a warm-up, and layer-wise rates.
+    config.schedule.reference_batch = config_dict.placeholder(int)
+    config.schedule.warmup_epochs = config_dict.placeholder(float)
+    config.optimizer.trust_coefficient = config_dict.placeholder(float)
     config.update(PRESETS[name])
     return config

@@ -185,10 +185,11 @@ def test_the_towers_exchange_at_conv3_fc6_fc7_and_nowhere_else():
         ("all_gather", ("tower",)),
         ("psum", ("tower",)),
     ]
+    # Of two devices each, pictures of two; every device's half of the channels.
     assert [shape for _, _, shape in found] == [
-        (2, 13, 13, 256),
-        (2, 6, 6, 256),
-        (2, 4096),
+        (2, 2, 13, 13, 128),
+        (2, 2, 6, 6, 128),
+        (2, 2, 2048),
         (2, 1000),
     ]
 

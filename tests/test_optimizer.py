@@ -177,9 +177,10 @@ def test_a_large_batch_warms_up_from_the_unscaled_rate():
     optimizer = momentum_sgd(schedule)
     rates = []
     state = optimizer.init(start())
+    update = jax.jit(optimizer.update)
     for _ in range(20):
         rates.append(float(schedule.rate(rate_state(state))))
-        _, state = optimizer.update(gradients(0), state, start())
+        _, state = update(gradients(0), state, start())
     rising = [0.01 + 0.07 * step / 8 for step in range(8)]
     np.testing.assert_allclose(rates, [*rising, *[0.08] * 8, *[0.008] * 4], rtol=1e-6)
 

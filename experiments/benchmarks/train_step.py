@@ -11,11 +11,11 @@ once; they run in turn. Forward alone (evaluation, without dropout) is measured 
         --batch_sizes 128 1024 --output=FOLDER        # on a GPU
 
 `ratio` is ours over the best of PyTorch's in the first comparison; the others are in
-`comparisons`. `matmul` is the machine's own rate for a large matrix product in float32,
-of which a side reaches a part: 4.136 GFLOP for a training image, 1.449 forward. Memory
-is `ru_maxrss` of the process, compilation included. Ours runs on huge pages, as
-`alexnet_jax.main` does where the kernel gives them; `--huge_pages` gives them to all
-sides or to none. `--profile` measures our layers, one by one, instead.
+`comparisons`. `matmul` is the machine's own rate for a large matrix product in the
+type, of which a side reaches a part: 4.136 GFLOP for a training image, 1.449 forward.
+Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
+device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
+them; `--huge_pages` gives them to all sides or to none. `--profile` measures our layers, one by one, instead.
 """
 
 import argparse
@@ -39,6 +39,39 @@ from sides import PEERS, ours, torch_side
 
 
 GFLOP = {"train": 4.136, "forward": 1.449}
+ACCELERATOR_MATMUL = """
+import sys, time
+import jax, jax.numpy as jnp
+if jax.default_backend() == "cpu":
+    print("null")
+    raise SystemExit
+a = jnp.ones((8192, 8192), sys.argv[1])
+product = jax.jit(jnp.matmul)
+product(a, a).block_until_ready()
+times = []
+for _ in range(10):
+    begin = time.perf_counter()
+    product(a, a).block_until_ready()
+    times.append(time.perf_counter() - begin)
+print(2 * 8192**3 / min(times) / 1e9)
+"""
+
+
+def peak_memory(side):
+    """Bytes, of the accelerator where one is used, else of this process."""
+    if side == "ours":
+        import jax
+
+        device = jax.devices()[0].memory_stats() or {}
+        if "peak_bytes_in_use" in device:
+            return device["peak_bytes_in_use"]
+    else:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+    unit = 1024 if sys.platform == "linux" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def serve(given):
@@ -59,9 +92,7 @@ def serve(given):
         for _ in range(steps):
             run()
         rate = steps * given.batch_size / (time.perf_counter() - begin)
-        unit = 1024 if sys.platform == "linux" else 1
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        print(json.dumps({"rate": rate, "memory": peak}), flush=True)
+        print(json.dumps({"rate": rate, "memory": peak_memory(given.side)}), flush=True)
 
 
 class Side:
@@ -102,8 +133,21 @@ class Side:
         self.process.wait()
 
 
-def matmul_rate():
-    """GFLOP/s of the machine's best matrix product of 2048 in float32, by NumPy."""
+def matmul_rate(dtype):
+    """GFLOP/s of the best of some large matrix products.
+
+    On CPU by NumPy in float32, else by JAX in a process of its own, which gives the
+    accelerator's memory back.
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", ACCELERATOR_MATMUL, dtype],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    rate = json.loads(told.stdout)
+    if rate is not None:
+        return rate
     a = np.ones((2048, 2048), np.float32)
     times = []
     for _ in range(6):
@@ -191,7 +235,7 @@ def main():
         }
         harness.write(result, given.output)
         return
-    matmul = matmul_rate()
+    matmul = matmul_rate(given.dtype)
     rows = [
         compare(mode, batch_size, given)
         for mode in given.modes
