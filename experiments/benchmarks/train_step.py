@@ -15,7 +15,8 @@ once; they run in turn. Forward alone (evaluation, without dropout) is measured 
 type, of which a side reaches a part: 4.136 GFLOP for a training image, 1.449 forward.
 Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
 device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
-them; `--huge_pages` gives them to all sides or to none. `--profile` measures our layers, one by one, instead.
+them; `--huge_pages` gives them to all sides or to none. `--profile` measures our
+layers, one by one, instead.
 """
 
 import argparse
