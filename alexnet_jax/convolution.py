@@ -94,15 +94,16 @@ def kernel_gradient_by_taps(
 ) -> Array:
     """The same, a matrix product for each tap; the kernel only tells its shape."""
     side = kernel.shape[0]
-    around = [_padding(length, side, stride) for length in x.shape[1:3]]
-    x = jnp.pad(x, [(0, 0), *around, (0, 0)])
     if stride == 1:
-        return _taps(x, dy, side)
-    # The folded kernel may reach past the real one, and the folded picture past the
-    # last window: zeros there, and their taps are cut off.
+        around = [_padding(length, side, stride) for length in x.shape[1:3]]
+        return _taps(jnp.pad(x, [(0, 0), *around, (0, 0)]), dy, side)
+    # The folded kernel reaches past the real one, and the folded picture past the last
+    # window: over zeros, and those taps are cut off.
     folded_side = -(-side // stride)
     rows, columns = (length + folded_side - 1 for length in dy.shape[1:3])
-    x = _resized(_resized(x, rows * stride, 1), columns * stride, 2)
+    height, width = x.shape[1:3]
+    behind = [(0, rows * stride - height), (0, columns * stride - width)]
+    x = jnp.pad(x, [(0, 0), *behind, (0, 0)])
     batch, channels, kernels = x.shape[0], x.shape[-1], dy.shape[-1]
     x = x.reshape(batch, rows, stride, columns, stride, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5)
@@ -114,13 +115,6 @@ def kernel_gradient_by_taps(
     gradient = gradient.transpose(0, 2, 1, 3, 4, 5)
     whole = folded_side * stride
     return gradient.reshape(whole, whole, channels, kernels)[:side, :side]
-
-
-def _resized(x: Array, length: int, axis: int) -> Array:
-    """`x` with `length` values along an axis: cut off, or zeros behind."""
-    config = [(0, 0, 0)] * x.ndim
-    config[axis] = (0, length - x.shape[axis], 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def _taps(x: Array, dy: Array, side: int) -> Array:

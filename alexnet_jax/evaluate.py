@@ -1,5 +1,12 @@
 """Restore a checkpoint, or several as an ensemble, and measure their errors."""
 
+from alexnet_jax import hugepages
+
+
+if __name__ == "__main__":
+    # Before the imports that take long, since it starts the process anew.
+    hugepages.use()
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from alexnet_jax import errors, hugepages, losses, progress
+from alexnet_jax import errors, losses, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
@@ -253,5 +260,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    hugepages.use()
     errors.exit_with(main)

@@ -1,10 +1,9 @@
 """Large arrays on huge pages, which glibc's malloc takes only when told at its start.
 
 XLA takes the memory of a training step from malloc and gives it back after the step;
-the kernel hands it out anew, page by page, and clears each. On two cores that was a
-fifth of a step in pages of 4 KiB, and next to nothing in pages of 2 MiB (measured in
-`experiments/benchmarks/train_step`). Linux grants those on request, and glibc requests
-them where its tunable `hugetlb` is 1.
+the kernel hands it out anew, page by page, and clears each. In pages of 2 MiB instead
+of 4 KiB that costs next to nothing (`experiments/benchmarks/train_step` measures it).
+Linux grants those on request, and glibc requests them where its tunable `hugetlb` is 1.
 """
 
 import os
@@ -19,9 +18,9 @@ POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 def use() -> None:
     """Start this process anew with the request, where that changes anything.
 
-    It changes nothing where the kernel does not wait to be asked, where another malloc
-    is loaded, or where the variable has been set: whoever sets it means it. To be
-    called first of all, by a program and never by a library.
+    It does nothing where the kernel does not wait to be asked, or where the variable
+    has been set: whoever sets it means it. To be called first of all, by a program and
+    never by a library.
     """
     if waits_to_be_asked() and TUNABLES not in os.environ:
         environment = {**os.environ, TUNABLES: REQUEST}

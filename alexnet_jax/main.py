@@ -12,6 +12,13 @@ A config is a Python file with a function `get_config`, and is run as code. The 
 that come with the package are also found by name: `--config=quickstart`.
 """
 
+from alexnet_jax import hugepages
+
+
+if __name__ == "__main__":
+    # Before the imports that take long, since it starts the process anew.
+    hugepages.use()
+
 import argparse
 import contextlib
 import sys
@@ -22,7 +29,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import errors, hugepages, processes, progress, train
+from alexnet_jax import errors, processes, progress, train
 from alexnet_jax.errors import InputError
 
 
@@ -201,5 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    hugepages.use()
     errors.exit_with(main)

@@ -19,7 +19,8 @@ from alexnet_jax import losses
 from alexnet_jax import mesh as meshes
 from alexnet_jax.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.model import AlexNet
-from alexnet_jax.optimizer import Schedule, rate_state
+from alexnet_jax.optimizer import rate_state
+from alexnet_jax.schedule import Schedule
 
 
 Batch = dict[str, Array]
@@ -128,7 +129,9 @@ def make_train_step(
         grads, sums = jax.grad(loss, has_aux=True)(
             state.params, batch, mean, coefficient, key
         )
-        metrics = {**sums, "learning_rate": schedule.rate(rate_state(state.opt_state))}
+        rule = rate_state(state.opt_state)
+        rate = schedule.rate(rule.step, rule.drops)
+        metrics = {**sums, "learning_rate": rate}
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics

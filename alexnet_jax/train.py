@@ -26,9 +26,10 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError, Interrupted
 from alexnet_jax.interrupt import Interrupts
 from alexnet_jax.model import AlexNet
-from alexnet_jax.optimizer import after_validation, make_schedule, momentum_sgd
+from alexnet_jax.optimizer import after_validation, momentum_sgd
 from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.plan import make_plan
+from alexnet_jax.schedule import make_schedule
 
 
 def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]:

@@ -31,14 +31,14 @@ CONFIG_FILE, RUN_FILE, DATASET_FILE = "config.json", "run.json", "dataset.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections")
 
+# Where a process finds the data, and how it reads them.
+OWN = ("data.path", "data.threads", "data.workers", "data.buffer")
+
 # A resumed run may change these: they decide how fast, how long and on what it runs,
 # and where the same data lies, not what is computed in a step. When it validates is not
 # among them, because the plateau's rate hangs on that.
 FREE = (
-    "data.path",
-    "data.threads",
-    "data.workers",
-    "data.buffer",
+    *OWN,
     "train.steps",
     "train.epochs",
     "train.save_steps",
@@ -132,8 +132,7 @@ def write_data(workdir: Path, data: Data) -> None:
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config by dotted key, without what may differ between the processes of a run:
     where each finds its data and how it reads them."""
-    own = ("data.path", "data.threads", "data.workers", "data.buffer")
-    return {key: value for key, value in _flat(config).items() if key not in own}
+    return {key: value for key, value in _flat(config).items() if key not in OWN}
 
 
 def has_checkpoints(workdir: Path) -> bool:

@@ -7,6 +7,7 @@ from jax.sharding import NamedSharding
 from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, step
 from alexnet_jax.model import AlexNet
+from alexnet_jax.schedule import make_schedule
 
 
 TINY = {"channels": (8, 12, 8, 12, 8), "hidden": (16, 12)}
@@ -18,7 +19,7 @@ def tiny(**changes):
 
 def parts(model, mesh, size, *, rate=1e-3, seed=0):
     """State, train step and a function that lays a host batch on the mesh."""
-    schedule = optimizer.make_schedule(steps_per_epoch=100, learning_rate=rate)
+    schedule = make_schedule(steps_per_epoch=100, learning_rate=rate)
     sgd = optimizer.momentum_sgd(schedule)
     state = step.init_state(model, sgd, mesh, size, seed)
     train_step = step.make_train_step(model, sgd, schedule, mesh, seed)

@@ -9,6 +9,7 @@ from networks import flat, mesh_of, tiny
 from alexnet_jax import optimizer, step
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
+from alexnet_jax.schedule import make_schedule
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_no_checkpoint_shows_how_to_make_one(directory):
 
 
 MODEL = tiny()
-SGD = optimizer.momentum_sgd(optimizer.make_schedule(steps_per_epoch=1))
+SGD = optimizer.momentum_sgd(make_schedule(steps_per_epoch=1))
 
 
 @pytest.mark.slow

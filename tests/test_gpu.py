@@ -12,10 +12,11 @@ PROGRAM = """
 import jax, numpy as np
 from alexnet_jax import mesh as meshes, optimizer, step
 from alexnet_jax.model import AlexNet
+from alexnet_jax.schedule import make_schedule
 
 mesh = meshes.open_mesh(towers=2, data=1, tower=1, platform="cuda")
 model = AlexNet(num_classes=10, dtype="bfloat16")
-schedule = optimizer.make_schedule(steps_per_epoch=10)
+schedule = make_schedule(steps_per_epoch=10)
 sgd = optimizer.momentum_sgd(schedule)
 state = step.init_state(model, sgd, mesh, 224, 0)
 before = jax.device_get(state.params)

@@ -7,12 +7,8 @@ import optax
 import pytest
 
 from alexnet_jax.errors import InputError
-from alexnet_jax.optimizer import (
-    after_validation,
-    make_schedule,
-    momentum_sgd,
-    rate_state,
-)
+from alexnet_jax.optimizer import after_validation, momentum_sgd, rate_state
+from alexnet_jax.schedule import make_schedule
 
 
 def start(seed=0):
@@ -150,7 +146,9 @@ def test_the_plateau_drops_three_times_when_the_error_stops_improving():
     rates = []
     for error in errors:
         state = learn(state, jnp.float32(error))
-        rates.append(float(schedule.rate(rate_state(state))))
+        rates.append(
+            float(schedule.rate(rate_state(state).step, rate_state(state).drops))
+        )
     drops = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
     np.testing.assert_allclose(rates, [0.01 * 0.1**d for d in drops], rtol=1e-6)
     assert float(rate_state(state).best_error) == pytest.approx(0.69)
@@ -162,40 +160,6 @@ def test_a_validation_that_is_not_a_number_counts_as_no_better():
     state = after_validation(schedule, state, jnp.float32(jnp.nan))
     assert int(rate_state(state).drops) == 1
     assert float(rate_state(state).best_error) == np.inf
-
-
-def test_a_large_batch_warms_up_from_the_unscaled_rate():
-    schedule = make_schedule(
-        steps_per_epoch=4,
-        batch_size=1024,
-        kind="steps",
-        learning_rate=0.01,
-        epochs=(4,),
-        reference_batch=128,
-        warmup_epochs=2,
-    )
-    optimizer = momentum_sgd(schedule)
-    rates = []
-    state = optimizer.init(start())
-    update = jax.jit(optimizer.update)
-    for _ in range(20):
-        rates.append(float(schedule.rate(rate_state(state))))
-        _, state = update(gradients(0), state, start())
-    rising = [0.01 + 0.07 * step / 8 for step in range(8)]
-    np.testing.assert_allclose(rates, [*rising, *[0.08] * 8, *[0.008] * 4], rtol=1e-6)
-
-
-@pytest.mark.parametrize("batch_size", [64, 256])
-def test_the_rate_follows_the_batch_in_a_line(batch_size):
-    schedule = make_schedule(
-        steps_per_epoch=4,
-        batch_size=batch_size,
-        learning_rate=0.02,
-        reference_batch=128,
-    )
-    state = rate_state(momentum_sgd(schedule).init(start()))
-    expected = 0.02 * batch_size / 128
-    np.testing.assert_allclose(float(schedule.rate(state)), expected, rtol=1e-6)
 
 
 def test_layer_wise_rates_scale_each_towers_kernel_by_its_own_norm():
@@ -219,28 +183,6 @@ def test_layer_wise_rates_scale_each_towers_kernel_by_its_own_norm():
                 velocity[layer][kind] = 0.9 * velocity[layer][kind] - rate * g
                 group[kind] = group[kind] + velocity[layer][kind]
     assert_close(history[-1], expected)
-
-
-def test_the_colour_shift_is_turned_off_at_its_epoch():
-    schedule = make_schedule(steps_per_epoch=10.4, colour_shift=0.1, colour_epochs=3)
-    values = [
-        float(schedule.colour_coefficient(jnp.int32(step))) for step in (0, 30, 31)
-    ]
-    np.testing.assert_allclose(values, [0.1, 0.1, 0.0])
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"kind": "cosine"}, "choose plateau or steps"),
-        ({"learning_rate": -1.0}, "must not be negative"),
-        ({"factor": 0.0}, "above 0"),
-        ({"kind": "steps", "epochs": (3, 2)}, "must rise"),
-    ],
-)
-def test_wrong_schedules(settings, message):
-    with pytest.raises(InputError, match=message):
-        make_schedule(steps_per_epoch=1, **settings)
 
 
 def test_a_rate_for_a_layer_that_is_not_there():

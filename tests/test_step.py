@@ -10,6 +10,7 @@ from alexnet_jax import mesh as meshes
 from alexnet_jax import model as models
 from alexnet_jax import optimizer, step
 from alexnet_jax.model import AlexNet
+from alexnet_jax.schedule import make_schedule
 
 
 def five_steps(shape, model, size, batch_size, rate=1e-3):
@@ -154,7 +155,7 @@ def test_gradients_equal_those_of_the_network_without_a_mesh():
 
 def test_every_mesh_starts_with_the_same_bits():
     model = tiny()
-    schedule = optimizer.make_schedule(steps_per_epoch=1)
+    schedule = make_schedule(steps_per_epoch=1)
     sgd = optimizer.momentum_sgd(schedule)
     starts = [
         flat(step.init_state(model, sgd, mesh_of(*shape), 67, 3)._asdict())
@@ -172,7 +173,7 @@ def test_every_mesh_starts_with_the_same_bits():
 
 def test_the_step_compiles_once():
     model, mesh = tiny(), mesh_of(1, 2)
-    schedule = optimizer.make_schedule(steps_per_epoch=1)
+    schedule = make_schedule(steps_per_epoch=1)
     sgd = optimizer.momentum_sgd(schedule)
     state = step.init_state(model, sgd, mesh, 67, 0)
     train = step.make_train_step(model, sgd, schedule, mesh, 0)
@@ -192,7 +193,7 @@ def test_the_step_lowers_for_other_platforms_in_bfloat16(platform):
 def traced(model, size):
     """The train step on two towers, traced for pictures of `size`."""
     mesh = mesh_of(1, 2)
-    schedule = optimizer.make_schedule(steps_per_epoch=1)
+    schedule = make_schedule(steps_per_epoch=1)
     sgd = optimizer.momentum_sgd(schedule)
     state = step.abstract_state(model, sgd, mesh, size)
     train = step.make_train_step(model, sgd, schedule, mesh, 0)

@@ -27,6 +27,7 @@ from jax.sharding import NamedSharding
 from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, step
 from alexnet_jax.model import AlexNet
+from alexnet_jax.schedule import make_schedule
 
 import harness
 
@@ -126,7 +127,7 @@ def usual_side(params, host, mean):
 def our_side(host, tower):
     mesh = meshes.open_mesh(towers=2, data=1, tower=tower)
     model = AlexNet(num_classes=CLASSES)
-    schedule = optimizer.make_schedule(steps_per_epoch=1000)
+    schedule = make_schedule(steps_per_epoch=1000)
     sgd = optimizer.momentum_sgd(schedule)
     state = step.init_state(model, sgd, mesh, SIZE, 0)
     train = step.make_train_step(model, sgd, schedule, mesh, 0)

@@ -27,6 +27,7 @@ from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, step, train
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax.model import AlexNet
+from alexnet_jax.schedule import make_schedule
 
 import harness
 
@@ -44,7 +45,7 @@ class Side:
         self.mesh = meshes.open_mesh(towers=2, data=1, tower=given.tower)
         model = AlexNet(num_classes=len(dataset.class_names))
         # So small that thousands of steps on one batch don't run away.
-        schedule = optimizer.make_schedule(steps_per_epoch=1000, learning_rate=1e-4)
+        schedule = make_schedule(steps_per_epoch=1000, learning_rate=1e-4)
         sgd = optimizer.momentum_sgd(schedule)
         self.state = step.init_state(model, sgd, self.mesh, self.pipeline.crop, 0)
         self.train = step.make_train_step(model, sgd, schedule, self.mesh, 0)

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 CLASSES, SIZE = 1000, 224
 PEERS = ("eager", "channels_last", "compiled")
+SMALL_PAGES = "ours_on_small_pages"
 PARAMETERS = 60_965_224
 
 
@@ -34,12 +35,13 @@ def ours(mode, batch_size, given):
     from alexnet_jax import mesh as meshes
     from alexnet_jax import optimizer, step
     from alexnet_jax.model import AlexNet
+    from alexnet_jax.schedule import make_schedule
 
     mesh = meshes.open_mesh(
         towers=2, data=1, tower=given.tower, virtual_cpu_devices=given.tower
     )
     model = AlexNet(num_classes=CLASSES, dtype=given.dtype)
-    schedule = optimizer.make_schedule(steps_per_epoch=1000)
+    schedule = make_schedule(steps_per_epoch=1000)
     sgd = optimizer.momentum_sgd(schedule)
     mean = jax.device_put(
         np.full((SIZE, SIZE, 3), 120, np.float32), step.replicated(mesh)

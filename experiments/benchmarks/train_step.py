@@ -15,7 +15,8 @@ once; they run in turn. Forward alone (evaluation, without dropout) is measured 
 type, of which a side reaches a part: 4.136 GFLOP for a training image, 1.449 forward.
 Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
 device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
-them; `--huge_pages` gives them to all sides or to none. `--profile` measures our
+them; `--huge_pages` gives them to all sides or to none, and what they are worth to us
+is the ratio with `--peers ours_on_small_pages`. `--profile` measures our
 layers, one by one, instead.
 """
 
@@ -36,9 +37,10 @@ import numpy as np
 from alexnet_jax import hugepages
 
 import harness
-from sides import PEERS, ours, torch_side
+from sides import PEERS, SMALL_PAGES, ours, torch_side
 
 
+OURS = ("ours", SMALL_PAGES)
 GFLOP = {"train": 4.136, "forward": 1.449}
 ACCELERATOR_MATMUL = """
 import sys, time
@@ -60,7 +62,7 @@ print(2 * 8192**3 / min(times) / 1e9)
 
 def peak_memory(side):
     """Bytes, of the accelerator where one is used, else of this process."""
-    if side == "ours":
+    if side in OURS:
         import jax
 
         device = jax.devices()[0].memory_stats() or {}
@@ -79,9 +81,7 @@ def serve(given):
     """A side: make it ready, then measure whenever a line comes."""
     begin = time.perf_counter()
     arguments = (given.mode, given.batch_size, given)
-    run = (
-        ours(*arguments) if given.side == "ours" else torch_side(given.side, *arguments)
-    )
+    run = ours(*arguments) if given.side in OURS else torch_side(given.side, *arguments)
     built = time.perf_counter()
     run()
     first = {"built": built - begin, "first_step": time.perf_counter() - built}
@@ -103,7 +103,14 @@ class Side:
         command = [sys.executable, __file__, f"--side={name}", f"--mode={mode}"]
         command += [f"--batch_size={batch_size}", f"--tower={given.tower}"]
         environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
-        ask = given.huge_pages == "all" or (given.huge_pages, name) == ("ours", "ours")
+        ask = (
+            name
+            in {
+                "ours": ("ours",),
+                "all": ("ours", *PEERS),
+                "none": (),
+            }[given.huge_pages]
+        )
         if ask and hugepages.waits_to_be_asked():
             environment[hugepages.TUNABLES] = hugepages.REQUEST
         self.process = subprocess.Popen(
@@ -209,7 +216,7 @@ def main():
     add(
         "--modes", nargs="+", choices=("train", "forward"), default=["train", "forward"]
     )
-    add("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    add("--peers", nargs="+", choices=(*PEERS, SMALL_PAGES), default=list(PEERS))
     add("--rounds", type=int, default=7)
     add("--images", type=int, default=128, help="measured in a round and side, about")
     add("--tower", type=int, default=2, help="devices for the towers")
@@ -217,7 +224,7 @@ def main():
     add("--huge_pages", choices=("ours", "all", "none"), default="ours")
     add("--output", type=Path, help="folder for the raw results")
     add("--profile", action="store_true", help="measure our layers one by one")
-    add("--side", choices=("ours", *PEERS), help=argparse.SUPPRESS)
+    add("--side", choices=(*OURS, *PEERS), help=argparse.SUPPRESS)
     add("--mode", choices=("train", "forward"), help=argparse.SUPPRESS)
     add("--batch_size", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()

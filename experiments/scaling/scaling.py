@@ -20,9 +20,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -168,121 +165,6 @@ def predicted(entry):
     return {"link_gigabytes_per_second": link / 1e9, "predictions": result}
 
 
-# --- This machine ---------------------------------------------------------------------
-
-
-def measured_rate(devices, data, tower, batch, processes=1):
-    """Images a second of the benchmark's own training loop, in fresh processes."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                __file__,
-                f"--loop={data},{tower},{batch}",
-                *([f"--join={port},{processes},{index}"] if processes > 1 else []),
-            ],
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-    told = [process.communicate()[0] for process in started]
-    for process in started:
-        if process.returncode:
-            raise RuntimeError(f"a process ended with {process.returncode}")
-    return json.loads(told[0].splitlines()[-1])
-
-
-def loop(text):
-    """One process of a measurement."""
-    import statistics
-    import time
-
-    import jax
-    import numpy as np
-    from jax.sharding import NamedSharding
-
-    from alexnet_jax import mesh as meshes
-    from alexnet_jax import optimizer, step
-    from alexnet_jax.model import AlexNet
-
-    data, tower, batch = map(int, text.split(","))
-    mesh = meshes.open_mesh(towers=2, data=data, tower=tower)
-    share, shares = meshes.data_share(mesh)
-    model, size = AlexNet(num_classes=1000), 224
-    schedule = optimizer.make_schedule(steps_per_epoch=1000)
-    sgd = optimizer.momentum_sgd(schedule)
-    state = step.init_state(model, sgd, mesh, size, 0)
-    train = step.make_train_step(model, sgd, schedule, mesh, 0)
-    rng = np.random.default_rng(share)
-    local = batch // shares
-    host = {
-        "image": rng.integers(0, 256, (local, size, size, 3), np.uint8),
-        "label": rng.integers(0, 1000, local, np.int32),
-        "colour_shift": rng.normal(0, 9, (local, 3)).astype(np.float32),
-    }
-    place = NamedSharding(mesh, meshes.EXAMPLES)
-    arrays = {
-        name: jax.make_array_from_process_local_data(place, array)
-        for name, array in host.items()
-    }
-    mean = np.full((size, size, 3), 120, np.float32)
-    mean = jax.device_put(mean, step.replicated(mesh))
-    times = []
-    for _ in range(9):
-        begin = time.perf_counter()
-        state, metrics = train(state, arrays, mean)
-        jax.block_until_ready((state.params, metrics))
-        times.append(time.perf_counter() - begin)
-    seconds = statistics.median(times[2:])
-    print(json.dumps({"rate": batch / seconds, "seconds": times[2:]}))
-
-
-SETTINGS = {
-    "one device": (1, 1, 1, 1),
-    "two virtual devices, a tower each": (2, 1, 2, 1),
-    "two virtual devices, half the batch each": (2, 2, 1, 1),
-    "two processes, a tower each": (1, 1, 2, 2),
-    "two processes, half the batch each": (1, 2, 1, 2),
-}
-
-
-def measure(batch):
-    """What is measured here beside the model's lower bound.
-
-    Virtual devices and processes share the two cores, so compute does not shrink: the
-    model takes it from one device, and adds the towers' traffic at the speed that the
-    sum of the gradients was measured to have.
-    """
-    measured = {}
-    for name, (devices, data, tower, processes) in SETTINGS.items():
-        measured[name] = measured_rate(devices, data, tower, batch, processes)
-        print(f"{name}: {measured[name]['rate']:.1f} images/s", file=sys.stderr)
-    alone = batch / measured["one device"]["rate"]
-    link = {
-        "devices": _link(measured, "two virtual devices, half the batch each", batch),
-        "processes": _link(measured, "two processes, half the batch each", batch),
-    }
-    traffic = 2 * 2 * batch * FEATURES * 4
-    for kind, name in (
-        ("devices", "two virtual devices, a tower each"),
-        ("processes", "two processes, a tower each"),
-    ):
-        seconds = alone + (traffic / link[kind] if link[kind] else 0.0)
-        measured[name]["model"] = batch / seconds
-    return {"batch": batch, "link_bytes_per_second": link, "measured": measured}
-
-
-def _link(measured, name, batch):
-    """Bytes a second of the gradients' sum; None where it cost nothing measurable."""
-    lost = batch / measured[name]["rate"] - batch / measured["one device"]["rate"]
-    return 2 * 4 * PARAMETERS / lost if lost > 0 else None
-
-
 def show(rows):
     print(
         f"{'devices':>8} {'batch':>8} {'data parallel':>14} {'towers':>12} {'eff.':>5}"
@@ -302,20 +184,7 @@ def main():
     parser.add_argument("--measure", action="store_true", help="this machine as well")
     parser.add_argument("--batch", type=int, default=32, help="of the measured steps")
     parser.add_argument("--output", type=Path, help="folder for the raw results")
-    parser.add_argument("--loop", help=argparse.SUPPRESS)
-    parser.add_argument("--join", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.loop and given.join:
-        from alexnet_jax import processes
-
-        port, count, index = map(int, given.join.split(","))
-        processes.start(f"127.0.0.1:{port}", count, index)
-        with processes.together():
-            loop(given.loop)
-        return
-    if given.loop:
-        loop(given.loop)
-        return
     machines = {"H100 NVLink": H100, "H100 hosts": H100_HOSTS}
     result = {"benchmark": "scaling", "tables": {}, "even_batch": {}, "published": {}}
     for name, machine in machines.items():
@@ -329,7 +198,9 @@ def main():
         result["published"][name] = predicted(entry)
         print(name, json.dumps(result["published"][name]))
     if given.measure:
-        result["here"] = measure(given.batch)
+        import here
+
+        result["here"] = here.measure(given.batch, PARAMETERS, FEATURES)
     result.update(harness.machine("jax"))
     harness.write(result, given.output)
 

@@ -1,0 +1,75 @@
+"""What changes over a run, against values written out."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.schedule import make_schedule
+
+
+def rates(schedule, steps, plateaus=0):
+    return [
+        float(schedule.rate(jnp.int32(step), jnp.int32(plateaus)))
+        for step in range(steps)
+    ]
+
+
+def test_a_large_batch_warms_up_from_the_unscaled_rate():
+    schedule = make_schedule(
+        steps_per_epoch=4,
+        batch_size=1024,
+        kind="steps",
+        learning_rate=0.01,
+        epochs=(4,),
+        reference_batch=128,
+        warmup_epochs=2,
+    )
+    rising = [0.01 + 0.07 * step / 8 for step in range(8)]
+    expected = [*rising, *[0.08] * 8, *[0.008] * 4]
+    np.testing.assert_allclose(rates(schedule, 20), expected, rtol=1e-6)
+
+
+def test_without_a_reference_batch_it_warms_up_from_zero():
+    schedule = make_schedule(
+        steps_per_epoch=2, batch_size=512, learning_rate=0.1, warmup_epochs=2
+    )
+    expected = [0.0, 0.025, 0.05, 0.075, 0.1, 0.1]
+    np.testing.assert_allclose(rates(schedule, 6), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [64, 256])
+def test_the_rate_follows_the_batch_in_a_line(batch_size):
+    schedule = make_schedule(
+        steps_per_epoch=4,
+        batch_size=batch_size,
+        learning_rate=0.02,
+        reference_batch=128,
+    )
+    for plateaus in (0, 1, 2):
+        expected = 0.02 * batch_size / 128 * 0.1**plateaus
+        np.testing.assert_allclose(rates(schedule, 2, plateaus), expected, rtol=1e-6)
+
+
+def test_the_colour_shift_is_turned_off_at_its_epoch():
+    schedule = make_schedule(steps_per_epoch=10.4, colour_shift=0.1, colour_epochs=3)
+    values = [
+        float(schedule.colour_coefficient(jnp.int32(step))) for step in (0, 30, 31)
+    ]
+    np.testing.assert_allclose(values, [0.1, 0.1, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "cosine"}, "choose plateau or steps"),
+        ({"learning_rate": -1.0}, "must not be negative"),
+        ({"factor": 0.0}, "above 0"),
+        ({"kind": "steps", "epochs": (3, 2)}, "must rise"),
+        ({"warmup_epochs": -1.0}, "warmup_epochs=-1.0 must not be negative"),
+        ({"reference_batch": 0}, "reference_batch=0 must be at least 1"),
+    ],
+)
+def test_wrong_schedules(settings, message):
+    with pytest.raises(InputError, match=message):
+        make_schedule(steps_per_epoch=1, **settings)
