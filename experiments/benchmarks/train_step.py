@@ -14,10 +14,8 @@ once; they run in turn. Forward alone (evaluation, without dropout) is measured 
 `comparisons`. `matmul` is the machine's own rate for a large matrix product in the
 type, of which a side reaches a part: 4.136 GFLOP for a training image, 1.449 forward.
 Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
-device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
-them; `--huge_pages` gives them to all sides or to none, and what they are worth to us
-is the ratio with `--peers ours_on_small_pages`. `--profile` measures our
-layers, one by one, instead.
+device's. What pages of 2 MiB are worth on Linux is told by `--peers ours_on_huge_pages`.
+`--profile` measures our layers, one by one, instead.
 """
 
 import argparse
@@ -29,18 +27,13 @@ import sys
 import time
 from pathlib import Path
 
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 import numpy as np
 
-from alexnet_jax import hugepages
-
 import harness
-from sides import PEERS, SMALL_PAGES, ours, torch_side
+from sides import HUGE_PAGES, PEERS, ours, torch_side
 
 
-OURS = ("ours", SMALL_PAGES)
+OURS = ("ours", HUGE_PAGES)
 GFLOP = {"train": 4.136, "forward": 1.449}
 ACCELERATOR_MATMUL = """
 import sys, time
@@ -89,11 +82,14 @@ def serve(given):
     print(json.dumps(first), flush=True)
     for line in sys.stdin:
         steps = int(line)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         begin = time.perf_counter()
         for _ in range(steps):
             run()
         rate = steps * given.batch_size / (time.perf_counter() - begin)
-        print(json.dumps({"rate": rate, "memory": peak_memory(given.side)}), flush=True)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        told = {"rate": rate, "memory": peak_memory(given.side)}
+        print(json.dumps({**told, "page_faults": faults / steps}), flush=True)
 
 
 class Side:
@@ -102,17 +98,9 @@ class Side:
     def __init__(self, name, mode, batch_size, given):
         command = [sys.executable, __file__, f"--side={name}", f"--mode={mode}"]
         command += [f"--batch_size={batch_size}", f"--tower={given.tower}"]
-        environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
-        ask = (
-            name
-            in {
-                "ours": ("ours",),
-                "all": ("ours", *PEERS),
-                "none": (),
-            }[given.huge_pages]
-        )
-        if ask and hugepages.waits_to_be_asked():
-            environment[hugepages.TUNABLES] = hugepages.REQUEST
+        environment = dict(os.environ)
+        if name == HUGE_PAGES:
+            environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         self.process = subprocess.Popen(
             [*command, f"--dtype={given.dtype}"],
             env=environment,
@@ -122,7 +110,7 @@ class Side:
         )
         self.steps = max(1, round(given.images / batch_size))
         self.first = self._read()
-        self.memory = 0
+        self.last = {}
 
     def _read(self):
         line = self.process.stdout.readline()
@@ -132,9 +120,8 @@ class Side:
 
     def rate(self):
         print(self.steps, file=self.process.stdin, flush=True)
-        told = self._read()
-        self.memory = told["memory"]
-        return told["rate"]
+        self.last = self._read()
+        return self.last["rate"]
 
     def close(self):
         self.process.stdin.close()
@@ -181,7 +168,8 @@ def compare(mode, batch_size, given):
         "medians": middle,
         "best_peer": best,
         "ratio": harness.ratio(measured, "ours", best),
-        "memory": {name: side.memory for name, side in sides.items()},
+        "memory": {name: side.last["memory"] for name, side in sides.items()},
+        "page_faults": {name: side.last["page_faults"] for name, side in sides.items()},
         "seconds_before": {name: side.first for name, side in sides.items()},
         "rounds": measured,
     }
@@ -196,6 +184,7 @@ def table(rows, matmul):
             print(
                 f"  {name:<14} {rate:8.2f} images/s  {part:5.0%} of matmul  "
                 f"{row['memory'][name] / 2**30:5.2f} GiB  "
+                f"{row['page_faults'][name]:7.0f} page faults a step  "
                 f"first step {row['seconds_before'][name]['first_step']:5.1f} s",
                 file=sys.stderr,
             )
@@ -216,12 +205,11 @@ def main():
     add(
         "--modes", nargs="+", choices=("train", "forward"), default=["train", "forward"]
     )
-    add("--peers", nargs="+", choices=(*PEERS, SMALL_PAGES), default=list(PEERS))
+    add("--peers", nargs="+", choices=(*PEERS, HUGE_PAGES), default=list(PEERS))
     add("--rounds", type=int, default=7)
     add("--images", type=int, default=128, help="measured in a round and side, about")
     add("--tower", type=int, default=2, help="devices for the towers")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
-    add("--huge_pages", choices=("ours", "all", "none"), default="ours")
     add("--output", type=Path, help="folder for the raw results")
     add("--profile", action="store_true", help="measure our layers one by one")
     add("--side", choices=(*OURS, *PEERS), help=argparse.SUPPRESS)
@@ -255,7 +243,6 @@ def main():
         "unit": "images per second",
         "dtype": given.dtype,
         "tower": given.tower,
-        "huge_pages": given.huge_pages,
         "ratio": rows[0]["ratio"]["median"],
         "matmul": matmul,
         "comparisons": rows,
