@@ -1,5 +1,12 @@
 """Restore a checkpoint, or several as an ensemble, and measure their errors."""
 
+from alexnet_jax import hugepages
+
+
+if __name__ == "__main__":
+    # Before the imports that take long, since it starts the process anew.
+    hugepages.use()
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -12,6 +12,13 @@ A config is a Python file with a function `get_config`, and is run as code. The 
 that come with the package are also found by name: `--config=quickstart`.
 """
 
+from alexnet_jax import hugepages
+
+
+if __name__ == "__main__":
+    # Before the imports that take long, since it starts the process anew.
+    hugepages.use()
+
 import argparse
 import contextlib
 import sys

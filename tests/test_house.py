@@ -26,7 +26,7 @@ TIERS = [
     ["geometry", "mesh", "moments", "pictures", "schedule"],
     ["convolution", "lrn", "pooling", "towers"],
     ["processes"],
-    ["workers", "progress"],
+    ["hugepages", "progress", "workers"],
     ["errors"],
 ]
 PURE = [

@@ -6,7 +6,8 @@ products of taps on CPU, XLA's on the others.
 
     python experiments/benchmarks/kernel_gradient.py --output=FOLDER
 
-`ratio` is the time of all five layers by XLA's way over ours.
+`ratio` is the time of all five layers by XLA's way over ours. Both run on huge pages,
+as `alexnet_jax.main` does.
 """
 
 import argparse
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 
-from alexnet_jax import convolution
+from alexnet_jax import convolution, hugepages
 
 import harness
 
@@ -101,4 +102,5 @@ def main():
 
 
 if __name__ == "__main__":
+    hugepages.use()
     main()

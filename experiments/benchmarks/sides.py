@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 CLASSES, SIZE = 1000, 224
 PEERS = ("eager", "channels_last", "compiled")
-HUGE_PAGES = "ours_on_huge_pages"
+SMALL_PAGES = "ours_on_small_pages"
 PARAMETERS = 60_965_224
 
 

@@ -14,8 +14,9 @@ once; they run in turn. Forward alone (evaluation, without dropout) is measured 
 `comparisons`. `matmul` is the machine's own rate for a large matrix product in the
 type, of which a side reaches a part: 4.136 GFLOP for a training image, 1.449 forward.
 Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
-device's. What pages of 2 MiB are worth on Linux is told by `--peers ours_on_huge_pages`.
-`--profile` measures our layers, one by one, instead.
+device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
+them; what they are worth is the ratio with `--peers ours_on_small_pages`. `--profile`
+measures our layers, one by one, instead.
 """
 
 import argparse
@@ -27,13 +28,18 @@ import sys
 import time
 from pathlib import Path
 
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import numpy as np
 
+from alexnet_jax import hugepages
+
 import harness
-from sides import HUGE_PAGES, PEERS, ours, torch_side
+from sides import PEERS, SMALL_PAGES, ours, torch_side
 
 
-OURS = ("ours", HUGE_PAGES)
+OURS = ("ours", SMALL_PAGES)
 GFLOP = {"train": 4.136, "forward": 1.449}
 ACCELERATOR_MATMUL = """
 import sys, time
@@ -98,9 +104,9 @@ class Side:
     def __init__(self, name, mode, batch_size, given):
         command = [sys.executable, __file__, f"--side={name}", f"--mode={mode}"]
         command += [f"--batch_size={batch_size}", f"--tower={given.tower}"]
-        environment = dict(os.environ)
-        if name == HUGE_PAGES:
-            environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
+        if name == "ours" and hugepages.waits_to_be_asked():
+            environment[hugepages.TUNABLES] = hugepages.REQUEST
         self.process = subprocess.Popen(
             [*command, f"--dtype={given.dtype}"],
             env=environment,
@@ -205,7 +211,7 @@ def main():
     add(
         "--modes", nargs="+", choices=("train", "forward"), default=["train", "forward"]
     )
-    add("--peers", nargs="+", choices=(*PEERS, HUGE_PAGES), default=list(PEERS))
+    add("--peers", nargs="+", choices=(*PEERS, SMALL_PAGES), default=list(PEERS))
     add("--rounds", type=int, default=7)
     add("--images", type=int, default=128, help="measured in a round and side, about")
     add("--tower", type=int, default=2, help="devices for the towers")

@@ -1,0 +1,45 @@
+"""Huge pages are asked for where the kernel waits to be asked, and only once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+PROGRAM = """
+import os, pathlib, sys
+from alexnet_jax import hugepages
+hugepages.POLICY = pathlib.Path(sys.argv[1])
+hugepages.use()
+print(os.environ.get("GLIBC_TUNABLES"), sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "before", "after"),
+    [
+        ("always [madvise] never", None, "glibc.malloc.hugetlb=1"),
+        ("always [madvise] never", "glibc.malloc.check=0", "glibc.malloc.check=0"),
+        ("[always] madvise never", None, "None"),
+        ("always madvise [never]", None, "None"),
+        (None, None, "None"),
+    ],
+)
+def test_a_process_starts_anew_where_that_changes_something(
+    tmp_path, policy, before, after
+):
+    file = tmp_path / "enabled"
+    if policy:
+        file.write_text(policy + "\n")
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    if before:
+        environment["GLIBC_TUNABLES"] = before
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(file), "--an=argument", "two words"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{after} ['--an=argument', 'two words']\n"
