@@ -8,6 +8,7 @@ import numpy as np
 
 from alexnet_jax import augment
 from alexnet_jax.dataset import Source
+from alexnet_jax.errors import DataStalled
 from alexnet_jax.moments import Statistics
 
 
@@ -31,6 +32,7 @@ def train_batch(
     statistics: Statistics,
     seed: int,
     threads: int,
+    timeout: float,
 ) -> HostBatch:
     """The batch of these examples, which is the `number`th share of all shares."""
     draws = augment.draw(seed, number * share, share, border=border)
@@ -48,7 +50,7 @@ def train_batch(
             example["image"], rows[place], columns[place], crop, mirrored[place]
         )
 
-    _in_parallel(make, share, threads)
+    _in_parallel(make, source, indices, threads, timeout)
     shifts = augment.colour_shifts(
         draws.normals,
         deviations=statistics.deviations,
@@ -58,7 +60,7 @@ def train_batch(
 
 
 def evaluation_batch(
-    indices: np.ndarray, *, source: Source, size: int, threads: int
+    indices: np.ndarray, *, source: Source, size: int, threads: int, timeout: float
 ) -> HostBatch:
     """The batch of these examples, whole; those past the end are padding."""
     count = len(indices)
@@ -70,20 +72,43 @@ def evaluation_batch(
             example = source[int(indices[place])]
             images[place], labels[place] = example["image"], example["label"]
 
-    _in_parallel(make, count, threads)
+    _in_parallel(make, source, indices, threads, timeout)
     return {"image": images, "label": labels, "mask": indices < len(source)}
 
 
-def _in_parallel(make: Callable[[int], None], count: int, threads: int) -> None:
-    """Call a function with 0 to count - 1, in this process's threads."""
+def _in_parallel(
+    make: Callable[[int], None],
+    source: Source,
+    indices: np.ndarray,
+    threads: int,
+    timeout: float,
+) -> None:
+    """Call a function with every place in a batch, in this process's threads.
+
+    Raises:
+      DataStalled: after `timeout` seconds, with what is being read.
+    """
+    count = len(indices)
     at_once = max(1, min(EXAMPLES_AT_ONCE, count // threads))
+    in_hand: dict[int, int] = {}
 
     def some(start: int) -> None:
         for place in range(start, min(start + at_once, count)):
+            in_hand[start] = int(indices[place])
             make(place)
+        del in_hand[start]
 
-    for _ in _threads(threads).map(some, range(0, count, at_once)):
-        pass
+    made = _threads(threads).map(some, range(0, count, at_once), timeout=timeout)
+    try:
+        for _ in made:
+            pass
+    except TimeoutError as error:
+        stuck = [source.where(index) for index in sorted(in_hand.values())]
+        what = "; ".join(stuck[:3]) or "nothing yet: all threads are taken"
+        raise DataStalled(
+            f"no batch within data.timeout={timeout:g} s; being read: {what}; see to "
+            "the disk, and give the same command again"
+        ) from error
 
 
 @functools.cache

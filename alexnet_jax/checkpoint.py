@@ -2,10 +2,18 @@
 
 Orbax alone restores what a damaged file holds without a word. So the SHA-256 of every
 array's bytes is taken before it is saved, stored as a second item of the same
-checkpoint, and compared on every restore.
+checkpoint, and compared on every restore. A checkpoint may also come from a stranger:
+what it is made of is looked at before anything is read.
 """
 
+import gc
 import hashlib
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +23,8 @@ import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
 from alexnet_jax import mesh as meshes
-from alexnet_jax.errors import InputError
+from alexnet_jax import processes, progress
+from alexnet_jax.errors import Failure, InputError, cannot_write, first_line
 
 
 # Its annotations want types of its own where any path or policy will do.
@@ -23,6 +32,11 @@ ocp: Any = orbax_v1
 
 STATE, DIGESTS = "state", "digests"
 METRIC = "top1_error"
+METRICS, DAMAGED = "metrics", "damaged"
+
+# No checkpoint of ours has more files, or any of its notes more bytes.
+MAX_FILES = 10_000
+MAX_NOTE_BYTES = 2**24
 
 policies = ocp.training.preservation_policies
 
@@ -47,25 +61,34 @@ class Checkpoints:
         clean: bool = False,
     ) -> None:
         self._directory = directory.absolute()
-        self._checkpointer = ocp.training.Checkpointer(
-            self._directory,
-            # When to save is the training loop's decision, every save is forced.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(
-                1
-            ),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep_latest),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: metrics[METRIC],
-                        reverse=True,
-                        n=keep_best,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
-            cleanup_tmp_directories=clean,
-        )
+        self._keep = keep_latest, keep_best
+        self._clean = clean
+        self._checkpointer = self._open()
+
+    def _open(self) -> Any:
+        latest, best = self._keep
+        check_files(self._directory)
+        self._check_notes()
+        with self._readable(self._directory):
+            return ocp.training.Checkpointer(
+                self._directory,
+                # When to save is the training loop's decision, every save is forced.
+                save_decision_policy=(
+                    ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+                ),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(latest),
+                        policies.BestN(
+                            get_metric_fn=lambda metrics: metrics[METRIC],
+                            reverse=True,
+                            n=best,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
+                cleanup_tmp_directories=self._clean,
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -76,15 +99,22 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._checkpointer.close()
+        try:
+            with self._writable():
+                self._checkpointer.close()
+        except Failure:
+            # Where something else went wrong, that is what is told.
+            if error is None:
+                raise
 
     @property
     def steps(self) -> dict[int, float | None]:
         """The steps that are there, each with its validation error if it has one."""
-        return {
-            checkpoint.step: (checkpoint.metrics or {}).get(METRIC)
-            for checkpoint in self._checkpointer.checkpoints
-        }
+        with self._readable(self._directory):
+            return {
+                checkpoint.step: (checkpoint.metrics or {}).get(METRIC)
+                for checkpoint in self._checkpointer.checkpoints
+            }
 
     def find(self, which: int | str) -> int:
         """The step of the checkpoint asked for.
@@ -119,17 +149,24 @@ class Checkpoints:
         """
         if step in self.steps and (error is None or self.steps[step] is not None):
             return
-        self._checkpointer.save_checkpointables_async(
-            step,
-            {STATE: state, DIGESTS: digests(state)},
-            force=True,
-            overwrite=True,
-            metrics=None if error is None else {METRIC: error},
-        )
+        metrics = None if error is None else {METRIC: error}
+        with self._writable():
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {STATE: state, DIGESTS: digests(state) | _error_digest(error)},
+                force=True,
+                overwrite=True,
+                metrics=metrics,
+            )
 
     def wait(self) -> None:
-        """Wait until what was saved is committed."""
-        self._checkpointer.wait()
+        """Wait until what was saved is committed.
+
+        Raises:
+          Failure: if it could not be written; so does the next `save`, and leaving.
+        """
+        with self._writable():
+            self._checkpointer.wait()
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, checked, laid out as the abstract state says.
@@ -142,35 +179,213 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         path = self._directory / str(step)
-        try:
-            with context:
-                state = ocp.load(path, abstract_state, checkpointable_name=STATE)
-                saved = ocp.load(path, checkpointable_name=DIGESTS)
-        except Exception as error:
-            raise InputError(
-                f"checkpoint {path} can't be read "
-                f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]}); "
-                f"remove it to go on from another"
-            ) from error
-        for name, digest in digests(state).items():
-            if name not in saved or not np.array_equal(digest, saved[name]):
+        check_files(path)
+        proof = digests(abstract_state, abstract=True)
+        with self._readable(path), context:
+            _check_shapes(path, STATE, named(abstract_state))
+            if METRIC in _check_shapes(path, DIGESTS, proof):
+                proof |= _error_digest(None)
+            saved = ocp.load(path, proof, checkpointable_name=DIGESTS)
+            state = ocp.load(path, abstract_state, checkpointable_name=STATE)
+        found = digests(state)
+        if METRIC in proof:
+            # The plateau rule would count a validation twice whose error had gone.
+            found |= _error_digest(self.steps[step])
+        for name, digest in found.items():
+            if not np.array_equal(digest, saved[name]):
                 raise InputError(
-                    f"checkpoint {path} is damaged: array {name} is not what was "
-                    "saved; remove the checkpoint to go on from another"
+                    f"checkpoint {path} is damaged: {name} is not what was saved; "
+                    "remove the checkpoint to go on from another"
                 )
         return state
 
+    def restore_latest(self, abstract_state: Any) -> tuple[int, Any]:
+        """The step and the state of the latest checkpoint that is whole.
 
-def digests(state: Any) -> dict[str, np.ndarray]:
-    """The SHA-256 of each array's type, shape and bytes, by its name in the tree."""
+        Later ones that are damaged are told of and moved out of the way, into the
+        folder `damaged` beside the checkpoints. Every process takes the same.
+
+        Raises:
+          InputError: if none is whole; they stay where they are.
+        """
+        damaged: dict[int, InputError] = {}
+        for step in sorted(self.steps, reverse=True):
+            state = None
+            try:
+                state = self.restore(step, abstract_state)
+            except InputError as error:
+                damaged[step] = error
+            if processes.all_of(state is not None):
+                break
+        else:
+            latest = max(damaged, default=None)
+            raise InputError(
+                f"{damaged[latest]}; the other {len(damaged) - 1} are no better"
+                if latest is not None
+                else f"no whole checkpoint in {self._directory}"
+            )
+        if step < max(self.steps):
+            self._set_aside(damaged)
+        return step, state
+
+    def _check_notes(self) -> None:
+        """See that the validation errors can be read, which Orbax reads when it opens.
+
+        The run that saves here moves a checkpoint without them out of the way.
+        """
+        for note in sorted(self._directory.glob(f"*/{METRICS}/{METRICS}")):
+            try:
+                metrics = json.loads(note.read_bytes())
+                float(metrics[METRIC])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                damage = InputError(
+                    f"checkpoint {note.parents[1]} is damaged: {note} can't be read "
+                    f"({first_line(error)}); remove the checkpoint"
+                )
+                if not self._clean:
+                    raise damage from error
+                self._move_aside(note.parents[1], damage)
+
+    def _move_aside(self, path: Path, why: InputError) -> None:
+        folder = self._directory.parent / DAMAGED
+        progress.say(f"warning: {why}; it is put into {folder}")
+        if processes.is_main():
+            with self._writable():
+                _move_into(folder, path)
+        processes.wait_for_all("a damaged checkpoint is out of the way")
+
+    def _set_aside(self, damaged: dict[int, InputError]) -> None:
+        self._checkpointer.close()
+        for step, error in damaged.items():
+            self._move_aside(self._directory / str(step), error)
+        self._checkpointer = self._open()
+
+    @contextmanager
+    def _readable(self, path: Path) -> Iterator[None]:
+        """Whatever damaged files make Orbax raise, as one line, without its own."""
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)[:300]}"
+            # It leaves work behind, which complains when it is collected.
+            gc.collect()
+            raise InputError(
+                f"checkpoint {path} can't be read ({reason}); "
+                "remove it to go on from another"
+            ) from error
+        finally:
+            logging.disable(before)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """What a disk that is full or gone makes Orbax raise, sooner or later."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            # TensorStore says it in errors of other kinds, on many lines.
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                raise
+            reason = first_line(error)[:160]
+            raise Failure(cannot_write(self._directory, reason)) from error
+
+
+def check_files(path: Path) -> None:
+    """See that a folder of checkpoints is made of plain files and folders alone.
+
+    A link would be followed, and a device read, wherever it leads.
+
+    Raises:
+      InputError: naming what is there besides, or has a size that nothing of ours has.
+    """
+    count = 0
+    for folder, folders, files in os.walk(path, followlinks=False):
+        for name in (*folders, *files):
+            found = Path(folder, name)
+            try:
+                status = found.lstat()
+            except FileNotFoundError:
+                # An old checkpoint that is being removed just now.
+                continue
+            kind = status.st_mode
+            note = not any(part in ("d", "array") for part in found.parts[-3:-1])
+            count += 1
+            wrong = None
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                wrong = "is neither a file nor a folder"
+            elif count > MAX_FILES:
+                wrong = f"is one file of more than {MAX_FILES}"
+            elif note and status.st_size > MAX_NOTE_BYTES:
+                wrong = f"has {status.st_size} bytes, and no note has so many"
+            if wrong:
+                raise InputError(
+                    f"checkpoint {path} is damaged or not ours: {found} {wrong}; "
+                    "remove it"
+                )
+
+
+def _check_shapes(path: Path, item: str, expected: dict[str, Any]) -> set[str]:
+    """See that arrays have the shapes they must have, before their bytes are read;
+    returns the names of all that are there.
+
+    A chunk is read whole: one that is larger than its array would be memory for the
+    asking.
+    """
+    stored = named(ocp.metadata(path, checkpointable_name=item).metadata)
+    for name, array in expected.items():
+        if name not in stored:
+            raise InputError(f"checkpoint {path} has no array {name}; remove it")
+        found = stored[name]
+        shape, dtype = tuple(found.shape), np.dtype(found.dtype)
+        if shape != tuple(array.shape) or dtype != np.dtype(array.dtype):
+            raise InputError(
+                f"checkpoint {path} is of another network or damaged: array {name} is "
+                f"{dtype} of {shape} where {np.dtype(array.dtype)} of "
+                f"{tuple(array.shape)} is needed; remove it"
+            )
+        chunk = getattr(found.storage_metadata, "chunk_shape", None) or ()
+        if any(part > max(1, whole) for part, whole in zip(chunk, shape, strict=True)):
+            raise InputError(
+                f"checkpoint {path} is damaged: array {name} of {shape} is stored in "
+                f"chunks of {tuple(chunk)}; remove it"
+            )
+    return set(stored)
+
+
+def _move_into(folder: Path, path: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    place, number = folder / path.name, 1
+    while place.exists():
+        place = folder / f"{path.name}-{(number := number + 1)}"
+    path.rename(place)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their dotted names."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): _digest(array)
-        for path, array in jax.tree_util.tree_leaves_with_path(state)
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def _digest(array: jax.Array) -> np.ndarray:
-    host = np.ascontiguousarray(meshes.whole(array))
+def digests(state: Any, *, abstract: bool = False) -> dict[str, Any]:
+    """The SHA-256 of each array's type, shape and bytes, by its name in the tree; or,
+    abstract, what will hold it."""
+    if abstract:
+        return {name: np.zeros(32, np.uint8) for name in named(state)}
+    return {name: _digest(meshes.whole(array)) for name, array in named(state).items()}
+
+
+def _error_digest(error: float | None) -> dict[str, np.ndarray]:
+    """That of the validation error, or of its not being there."""
+    return {METRIC: _digest(np.float64(np.nan if error is None else error))}
+
+
+def _digest(array: np.ndarray | np.float64) -> np.ndarray:
+    host = np.ascontiguousarray(array)
     digest = hashlib.sha256(f"{host.dtype} {host.shape}".encode())
     digest.update(host.view(np.uint8).reshape(-1).data if host.ndim else host.tobytes())
     return np.frombuffer(digest.digest(), np.uint8)

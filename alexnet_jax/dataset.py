@@ -30,6 +30,10 @@ class Source(Protocol):
         """What the example can be found by."""
         ...
 
+    def where(self, index: int) -> str:
+        """The file and place the example is read from, told without reading it."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:

@@ -42,6 +42,10 @@ class DigitsSource:
         """The example's name."""
         return str(self.indices[index])
 
+    def where(self, index: int) -> str:
+        """The example's place among scikit-learn's."""
+        return f"digit {self.indices[index]} of scikit-learn"
+
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     # Slow to import, and only the digits need it.

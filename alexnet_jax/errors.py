@@ -1,8 +1,13 @@
-"""The exception for what a user can mend, and how a command ends."""
+"""The exceptions for what a user can mend, and how a command ends."""
 
+import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 
@@ -14,8 +19,32 @@ class InputError(ValueError):
     """
 
 
-class ProcessLost(RuntimeError):
-    """Another process of a run has ended or fallen silent. The message is one line."""
+class Failure(RuntimeError):
+    """Something went wrong under way that is no fault of what was given.
+
+    The message is one line, as an InputError's; the commands exit with status 1. Where
+    `abrupt` is set they do not wait for threads or processes that may never end.
+    """
+
+    abrupt = False
+
+
+class ProcessLost(Failure):
+    """Another process of a run has ended or fallen silent."""
+
+    # At an ordinary exit JAX would wait for the processes that are lost.
+    abrupt = True
+
+
+class DataStalled(Failure):
+    """The data have not come within their time."""
+
+    # The thread or process that hangs would be waited for.
+    abrupt = True
+
+
+class Diverged(Failure):
+    """The loss or the state is no longer finite."""
 
 
 class Interrupted(Exception):
@@ -31,21 +60,46 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside the block, an error of the system to write to a path is a Failure."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(
+            cannot_write(path, error.strerror or first_line(error))
+        ) from error
+
+
+def cannot_write(path: Path, reason: str) -> str:
+    """The line for a disk that is full, gone or read-only."""
+    return (
+        f"{path} can't be written ({reason}); make room or mend the disk, and give the "
+        "same command again: it goes on from what was saved last"
+    )
+
+
 def exit_with(main: Callable[[], None]) -> NoReturn:
     """Run a command and leave with its exit status.
 
     0 done, 1 failed, 2 wrong usage or bad input in one line, 130 or 143 interrupted.
     """
     status = 0
+    # What goes wrong in a library is told below, in one line and not in its own words.
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    # Until a run is ready to save something, and in commands that save nothing.
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except ProcessLost as error:
+    except Failure as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        # At an ordinary exit JAX would wait for the processes that are lost.
-        os._exit(1)
+        status = 1
+        if error.abrupt:
+            os._exit(status)
     except Interrupted as error:
         status = error.exit_status
     except KeyboardInterrupt:
@@ -53,4 +107,12 @@ def exit_with(main: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:
         # Whoever read the output has left; nothing more can be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # The system's word for a disk that is full, a file that has gone.
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
     sys.exit(status)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)

@@ -26,7 +26,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.restore import Member, open_member
-from alexnet_jax.train import call, plain
+from alexnet_jax.sections import call, plain
 
 
 def evaluate(

@@ -27,11 +27,18 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
                 f"model.{name} has {len(getattr(network, name))} entries, but there "
                 f"are {length} layers to give one each"
             )
-    for name in ("exchanges", "pools", "norms", "norm_before_relu", "same_map_norms"):
-        if unknown := set(getattr(network, name)) - set(network.layers):
+    for name in (
+        "exchanges",
+        "pools",
+        "norms",
+        "norm_before_relu",
+        "same_map_norms",
+        "dropout_after",
+    ):
+        if unknown := set(getattr(network, name) or ()) - set(network.layers[:-1]):
             raise InputError(
                 f"model.{name} names {', '.join(sorted(unknown))}; "
-                f"the layers are {', '.join(network.layers)}"
+                f"the layers are {', '.join(network.layers[:-1])}"
             )
     for name, known in (("activation", activations), ("dtype", DTYPES)):
         if getattr(network, name) not in known:
@@ -44,6 +51,10 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
             raise InputError(
                 f"a width of {width} does not divide over {network.towers} towers"
             )
+    if network.picture_padding < 0:
+        raise InputError(
+            f"model.picture_padding={network.picture_padding} must not be negative"
+        )
     if network.norm_size < 1 or network.norm_size % 2 == 0:
         raise InputError(f"model.norm_size={network.norm_size} must be odd")
     if not 1 <= network.pool_stride <= network.pool_window:

@@ -51,6 +51,8 @@ class AlexNet(nn.Module):
       strides: of each convolution. One with a stride sees zeros to the right and
         bottom, up to the next whole stride, as in the 2012 code (224 becomes 227); one
         without keeps the size.
+      picture_padding: zeros to the left of pictures and above them, as torchvision has
+        two of them.
       hidden: widths of the hidden fully connected layers.
       exchanges: the layers that see every tower's features.
       activation: a key of `ACTIVATIONS`.
@@ -62,6 +64,8 @@ class AlexNet(nn.Module):
       norms: the layers followed by local response normalisation.
       norm_before_relu: those of them normalised before the non-linearity.
       norm_after_pool: whether pooling comes before normalisation.
+      norm_across_towers: whether the normalisation sees across the border between
+        towers, as Caffe's does; one more exchange for each.
       norm_size: channels in the window of the normalisation.
       norm_k: its additive constant.
       norm_alpha: its factor of the plain sum of squares.
@@ -69,6 +73,8 @@ class AlexNet(nn.Module):
       same_map_norms: the layers with `lrn.same_map_norm` behind the normalisation.
       dropout: the part of the hidden fully connected outputs set to zero in training;
         otherwise outputs are multiplied by what remains, as in section 4.2.
+      dropout_after: the layers whose outputs dropout zeroes, if not those: torchvision
+        has it one layer earlier.
       kernel_std: standard deviation of each layer's initial kernels.
       bias: each layer's initial bias.
       dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.
@@ -80,6 +86,7 @@ class AlexNet(nn.Module):
     channels: Sequence[int] = (96, 256, 384, 384, 256)
     kernel_sizes: Sequence[int] = (11, 5, 3, 3, 3)
     strides: Sequence[int] = (4, 1, 1, 1, 1)
+    picture_padding: int = 0
     hidden: Sequence[int] = (4096, 4096)
     exchanges: Sequence[str] = ("conv3", "fc6", "fc7")
     activation: str = "relu"
@@ -90,12 +97,14 @@ class AlexNet(nn.Module):
     norms: Sequence[str] = ("conv1", "conv2")
     norm_before_relu: Sequence[str] = ("conv1",)
     norm_after_pool: bool = False
+    norm_across_towers: bool = False
     norm_size: int = 5
     norm_k: float = 2.0
     norm_alpha: float = 2e-5
     norm_beta: float = 0.75
     same_map_norms: Sequence[str] = ("conv2",)
     dropout: float = 0.5
+    dropout_after: Sequence[str] | None = None
     kernel_std: Sequence[float] = (0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01)
     bias: Sequence[float] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
     dtype: str = "float32"
@@ -132,7 +141,7 @@ class AlexNet(nn.Module):
         """
         pooled = [layer in self.pools for layer in self.layers]
         return geometry.output_sides(
-            side,
+            side + self.picture_padding,
             convolutions=list(
                 zip(self.kernel_sizes, self.strides, pooled, strict=False)
             ),
@@ -188,7 +197,9 @@ class AlexNet(nn.Module):
             if name in layers:
                 kept[name] = self._gather(values)[0]
 
+        padding = (self.picture_padding, 0)
         x = jnp.asarray(images, self.dtype)
+        x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
         if self.tower_axis is not None:
             # Every tower sees the pictures; their first convolution is the tower's own.
             x = lax.pcast(x, self.tower_axis, to="varying")
@@ -206,11 +217,30 @@ class AlexNet(nn.Module):
                 keep(f"{name}.linear", xs)
                 xs = [ACTIVATIONS[self.activation](x) for x in xs]
                 keep(name, xs)
+            if name in self.dropped:
+                xs = [x.reshape(x.shape[0], -1) for x in xs]
                 xs = self._dropout(index, xs, dropout_key, examples)
         logits = self._logits([x.reshape(x.shape[0], -1) for x in xs])
         if self.layers[-1] in layers:
             kept[self.layers[-1]] = logits
         return (logits, kept) if layers else logits
+
+    def steps_after(self, layer: str) -> list[str]:
+        """What follows a convolution, in order: `relu`, `norm` and `pool`."""
+        steps = ["relu"]
+        if layer in self.norms:
+            steps.insert(0 if layer in self.norm_before_relu else 1, "norm")
+        if layer in self.pools:
+            before_norm = self.norm_after_pool and steps[-1] == "norm"
+            steps.insert(-1 if before_norm else len(steps), "pool")
+        return steps
+
+    @property
+    def dropped(self) -> Sequence[str]:
+        """The layers whose outputs dropout zeroes."""
+        if self.dropout_after is None:
+            return self.layers[len(self.channels) : -1]
+        return self.dropout_after
 
     @property
     def _local_towers(self) -> int:
@@ -236,6 +266,14 @@ class AlexNet(nn.Module):
             x = jnp.concatenate(list(devices), axis=-1)
         return [x] * len(xs)
 
+    def _own_part(self, x: Array) -> list[Array]:
+        """What each local tower had of gathered features."""
+        width = x.shape[-1] // self.towers
+        return [
+            lax.dynamic_slice_in_dim(x, tower * width, width, axis=-1)
+            for tower in self._tower_indices()
+        ]
+
     def _parameters(self, index: int, shape: tuple[int, ...]) -> TowerParameters:
         return TowerParameters(
             shape=shape,
@@ -257,16 +295,13 @@ class AlexNet(nn.Module):
     def _after_convolution(
         self, index: int, xs: list[Array], keep: Callable[[str, list[Array]], None]
     ) -> list[Array]:
-        """Normalisation, non-linearity and pooling, in the order of the arguments."""
         layer, number = self.layers[index], index + 1
-        steps = ["relu"]
-        if layer in self.norms:
-            steps.insert(0 if layer in self.norm_before_relu else 1, "norm")
-        if layer in self.pools:
-            before_norm = self.norm_after_pool and steps[-1] == "norm"
-            steps.insert(-1 if before_norm else len(steps), "pool")
-        for step in steps:
-            xs = [self._steps(layer)[step](x) for x in xs]
+        for step in self.steps_after(layer):
+            act = self._steps(layer)[step]
+            if step == "norm" and self.norm_across_towers:
+                xs = self._own_part(act(self._gather(xs)[0]))
+            else:
+                xs = [act(x) for x in xs]
             keep(layer if step == "relu" else f"{step}{number}", xs)
         return xs
 

@@ -101,12 +101,15 @@ class FileOriginals(Originals):
         """The file's name, relative to the root or to the archive."""
         return self.pieces[index].name
 
+    def where(self, index: int) -> str:
+        """The file's path, or the archive's with the name within it."""
+        piece = self.pieces[index]
+        path = str(self.root / piece.path)
+        return path if piece.path == piece.name else f"{path}: {piece.name}"
+
     def original(self, index: int) -> Original:
         """The file."""
-        piece = self.pieces[index]
-        where = str(self.root / piece.path)
-        if piece.path != piece.name:
-            where += f": {piece.name}"
+        piece, where = self.pieces[index], self.where(index)
         pictures.check_bytes(piece.length, where)
         try:
             with (self.root / piece.path).open("rb", buffering=0) as file:

@@ -7,10 +7,13 @@ nothing. So the step is the whole state of the data, and nothing of Grain is sav
 
 import dataclasses
 import functools
+import multiprocessing
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from jaxtyping import Float
 from alexnet_jax import batches
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.dataset import Dataset
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DataStalled, Failure, InputError
 from alexnet_jax.mesh import EXAMPLES
 from alexnet_jax.moments import PixelSums, Statistics
 from alexnet_jax.sources import open_dataset
@@ -48,6 +51,7 @@ class Pipeline:
     threads: int
     workers: int
     buffer: int
+    timeout: float
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.threads < 1 or self.buffer < 1:
@@ -55,6 +59,8 @@ class Pipeline:
                 f"data.threads={self.threads} and data.buffer={self.buffer} must be at "
                 f"least 1, data.workers={self.workers} at least 0"
             )
+        if not self.timeout > 0:
+            raise InputError(f"data.timeout={self.timeout} must be above 0")
 
 
 def open_pipeline(
@@ -69,6 +75,7 @@ def open_pipeline(
     threads: int | None = None,
     workers: int = 0,
     buffer: int | None = None,
+    timeout: float = 300.0,
 ) -> Pipeline:
     """Open a data set for training and evaluation.
 
@@ -83,6 +90,7 @@ def open_pipeline(
         Threads do not wait for each other in decoding, so processes help only where
         there are so many cores that Python itself is the limit.
       buffer: batches made ahead; None takes two.
+      timeout: seconds a batch may take; after them a disk or a worker is taken to hang.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
@@ -103,6 +111,7 @@ def open_pipeline(
         threads=(max(1, cores() // max(1, workers)) if threads is None else threads),
         workers=workers,
         buffer=2 if buffer is None else buffer,
+        timeout=timeout,
     )
 
 
@@ -172,6 +181,7 @@ def train_dataset(
         statistics=statistics,
         seed=seed,
         threads=pipeline.threads,
+        timeout=pipeline.timeout,
     )
     examples = len(pipeline.dataset.splits["train"])
     # As good as without end; `repeat(None)` overflows with batches of one.
@@ -210,6 +220,7 @@ def evaluation_dataset(
         source=source,
         size=pipeline.dataset.size,
         threads=pipeline.threads,
+        timeout=pipeline.timeout,
     )
     return (
         grain.MapDataset.range(count * batch_size)
@@ -222,7 +233,12 @@ def evaluation_dataset(
 def read(
     pipeline: Pipeline, dataset: grain.MapDataset, start: int = 0
 ) -> Iterator[Iterator[HostBatch]]:
-    """Iterate over batches from `start` on, made ahead by threads or workers."""
+    """Iterate over batches from `start` on, made ahead by threads or workers.
+
+    Raises:
+      DataStalled: if a batch does not come in time.
+      Failure: if a worker has died.
+    """
     options = grain.ReadOptions(min(BATCHES_AT_ONCE, pipeline.buffer), pipeline.buffer)
     made = dataset[start:].to_iter_dataset(options)
     if pipeline.workers:
@@ -233,8 +249,56 @@ def read(
         made = made.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=pipeline.workers), _start_worker
         )
-    with closing(made) as iterator:
-        yield iterator
+    iterator = iter(made)
+    watched = _Watched(iterator, pipeline)
+    try:
+        yield watched
+    except DataStalled:
+        # Closing would wait for what hangs. Workers that are stopped can be killed.
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
+    except BaseException:
+        iterator.close()
+        raise
+    else:
+        iterator.close()
+    finally:
+        watched.thread.shutdown(wait=False)
+
+
+class _Watched(Iterator[HostBatch]):
+    """An iterator whose next batch comes in time, or an error does."""
+
+    def __init__(self, iterator: Iterator[HostBatch], pipeline: Pipeline) -> None:
+        self._iterator = iterator
+        # A batch has a time of its own, and says what it was reading. A worker may
+        # need as long again to come into being.
+        self._seconds = 2 * pipeline.timeout
+        self._workers = pipeline.workers
+        self.thread = ThreadPoolExecutor(1, "next batch")
+
+    def __next__(self) -> HostBatch:
+        coming = self.thread.submit(next, self._iterator)
+        try:
+            return coming.result(self._seconds)
+        except TimeoutError as error:
+            if coming.done():
+                raise
+            who = "a worker hangs" if self._workers else "the source hangs"
+            raise DataStalled(
+                f"no batch within {self._seconds:g} s, twice data.timeout: {who}; see "
+                "to the disk and the memory, and give the same command again"
+            ) from error
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):
+                raise
+            status = re.search(r"exit code (-?\d+)", str(error))
+            raise Failure(
+                f"a worker that reads the data was ended (exit code "
+                f"{status[1] if status else '?'}; -9 is often a lack of memory); give "
+                "the same command again, with fewer --config.data.workers if need be"
+            ) from error
 
 
 def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:

@@ -109,12 +109,15 @@ class PreparedSource:
         except Exception as error:
             raise self._damaged(index, error) from error
 
-    def _damaged(self, index: int, error: Exception) -> InputError:
+    def where(self, index: int) -> str:
+        """The shard, and the record in it."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        shard = self._shards[number]
-        folder = shard.path.parent
+        return f"{self._shards[number].path}, record {index - self._starts[number]}"
+
+    def _damaged(self, index: int, error: Exception) -> InputError:
+        folder = self._shards[0].path.parent
         return InputError(
-            f"{shard.path}, record {index - self._starts[number]}, is damaged "
+            f"{self.where(index)}, is damaged "
             f"({first_line(error)}); `python -m alexnet_jax.verify --path={folder}` "
             f"finds all such, then {AGAIN}"
         )

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -134,6 +134,34 @@ def is_main() -> bool:
 def wait_for_all(what: str) -> None:
     """Return when every process has come to the same place."""
     multihost_utils.sync_global_devices(what)
+
+
+def all_of(well: bool) -> bool:
+    """Whether it is true in every process."""
+    if jax.process_count() == 1:
+        return well
+    return bool(multihost_utils.process_allgather(np.int32(well)).all())
+
+
+def in_main(action: Callable[[], object]) -> None:
+    """Do something in the main process, and see in all of them that it went well.
+
+    Raises:
+      InputError: in every process, if the main one raised it.
+    """
+    refused = None
+    if is_main():
+        try:
+            action()
+        except InputError as error:
+            refused = error
+    if jax.process_count() > 1:
+        number = np.int32(refused is not None)
+        if multihost_utils.broadcast_one_to_all(number):
+            _part()
+            refused = refused or InputError("process 0 has refused to start")
+    if refused is not None:
+        raise refused
 
 
 def check_same(settings: Mapping[str, Any]) -> None:

@@ -3,9 +3,11 @@
 import importlib
 import importlib.util
 import json
+import math
 import os
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,10 +15,15 @@ from typing import Any
 import jax
 
 from alexnet_jax import losses, progress
+from alexnet_jax.errors import Diverged, Failure, cannot_write, writing
 
 
 METRICS_FILE = "metrics.jsonl"
 CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
+DIVERGED = (
+    "nothing of it is saved, and the latest checkpoint is whole; try a lower "
+    "config.schedule.learning_rate in another --workdir"
+)
 STEPS_OF_THE_START = 10
 STEPS_BEFORE_A_HINT = 100
 INPUT_WAIT_WORTH_A_HINT = 0.1
@@ -49,12 +56,11 @@ class Report:
         revalidate: bool = False,
         writes: bool = True,
     ) -> None:
-        path = workdir / METRICS_FILE
-        if writes:
-            cut_metrics(path, start, keep_validation=not revalidate)
-        else:
-            path = Path(os.devnull)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = workdir / METRICS_FILE if writes else Path(os.devnull)
+        with writing(self._path):
+            if writes:
+                cut_metrics(self._path, start, keep_validation=not revalidate)
+            self._file = self._path.open("a", encoding="utf-8")
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
@@ -85,18 +91,29 @@ class Report:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        self._file.close()
+        # Where the disk is full that was said already, and what is pending is lost.
+        with suppress(OSError):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
     def train(self, step: int, metrics: dict[str, jax.Array], waited: float) -> None:
-        """Hand in a step just started, and the seconds it waited for its batch."""
+        """Hand in a step just started, and the seconds it waited for its batch.
+
+        Raises:
+          Diverged: if the loss of the step before is not finite.
+        """
         previous, self._pending = self._pending, (step, metrics, waited)
         if previous is not None:
             self._write_train(*previous)
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Write a validation's losses and errors."""
+        """Write a validation's losses and errors.
+
+        Raises:
+          Diverged: if the loss is not finite.
+        """
+        _check_finite(metrics["loss"], f"step {step}: the validation loss")
         self._write({**self._place(step, "validation"), **metrics})
         progress.say(
             f"step {step}: validation loss {metrics['loss']:.4f}, "
@@ -106,11 +123,23 @@ class Report:
         self._last = time.monotonic()
 
     def flush(self) -> None:
-        """Write the pending step; then every line is on disk, or with the system."""
-        if self._pending is not None:
-            self._write_train(*self._pending)
-            self._pending = None
-        self._file.flush()
+        """Write the pending step; then every line is on disk.
+
+        Raises:
+          Diverged: if that step's loss is not finite.
+          Failure: if the disk is full, or the directory has gone.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._write_train(*pending)
+        with writing(self._path):
+            self._file.flush()
+            if self._path == Path(os.devnull):
+                return
+            os.fsync(self._file.fileno())
+            # A file that was removed can be written to without any error.
+            if not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                raise Failure(cannot_write(self._path, "another file lies there"))
 
     def _place(self, step: int, split: str) -> dict[str, Any]:
         return {"step": step, "epoch": step / self._steps_per_epoch, "split": split}
@@ -119,6 +148,10 @@ class Report:
         self, step: int, metrics: dict[str, jax.Array], waited: float
     ) -> None:
         host = {name: float(value) for name, value in metrics.items()}
+        rate = host["learning_rate"]
+        _check_finite(
+            host["loss"], f"step {step}, at a learning rate of {rate:g}: the loss"
+        )
         now = time.monotonic()
         seconds, self._last = max(now - self._last, 1e-9), now
         line = {
@@ -161,12 +194,18 @@ class Report:
             )
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        with writing(self._path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in line.items():
                 if isinstance(value, float) and name != "epoch":
                     tag = f"{line['split']}/{name}"
                     self._board.add_scalar(tag, value, line["step"])
+
+
+def _check_finite(loss: float, what: str) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"{what} is {loss}; {DIVERGED}")
 
 
 def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:

@@ -18,7 +18,7 @@ from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
-from alexnet_jax.train import call, plain
+from alexnet_jax.sections import call, plain
 
 
 class Loaded(NamedTuple):

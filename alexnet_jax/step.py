@@ -226,6 +226,16 @@ def cut_views(
     return jnp.stack(cut, axis=1)
 
 
+@jax.jit
+def is_finite(state: TrainState) -> Array:
+    """Whether every number of the parameters and the velocity is finite.
+
+    The plateau's best error begins as infinity, and is not looked at.
+    """
+    arrays = jax.tree.leaves((state.params, rate_state(state.opt_state).velocity))
+    return jnp.all(jnp.stack([jnp.isfinite(array).all() for array in arrays]))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what lies whole on every device."""
     return NamedSharding(mesh, EVERYWHERE)

@@ -43,10 +43,12 @@ class TfdsOriginals(Originals):
         """The set's name and version, the split, and the place in it."""
         return f"{self.title}/{self.start + index}"
 
+    where = name
+
     def original(self, index: int) -> Original:
         """The file."""
         image, label = self.keys
-        where = f"{self.title}/{self.start + index}"
+        where = self.where(index)
         try:
             record = self.records[self.start + index]
         except Exception as error:

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from alexnet_jax import moments
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, writing
 from alexnet_jax.moments import Statistics
 
 
@@ -32,7 +32,7 @@ CHECKPOINTS, FIGURES = "checkpoints", "figures"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections")
 
 # Where a process finds the data, and how it reads them.
-OWN = ("data.path", "data.threads", "data.workers", "data.buffer")
+OWN = ("data.path", "data.threads", "data.workers", "data.buffer", "data.timeout")
 
 # A resumed run may change these: they decide how fast, how long and on what it runs,
 # and where the same data lies, not what is computed in a step. When it validates is not
@@ -129,10 +129,16 @@ def write_data(workdir: Path, data: Data) -> None:
     _write(workdir / DATASET_FILE, description)
 
 
+def read_starts(workdir: Path) -> list[dict[str, Any]]:
+    """The versions, commit, command and devices of every start of a run."""
+    path = workdir / RUN_FILE
+    return _read(path)["starts"] if path.exists() else []
+
+
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config by dotted key, without what may differ between the processes of a run:
     where each finds its data and how it reads them."""
-    return {key: value for key, value in _flat(config).items() if key not in OWN}
+    return {key: value for key, value in flat(config).items() if key not in OWN}
 
 
 def has_checkpoints(workdir: Path) -> bool:
@@ -180,16 +186,18 @@ def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
         for name in (DATASET_FILE, moments.MEAN_FILE):
             (workdir / name).unlink(missing_ok=True)
     _write(workdir / CONFIG_FILE, config)
-    run = workdir / RUN_FILE
-    starts = _read(run)["starts"] if run.exists() else []
-    _write(run, {"format_version": FORMAT_VERSION, "starts": [*starts, _environment()]})
+    starts = read_starts(workdir)
+    _write(
+        workdir / RUN_FILE,
+        {"format_version": FORMAT_VERSION, "starts": [*starts, _environment()]},
+    )
 
 
 def differences(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
     """The dotted keys at which two configs differ, each with both values."""
-    flat_before, flat_after = _flat(before), _flat(after)
+    flat_before, flat_after = flat(before), flat(after)
     return [
         (key, flat_before.get(key), flat_after.get(key))
         for key in sorted({*flat_before, *flat_after})
@@ -197,19 +205,20 @@ def differences(
     ]
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, or any nested mapping, by dotted key."""
     plain = json.loads(json.dumps(config))  # Tuples and lists are the same here.
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict) and value:
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else key, inner)
         else:
-            flat[prefix] = value
+            found[prefix] = value
 
     walk("", plain)
-    return flat
+    return found
 
 
 def _environment() -> dict[str, Any]:
@@ -269,5 +278,6 @@ def _read(path: Path) -> Any:
 def _write(path: Path, value: Any) -> None:
     """Replace a file as a whole, so that a crash leaves the old one or the new."""
     replacement = path.with_name(path.name + ".new")
-    replacement.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    replacement.replace(path)
+    with writing(path):
+        replacement.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        replacement.replace(path)

@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "channels": (96, 256, 384, 384, 256),
             "kernel_sizes": (11, 5, 3, 3, 3),
             "strides": (4, 1, 1, 1, 1),
+            "picture_padding": 0,
             "hidden": (4096, 4096),
             "exchanges": ("conv3", "fc6", "fc7"),
             "activation": "relu",
@@ -27,6 +28,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "norms": ("conv1", "conv2"),
             "norm_before_relu": ("conv1",),
             "norm_after_pool": False,
+            "norm_across_towers": False,
             "norm_size": 5,
             "norm_k": 2.0,
             "norm_alpha": 2e-5,
@@ -61,6 +63,50 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "norm_alpha": 1e-4,
             "same_map_norms": (),
             "kernel_std": (0.01,) * 8,
+        },
+        "optimizer": {"bias_rate": 1.0, "bias_weight_decay": 0.0005},
+        "schedule": {"bias_drops": 3},
+    },
+    # BVLC's AlexNet as Caffe trains it, for 227x227: normalisation across the border
+    # between towers, no same-map norm, biases of 0.1 (BVLC/caffe,
+    # models/bvlc_alexnet). Its solver's decay of biases is none, its batch 256.
+    "caffe": {
+        "model": {
+            "norm_before_relu": (),
+            "norm_across_towers": True,
+            "norm_k": 1.0,
+            "same_map_norms": (),
+            "kernel_std": (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01),
+            "bias": (0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0),
+        },
+    },
+    # Caffe's reference network: pooling before normalisation, biases of 1.
+    "caffenet": {
+        "model": {
+            "norm_before_relu": (),
+            "norm_after_pool": True,
+            "norm_across_towers": True,
+            "norm_k": 1.0,
+            "same_map_norms": (),
+            "kernel_std": (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01),
+            "bias": (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0),
+        },
+    },
+    # torchvision's AlexNet: the single tower of "One weird trick" (Krizhevsky 2014,
+    # 1404.5997) without normalisation, and dropout before fc6 and fc7. It draws its
+    # initial values otherwise; these are of about their size.
+    "owt": {
+        "model": {
+            "towers": 1,
+            "channels": (64, 192, 384, 256, 256),
+            "picture_padding": 2,
+            "exchanges": (),
+            "norms": (),
+            "norm_before_relu": (),
+            "same_map_norms": (),
+            "dropout_after": ("conv5", "fc6"),
+            "kernel_std": (0.03, 0.014, 0.014, 0.01, 0.012, 0.006, 0.009, 0.009),
+            "bias": (0.0,) * 8,
         },
         "optimizer": {"bias_rate": 1.0, "bias_weight_decay": 0.0005},
         "schedule": {"bias_drops": 3},
@@ -116,6 +162,7 @@ def preset_config(name: str) -> ConfigDict:
                 "threads": config_dict.placeholder(int),
                 "workers": 0,
                 "buffer": config_dict.placeholder(int),
+                "timeout": 300.0,
             },
             # The global batch, split over the data axis.
             "train": {
@@ -138,6 +185,7 @@ def preset_config(name: str) -> ConfigDict:
     )
     config.optimizer.layer_decays = ConfigDict()
     config.schedule.layer_rates = ConfigDict()
+    config.model.dropout_after = config_dict.placeholder(tuple)
     config.schedule.colour_epochs = config_dict.placeholder(float)
     # For large batches: linear scaling with a warm-up, and layer-wise rates.
     config.schedule.reference_batch = config_dict.placeholder(int)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import warnings
@@ -46,8 +47,20 @@ def run(folder: Path, name: str, *overrides: str) -> Path:
     return workdir
 
 
-def start(folder: Path, name: str, *overrides: str, devices: int | None = None):
-    """A run in a process of its own, on so many virtual devices."""
+def start(
+    folder: Path,
+    name: str,
+    *overrides: str,
+    devices: int | None = None,
+    file_bytes: int | None = None,
+):
+    """A run in a process of its own, on so many virtual devices, that can't write files
+    of more bytes."""
+
+    def limit():
+        if file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
     count = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [
@@ -62,6 +75,7 @@ def start(folder: Path, name: str, *overrides: str, devices: int | None = None):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=limit,
     )
 
 

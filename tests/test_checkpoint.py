@@ -1,4 +1,8 @@
 import gc
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -98,35 +102,150 @@ broken_loads = pytest.mark.filterwarnings(
 )
 
 
+def state(seed):
+    key = jax.random.key(seed)
+    return {"a": jax.random.normal(key, (64, 64)), "b": jnp.arange(5.0) + seed}
+
+
+FAULTS = {
+    "flipped": lambda data: (
+        data[: len(data) // 2]
+        + bytes([data[len(data) // 2] ^ 0x10])
+        + data[len(data) // 2 + 1 :]
+    ),
+    "cut": lambda data: data[: len(data) // 2],
+    "emptied": lambda data: b"",
+    "removed": None,
+}
+
+
 @broken_loads
 @pytest.mark.usefixtures("collected")
-def test_a_flipped_bit_is_never_restored_in_silence(directory):
-    """Every data file of the checkpoint, a bit in the middle of each."""
-    key = jax.random.key(0)
-    state = {"a": jax.random.normal(key, (64, 64)), "b": jnp.arange(5.0)}
-    with Checkpoints(directory) as checkpoints:
-        checkpoints.save(1, state, 0.5)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_checkpoint_is_never_restored_in_silence(tmp_path, fault, capsys):
+    """Every file of the latest one: it gives what was saved, or the one before it is
+    taken with a warning."""
+    whole = tmp_path / "whole" / "checkpoints"
+    with Checkpoints(whole) as checkpoints:
+        checkpoints.save(1, state(1), 0.5)
+        checkpoints.save(2, state(2), 0.25)
         checkpoints.wait()
-        files = sorted(
-            f for f in (directory / "1").rglob("*") if f.is_file() and f.stat().st_size
-        )
-        assert len(files) > 5
-        refused = 0
-        for file in files:
-            whole_file = file.read_bytes()
-            damaged = bytearray(whole_file)
-            damaged[len(damaged) // 2] ^= 0x10
-            file.write_bytes(damaged)
-            try:
-                restored = checkpoints.restore(1, state)
-            except InputError as error:
-                refused += 1
-                assert str(directory / "1") in str(error)
-                assert "\n" not in str(error)
-            else:
-                jax.tree.map(np.testing.assert_array_equal, restored, state)
-            file.write_bytes(whole_file)
-        assert refused >= 2
+    files = sorted(
+        path.relative_to(whole)
+        for path in (whole / "2").rglob("*")
+        if path.is_file() and path.stat().st_size
+    )
+    assert len(files) > 5
+    fell_back = 0
+    for number, name in enumerate(files):
+        directory = tmp_path / f"{number}" / "checkpoints"
+        shutil.copytree(whole, directory)
+        damage = FAULTS[fault]
+        if damage is None:
+            (directory / name).unlink()
+        else:
+            (directory / name).write_bytes(damage((whole / name).read_bytes()))
+        with Checkpoints(directory, clean=True) as checkpoints:
+            step, restored = checkpoints.restore_latest(state(0))
+            told = capsys.readouterr().err
+            assert ("warning: " in told) == (step == 1)
+            if step == 1:
+                fell_back += 1
+                assert str(directory / "2") in told
+                assert (directory.parent / "damaged" / "2").is_dir()
+                checkpoints.save(2, state(2))
+                checkpoints.wait()
+                assert set(checkpoints.steps) == {1, 2}
+        jax.tree.map(np.testing.assert_array_equal, restored, state(step))
+    assert fell_back >= 2
+
+
+@broken_loads
+@pytest.mark.usefixtures("collected")
+def test_where_no_checkpoint_is_whole_they_stay(directory):
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.wait()
+    for path in (directory / "1" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with (
+        Checkpoints(directory) as checkpoints,
+        pytest.raises(InputError, match=f"checkpoint {directory / '1'}"),
+    ):
+        checkpoints.restore_latest(state(0))
+    assert (directory / "1").is_dir()
+
+
+def add_link(path):
+    (path / "link").symlink_to("/etc/passwd")
+
+
+def add_folder_link(path):
+    (path / "state" / "more").symlink_to("/etc")
+
+
+def add_pipe(path):
+    os.mkfifo(path / "state" / "pipe")
+
+
+def add_huge_note(path):
+    with (path / "state" / "_METADATA").open("ab") as file:
+        file.truncate(2**40)
+
+
+@pytest.mark.parametrize(
+    ("add", "why"),
+    [
+        (add_link, "link is neither a file nor a folder"),
+        (add_folder_link, "more is neither a file nor a folder"),
+        (add_pipe, "pipe is neither a file nor a folder"),
+        (add_huge_note, "_METADATA has 1099511627776 bytes"),
+    ],
+)
+def test_a_checkpoint_of_other_than_plain_files_is_refused(directory, add, why):
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.wait()
+        add(directory / "1")
+        with pytest.raises(InputError, match=why):
+            checkpoints.restore(1, state(0))
+    with pytest.raises(InputError, match=why):
+        Checkpoints(directory)
+
+
+FULL = """
+import pathlib, resource, sys
+import jax.numpy as jnp
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import exit_with
+
+def main():
+    with Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:
+        checkpoints.save(1, {"a": jnp.arange(9999.0)})
+        checkpoints.wait()
+        # No file may have more bytes, as if the disk were full.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+        checkpoints.save(2, {"a": jnp.arange(9999.0)})
+        checkpoints.wait()
+
+exit_with(main)
+"""
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_is_whole(directory):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(directory)], capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if "error" in text.lower()]
+    assert line.startswith(f"error: {directory} can't be written (")
+    assert "Traceback" not in done.stderr
+    with Checkpoints(directory, clean=True) as checkpoints:
+        step, restored = checkpoints.restore_latest({"a": jnp.zeros(9999)})
+    assert step == 1
+    np.testing.assert_array_equal(restored["a"], np.arange(9999.0))
+    assert [path.name for path in directory.iterdir()] == ["1"]
 
 
 @broken_loads
@@ -135,5 +254,5 @@ def test_another_network_is_refused_in_one_line(directory):
     with Checkpoints(directory) as checkpoints:
         checkpoints.save(1, numbers(1))
         checkpoints.wait()
-        with pytest.raises(InputError, match="can't be read"):
+        with pytest.raises(InputError, match="of another network"):
             checkpoints.restore(1, {"weights": jnp.zeros((2, 2)), "step": jnp.int32(0)})

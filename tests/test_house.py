@@ -15,6 +15,8 @@ TIERS = [
     ["main", "evaluate", "prepare", "verify"],
     ["restore"],
     ["train"],
+    ["sections"],
+    ["validation"],
     ["pipeline", "checkpoint", "report", "workdir", "step", "figures", "interrupt"],
     ["plan", "sources", "augment", "batches", "unfinished"],
     ["shards"],
@@ -25,7 +27,7 @@ TIERS = [
     ["dataset", "model", "optimizer", "losses"],
     ["geometry", "mesh", "moments", "pictures", "schedule"],
     ["convolution", "lrn", "pooling", "towers"],
-    ["processes"],
+    ["processes", "lock"],
     ["hugepages", "progress", "workers"],
     ["errors"],
 ]

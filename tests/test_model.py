@@ -13,7 +13,7 @@ from alexnet_jax import mesh as meshes
 from alexnet_jax.errors import InputError
 from alexnet_jax.main import config_folder, load_config
 from alexnet_jax.model import AlexNet
-from alexnet_jax.train import call, plain
+from alexnet_jax.sections import call, plain
 
 
 def preset(name, *, num_classes=1000, **changes):

@@ -12,7 +12,7 @@ import pytest
 
 from alexnet_jax import augment, prepare
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import DataStalled, Failure, InputError
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +277,71 @@ def test_an_error_in_a_record_comes_through(digits, monkeypatch):
         pipelines.read(pipeline, dataset) as batches,
     ):
         next(batches)
+
+
+class Hanging:
+    """The digits, of which one can't be read until it is let go."""
+
+    def __init__(self, source, index):
+        self.source, self.index, self.go = source, index, threading.Event()
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index == self.index:
+            assert self.go.wait(60)
+        return self.source[index]
+
+    def name(self, index):
+        return self.source.name(index)
+
+    def where(self, index):
+        return self.source.where(index)
+
+
+def test_a_record_that_hangs_is_named_in_time(digits):
+    pipeline, statistics = digits
+    source = Hanging(pipeline.dataset.splits["train"], 5)
+    splits = {**pipeline.dataset.splits, "train": source}
+    dataset = dataclasses.replace(pipeline.dataset, splits=splits)
+    hanging = dataclasses.replace(pipeline, dataset=dataset, timeout=0.5)
+    batches = pipelines.train_dataset(hanging, statistics, batch_size=8, seed=0)
+    where = source.where(5)
+    try:
+        with (
+            pytest.raises(DataStalled, match=f"data.timeout=0.5 s; .*{where}"),
+            pipelines.read(hanging, batches) as iterator,
+        ):
+            for _ in range(len(source)):
+                next(iterator)
+    finally:
+        source.go.set()
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "told"),
+    [
+        (signal.SIGKILL, Failure, "a worker that reads the data was ended .*code -9"),
+        (signal.SIGSTOP, DataStalled, "no batch within 4 s, .*a worker hangs"),
+    ],
+)
+def test_a_worker_that_dies_or_hangs_is_told_of(digits, number, error, told):
+    pipeline, statistics = digits
+    pipeline = dataclasses.replace(pipeline, workers=1, buffer=1)
+    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
+    with (
+        pytest.raises(error, match=told),
+        pipelines.read(pipeline, dataset) as batches,
+    ):
+        next(batches)
+        batches._seconds = 4
+        (worker,) = multiprocessing.active_children()
+        os.kill(worker.pid, number)
+        for _ in range(50):
+            next(batches)
+    worker.join(30)
+    assert not worker.is_alive()
 
 
 @pytest.mark.parametrize("name", ["threads", "buffer", "workers"])

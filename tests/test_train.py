@@ -8,9 +8,10 @@ import pytest
 import runs
 from PIL import Image
 
-from alexnet_jax import main, train
+from alexnet_jax import main, sections, train
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.errors import InputError, Interrupted
+from alexnet_jax.errors import Diverged, InputError, Interrupted
+from alexnet_jax.lock import locked
 from alexnet_jax.plan import make_plan
 
 
@@ -224,6 +225,43 @@ def test_a_signal_in_a_validation_leaves_what_was_learned(
     assert_same_run(tmp_path / "run", straight)
 
 
+def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
+    wild = ("--config.schedule.learning_rate=1e6", "--config.train.save_steps=1")
+    with pytest.raises(Diverged, match=r"step \d+, .*learning_rate in another"):
+        runs.run(tmp_path, "run", *wild)
+    steps = runs.checkpoint_steps(tmp_path / "run")
+    for step in steps:
+        for name, array in runs.final_state(tmp_path / "run", step).items():
+            if "best_error" not in name:
+                assert np.isfinite(array).all(), (step, name)
+    told = runs.lines(tmp_path / "run")
+    assert all(np.isfinite(line["loss"]) for line in told)
+
+
+def test_a_second_run_in_a_directory_is_refused(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    with (
+        locked(workdir),
+        pytest.raises(InputError, match=f"in use by process {os.getpid()}"),
+    ):
+        runs.run(tmp_path, "run")
+    assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(tmp_path, straight):
+    """No file may have more bytes than a checkpoint's largest."""
+    process = runs.start(tmp_path, "run", file_bytes=20_000)
+    told = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, told
+    (line,) = [text for text in told.splitlines() if text.startswith("error: ")]
+    assert "can't be written" in line
+    assert "Traceback" not in told
+    runs.run(tmp_path, "run")
+    assert_same_run(tmp_path / "run", straight)
+
+
 def test_an_unknown_section_is_named(tmp_path):
     with pytest.raises(InputError, match="config.optimiser is unknown"):
         train.run({"optimiser": {"momentum": 0.5}}, tmp_path / "run")
@@ -247,7 +285,7 @@ def test_a_work_directory_that_cannot_be_written(tmp_path):
 
 def test_unknown_keys_of_a_section_are_named():
     with pytest.raises(InputError, match=r"config.train.epoch is unknown; .*epochs"):
-        train.call({"train": {"epoch": 3}}, "train", examples=10)
+        sections.call({"train": {"epoch": 3}}, "train", examples=10)
 
 
 def test_plans():
@@ -277,7 +315,7 @@ def test_differences_are_found_at_any_depth():
 def test_configs_are_the_arguments_of_one_function():
     """Each section of each config calls its function, with nothing left over or out."""
     for name in ("quickstart", "imagenet", "folder"):
-        config = train.plain(main.load_config(name))
-        assert set(config) == set(train.SECTIONS), name
+        config = sections.plain(main.load_config(name))
+        assert set(config) == set(sections.SECTIONS), name
         for section in config:
-            assert set(config[section]) == set(train.keys(section)), (name, section)
+            assert set(config[section]) == set(sections.keys(section)), (name, section)

@@ -1,0 +1,130 @@
+"""Read the arrays of a .caffemodel, which is a protocol buffer message.
+
+Only the fields that hold weights are looked at (NetParameter of BVLC/caffe's
+caffe.proto: `layer` 100 and its older form `layers` 2, their blobs, the blobs' shapes
+and numbers). Everything is checked against the message's own length, and nothing is
+read that the file does not hold.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax.errors import InputError
+
+
+MAX_BYTES = 2**31
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+# (field of the layer in the network, of its name, of its blobs), newer form first.
+LAYER_FORMS = ((100, 1, 7), (2, 4, 6))
+LEGACY_SHAPE = (1, 2, 3, 4)
+DATA, SHAPE, DOUBLES = 5, 7, 8
+
+
+class Layer(NamedTuple):
+    """A layer that has weights: its name, and its arrays in their order."""
+
+    name: str
+    arrays: tuple[np.ndarray, ...]
+
+
+def read(path: Path) -> list[Layer]:
+    """The layers of a .caffemodel that have weights.
+
+    Raises:
+      InputError: if it can't be read, or is damaged or no such file.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} has over {MAX_BYTES} bytes, more than a network")
+        message = memoryview(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror})") from error
+    try:
+        return [*_layers(message)]
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{path} is cut off or no .caffemodel ({error})") from error
+
+
+def _layers(message: memoryview) -> Iterator[Layer]:
+    for number, value in fields(message):
+        for layer_field, name_field, blob_field in LAYER_FORMS:
+            if number == layer_field and isinstance(value, memoryview):
+                name, blobs = "", []
+                for inner, content in fields(value):
+                    if inner == name_field and isinstance(content, memoryview):
+                        name = bytes(content).decode("utf-8", errors="replace")
+                    elif inner == blob_field and isinstance(content, memoryview):
+                        blobs.append(_blob(content, name))
+                if blobs:
+                    yield Layer(name, tuple(blobs))
+
+
+def _blob(message: memoryview, layer: str) -> np.ndarray:
+    legacy = dict.fromkeys(LEGACY_SHAPE, 1)
+    shape: tuple[int, ...] | None = None
+    parts: list[np.ndarray] = []
+    for number, value in fields(message):
+        if number in legacy and isinstance(value, int):
+            legacy[number] = value
+        elif number == SHAPE and isinstance(value, memoryview):
+            shape = tuple(_dimensions(value))
+        elif number in (DATA, DOUBLES) and isinstance(value, memoryview):
+            kind = "<f4" if number == DATA else "<f8"
+            # A field that is packed, or one number of a field that isn't.
+            parts.append(np.frombuffer(value, kind).astype(np.float32))
+    numbers = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    shape = tuple(legacy.values()) if shape is None else shape
+    if numbers.size != np.prod(shape, dtype=np.float64):
+        raise ValueError(f"layer {layer!r} has {numbers.size} numbers for {shape}")
+    return numbers.reshape(shape)
+
+
+def _dimensions(message: memoryview) -> Iterator[int]:
+    for number, value in fields(message):
+        if number == 1 and isinstance(value, int):
+            yield value
+        elif number == 1 and isinstance(value, memoryview):
+            place = 0
+            while place < len(value):
+                dimension, place = _varint(value, place)
+                yield dimension
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a message: numbers as they are, all else as bytes."""
+    place = 0
+    while place < len(message):
+        tag, place = _varint(message, place)
+        number, kind = tag >> 3, tag & 7
+        if kind == VARINT:
+            value, place = _varint(message, place)
+            yield number, value
+            continue
+        if kind == BYTES:
+            length, place = _varint(message, place)
+        elif kind in (FIXED32, FIXED64):
+            length = 4 if kind == FIXED32 else 8
+        else:
+            raise ValueError(f"a field of kind {kind}")
+        if length > len(message) - place:
+            raise ValueError(
+                f"a field of {length} bytes where {len(message) - place} are"
+            )
+        yield number, message[place : place + length]
+        place += length
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if place >= len(message) or shift > 63:
+            raise ValueError("a number without an end")
+        byte = message[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place

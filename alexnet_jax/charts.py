@@ -1,0 +1,202 @@
+"""Charts of runs and of what a network makes of pictures, by Matplotlib."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import matplotlib.ticker
+import numpy as np
+from matplotlib.figure import Figure
+
+from alexnet_jax.curves import Curves, thinned
+from alexnet_jax.insight import Insight
+
+
+# Stands for the page's own text colour, which follows its light or dark mode.
+INK = "#123454"
+# Apart in light and dark, and for most who see colours otherwise.
+COLOURS = ("#3b82c4", "#d9822b", "#3a9a5b", "#b5508f", "#8a7a1f", "#7a6fd0")
+PANEL_PICTURES = 8
+NEIGHBOURS = 6
+STYLE: Any = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.2,
+    "grid.color": INK,
+    "font.size": 10,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "alexnet_jax",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Charts made and saved inside look alike."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def training(runs: Sequence[Curves]) -> Figure:
+    """Loss, top-1 error and learning rate over epochs, for one run or several."""
+    figure = Figure(figsize=(7.5, 7.5), layout="constrained")
+    loss, error, rate = figure.subplots(3, 1, sharex=True)
+    for number, run in enumerate(runs):
+        colour = COLOURS[number % len(COLOURS)]
+        prefix = f"{run.name}: " if len(runs) > 1 else ""
+        for axes, name in ((loss, "loss"), (error, "top1_error")):
+            for split, style in (("train", ":"), ("validation", "-")):
+                told = run.splits[split]
+                if told:
+                    x, y = thinned(told["epoch"], told[name])
+                    marker = "o" if split == "validation" and len(x) < 30 else None
+                    label = f"{prefix}{split}"
+                    axes.plot(
+                        x, y, style, color=colour, label=label, marker=marker, ms=3
+                    )
+        told = run.splits["train"]
+        rate.plot(*thinned(told["epoch"], told["learning_rate"]), color=colour)
+        for epoch in run.rate_drops() if len(runs) == 1 else ():
+            for axes in (loss, error):
+                axes.axvline(epoch, color=INK, alpha=0.4, lw=0.8, ls="--")
+    loss.set_ylabel("loss")
+    loss.set_yscale("log")
+    error.set_ylabel("top-1 error")
+    error.set_ylim(bottom=0)
+    error.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    rate.set_ylabel("learning rate")
+    rate.set_yscale("log")
+    rate.set_xlabel("epoch" + (" (dashed: the rate drops)" if len(runs) == 1 else ""))
+    loss.legend()
+    return figure
+
+
+def throughput(runs: Sequence[Curves]) -> Figure:
+    """Images a second, and the part of the time spent waiting for data."""
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    rate, wait = figure.subplots(2, 1, sharex=True)
+    for number, run in enumerate(runs):
+        told, colour = run.splits["train"], COLOURS[number % len(COLOURS)]
+        for axes, name in ((rate, "images_per_second"), (wait, "input_wait_fraction")):
+            axes.plot(*thinned(told["epoch"], told[name]), color=colour, label=run.name)
+    rate.set_ylabel("images a second")
+    rate.set_ylim(bottom=0)
+    wait.set_ylabel("waiting for data")
+    wait.set_ylim(bottom=0)
+    wait.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    wait.set_xlabel("epoch")
+    if len(runs) > 1:
+        rate.legend()
+    return figure
+
+
+def confusion(insight: Insight) -> Figure:
+    """How often a class (row) was taken for each class (column)."""
+    counts = insight.confusion()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [_short(name) for name in insight.class_names]
+    side = 2.2 + 0.42 * len(names)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(False)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*counts.shape):
+        if counts[row, column]:
+            light = share[row, column] > 0.5
+            axes.text(
+                column,
+                row,
+                str(counts[row, column]),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if light else "#102030",
+            )
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    return figure
+
+
+def panel(insight: Insight) -> Figure:
+    """Pictures with their five best classes and their nearest neighbours (figure 4)."""
+    chosen = _for_panel(insight)
+    figure = Figure(figsize=(9, 1.35 * len(chosen)), layout="constrained")
+    columns = NEIGHBOURS + 2
+    grid = figure.subplots(
+        len(chosen),
+        columns,
+        squeeze=False,
+        gridspec_kw={"width_ratios": [1, 2.4, *[0.8] * NEIGHBOURS]},
+    )
+    for row, example in zip(grid, chosen, strict=True):
+        _picture(row[0], insight, example)
+        _bars(row[1], insight, example)
+        near = insight.nearest(example, NEIGHBOURS)
+        for axes, neighbour in zip(row[2:], near, strict=False):
+            _picture(axes, insight, int(neighbour))
+        for axes in row[2 + len(near) :]:
+            axes.axis("off")
+    grid[0][1].set_title("five best classes", fontsize=9)
+    grid[0][2].set_title("nearest by the last hidden layer", fontsize=9, loc="left")
+    return figure
+
+
+def _for_panel(insight: Insight) -> list[int]:
+    """Right and wrong ones, as evenly over the classes as can be."""
+    wrong = np.flatnonzero(insight.predicted != insight.labels)
+    right = np.flatnonzero(insight.predicted == insight.labels)
+    half = min(len(wrong), PANEL_PICTURES // 2)
+    chosen = [*_spread(right, PANEL_PICTURES - half), *_spread(wrong, half)]
+    return chosen or [0]
+
+
+def _spread(places: np.ndarray, count: int) -> list[int]:
+    if not len(places):
+        return []
+    picked = np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)
+    return places[picked].tolist()
+
+
+def _picture(axes: Any, insight: Insight, example: int) -> None:
+    axes.imshow(insight.images[example])
+    axes.axis("off")
+    axes.text(
+        0.5,
+        -0.05,
+        _short(insight.class_names[insight.labels[example]]),
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        fontsize=7,
+    )
+
+
+def _bars(axes: Any, insight: Insight, example: int) -> None:
+    given = insight.probabilities[example]
+    best = np.argsort(-given, kind="stable")[:5]
+    truth = insight.labels[example]
+    colours = ["#c2374d" if label == truth else COLOURS[0] for label in best]
+    axes.barh(range(len(best)), given[best], color=colours, alpha=0.7)
+    for place, label in enumerate(best):
+        axes.text(
+            0.02, place, _short(insight.class_names[label]), va="center", fontsize=8
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(best) - 0.5, -0.5)
+    axes.axis("off")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else f"{name[:17]}…"

@@ -1,0 +1,218 @@
+"""A run's network as an ONNX model or as named arrays for other libraries.
+
+The layout is PyTorch's: kernels x channels x height x width, groups for towers, the
+first fully connected layer's inputs flattened channels first, and nothing to be scaled
+at dropout.
+"""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax import pipeline as pipelines
+from alexnet_jax.errors import InputError, writing
+from alexnet_jax.layout import Layer, from_params
+from alexnet_jax.model import AlexNet
+from alexnet_jax.restore import Member, open_member
+
+
+OPSET = 18
+IR_VERSION = 9
+
+
+def package(name: str, path: Path) -> Any:
+    """A package that is installed only by those who need it.
+
+    Raises:
+      InputError: if it isn't.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        stem = name.partition(".")[0]
+        raise InputError(
+            f"{path} needs the package {stem}; `pip install {stem}`"
+        ) from error
+
+
+def to_safetensors(workdir: Path, checkpoint: str | int, path: Path) -> None:
+    """Write `NAME.weight` and `NAME.bias` of every layer, and the mean picture.
+
+    Raises:
+      InputError: if there is no such checkpoint, or the package isn't installed.
+    """
+    safetensors = package("safetensors.numpy", path)
+    member = open_member(workdir, checkpoint)
+    arrays = {"mean": _mean(member)}
+    for name, kernel, bias in _layers(member):
+        arrays |= {f"{name}.weight": kernel, f"{name}.bias": bias}
+    _replace(path, safetensors.save(arrays))
+
+
+def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
+    """Write a model from `pixels` to `logits`.
+
+    `pixels` are float32, pictures x 3 x crop x crop, RGB of 0 to 255; the mean picture
+    is subtracted in the model.
+
+    Raises:
+      InputError: if there is no such checkpoint, or the package isn't installed.
+    """
+    onnx = package("onnx", path)
+    member = open_member(workdir, checkpoint)
+    graph = _Graph(onnx.helper, onnx.numpy_helper)
+    crop = member.data.crop
+    logits = _network(graph, member.model, _layers(member), _mean(member), crop)
+    kind, helper = onnx.TensorProto.FLOAT, onnx.helper
+    inputs = helper.make_tensor_value_info("pixels", kind, ["pictures", 3, crop, crop])
+    shape = ["pictures", member.model.num_classes]
+    outputs = helper.make_tensor_value_info(logits, kind, shape)
+    made = helper.make_graph(
+        graph.nodes, "alexnet", [inputs], [outputs], initializer=graph.constants
+    )
+    model = helper.make_model(
+        made,
+        producer_name="alexnet_jax",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    onnx.checker.check_model(model)
+    _replace(path, model.SerializeToString())
+
+
+def _layers(member: Member) -> list[Layer]:
+    params = jax.device_get(member.params(meshes.one_device()))
+    return from_params(member.model, params, member.data.crop)
+
+
+def _mean(member: Member) -> np.ndarray:
+    mean = pipelines.mean_crop(member.data.statistics, member.data.crop)
+    return np.ascontiguousarray(mean.transpose(2, 0, 1))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with writing(path):
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_bytes(data)
+        part.replace(path)
+
+
+class _Graph:
+    """Nodes and constants of a model in the making."""
+
+    def __init__(self, helper: Any, numpy_helper: Any) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._helper = helper
+        self._from_array = numpy_helper.from_array
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """A constant; returns its name."""
+        self.constants.append(self._from_array(value, name))
+        return name
+
+    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """A node with one output; returns its name."""
+        self.nodes.append(
+            self._helper.make_node(kind, inputs, [output], name=output, **attributes)
+        )
+        return output
+
+    def split(self, x: str, parts: int) -> list[str]:
+        """Channels in equal parts."""
+        outputs = [f"{x}.tower{part}" for part in range(parts)]
+        self.nodes.append(
+            self._helper.make_node("Split", [x], outputs, axis=1, num_outputs=parts)
+        )
+        return outputs
+
+
+def _network(
+    graph: _Graph, model: AlexNet, layers: list[Layer], mean: np.ndarray, crop: int
+) -> str:
+    x = graph.add("Sub", ["pixels", graph.constant("mean", mean[None])], "centred")
+    side = crop + model.picture_padding
+    after = model.sizes(crop) or []
+    for index, (name, kernel, bias) in enumerate(layers):
+        weights = [
+            graph.constant(f"{name}.weight", kernel),
+            graph.constant(f"{name}.bias", bias),
+        ]
+        last = index == len(layers) - 1
+        if index < len(model.channels):
+            size, stride = model.kernel_sizes[index], model.strides[index]
+            around = size // 2
+            before, behind = (around, around)
+            if stride > 1:
+                before, behind = 0, (size - side) % stride
+            before += model.picture_padding if index == 0 else 0
+            x = graph.add(
+                "Conv",
+                [x, *weights],
+                name if last else f"{name}.linear",
+                kernel_shape=[size, size],
+                strides=[stride, stride],
+                pads=[before, before, behind, behind],
+                group=1 if index == 0 or name in model.exchanges else model.towers,
+            )
+            for step in model.steps_after(name):
+                x = _step(graph, model, name, step, x)
+            side = after[index]
+        else:
+            if index == len(model.channels):
+                x = graph.add("Flatten", [x], "flat")
+            output = "logits" if last else f"{name}.linear"
+            x = graph.add("Gemm", [x, *weights], output, transB=1)
+            x = x if last else _step(graph, model, name, "relu", x)
+    return x
+
+
+def _step(graph: _Graph, model: AlexNet, name: str, step: str, x: str) -> str:
+    output = f"{name}.{step}"
+    if step == "relu":
+        kinds = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
+        return graph.add(kinds[model.activation], [x], output)
+    if step == "pool":
+        return graph.add(
+            "MaxPool",
+            [x],
+            output,
+            kernel_shape=[model.pool_window] * 2,
+            strides=[model.pool_stride] * 2,
+            ceil_mode=int(model.pool_partial),
+        )
+    parts = 1 if model.norm_across_towers else model.towers
+    pieces = graph.split(x, parts) if parts > 1 else [x]
+    constants = {
+        "size": model.norm_size,
+        "alpha": model.norm_alpha * model.norm_size,
+        "beta": model.norm_beta,
+        "bias": model.norm_k,
+    }
+    normed = [
+        graph.add("LRN", [piece], f"{output}{place}", **constants)
+        for place, piece in enumerate(pieces)
+    ]
+    whole = graph.add("Concat", normed, output, axis=1) if parts > 1 else normed[0]
+    return _same_map(graph, whole, output) if name in model.same_map_norms else whole
+
+
+def _same_map(graph: _Graph, x: str, output: str) -> str:
+    """`lrn.same_map_norm` with its defaults."""
+    squares = graph.add("Mul", [x, x], f"{output}.squares")
+    window = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2], "strides": [1, 1]}
+    means = graph.add(
+        "AveragePool", [squares], f"{output}.means", count_include_pad=1, **window
+    )
+    alpha = graph.constant(f"{output}.alpha", np.asarray(25 * 4e-5, np.float32))
+    one = graph.constant(f"{output}.k", np.asarray(1, np.float32))
+    power = graph.constant(f"{output}.power", np.asarray(-0.75, np.float32))
+    scaled = graph.add("Mul", [means, alpha], f"{output}.scaled")
+    energy = graph.add("Add", [scaled, one], f"{output}.energy")
+    factor = graph.add("Pow", [energy, power], f"{output}.factor")
+    return graph.add("Mul", [x, factor], f"{output}.same_map")

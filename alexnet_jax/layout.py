@@ -1,0 +1,171 @@
+"""A network's parameters as Caffe, PyTorch and ONNX lay them out, and back.
+
+There, convolutions lie as kernels x channels x height x width, and what enters the
+first fully connected layer is flattened channels first; here channels are last. A group
+of theirs is a tower of ours. They scale what dropout keeps in training and not in
+evaluation; here it is the other way round, so kernels behind dropout are divided by
+what it keeps, on their way here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.model import AlexNet
+
+
+class Layer(NamedTuple):
+    """A layer's arrays as Caffe and PyTorch have them.
+
+    Attributes:
+      name: in the file.
+      kernel: kernels x channels (of their group) x height x width, or outputs x inputs.
+      bias: one for each kernel or output.
+    """
+
+    name: str
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+class Origin(NamedTuple):
+    """How the network of a preset sees pictures.
+
+    Attributes:
+      crop: side of the square it takes, in pixels.
+      bgr: whether its first channel is blue.
+      mean: what is subtracted from RGB pixels of 0 to 255.
+      deviations: what they are divided by.
+    """
+
+    crop: int
+    bgr: bool
+    mean: tuple[float, float, float]
+    deviations: tuple[float, float, float]
+
+
+def to_params(
+    model: AlexNet, layers: Sequence[Layer], origin: Origin, *, where: str
+) -> dict[str, dict[str, np.ndarray]]:
+    """A network's parameters out of another's layers.
+
+    Convolutions lie as kernels x channels x height x width there, and what enters the
+    first fully connected layer is flattened channels first; here channels are last. A
+    group of theirs is a tower. They scale what dropout keeps in training and not in
+    evaluation; here it is the other way round, so kernels behind dropout are doubled.
+
+    Raises:
+      InputError: naming the layer that differs.
+    """
+    crop = origin.crop
+    expected = jax.eval_shape(
+        model.init, jax.random.key(0), jnp.zeros((1, crop, crop, 3))
+    )["params"]
+    if len(layers) != len(model.layers):
+        raise InputError(
+            f"{where} has {len(layers)} layers with weights "
+            f"({', '.join(layer.name for layer in layers)}), and the network has "
+            f"{len(model.layers)}"
+        )
+    sides = model.sizes(crop) or []
+    params = {}
+    for index, (name, layer) in enumerate(zip(model.layers, layers, strict=True)):
+        shape = expected[name]["kernel"].shape
+        needed = _foreign_shape(model, index, shape)
+        if layer.kernel.shape != needed or layer.bias.shape != needed[:1]:
+            raise InputError(
+                f"{where} is of another network: layer {layer.name} has kernels of "
+                f"{layer.kernel.shape} and {layer.bias.shape} biases, where {name} has "
+                f"{needed} and {needed[:1]}"
+            )
+        if not (np.isfinite(layer.kernel).all() and np.isfinite(layer.bias).all()):
+            raise InputError(f"{where}: layer {layer.name} has numbers not finite")
+        kernel = layer.kernel.astype(np.float32)
+        if index == 0:
+            if origin.bgr:
+                kernel = kernel[:, ::-1]
+            deviations = np.asarray(origin.deviations, np.float32)
+            kernel = kernel / deviations[None, :, None, None]
+        if index == len(model.channels):
+            # Channels x height x width to height x width x channels.
+            channels, side = model.channels[-1], sides[-1]
+            kernel = kernel.reshape(-1, channels, side, side)
+            kernel = kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+        if index > 0 and model.layers[index - 1] in model.dropped:
+            kernel = kernel / np.float32(1 - model.dropout)
+        params[name] = {
+            "kernel": _towers_of(model, index, kernel).reshape(shape),
+            "bias": layer.bias.astype(np.float32).reshape(expected[name]["bias"].shape),
+        }
+    return params
+
+
+def _foreign_shape(
+    model: AlexNet, index: int, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Shape of a layer's kernels in the other layout, from our own."""
+    if index < len(model.channels):
+        towers, height, width, channels, kernels = shape
+        return towers * kernels, channels, height, width
+    towers, inputs, outputs = shape
+    if index == len(model.layers) - 1:
+        return outputs, towers * inputs
+    return towers * outputs, inputs
+
+
+def _towers_of(model: AlexNet, index: int, kernel: np.ndarray) -> np.ndarray:
+    """Towers first, inputs before outputs."""
+    towers = model.towers
+    if index < len(model.channels):
+        by_tower = kernel.reshape(towers, -1, *kernel.shape[1:])
+        return by_tower.transpose(0, 3, 4, 2, 1)
+    if index == len(model.layers) - 1:
+        # Every tower has the product of its own inputs.
+        return kernel.reshape(len(kernel), towers, -1).transpose(1, 2, 0)
+    return kernel.reshape(towers, -1, kernel.shape[-1]).transpose(0, 2, 1)
+
+
+def from_params(
+    model: AlexNet, params: Mapping[str, Mapping[str, np.ndarray]], crop: int
+) -> list[Layer]:
+    """The layers in the other layout: what `to_params` takes, for the same pixels.
+
+    A fully connected layer whose towers do not see each other has zeros there.
+    """
+    sides = model.sizes(crop) or []
+    layers = []
+    for index, name in enumerate(model.layers):
+        kernel = np.asarray(params[name]["kernel"], np.float32)
+        if index < len(model.channels):
+            kernel = kernel.transpose(0, 4, 3, 1, 2)
+            kernel = kernel.reshape(-1, *kernel.shape[2:])
+        else:
+            kernel = kernel.transpose(0, 2, 1)
+            if index == len(model.channels):
+                # Height x width x channels to channels x height x width.
+                by_place = (*kernel.shape[:2], sides[-1], sides[-1], -1)
+                kernel = kernel.reshape(by_place).transpose(0, 1, 4, 2, 3)
+                kernel = kernel.reshape(*kernel.shape[:2], -1)
+            kernel = _one_matrix(model, index, kernel)
+        if index > 0 and model.layers[index - 1] in model.dropped:
+            kernel = kernel * np.float32(1 - model.dropout)
+        bias = np.asarray(params[name]["bias"], np.float32).reshape(-1)
+        layers.append(Layer(name, np.ascontiguousarray(kernel), bias))
+    return layers
+
+
+def _one_matrix(model: AlexNet, index: int, kernel: np.ndarray) -> np.ndarray:
+    """Outputs x inputs of all towers together."""
+    towers, outputs, inputs = kernel.shape
+    if index == len(model.layers) - 1:
+        return kernel.transpose(1, 0, 2).reshape(outputs, -1)
+    if towers == 1 or model.layers[index] in model.exchanges:
+        return kernel.reshape(-1, inputs)
+    whole = np.zeros((towers, outputs, towers, inputs), np.float32)
+    for tower in range(towers):
+        whole[tower, :, tower] = kernel[tower]
+    return whole.reshape(towers * outputs, towers * inputs)

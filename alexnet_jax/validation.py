@@ -1,0 +1,55 @@
+"""The validation that a run makes of itself: errors on the validation split."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from alexnet_jax import losses
+from alexnet_jax import mesh as meshes
+from alexnet_jax import pipeline as pipelines
+from alexnet_jax import step as steps
+from alexnet_jax.errors import InputError
+from alexnet_jax.model import AlexNet
+from alexnet_jax.pipeline import Pipeline
+
+
+def make_validation(
+    *,
+    model: AlexNet,
+    mesh: Mesh,
+    pipeline: Pipeline,
+    batch_size: int = 128,
+    views: int = 1,
+) -> Callable[..., dict[str, float]]:
+    """A function that measures the validation errors of parameters; it takes them, the
+    mean picture, and a function that is called after every batch and may raise."""
+    meshes.check_batch(batch_size, mesh.shape["data"], "eval.batch_size")
+    if views not in (1, 10):
+        raise InputError(f"eval.views={views} must be 1 or 10")
+    evaluate = steps.make_eval_step(
+        model, mesh, crop=pipeline.crop, views=views, mirrors=pipeline.flip
+    )
+    share, shares = meshes.data_share(mesh)
+    dataset = pipelines.evaluation_dataset(
+        pipeline,
+        "validation",
+        batch_size=batch_size,
+        share=share,
+        shares=shares,
+    )
+
+    def validate(
+        params: Any, mean: jax.Array, check: Callable[[], None]
+    ) -> dict[str, float]:
+        total: dict[str, Any] = {}
+        with pipelines.read(pipeline, dataset) as batches:
+            for batch in batches:
+                sums, _ = evaluate(params, pipelines.to_devices(batch, mesh), mean)
+                total = jax.tree.map(jnp.add, total, sums) if total else sums
+                check()
+        return losses.means({name: float(value) for name, value in total.items()})
+
+    return validate

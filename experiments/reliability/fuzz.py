@@ -1,0 +1,308 @@
+"""Do bytes from strangers raise anything but the one error that they should?
+
+Real files are changed by Hypothesis (bytes flipped, cut out, put in, repeated, lengths
+and numbers replaced by extreme ones, and shrunk to the least that fails) and handed to
+the functions that read them:
+
+    description     dataset.json of a prepared set
+    record          a record of a prepared set, header and picture
+    picture         JPEG, PNG, GIF, WebP, TIFF, BMP, PPM files of strangers
+    workdir         config.json, dataset.json, run.json of a work directory
+    metrics         metrics.jsonl, cut back at a resume
+    archive         a tar of pictures
+    checkpoint      every file of a checkpoint
+
+    python experiments/reliability/fuzz.py --inputs=100000 --output=FOLDER
+
+Each must give a result or an InputError in one line (a record: a ValueError), in
+bounded time. `--quick` takes few inputs of each. Anything else ends the program with
+the input that did it.
+"""
+
+import argparse
+import contextlib
+import gc
+import io
+import json
+import resource
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_jax import archives, description, pictures, prepared, report, workdir
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import InputError
+
+
+# Reading a checkpoint goes through threads and files; others are functions of bytes.
+SLOW = {"checkpoint": 0.01, "archive": 0.5, "picture": 1.0}
+SECONDS = 20
+EXTREME = [b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x80" * 8]
+WORDS = [b"-1", b"0", b"1e999", b"null", b"[]", b"{}", b'"../../x"', b"9" * 40, b"NaN"]
+
+
+@st.composite
+def changed(draw, files):
+    """One of the files, changed in up to four places."""
+    data = bytearray(draw(st.sampled_from(files)))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, max(0, len(data) - 1)))
+        length = draw(st.integers(0, 16))
+        kind = draw(st.integers(0, 5))
+        if kind == 0 and data:
+            data[start] ^= 1 << draw(st.integers(0, 7))
+        elif kind == 1:
+            del data[start : start + length]
+        elif kind == 2:
+            data[start:start] = draw(st.binary(max_size=16))
+        elif kind == 3:
+            del data[start:]
+        elif kind == 4:
+            data[start : start + length] = draw(st.sampled_from([*EXTREME, *WORDS]))
+        else:
+            data[start:start] = data[start : start + length] * draw(st.integers(1, 99))
+    return bytes(data)
+
+
+def one_line(error):
+    assert "\n" not in str(error), f"more than one line: {error}"
+    return "refused"
+
+
+class Borders:
+    """The functions at the border, each with real files to begin from."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (24, 31, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(pixels[:4, :4]).resize((31, 24)))
+        self.files = {
+            "description": [self._description()],
+            "record": [
+                prepared.pack(prepared.encode(smooth[:16, :16], kind), 1, "a/b.jpg")
+                for kind in description.ENCODINGS
+            ],
+            "picture": self._pictures(smooth),
+            "workdir": [self._workdir_file()],
+            "metrics": [self._metrics()],
+            "archive": [self._archive(self._pictures(smooth)[0])],
+            "checkpoint": [],
+        }
+        self.whole = folder / "whole" / "checkpoints"
+        self.state = {"a": jnp.arange(64.0).reshape(8, 8), "b": {"c": jnp.arange(5)}}
+        with Checkpoints(self.whole) as checkpoints:
+            checkpoints.save(1, self.state, 0.5)
+            checkpoints.wait()
+        names = sorted(p for p in self.whole.rglob("*") if p.is_file())
+        self.names = [name.relative_to(self.whole) for name in names]
+        self.files["checkpoint"] = [
+            bytes([number]) + name.read_bytes() for number, name in enumerate(names)
+        ]
+
+    def _description(self):
+        return json.dumps(
+            {
+                "format_version": description.FORMAT_VERSION,
+                "size": 16,
+                "encoding": "jpeg",
+                "class_names": ["cat", "dog"],
+                "class_ids": ["n1", "n2"],
+                "shards": {
+                    "train": [
+                        {
+                            "file": "a.array_record",
+                            "examples": 3,
+                            "bytes": 9,
+                            "sha256": "0",
+                        }
+                    ],
+                    "validation": [],
+                },
+                "mean_sha256": "0",
+                "channel_means": [1.0, 2.0, 3.0],
+                "colour_deviations": [1.0, 2.0, 3.0],
+                "colour_directions": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+            }
+        ).encode()
+
+    def _workdir_file(self):
+        data = {"format_version": 1, "starts": [], "class_names": ["cat"], "size": 8}
+        data.update({"crop": 4, "fingerprint": "0", "model": {"towers": 2}})
+        data["colour_deviations"] = [1.0, 2.0, 3.0]
+        data["colour_directions"] = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+        return json.dumps(data).encode()
+
+    def _metrics(self):
+        line = {"step": 1, "epoch": 0.5, "split": "train", "loss": 1.0}
+        return "".join(
+            json.dumps({**line, "step": n}) + "\n" for n in range(5)
+        ).encode()
+
+    def _pictures(self, pixels):
+        files = []
+        for kind, options in [
+            ("JPEG", {}),
+            ("JPEG", {"progressive": True}),
+            ("PNG", {}),
+            ("GIF", {}),
+            ("WEBP", {}),
+            ("TIFF", {"compression": "tiff_lzw"}),
+            ("BMP", {}),
+            ("PPM", {}),
+        ]:
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, kind, **options)
+            files.append(file.getvalue())
+        return files
+
+    def _archive(self, picture):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for number in range(2):
+                member = tarfile.TarInfo(f"n0000000{number}/picture.JPEG")
+                member.size = len(picture)
+                archive.addfile(member, io.BytesIO(picture))
+        return file.getvalue()
+
+    def description_of(self, data):
+        (self.folder / description.DATASET_FILE).write_bytes(data)
+        described = description.read_description(self.folder)
+        for shard in description.all_shards(described):
+            assert shard.path.parent == self.folder, shard
+            description.check_shard(shard)
+        description.load_statistics(described)
+
+    def record_of(self, data):
+        record = prepared.unpack(data)
+        for encoding in description.ENCODINGS:
+            with contextlib.suppress(ValueError):
+                prepared.decode(record.picture, encoding, 16)
+
+    def picture_of(self, data):
+        decoded = pictures.decode(data, "picture", size=8)
+        assert decoded.picture.shape == (8, 8, 3)
+        assert decoded.picture.dtype == np.uint8
+
+    def workdir_of(self, data):
+        np.save(self.folder / "mean.npy", np.zeros((8, 8, 3), np.float32))
+        for name in (workdir.CONFIG_FILE, workdir.RUN_FILE, workdir.DATASET_FILE):
+            (self.folder / name).write_bytes(data)
+        workdir.check_format(self.folder)
+        workdir.read_config(self.folder)
+        workdir.read_data(self.folder)
+
+    def metrics_of(self, data):
+        path = self.folder / report.METRICS_FILE
+        path.write_bytes(data)
+        report.cut_metrics(path, 3)
+
+    def archive_of(self, data):
+        path = self.folder / "archive.tar"
+        path.write_bytes(data)
+        for member in archives.members(path):
+            assert member.offset + member.length <= len(data)
+
+    def checkpoint_of(self, data):
+        number = data[0] % len(self.names) if data else 0
+        directory = self.folder / "changed" / "checkpoints"
+        shutil.rmtree(directory.parent, ignore_errors=True)
+        shutil.copytree(self.whole, directory)
+        (directory / self.names[number]).write_bytes(data[1:])
+        with Checkpoints(directory) as checkpoints:
+            restored = checkpoints.restore(checkpoints.find("latest"), self.state)
+        np.testing.assert_array_equal(restored["a"], self.state["a"])
+        np.testing.assert_array_equal(restored["b"]["c"], self.state["b"]["c"])
+
+
+def fuzz(name, function, files, inputs, seed):
+    """Hand a function so many inputs; how many it took and refused, and how long."""
+    count = {"taken": 0, "refused": 0}
+    longest = 0.0
+
+    @settings(
+        max_examples=inputs,
+        deadline=None,
+        database=None,
+        derandomize=seed == 0,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(changed(files))
+    def run(data):
+        nonlocal longest
+        begin = time.monotonic()
+        try:
+            function(data)
+        except InputError as error:
+            count[one_line(error)] += 1
+        except ValueError as error:
+            if name != "record":
+                raise
+            count[one_line(error)] += 1
+        else:
+            count["taken"] += 1
+        longest = max(longest, time.monotonic() - begin)
+        assert longest < SECONDS, f"an input took {longest:.0f} s"
+
+    run()
+    return {**count, "longest_seconds": round(longest, 3)}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--inputs", type=int, default=100_000, help="of each border; of slow ones fewer"
+    )
+    add("--only", nargs="+", help="borders")
+    add("--seed", type=int, default=0)
+    add("--quick", action="store_true", help="few inputs of each")
+    add("--output", type=Path, help="folder for the raw results")
+    given = parser.parse_args()
+    # Orbax leaves coroutines behind after a failed load, Pillow warns of odd files.
+    warnings.simplefilter("ignore")
+    sys.unraisablehook = lambda _: None
+    inputs = 300 if given.quick else given.inputs
+    rows = {}
+    with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:
+        borders = Borders(Path(folder))
+        for name, files in borders.files.items():
+            if given.only and name not in given.only:
+                continue
+            begin = time.monotonic()
+            asked = max(20, round(inputs * SLOW.get(name, 1.0)))
+            function = getattr(borders, f"{name}_of")
+            rows[name] = fuzz(name, function, files, asked, given.seed)
+            rows[name]["seconds"] = round(time.monotonic() - begin, 1)
+            gc.collect()
+            print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
+    result = {
+        "experiment": "fuzz",
+        "inputs": sum(row["taken"] + row["refused"] for row in rows.values()),
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "borders": rows,
+    }
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
+        (given.output / "fuzz.json").write_text(json.dumps(result) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Does a run that is killed and resumed, again and again, end as if it never was?
+
+A small two-tower network learns the digits. Each run is killed with SIGKILL in one
+phase after another, and goes on from what it saved, until it is done; then every array
+of its checkpoints (parameters, momentum, the plateau's state, the step), which
+checkpoints there are and with which error, and `metrics.jsonl` but for its clock, are
+compared with those of a run that was left alone.
+
+    python experiments/reliability/kill_resume.py --kills=100 --output=FOLDER
+    python experiments/reliability/kill_resume.py --kills=12 --signal=TERM
+
+`--quick` is one kill in each phase. With `--signal=TERM` or `INT` the run is asked to
+leave instead, and must do so in time, with status 143 or 130.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.report import CLOCK_FIELDS, METRICS_FILE
+
+
+HERE = Path(__file__).parent
+PHASES = (
+    "compile",
+    "step",
+    "validation",
+    "save started",
+    "written, not committed",
+    "clean-up",
+)
+# Phases that take a while are hit by waiting up to so many seconds within them; in the
+# others the process is made to pause.
+SECONDS_WITHIN = {"compile": 0.4, "step": 0.2}
+# Those in which a process can answer a signal.
+AWAKE = ("compile", "step")
+STEPS = 24
+SETTINGS = (
+    "--config.model.channels=(8,12,8,12,8)",
+    "--config.model.hidden=(16,12)",
+    "--config.data.validation_fraction=0.95",
+    "--config.train.batch_size=8",
+    f"--config.train.steps={STEPS}",
+    "--config.train.validate_steps=8",
+    "--config.train.save_steps=3",
+    "--config.eval.batch_size=300",
+    "--config.schedule.kind=plateau",
+    "--config.schedule.patience=1",
+    "--config.mesh.virtual_cpu_devices=2",
+)
+LONGEST = 180
+
+
+def start(workdir, phases=None, pause_at=""):
+    environment = {**os.environ, "PHASES": str(phases or os.devnull)}
+    environment["PAUSE_AT"] = pause_at
+    return subprocess.Popen(
+        [
+            *(sys.executable, str(HERE / "paused.py"), "--config=quickstart"),
+            *(f"--workdir={workdir}", *SETTINGS),
+        ],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process):
+    """Wait for the end; the standard error and the exit status."""
+    _, told = process.communicate(timeout=LONGEST)
+    return told, process.returncode
+
+
+def reach(process, phases, place):
+    """Wait until a place is in the file; whether it was reached before the end."""
+    begin = time.monotonic()
+    while process.poll() is None:
+        if place in phases.read_text().splitlines():
+            return True
+        if time.monotonic() - begin > LONGEST:
+            raise SystemExit(f"{place} was not reached within {LONGEST} s")
+        time.sleep(0.01)
+    return False
+
+
+def last_phase(phases):
+    return phases.read_text().splitlines()[-1].rpartition(":")[0]
+
+
+def what_is_left(workdir):
+    """Everything that a run leaves, in a form to be compared."""
+    lines = []
+    for text in (workdir / METRICS_FILE).read_text().splitlines():
+        line = json.loads(text)
+        lines.append({k: v for k, v in line.items() if k not in CLOCK_FIELDS})
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        steps = checkpoints.steps
+    arrays = {}
+    for step in steps:
+        path = (workdir / "checkpoints" / str(step)).absolute()
+        saved = ocp.load(path, checkpointable_name="digests")
+        arrays[step] = {name: bytes(np.asarray(d)).hex() for name, d in saved.items()}
+    folders = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    return {"lines": lines, "steps": steps, "arrays": arrays, "folders": folders}
+
+
+def interrupt(workdir, phase, draw, number):
+    """Start a run, end it by a signal in a phase; a record of it, None if it was done
+    before."""
+    file, name = tempfile.mkstemp()
+    os.close(file)
+    phases = Path(name)
+    count = draw.randint(1, 6) if phase == "step" else draw.randint(1, 2)
+    count = 1 if phase == "compile" else count
+    pause = "" if phase in SECONDS_WITHIN else f"{phase}:{count}"
+    process = start(workdir, phases, pause)
+    try:
+        if not reach(process, phases, f"{phase}:{count}"):
+            told, status = finished(process)
+            if status != 0:
+                raise SystemExit(f"the run failed (status {status}): {told}")
+            return None
+        time.sleep(draw.uniform(0, SECONDS_WITHIN.get(phase, 0.2)))
+        process.send_signal(number)
+        begin = time.monotonic()
+        _, status = finished(process)
+        seconds = time.monotonic() - begin
+    finally:
+        process.kill()
+        process.wait()
+    if status == 0:
+        return None
+    told = Checkpoints(workdir / "checkpoints").steps if workdir.exists() else {}
+    record = {
+        "signal": signal.Signals(number).name,
+        "asked": phase,
+        # A pause may be in a thread of its own, beside a loop that goes on.
+        "phase": phase if pause else last_phase(phases),
+        "status": status,
+        "checkpoints": sorted(told),
+        "seconds_to_leave": round(seconds, 2),
+    }
+    phases.unlink()
+    return record
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--kills", type=int, default=100)
+    add("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
+    add("--seed", type=int, default=0)
+    add("--quick", action="store_true", help="one kill in each phase")
+    add("--output", type=Path, help="folder for the raw results")
+    given = parser.parse_args()
+    number = getattr(signal, f"SIG{given.signal}")
+    phases = PHASES if given.signal == "KILL" else AWAKE
+    kills = len(phases) if given.quick else given.kills
+    draw = random.Random(given.seed)
+    records, differences, runs = [], [], 0
+    with tempfile.TemporaryDirectory(prefix="kill_resume_") as folder:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        alone = Path(folder) / "alone"
+        told, status = finished(start(alone))
+        if status != 0:
+            raise SystemExit(f"the undisturbed run failed: {told}")
+        expected = what_is_left(alone)
+        while len(records) < kills:
+            runs += 1
+            workdir = Path(folder) / f"run{runs}"
+            while len(records) < kills:
+                phase = phases[len(records) % len(phases)]
+                record = interrupt(workdir, phase, draw, number)
+                if record is None:
+                    break
+                records.append({"kill": len(records) + 1, "run": runs, **record})
+                print(json.dumps(records[-1]), file=sys.stderr, flush=True)
+            told, status = finished(start(workdir))
+            if status != 0:
+                raise SystemExit(f"run {runs} did not go on: {told}")
+            left = what_is_left(workdir)
+            found = [key for key in expected if left[key] != expected[key]]
+            differences += [f"run {runs}: {key}" for key in found]
+            if not found:
+                shutil.rmtree(workdir)
+    wanted = {"TERM": 143, "INT": 130, "KILL": -9}[given.signal]
+    by_phase = {
+        phase: sum(record["phase"] == phase for record in records) for phase in PHASES
+    }
+    result = {
+        "experiment": "kill_resume",
+        "signal": given.signal,
+        "kills": len(records),
+        "runs": runs,
+        "phases": by_phase,
+        "other_statuses": sum(record["status"] != wanted for record in records),
+        "seconds_to_leave": max(record["seconds_to_leave"] for record in records),
+        "differences": differences,
+    }
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
+        file = given.output / f"kills_{given.signal}.jsonl"
+        file.write_text("".join(json.dumps(r) + "\n" for r in [*records, result]))
+    print(json.dumps(result))
+    if differences or result["other_statuses"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

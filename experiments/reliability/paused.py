@@ -1,0 +1,117 @@
+"""`alexnet_jax.main` that writes down which phase it is in, and can stop in one.
+
+The environment says where: `PHASES` is a file that gets a line at every change of
+phase; `PAUSE_AT=PHASE:COUNT` makes the process sleep when it enters that phase for the
+COUNTth time, so that phases too short to be hit by chance can be.
+"""
+
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from orbax.checkpoint._src.path import atomicity, deleter
+
+from alexnet_jax import errors, main, sections, step
+
+
+PHASES = (
+    "compile",
+    "step",
+    "validation",
+    "save started",
+    "written, not committed",
+    "clean-up",
+)
+SECONDS = 600
+
+# Open as long as the process lives, and written to line by line.
+_file = Path(os.environ["PHASES"]).open("a", buffering=1)  # noqa: SIM115
+_wanted, _, _count = os.environ.get("PAUSE_AT", "").partition(":")
+_seen = dict.fromkeys(PHASES, 0)
+
+
+def enter(phase):
+    _seen[phase] += 1
+    print(f"{phase}:{_seen[phase]}", file=_file)
+    if phase == _wanted and _seen[phase] == int(_count):
+        time.sleep(SECONDS)
+
+
+def compiling(make_train_step):
+    @functools.wraps(make_train_step)
+    def make(*arguments):
+        train_step = make_train_step(*arguments)
+
+        def run(*values):
+            if not _seen["step"]:
+                print("compile:1", file=_file)
+            result = train_step(*values)
+            enter("step")
+            return result
+
+        return run
+
+    return make
+
+
+def validating(make_validation):
+    @functools.wraps(make_validation)
+    def make(**settings):
+        validate = make_validation(**settings)
+
+        def run(*arguments, **named):
+            enter("validation")
+            result = validate(*arguments, **named)
+            print("step:0", file=_file)
+            return result
+
+        return run
+
+    return make
+
+
+def after_creating(create):
+    async def run(self):
+        path = await create(self)
+        enter("save started")
+        return path
+
+    return run
+
+
+def before_committing(finalize):
+    async def run(self):
+        enter("written, not committed")
+        await finalize(self)
+        print("step:0", file=_file)
+
+    return run
+
+
+def half_way(delete):
+    def run(self, step, target):
+        files = sorted(path for path in Path(target).rglob("*") if path.is_file())
+        for path in files[: len(files) // 2]:
+            path.unlink()
+        enter("clean-up")
+        delete(self, step, target)
+        print("step:0", file=_file)
+
+    return run
+
+
+step.make_train_step = compiling(step.make_train_step)
+sections.SECTIONS["eval"] = validating(sections.SECTIONS["eval"])
+commit = atomicity.AtomicRenameTemporaryPath
+commit.create = after_creating(commit.create)
+commit.finalize = before_committing(commit.finalize)
+remove = deleter.StandardCheckpointDeleter
+remove._delete_step_permanently = half_way(remove._delete_step_permanently)
+
+if __name__ == "__main__":
+    errors.exit_with(main.main)

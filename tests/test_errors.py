@@ -1,0 +1,48 @@
+"""How commands end."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+PROGRAM = """
+import os, signal, sys
+from alexnet_jax import errors
+
+class Lost(errors.Failure):
+    abrupt = True
+
+def main():
+    {body}
+
+try:
+    errors.exit_with(main)
+finally:
+    print("left in order", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told", "in_order"),
+    [
+        ("pass", 0, "", True),
+        ("raise errors.InputError('no such thing')", 2, "error: no such thing\n", True),
+        ("raise errors.Failure('it broke')", 1, "error: it broke\n", True),
+        ("raise Lost('it hangs')", 1, "error: it hangs\n", False),
+        ("raise OSError(28, 'No space left')", 1, "error: [Errno 28] No space", True),
+        ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", 143, "", True),
+        ("os.kill(os.getpid(), signal.SIGINT); signal.pause()", 130, "", True),
+    ],
+)
+def test_status_and_one_line(body, status, told, in_order):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == bool(told)
+    assert bool(done.stdout) == in_order

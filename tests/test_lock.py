@@ -1,0 +1,55 @@
+"""One run at a time in a work directory."""
+
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_jax.errors import InputError
+from alexnet_jax.lock import LOCK_FILE, locked
+
+
+HOLD = """
+import pathlib, sys
+from alexnet_jax.lock import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_run_is_told_who_is_there(tmp_path, holder):
+    with (
+        pytest.raises(
+            InputError, match=rf"in use by process {holder.pid} on \S+ since"
+        ),
+        locked(tmp_path),
+    ):
+        pass
+    assert (tmp_path / LOCK_FILE).exists()
+
+
+def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / LOCK_FILE).exists()
+    with locked(tmp_path):
+        pass
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+def test_a_lock_is_let_go_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError), locked(tmp_path):
+        raise RuntimeError
+    with locked(tmp_path):
+        pass

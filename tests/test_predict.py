@@ -1,0 +1,187 @@
+"""Predictions and features against a forward pass by hand."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+import alexnet_jax
+from alexnet_jax import features, gallery, predict, prepare
+from alexnet_jax.errors import Failure, InputError
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    short = ("--config.train.steps=4", "--config.data.validation_fraction=0.98")
+    return runs.run(tmp_path_factory.mktemp("predict"), "run", *short)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twelve pictures in three folders, of which one is broken."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(12):
+        place = folder / str(number % 3)
+        place.mkdir(exist_ok=True)
+        coarse = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((110, 90)).save(place / f"{number}.png")
+    (folder / "1" / "4.png").write_bytes(b"no picture")
+    return folder
+
+
+def by_hand(workdir, paths, layers=()):
+    model, variables, preprocess, names = alexnet_jax.load(workdir)
+    logits, kept = model.apply(variables, preprocess(paths), layers=("fc8", *layers))
+    return jax.nn.softmax(logits), kept, names
+
+
+def test_pictures_are_found_in_order(pictures):
+    found = gallery.find([str(pictures / "2"), str(pictures / "0" / "*.png")])
+    names = ["2/11.png", "2/2.png", "2/5.png", "2/8.png"]
+    names += ["0/0.png", "0/3.png", "0/6.png", "0/9.png"]
+    assert [str(path.relative_to(pictures)) for path in found] == names
+    with pytest.raises(InputError, match=r"nothing\*.jpg does not exist"):
+        gallery.find([str(pictures / "nothing*.jpg")])
+
+
+def test_more_pictures_are_never_decoded_than_are_taken(monkeypatch):
+    made = []
+    monkeypatch.setattr(gallery, "AHEAD", 3)
+    monkeypatch.setattr(gallery, "cores", lambda: 2)
+    results = gallery.ahead(lambda item: made.append(item) or item, range(100))
+    assert [next(results) for _ in range(5)] == list(range(5))
+    assert len(made) <= 5 + 6
+    results.close()
+
+
+@pytest.mark.parametrize("batch_size", [3, 32])
+def test_predictions_are_those_of_a_forward_pass(workdir, pictures, batch_size):
+    paths = gallery.find([str(pictures / "2"), str(pictures / "0")])
+    probabilities, _, names = by_hand(workdir, paths)
+    told = [*predict.predict(workdir, paths, batch_size=batch_size)]
+    assert [prediction.path for prediction in told] == paths
+    for prediction, expected in zip(told, probabilities, strict=True):
+        assert len(prediction.classes) == 5
+        best = np.argsort(-np.asarray(expected), kind="stable")[:5]
+        assert [name for name, _ in prediction.classes] == [names[b] for b in best]
+        values = [value for _, value in prediction.classes]
+        np.testing.assert_allclose(values, expected[best], rtol=1e-4)
+
+
+def test_an_unreadable_picture_is_named_and_the_others_go_on(workdir, pictures, capsys):
+    arguments = [f"--workdir={workdir}", "--views=10", "--json", str(pictures)]
+    with pytest.raises(Failure, match="1 of the pictures"):
+        predict.main(arguments)
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 11
+    for line in out.splitlines():
+        told = json.loads(line)
+        assert len(told["classes"]) == 5
+    assert "4.png is not a picture" in err
+    predict.main([f"--workdir={workdir}", str(pictures / "0" / "0.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(pictures / "0" / "0.png")
+    assert len(lines) == 6
+    assert "%" in lines[1]
+
+
+LAYERS = ("conv5", "fc7.linear", "pool1")
+
+
+def test_features_are_those_of_a_forward_pass(workdir, pictures, tmp_path, capsys):
+    zarr = pytest.importorskip("zarr")
+    output = tmp_path / "features.zarr"
+    refused = features.write_features(workdir, pictures, LAYERS, output, batch_size=5)
+    assert refused == 1
+    assert "4.png is not a picture" in capsys.readouterr().err
+    group = zarr.open_group(output, mode="r")
+    paths = gallery.find([str(pictures)])
+    names = [str(path.relative_to(pictures)) for path in paths]
+    assert [name.decode() for name in group["name"][:]] == names
+    # Digits are classes, and so are their names.
+    assert group["label"][:].tolist() == [int(name[0]) for name in names]
+    good = [place for place, name in enumerate(names) if name != "1/4.png"]
+    _, kept, _ = by_hand(workdir, [paths[place] for place in good], LAYERS)
+    for layer in LAYERS:
+        rows = group[layer][:]
+        assert len(rows) == 12
+        assert np.isnan(rows[names.index("1/4.png")]).all()
+        np.testing.assert_allclose(rows[good], kept[layer], rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="is there already"):
+        features.write_features(workdir, pictures, LAYERS, output)
+
+
+def test_features_go_on_where_they_were_stopped(
+    workdir, pictures, tmp_path, monkeypatch
+):
+    def write(output):
+        return features.write_features(workdir, pictures, ["fc6"], output, batch_size=5)
+
+    whole, stopped = tmp_path / "whole.npy", tmp_path / "stopped.npy"
+    write(whole)
+    expected = np.load(whole)
+    assert expected.shape == (12, 16)
+    shown, asked = gallery.shown, []
+
+    def power_cut(paths, size):
+        asked.append(len(paths))
+        for number, picture in enumerate(shown(paths, size)):
+            if number == 11:
+                raise RuntimeError("power cut")
+            yield picture
+
+    monkeypatch.setattr(gallery, "shown", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        write(stopped)
+    with pytest.raises(InputError, match="the beginning of other features"):
+        features.write_features(workdir, pictures, ["fc7"], stopped, batch_size=5)
+    # As if killed while the next rows were on their way.
+    with stopped.open("ab") as file:
+        file.write(b"half a row")
+    monkeypatch.setattr(gallery, "shown", shown)
+    write(stopped)
+    assert asked == [12]
+    np.testing.assert_array_equal(np.load(stopped), expected)
+    assert (
+        stopped.with_suffix(".csv").read_text() == whole.with_suffix(".csv").read_text()
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "stopped.csv",
+        "stopped.npy",
+        "whole.csv",
+        "whole.npy",
+    ]
+
+
+def test_features_of_a_prepared_set(workdir, pictures, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(pictures, source)
+    (source / "1" / "4.png").unlink()
+    prepared = tmp_path / "prepared"
+    prepare.prepare(
+        source="folder",
+        input_path=str(source),
+        output=prepared,
+        size=77,
+        validation_fraction=0.5,
+        workers=1,
+    )
+    output = tmp_path / "features.npy"
+    features.write_features(workdir, prepared, ["fc7"], output, split="train")
+    rows = output.with_suffix(".csv").read_text().splitlines()[1:]
+    assert len(rows) == len(np.load(output))
+    assert all(row.split(",")[0][0] == row.split(",")[1] for row in rows)
+
+
+def test_an_unknown_layer_lists_them(workdir, pictures, tmp_path):
+    with pytest.raises(InputError, match="no layer 'fc9'; choose from conv1.linear"):
+        features.write_features(workdir, pictures, ["fc9"], tmp_path / "x.npy")
+    with pytest.raises(InputError, match="must end in .zarr or .npy"):
+        features.write_features(workdir, pictures, ["fc7"], tmp_path / "x.txt")
+    with pytest.raises(InputError, match="takes one layer"):
+        features.write_features(workdir, pictures, LAYERS, tmp_path / "x.npy")
