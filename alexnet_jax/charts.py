@@ -35,6 +35,8 @@ STYLE: Any = {
     "grid.color": INK,
     "font.size": 10,
     "legend.frameon": False,
+    # Names of classes are no formulas.
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "alexnet_jax",
 }
@@ -149,7 +151,9 @@ def panel(insight: Insight) -> Figure:
         for axes in row[2 + len(near) :]:
             axes.axis("off")
     grid[0][1].set_title("five best classes", fontsize=9)
-    grid[0][2].set_title("nearest by the last hidden layer", fontsize=9, loc="left")
+    title = "nearest by the last hidden layer"
+    # Over all the columns of neighbours, and no reason to widen the first.
+    grid[0][2].set_title(title, fontsize=9, loc="left").set_in_layout(False)
     return figure
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,13 +33,11 @@ ocp: Any = orbax_v1
 
 STATE, DIGESTS = "state", "digests"
 METRIC = "top1_error"
-METRICS, DAMAGED = "metrics", "damaged"
+METRICS, DAMAGED, DELETED = "metrics", "damaged", ".deleted"
 
 # No checkpoint of ours has more files, or any of its notes more bytes.
 MAX_FILES = 10_000
 MAX_NOTE_BYTES = 2**24
-
-policies = ocp.training.preservation_policies
 
 
 class Checkpoints:
@@ -48,8 +47,11 @@ class Checkpoints:
       directory: where they lie; made when something is saved.
       keep_latest: how many of the latest are kept.
       keep_best: how many of the best by validation error are kept beside them.
-      clean: whether to remove what an unfinished save left behind. For the run that
-        saves there, and nobody else.
+      clean: whether to remove old checkpoints, and what unfinished saves left behind.
+        For the run that saves there, and nobody else.
+
+    Raises:
+      InputError: if a number is out of range, or the directory can't be read.
     """
 
     def __init__(
@@ -60,32 +62,29 @@ class Checkpoints:
         keep_best: int = 1,
         clean: bool = False,
     ) -> None:
+        if keep_latest < 1 or keep_best < 0:
+            raise InputError(
+                f"checkpoint.keep_latest={keep_latest} must be at least 1, "
+                f"checkpoint.keep_best={keep_best} not negative"
+            )
         self._directory = directory.absolute()
         self._keep = keep_latest, keep_best
         self._clean = clean
         self._checkpointer = self._open()
 
     def _open(self) -> Any:
-        latest, best = self._keep
         check_files(self._directory)
         self._check_notes()
+        if self._clean and processes.is_main():
+            for path in self._directory.glob(f"*{DELETED}"):
+                shutil.rmtree(path)
         with self._readable(self._directory):
             return ocp.training.Checkpointer(
                 self._directory,
-                # When to save is the training loop's decision, every save is forced.
+                # When to save is the training loop's decision, every save is forced;
+                # and what stays is ours, see `_prune`.
                 save_decision_policy=(
                     ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-                ),
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(latest),
-                        policies.BestN(
-                            get_metric_fn=lambda metrics: metrics[METRIC],
-                            reverse=True,
-                            n=best,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
                 ),
                 cleanup_tmp_directories=self._clean,
             )
@@ -100,6 +99,8 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         try:
+            if error is None:
+                self.wait()
             with self._writable():
                 self._checkpointer.close()
         except Failure:
@@ -149,24 +150,45 @@ class Checkpoints:
         """
         if step in self.steps and (error is None or self.steps[step] is not None):
             return
+        self.wait()
+        self._remove({step} & set(self.steps))
         metrics = None if error is None else {METRIC: error}
         with self._writable():
             self._checkpointer.save_checkpointables_async(
                 step,
                 {STATE: state, DIGESTS: digests(state) | _error_digest(error)},
                 force=True,
-                overwrite=True,
                 metrics=metrics,
             )
 
     def wait(self) -> None:
-        """Wait until what was saved is committed.
+        """Wait until what was saved is committed, and remove what it supersedes.
 
         Raises:
           Failure: if it could not be written; so does the next `save`, and leaving.
         """
         with self._writable():
             self._checkpointer.wait()
+        steps = self.steps
+        latest, best = self._keep
+        # Of equals the latest.
+        validated = sorted((e, -step) for step, e in steps.items() if e is not None)
+        stay = {*sorted(steps)[-latest:], *(-step for _, step in validated[:best])}
+        if self._clean:
+            self._remove(set(steps) - stay)
+
+    def _remove(self, steps: set[int]) -> None:
+        """Remove checkpoints. Each loses its name first: a kill leaves none in half."""
+        if not steps:
+            return
+        if processes.is_main():
+            with self._writable():
+                for step in steps:
+                    path = self._directory / str(step)
+                    nameless = path.rename(path.with_name(path.name + DELETED))
+                    shutil.rmtree(nameless)
+        processes.wait_for_all("old checkpoints are removed")
+        self._checkpointer.reload()
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, checked, laid out as the abstract state says.

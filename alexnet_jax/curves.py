@@ -82,7 +82,9 @@ def read_curves(workdir: Path) -> Curves:
     )
 
 
-def thinned(x: Series, y: Series, points: int = POINTS) -> tuple[Series, Series]:
+def thinned(
+    x: Series, y: Series, points: int = POINTS
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
     """Means over equal stretches, where there are more values than can be seen."""
     if len(x) <= points:
         return x, y

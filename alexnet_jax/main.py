@@ -29,7 +29,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import errors, processes, progress, train
+from alexnet_jax import errors, figures, processes, progress, train
 from alexnet_jax.errors import InputError
 
 
@@ -204,7 +204,20 @@ def main() -> None:
     with processes.together() if several else contextlib.nullcontext():
         result: dict[str, Any] = train.run(config, workdir)
     if processes.is_main():
+        if not several:
+            draw(workdir)
         progress.print_result(result)
+
+
+def draw(workdir: Path) -> None:
+    """Draw the report of a finished run, where Matplotlib is installed."""
+    if not figures.is_possible():
+        progress.say("no report: `pip install matplotlib` draws one of every run")
+        return
+    try:
+        progress.say(f"report: {figures.write_report(workdir)}")
+    except InputError as error:
+        progress.say(f"no report: {error}")
 
 
 if __name__ == "__main__":

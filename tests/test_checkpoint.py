@@ -26,7 +26,7 @@ def numbers(value):
 
 
 def test_the_latest_two_and_the_best_stay(directory):
-    with Checkpoints(directory) as checkpoints:
+    with Checkpoints(directory, clean=True) as checkpoints:
         errors = {1: 0.5, 2: 0.1, 3: None, 4: 0.3, 5: None, 6: None}
         for number, error in errors.items():
             checkpoints.save(number, numbers(number), error)

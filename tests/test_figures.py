@@ -1,0 +1,112 @@
+"""The report of a run, and what its numbers say."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+from alexnet_jax import curves, evaluate, figures
+from alexnet_jax.errors import InputError
+from alexnet_jax.insight import look
+from alexnet_jax.restore import open_member
+
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    few = "--config.data.validation_fraction=0.5"
+    return runs.run(tmp_path_factory.mktemp("figures"), "run", few)
+
+
+def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
+    figures.main([f"--workdir={workdir}"])
+    told = json.loads(capsys.readouterr().out)
+    page = (workdir / "report.html").read_text()
+    assert told == {"report": str(workdir / "report.html")}
+    # Every address lies in the page itself; those of XML's names are no addresses.
+    links = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert links
+    assert all(link.startswith(("#", "data:")) for link in links)
+    anchors = {link[1:] for link in links if link.startswith("#")}
+    names = re.findall(r'id="([^"]*)"', page)
+    assert anchors <= set(names)
+    assert len(names) == len(set(names))
+    assert "url(http" not in page
+    assert "<script" not in page
+    assert "Confusions" in page
+    for name in ("training", "throughput", "predictions", "confusion", "kernels"):
+        with Image.open(workdir / "figures" / f"{name}.png") as picture:
+            assert picture.width > 100
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(workdir, monkeypatch):
+    insight = look(open_member(workdir, "best"))
+    names = ('<b>&"$x$', *insight.class_names[1:])
+    evil = type(insight)(**{**vars(insight), "class_names": names})
+    monkeypatch.setattr(figures, "look", lambda *_: evil)
+    page = figures.write_report(workdir).read_text()
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
+    insight = look(open_member(workdir, "best"))
+    file = tmp_path / "predictions.npz"
+    result = evaluate.evaluate([workdir], predictions=file)
+    with np.load(file) as predictions:
+        np.testing.assert_array_equal(insight.labels, predictions["label"])
+        np.testing.assert_allclose(
+            insight.probabilities, predictions["mean_probabilities"], atol=1e-5
+        )
+    counts = insight.confusion()
+    assert counts.sum() == len(insight.labels) == insight.total
+    error = 1 - counts.trace() / counts.sum()
+    assert error == pytest.approx(result["top1_error"])
+    near = insight.nearest(0, 3)
+    distances = [np.linalg.norm(h - insight.hidden[0]) for h in insight.hidden]
+    assert near.tolist() == np.argsort(distances, kind="stable")[1:4].tolist()
+
+
+def test_a_comparison(workdir, tmp_path):
+    other = runs.run(tmp_path, "other", "--config.train.steps=3")
+    path = figures.write_comparison([workdir, other])
+    page = path.read_text()
+    assert path == workdir / "comparison.html"
+    assert "train.steps" in page
+    assert "model.channels" not in page
+
+
+def test_long_runs_are_thinned_and_a_line_in_the_making_is_left_out(workdir, tmp_path):
+    line = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    metrics = tmp_path / "metrics.jsonl"
+    with metrics.open("w") as file:
+        for step in range(1, 100_001):
+            file.write(json.dumps({**line, "step": step, "epoch": step / 1000}) + "\n")
+        file.write('{"step": 100001, "sp')
+    run = curves.read_curves(tmp_path)
+    x, y = curves.thinned(run.splits["train"]["epoch"], run.splits["train"]["loss"])
+    assert len(x) == len(y) == curves.POINTS
+    assert x[0] < x[-1] <= 100
+    assert run.rate_drops() == []
+
+
+def test_rate_drops_and_the_best():
+    train = {"epoch": np.arange(5.0), "learning_rate": np.array([1, 1, 0.1, 0.1, 0.01])}
+    told = {"step": np.array([1, 2, 3]), "top1_error": np.array([0.5, 0.2, 0.3])}
+    run = curves.Curves("run", {"train": train, "validation": told})
+    assert run.rate_drops() == [2.0, 4.0]
+    assert run.best() == (2, 0.2)
+    assert run.last("validation", "top1_error") == 0.3
+
+
+def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(InputError, match="metrics.jsonl can't be read"):
+        figures.main([f"--workdir={tmp_path}"])
+    (tmp_path / "metrics.jsonl").write_text("no json\n{}\n")
+    with pytest.raises(InputError, match="line 1, is damaged"):
+        figures.main([f"--workdir={tmp_path}"])

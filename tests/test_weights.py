@@ -1,0 +1,434 @@
+"""Weights of others, from the file format on, against ONNX's reference evaluator."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import alexnet_jax
+from alexnet_jax import caffemodel, export, layout, torch_file, weights
+from alexnet_jax.errors import InputError
+from alexnet_jax.layout import Layer, Origin
+from alexnet_jax.model import AlexNet
+
+
+SMALL = {"channels": (8, 16, 8, 16, 8), "hidden": (24, 16), "num_classes": 7}
+PLAIN = Origin(67, False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+CAFFE = {
+    "norm_before_relu": (),
+    "norm_across_towers": True,
+    "norm_k": 1.0,
+    "same_map_norms": (),
+}
+OWT = {
+    "towers": 1,
+    "picture_padding": 2,
+    "exchanges": (),
+    "norms": (),
+    "norm_before_relu": (),
+    "same_map_norms": (),
+    "dropout_after": ("conv5", "fc6"),
+}
+
+
+def random_layers(model, crop, seed=0, scale=0.1):
+    """Layers in the other layout, with numbers of a size that keeps signals alive."""
+    rng = np.random.default_rng(seed)
+    shape = (1, crop, crop, 3)
+    params = jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32))
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), params["params"])
+    layers = []
+    for name, kernel, bias in layout.from_params(model, zeros, crop):
+        fan_in = np.prod(kernel.shape[1:])
+        layers.append(
+            Layer(
+                name,
+                rng.normal(0, 1 / fan_in**0.5, kernel.shape).astype(np.float32),
+                rng.normal(0, scale, bias.shape).astype(np.float32),
+            )
+        )
+    return layers
+
+
+def evaluate_onnx(made, pixels):
+    """By ONNX's reference evaluator, but for its LRN, which in version 1.23 goes over
+    the pictures where it should go over the channels."""
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    class LRN(OpRun):
+        def _run(self, x, alpha=None, beta=None, bias=None, size=None):
+            y = np.empty_like(x)
+            for c in range(x.shape[1]):
+                around = x[:, max(0, c - size // 2) : c + size // 2 + 1]
+                energy = bias + alpha / size * (around**2).sum(axis=1)
+                y[:, c] = x[:, c] / energy**beta
+            return (y,)
+
+    return ReferenceEvaluator(made, new_ops=[LRN]).run(None, {"pixels": pixels})[0]
+
+
+def evaluated(onnx, layers, pixels, *, groups, norm=None, pool_first=False, padding=0):
+    """The network as its own framework has it, node by node, without our exporter."""
+    from onnx import helper, numpy_helper
+
+    nodes, constants = [], []
+
+    def add(kind, inputs, **attributes):
+        output = f"v{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def lrn(x):
+        return add("LRN", [x], size=5, alpha=norm[0], beta=0.75, bias=norm[1])
+
+    def pool(x):
+        return add("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2])
+
+    x = "pixels"
+    for index, (name, kernel, bias) in enumerate(layers):
+        for suffix, array in (("w", kernel), ("b", bias)):
+            constants.append(numpy_helper.from_array(array, f"{name}.{suffix}"))
+        if index == 5:
+            x = add("Flatten", [x])
+        names = [x, f"{name}.w", f"{name}.b"]
+        if index < 5:
+            stride = 4 if index == 0 else 1
+            around = padding if index == 0 else kernel.shape[2] // 2
+            group = groups if index in (1, 3, 4) else 1
+            x = add("Conv", names, strides=[stride] * 2, pads=[around] * 4, group=group)
+            x = add("Relu", [x])
+            steps = [lrn, pool] if norm and index < 2 else [pool]
+            if index in (0, 1, 4):
+                for step in reversed(steps) if pool_first else steps:
+                    x = step(x)
+        else:
+            x = add("Gemm", names, transB=1)
+            if index < 7:
+                x = add("Relu", [x])
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "reference",
+        [helper.make_tensor_value_info("pixels", kind, pixels.shape)],
+        [helper.make_tensor_value_info(x, kind, None)],
+        initializer=constants,
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    made.ir_version = 9
+    return made, evaluate_onnx(made, pixels)
+
+
+def applied(model, params, pixels):
+    return model.apply({"params": jax.tree.map(jnp.asarray, params)}, pixels)
+
+
+def close(ours, theirs):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert np.std(theirs) > 0
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reference"),
+    [
+        (CAFFE, {"groups": 2, "norm": (1e-4, 1.0)}),
+        (
+            {**CAFFE, "norm_after_pool": True},
+            {"groups": 2, "norm": (1e-4, 1.0), "pool_first": True},
+        ),
+        (OWT, {"groups": 1, "padding": 2}),
+    ],
+    ids=["caffe", "caffenet", "owt"],
+)
+def test_a_network_of_others_gives_their_logits(changes, reference):
+    onnx = pytest.importorskip("onnx")
+    model = AlexNet(**SMALL, **changes)
+    crop = 64 if changes is OWT else 67
+    layers = random_layers(model, crop)
+    origin = PLAIN._replace(crop=crop)
+    params = layout.to_params(model, layers, origin, where="file")
+    pixels = np.random.default_rng(1).normal(0, 70, (3, crop, crop, 3))
+    pixels = pixels.astype(np.float32)
+    _, theirs = evaluated(onnx, layers, pixels.transpose(0, 3, 1, 2), **reference)
+    close(applied(model, params, pixels), theirs)
+
+
+def test_blue_first_and_divided_pixels():
+    model = AlexNet(**SMALL, **OWT)
+    layers = random_layers(model, 64)
+    params = layout.to_params(model, layers, PLAIN._replace(crop=64), where="file")
+    origin = Origin(64, True, (0.0, 0.0, 0.0), (2.0, 4.0, 8.0))
+    turned = layout.to_params(model, layers, origin, where="file")
+    rng = np.random.default_rng(1)
+    pixels = rng.normal(0, 70, (2, 64, 64, 3)).astype(np.float32)
+    divided = (pixels / np.asarray([2.0, 4.0, 8.0], np.float32))[..., ::-1]
+    close(
+        applied(model, turned, pixels),
+        applied(model, params, divided),
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"exchanges": ("fc7",)}, OWT, CAFFE])
+def test_layouts_there_and_back(changes):
+    model = AlexNet(**SMALL, **changes)
+    crop = 64 if changes is OWT else 67
+    shape = (1, crop, crop, 3)
+    params = jax.device_get(
+        model.init(jax.random.key(0), np.zeros(shape, np.float32))["params"]
+    )
+    layers = layout.from_params(model, params, crop)
+    if changes.get("exchanges") == ("fc7",):
+        # Of towers that do not see each other, what lies between them is zero.
+        fc6 = layers[5].kernel
+        assert not fc6[:12, fc6.shape[1] // 2 :].any()
+        assert not fc6[12:, : fc6.shape[1] // 2].any()
+        return
+    again = layout.to_params(model, layers, PLAIN._replace(crop=crop), where="file")
+    jax.tree.map(np.testing.assert_array_equal, dict(again), dict(params))
+
+
+def test_the_layer_that_differs_is_named():
+    model = AlexNet(**SMALL, **CAFFE)
+    layers = random_layers(model, 67)
+    wider = random_layers(AlexNet(**{**SMALL, "hidden": (32, 16)}, **CAFFE), 67)
+    with pytest.raises(InputError, match=r"layer fc6 has kernels of \(32, .*fc6 has"):
+        layout.to_params(model, wider, PLAIN, where="file")
+    with pytest.raises(InputError, match="has 7 layers with weights"):
+        layout.to_params(model, layers[:-1], PLAIN, where="file")
+    layers[2].kernel[0, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="layer conv3 has numbers not finite"):
+        layout.to_params(model, layers, PLAIN, where="file")
+
+
+# A .caffemodel, written by hand.
+def varint(value):
+    parts = []
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def field(number, content):
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def blob(array, legacy):
+    data = field(5, array.astype("<f4").tobytes())
+    if legacy:
+        shape = (1,) * (4 - array.ndim) + array.shape
+        return (
+            b"".join(
+                varint(n << 3) + varint(side) for n, side in enumerate(shape, start=1)
+            )
+            + data
+        )
+    return field(7, field(1, b"".join(map(varint, array.shape)))) + data
+
+
+def caffemodel_bytes(layers, *, legacy=False):
+    layer_field, name_field, blob_field = caffemodel.LAYER_FORMS[legacy]
+    message = field(1, b"AlexNet")
+    for name, *arrays in layers:
+        blobs = b"".join(field(blob_field, blob(a, legacy)) for a in arrays)
+        message += field(layer_field, field(name_field, name.encode()) + blobs)
+        # Layers without weights, and fields that nobody asked for.
+        message += field(layer_field, field(name_field, b"relu") + b"\x50\x01")
+    return message
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_caffemodel(tmp_path, legacy):
+    layers = random_layers(AlexNet(**SMALL, **CAFFE), 67)
+    path = tmp_path / "net.caffemodel"
+    data = caffemodel_bytes(layers, legacy=legacy)
+    path.write_bytes(data)
+    read = weights.read_layers(path)
+    assert [layer.name for layer in read] == [layer.name for layer in layers]
+    for found, expected in zip(read, layers, strict=True):
+        np.testing.assert_array_equal(found.kernel, expected.kernel)
+        np.testing.assert_array_equal(found.bias, expected.bias)
+    for length in (len(data) // 2, len(data) - 3):
+        path.write_bytes(data[:length])
+        with pytest.raises(InputError, match="is cut off or no .caffemodel"):
+            weights.read_layers(path)
+
+
+# A .pth, written by hand: no PyTorch here.
+class FloatStorage:
+    pass
+
+
+FloatStorage.__module__, FloatStorage.__qualname__ = "torch", "FloatStorage"
+
+
+class Tensor:
+    def __init__(self, array, key):
+        self.array, self.key = array, key
+
+    def __reduce__(self):
+        from collections import OrderedDict
+
+        strides = tuple(s // 4 for s in self.array.strides)
+        storage = Storage(self.key, self.array.size)
+        arguments = (storage, 0, self.array.shape, strides, False, OrderedDict())
+        return Rebuild, arguments
+
+
+class Storage:
+    def __init__(self, key, numbers):
+        self.key, self.numbers = key, numbers
+
+
+def Rebuild():
+    pass
+
+
+Rebuild.__module__, Rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+
+
+class Writer(pickle._Pickler):
+    """Names that need not be there to be imported."""
+
+    def persistent_id(self, value):
+        if isinstance(value, Storage):
+            return ("storage", FloatStorage, value.key, "cpu", value.numbers)
+        return None
+
+    def save_global(self, value, name=None):
+        self.write(b"c" + f"{value.__module__}\n{value.__qualname__}\n".encode())
+        self.memoize(value)
+
+    dispatch: ClassVar = {
+        **pickle._Pickler.dispatch,
+        type(Rebuild): save_global,
+        type: save_global,
+    }
+
+
+def pth(path, state):
+    file = io.BytesIO()
+    Writer(file, protocol=2).dump(
+        {
+            name: Tensor(array, str(key))
+            for key, (name, array) in enumerate(state.items())
+        }
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", file.getvalue())
+        for key, array in enumerate(state.values()):
+            archive.writestr(f"net/data/{key}", array.tobytes())
+
+
+def torchvision_state(layers):
+    names = [f"features.{n}" for n in (0, 3, 6, 8, 10)]
+    names += [f"classifier.{n}" for n in (1, 4, 6)]
+    state = {}
+    for name, layer in zip(names, layers, strict=True):
+        state |= {f"{name}.weight": layer.kernel, f"{name}.bias": layer.bias}
+    return state
+
+
+def test_a_pth_and_a_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    layers = random_layers(AlexNet(**SMALL, **OWT), 64)
+    state = torchvision_state(layers)
+    pth(tmp_path / "net.pth", state)
+    safetensors.save_file(state, tmp_path / "net.safetensors")
+    for ending in ("pth", "safetensors"):
+        path = tmp_path / f"net.{ending}"
+        read = weights.read_layers(path)
+        assert [layer.name for layer in read][:2] == ["features.0", "features.3"]
+        for found, expected in zip(read, layers, strict=True):
+            np.testing.assert_array_equal(found.kernel, expected.kernel)
+            np.testing.assert_array_equal(found.bias, expected.bias)
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(InputError, match="is cut off"):
+            weights.read_layers(path)
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('it ran')",)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_that_wants_to_run_code_is_refused_unread(tmp_path, protocol):
+    path = tmp_path / "evil.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", pickle.dumps({"a": Evil()}, protocol))
+    with pytest.raises(InputError, match=r"asks for \w+.exec, .*may run anything"):
+        torch_file.read(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match="no .pth as PyTorch"):
+        torch_file.read(path)
+
+
+def test_tensors_that_reach_past_their_numbers_are_refused(tmp_path):
+    path = tmp_path / "net.pth"
+    array = np.zeros((4, 4), np.float32)
+    pth(path, {"a.weight": array})
+    with zipfile.ZipFile(path) as archive:
+        program = archive.read("net/data.pkl")
+    # The shape of 4 by 4 becomes one of 4 by 44.
+    assert program.count(b"K\x04K\x04") == 1
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", program.replace(b"K\x04K\x04", b"K\x04K\x2c"))
+        archive.writestr("net/data/0", array.tobytes())
+    with pytest.raises(InputError, match="damaged"):
+        torch_file.read(path)
+
+
+def test_an_onnx_file(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    layers = random_layers(AlexNet(**SMALL, **CAFFE), 67)
+    pixels = np.zeros((1, 3, 67, 67), np.float32)
+    made, _ = evaluated(onnx, layers, pixels, groups=2, norm=(1e-4, 1.0))
+    path = tmp_path / "net.onnx"
+    onnx.save(made, path)
+    for found, expected in zip(weights.read_layers(path), layers, strict=True):
+        np.testing.assert_array_equal(found.kernel, expected.kernel)
+        np.testing.assert_array_equal(found.bias, expected.bias)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="is cut off or no ONNX"):
+        weights.read_layers(path)
+
+
+def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch):
+    """From a work directory to ONNX and back through the reference evaluator."""
+    onnx = pytest.importorskip("onnx")
+    small = AlexNet(**SMALL)
+    layers = random_layers(small, 67)
+    monkeypatch.setattr(weights, "read_layers", lambda path: layers)
+    monkeypatch.setitem(weights.ORIGINS, "code2012", PLAIN._replace(mean=(9.0, 8, 7)))
+    config = weights.load_config("imagenet", "code2012")
+    config.model.update({k: v for k, v in SMALL.items() if k != "num_classes"})
+    config.data.crop = 67
+    monkeypatch.setattr(weights, "load_config", lambda *_: config)
+    monkeypatch.setattr(weights, "SIZE", 77)
+    workdir = tmp_path / "run"
+    count = weights.import_weights(tmp_path / "x.onnx", workdir, "code2012")
+    model, variables, _, names = alexnet_jax.load(workdir)
+    assert count == sum(a.size for a in jax.tree.leaves(variables["params"]))
+    assert names == tuple("0123456")
+    pixels = np.random.default_rng(1).uniform(0, 255, (3, 67, 67, 3))
+    pixels = pixels.astype(np.float32)
+    ours = model.apply(variables, pixels - np.asarray([9, 8, 7], np.float32))
+    path = tmp_path / "net.onnx"
+    export.to_onnx(workdir, "best", path)
+    theirs = evaluate_onnx(onnx.load(path), pixels.transpose(0, 3, 1, 2))
+    close(ours, theirs)
+    export.to_safetensors(workdir, "best", tmp_path / "net.safetensors")
+    data = (tmp_path / "net.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+    assert header["conv2.weight"]["shape"] == [16, 4, 5, 5]
+    with pytest.raises(InputError, match="is not empty"):
+        weights.import_weights(path, workdir, "code2012")
