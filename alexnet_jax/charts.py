@@ -72,15 +72,23 @@ def training(runs: Sequence[Curves]) -> Figure:
             for axes in (loss, error):
                 axes.axvline(epoch, color=INK, alpha=0.4, lw=0.8, ls="--")
     loss.set_ylabel("loss")
-    loss.set_yscale("log")
+    _logarithmic(loss)
     error.set_ylabel("top-1 error")
     error.set_ylim(bottom=0)
     error.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     rate.set_ylabel("learning rate")
-    rate.set_yscale("log")
+    _logarithmic(rate)
     rate.set_xlabel("epoch" + (" (dashed: the rate drops)" if len(runs) == 1 else ""))
     loss.legend()
     return figure
+
+
+def _logarithmic(axes: Any) -> None:
+    axes.set_yscale("log")
+    plain = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter(plain)
 
 
 def throughput(runs: Sequence[Curves]) -> Figure:
@@ -151,9 +159,11 @@ def panel(insight: Insight) -> Figure:
         for axes in row[2 + len(near) :]:
             axes.axis("off")
     grid[0][1].set_title("five best classes", fontsize=9)
+    first = grid[0][2]
     title = "nearest by the last hidden layer"
     # Over all the columns of neighbours, and no reason to widen the first.
-    grid[0][2].set_title(title, fontsize=9, loc="left").set_in_layout(False)
+    over = first.text(0, 1.08, title, fontsize=9, transform=first.transAxes)
+    over.set_in_layout(False)
     return figure
 
 
