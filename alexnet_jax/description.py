@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from alexnet_jax import moments
 from alexnet_jax.errors import InputError
 
@@ -74,7 +72,7 @@ def read_description(folder: Path) -> Description:
         )
     try:
         return _checked(folder, described)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         kind = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path} is damaged ({kind}); {AGAIN}") from error
 
@@ -103,10 +101,6 @@ def _checked(folder: Path, described: dict[str, Any]) -> Description:
     ids = tuple(str(name) for name in described["class_ids"])
     if not names or len(names) != len(ids):
         raise ValueError(f"{len(names)} class names and {len(ids)} ids")
-    for key, shape in (("colour_deviations", (3,)), ("colour_directions", (3, 3))):
-        numbers = np.asarray(described[key], np.float64)
-        if numbers.shape != shape or not np.isfinite(numbers).all():
-            raise ValueError(key)
     return Description(
         folder=folder,
         size=size,
@@ -140,7 +134,11 @@ def load_statistics(description: Description) -> moments.Statistics:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
     if checksum != description.mean_sha256:
         raise InputError(f"{path} is damaged (its checksum differs); {AGAIN}")
-    return moments.load_statistics(description.folder, description.statistics)
+    try:
+        return moments.load_statistics(description.folder, description.statistics)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        described = description.folder / DATASET_FILE
+        raise InputError(f"{described} is damaged ({error}); {AGAIN}") from error
 
 
 def sha256(path: Path) -> str:

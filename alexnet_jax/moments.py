@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Integer, UInt8
 
+from alexnet_jax.errors import InputError, first_line
+
 
 MEAN_FILE = "mean.npy"
 
@@ -46,12 +48,33 @@ class Statistics:
 
 
 def load_statistics(folder: Path, description: Mapping[str, Any]) -> Statistics:
-    """Statistics from what `to_json` gave, and the folder with the mean picture."""
-    return Statistics(
-        mean=np.load(folder / MEAN_FILE, allow_pickle=False),
-        deviations=np.asarray(description["colour_deviations"]),
-        directions=np.asarray(description["colour_directions"]),
-    )
+    """Statistics from what `to_json` gave, and the folder with the mean picture.
+
+    Raises:
+      InputError: if the mean picture isn't one of the description's `size`.
+      ValueError, KeyError, TypeError: if the description is none.
+    """
+    size = description["size"]
+    path = folder / MEAN_FILE
+    try:
+        # Mapped, so that a file that promises more than it has is not made room for.
+        mean = np.load(path, mmap_mode="r", allow_pickle=False)
+        if mean.shape != (size, size, 3) or mean.dtype != np.float32:
+            raise ValueError(f"{mean.dtype} of {mean.shape} where a picture should be")
+        mean = np.array(mean)
+        if not np.isfinite(mean).all():
+            raise ValueError("numbers that are not finite")
+    except Exception as error:
+        # NumPy lets through what Python's own reader of its header raises.
+        raise InputError(
+            f"{path} is missing or damaged ({first_line(error)})"
+        ) from error
+    colours = {}
+    for key, shape in (("colour_deviations", (3,)), ("colour_directions", (3, 3))):
+        colours[key] = np.asarray(description[key], np.float64)
+        if colours[key].shape != shape or not np.isfinite(colours[key]).all():
+            raise ValueError(key)
+    return Statistics(mean, colours["colour_deviations"], colours["colour_directions"])
 
 
 @dataclasses.dataclass

@@ -15,7 +15,14 @@ from typing import Any
 import jax
 
 from alexnet_jax import losses, progress
-from alexnet_jax.errors import Diverged, Failure, cannot_write, writing
+from alexnet_jax.errors import (
+    Diverged,
+    Failure,
+    InputError,
+    cannot_write,
+    first_line,
+    writing,
+)
 
 
 METRICS_FILE = "metrics.jsonl"
@@ -215,17 +222,28 @@ def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
       path: the file; nothing happens where there is none.
       step: the last step whose lines stay.
       keep_validation: whether that step's validation stays too.
+
+    Raises:
+      InputError: if a line before the last is damaged.
     """
     if not path.exists():
         return
     kept = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_bytes().splitlines()
+    for number, data in enumerate(lines, start=1):
         try:
+            text = data.decode()
             line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        later = line["step"] > step
-        repeated = line["step"] == step and line["split"] == "validation"
+            later = line["step"] > step
+            repeated = line["step"] == step and line["split"] == "validation"
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == len(lines):
+                # Whoever wrote it was killed.
+                break
+            raise InputError(
+                f"{path}, line {number}, is damaged ({first_line(error)[:160]}); mend "
+                "it, or move the file away"
+            ) from error
         if not later and (keep_validation or not repeated):
             kept.append(text + "\n")
     replacement = path.with_name(path.name + ".new")

@@ -22,11 +22,13 @@ from typing import Any
 import jax
 
 from alexnet_jax import moments
-from alexnet_jax.errors import InputError, writing
+from alexnet_jax.errors import InputError, first_line, writing
 from alexnet_jax.moments import Statistics
 
 
 FORMAT_VERSION = 1
+# Of a picture's side in pixels, and of a file of names and settings in bytes.
+LARGEST_SIZE, LARGEST_FILE = 4096, 2**26
 CONFIG_FILE, RUN_FILE, DATASET_FILE = "config.json", "run.json", "dataset.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections")
@@ -78,9 +80,13 @@ def create(workdir: Path) -> None:
 
 
 def check_format(workdir: Path) -> None:
-    """Raise an InputError if a newer version wrote the directory."""
+    """Raise an InputError if a newer version wrote the directory, or it is damaged."""
     path = workdir / RUN_FILE
-    version = _read(path)["format_version"] if path.exists() else FORMAT_VERSION
+    if not path.exists():
+        return
+    version = _read(path).get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise InputError(f"{path} is damaged (format_version {version!r:.40})")
     if version > FORMAT_VERSION:
         raise InputError(
             f"{workdir} is a work directory of format {version}, newer than the "
@@ -101,19 +107,39 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
     check_format(workdir)
-    return _read(path)
+    config = _read(path)
+    for section, keys in config.items():
+        if not isinstance(keys, dict):
+            raise InputError(f"{path} is damaged (section {section!r:.40})")
+    if "data" not in config:
+        raise InputError(f"{path} is damaged (no section data)")
+    return config
 
 
 def read_data(workdir: Path) -> Data:
-    """What a work directory knows of its data."""
-    description = _read(workdir / DATASET_FILE)
-    return Data(
-        class_names=tuple(description["class_names"]),
-        size=description["size"],
-        crop=description["crop"],
-        fingerprint=description["fingerprint"],
-        statistics=moments.load_statistics(workdir, description),
-    )
+    """What a work directory knows of its data.
+
+    Raises:
+      InputError: if it is missing, or says what can't be.
+    """
+    path = workdir / DATASET_FILE
+    description = _read(path)
+    try:
+        names = tuple(description["class_names"])
+        size, crop = description["size"], description["crop"]
+        fingerprint = description["fingerprint"]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names")
+        if not (type(size) is type(crop) is int and 0 < crop <= size <= LARGEST_SIZE):
+            raise ValueError(f"size {size!r:.40}, crop {crop!r:.40}")
+        if not isinstance(fingerprint, str):
+            raise ValueError("fingerprint")
+        statistics = moments.load_statistics(workdir, description)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)[:160]})") from error
+    return Data(names, size, crop, fingerprint, statistics)
 
 
 def write_data(workdir: Path, data: Data) -> None:
@@ -132,7 +158,10 @@ def write_data(workdir: Path, data: Data) -> None:
 def read_starts(workdir: Path) -> list[dict[str, Any]]:
     """The versions, commit, command and devices of every start of a run."""
     path = workdir / RUN_FILE
-    return _read(path)["starts"] if path.exists() else []
+    starts = _read(path).get("starts") if path.exists() else []
+    if not isinstance(starts, list) or not all(isinstance(s, dict) for s in starts):
+        raise InputError(f"{path} is damaged (starts)")
+    return starts
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +198,7 @@ def check_run(workdir: Path, config: Mapping[str, Any], fingerprint: str) -> Non
                 "give the run's own config, or another --workdir"
             )
     path = workdir / DATASET_FILE
-    if path.exists() and (known := _read(path)["fingerprint"]) != fingerprint:
+    if path.exists() and (known := str(_read(path).get("fingerprint"))) != fingerprint:
         raise InputError(
             f"the data are not those that the run in {workdir} was started with "
             f"(fingerprint {known[:12]} -> {fingerprint[:12]}); "
@@ -268,11 +297,17 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} can't be read ({error})") from error
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"over {LARGEST_FILE} bytes")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = first_line(error)[:160]
+        raise InputError(f"{path} can't be read ({reason})") from error
+    return value
 
 
 def _write(path: Path, value: Any) -> None:

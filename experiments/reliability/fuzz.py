@@ -7,7 +7,7 @@ the functions that read them:
     description     dataset.json of a prepared set
     record          a record of a prepared set, header and picture
     picture         JPEG, PNG, GIF, WebP, TIFF, BMP, PPM files of strangers
-    workdir         config.json, dataset.json, run.json of a work directory
+    workdir         config.json, run.json, dataset.json, mean.npy of a work directory
     metrics         metrics.jsonl, cut back at a resume
     archive         a tar of pictures
     checkpoint      every file of a checkpoint
@@ -42,12 +42,28 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax import archives, description, pictures, prepared, report, workdir
+from alexnet_jax import (
+    archives,
+    description,
+    pictures,
+    prepare,
+    prepared,
+    report,
+    workdir,
+)
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
+from alexnet_jax.moments import MEAN_FILE, Statistics
+from alexnet_jax.prepared import open_prepared
 
 
 # Reading a checkpoint goes through threads and files; others are functions of bytes.
+WORKDIR_FILES = (
+    workdir.CONFIG_FILE,
+    workdir.RUN_FILE,
+    workdir.DATASET_FILE,
+    MEAN_FILE,
+)
 SLOW = {"checkpoint": 0.01, "archive": 0.5, "picture": 1.0}
 SECONDS = 20
 EXTREME = [b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x80" * 8]
@@ -91,13 +107,13 @@ class Borders:
         pixels = rng.integers(0, 256, (24, 31, 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(pixels[:4, :4]).resize((31, 24)))
         self.files = {
-            "description": [self._description()],
+            "description": [self._prepared(smooth)],
             "record": [
                 prepared.pack(prepared.encode(smooth[:16, :16], kind), 1, "a/b.jpg")
                 for kind in description.ENCODINGS
             ],
             "picture": self._pictures(smooth),
-            "workdir": [self._workdir_file()],
+            "workdir": self._workdir_files(),
             "metrics": [self._metrics()],
             "archive": [self._archive(self._pictures(smooth)[0])],
             "checkpoint": [],
@@ -113,38 +129,37 @@ class Borders:
             bytes([number]) + name.read_bytes() for number, name in enumerate(names)
         ]
 
-    def _description(self):
-        return json.dumps(
-            {
-                "format_version": description.FORMAT_VERSION,
-                "size": 16,
-                "encoding": "jpeg",
-                "class_names": ["cat", "dog"],
-                "class_ids": ["n1", "n2"],
-                "shards": {
-                    "train": [
-                        {
-                            "file": "a.array_record",
-                            "examples": 3,
-                            "bytes": 9,
-                            "sha256": "0",
-                        }
-                    ],
-                    "validation": [],
-                },
-                "mean_sha256": "0",
-                "channel_means": [1.0, 2.0, 3.0],
-                "colour_deviations": [1.0, 2.0, 3.0],
-                "colour_directions": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-            }
-        ).encode()
+    def _prepared(self, pixels):
+        """A real prepared set of eight pictures; its dataset.json."""
+        source = self.folder / "pictures"
+        for number in range(8):
+            place = source / f"class{number % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.roll(pixels, number)).save(place / f"{number}.png")
+        self.prepared = self.folder / "prepared"
+        prepare.prepare(
+            source="folder",
+            input_path=str(source),
+            output=self.prepared,
+            size=16,
+            validation_fraction=0.5,
+            workers=1,
+        )
+        return (self.prepared / description.DATASET_FILE).read_bytes()
 
-    def _workdir_file(self):
-        data = {"format_version": 1, "starts": [], "class_names": ["cat"], "size": 8}
-        data.update({"crop": 4, "fingerprint": "0", "model": {"towers": 2}})
-        data["colour_deviations"] = [1.0, 2.0, 3.0]
-        data["colour_directions"] = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-        return json.dumps(data).encode()
+    def _workdir_files(self):
+        """The files of a work directory, each behind a byte that says which it is."""
+        place = self.folder / "workdir"
+        place.mkdir()
+        statistics = Statistics(np.zeros((8, 8, 3), np.float32), np.ones(3), np.eye(3))
+        config = {"data": {"path": "x"}, "model": {"towers": 2}}
+        workdir.start_run(place, config)
+        data = workdir.Data(("cat", "dog"), 8, 4, "0", statistics)
+        workdir.write_data(place, data)
+        return [
+            bytes([number]) + (place / name).read_bytes()
+            for number, name in enumerate(WORKDIR_FILES)
+        ]
 
     def _metrics(self):
         line = {"step": 1, "epoch": 0.5, "split": "train", "loss": 1.0}
@@ -179,12 +194,15 @@ class Borders:
         return file.getvalue()
 
     def description_of(self, data):
-        (self.folder / description.DATASET_FILE).write_bytes(data)
-        described = description.read_description(self.folder)
+        (self.prepared / description.DATASET_FILE).write_bytes(data)
+        described = description.read_description(self.prepared)
         for shard in description.all_shards(described):
-            assert shard.path.parent == self.folder, shard
-            description.check_shard(shard)
-        description.load_statistics(described)
+            assert shard.path.parent == self.prepared, shard
+        dataset = open_prepared(str(self.prepared), 16, 0.5)
+        for source in dataset.splits.values():
+            for index in range(min(len(source), 8)):
+                image = source[index]["image"]
+                assert image.shape == (dataset.size, dataset.size, 3)
 
     def record_of(self, data):
         record = prepared.unpack(data)
@@ -198,12 +216,18 @@ class Borders:
         assert decoded.picture.dtype == np.uint8
 
     def workdir_of(self, data):
-        np.save(self.folder / "mean.npy", np.zeros((8, 8, 3), np.float32))
-        for name in (workdir.CONFIG_FILE, workdir.RUN_FILE, workdir.DATASET_FILE):
-            (self.folder / name).write_bytes(data)
-        workdir.check_format(self.folder)
-        workdir.read_config(self.folder)
-        workdir.read_data(self.folder)
+        place = self.folder / "workdir"
+        number = data[0] % len(WORKDIR_FILES) if data else 0
+        path = place / WORKDIR_FILES[number]
+        whole = path.read_bytes()
+        path.write_bytes(data[1:])
+        try:
+            workdir.check_format(place)
+            workdir.read_config(place)
+            workdir.read_starts(place)
+            workdir.read_data(place)
+        finally:
+            path.write_bytes(whole)
 
     def metrics_of(self, data):
         path = self.folder / report.METRICS_FILE
