@@ -13,6 +13,7 @@ from alexnet_jax.errors import InputError
 FORMAT_VERSION = 2
 DATASET_FILE = "dataset.json"
 ENCODINGS = ("jpeg", "raw")
+LONGEST_NAME = 255
 AGAIN = "prepare the data set again"
 
 
@@ -89,7 +90,9 @@ def _checked(folder: Path, described: dict[str, Any]) -> Description:
         for member in members:
             file = member["file"]
             if PurePath(file).name != file:
-                raise ValueError(f"shard {file!r} lies outside of the folder")
+                raise ValueError(f"shard {file!r:.160} lies outside of the folder")
+            if not file.isprintable() or len(file.encode()) > LONGEST_NAME:
+                raise ValueError(f"shard {file!r:.160} has no file's name")
             shard = Shard(
                 folder / file,
                 _count(member["examples"]),

@@ -4,13 +4,15 @@ Reproduces: the network of run 145 of the 2012 code, which gave the paper's digi
 its staged run: the rate divided by 10 at epochs 25, 51 and 79, colour noise off at 67,
 conv1 slowed at 67 and frozen at 72, 91 epochs. `:paper` is the paper's text to the
 letter, with one rate for all layers that drops when the validation error stops to
-improve.
+improve. `:caffe`, `:caffenet` and `:owt` are BVLC's AlexNet, Caffe's reference network
+and torchvision's AlexNet with their own solvers (BVLC/caffe, models/; torchvision's
+references/classification).
 
 Command:    python -m alexnet_jax.main --config=configs/imagenet.py --workdir=run
                 --config.data.path=PREPARED
 Data:       python -m alexnet_jax.prepare --source=imagenet --input=ARCHIVES
                 --output=PREPARED
-Variants:   :code2012 (default), :paper
+Variants:   :code2012 (default), :paper, :caffe, :caffenet, :owt
 Hardware:   two devices take a tower each, one takes both; more split the batch.
 Expected:   published for this network on the 2012 validation set with ten crops: 40.7 %
             top-1 and 18.2 % top-5 error. Not measured here.
@@ -26,7 +28,9 @@ STAGED = {
     "colour_epochs": 67.0,
     "layer_rates": {"conv1": ((67, 0.1), (72, 0.0))},
 }
-VARIANTS = ("code2012", "paper")
+# Caffe: 100,000 steps of 256 are 20 epochs.
+CAFFE = {"kind": "steps", "epochs": (20.0, 40.0, 60.0, 80.0)}
+VARIANTS = ("code2012", "paper", "caffe", "caffenet", "owt")
 
 
 def get_config(variant: str = "code2012") -> ConfigDict:
@@ -37,4 +41,12 @@ def get_config(variant: str = "code2012") -> ConfigDict:
     if variant == "code2012":
         config.schedule.update(STAGED)
         config.train.epochs = 91.0
+    if variant in ("caffe", "caffenet"):
+        config.schedule.update(CAFFE)
+        config.data.crop = 227
+        config.train.batch_size = 256
+    if variant == "owt":
+        config.schedule.update({"kind": "steps", "epochs": (30.0, 60.0)})
+        config.optimizer.update({"weight_decay": 1e-4, "bias_weight_decay": 1e-4})
+        config.train.batch_size = 256
     return config

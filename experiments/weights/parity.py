@@ -1,0 +1,280 @@
+"""Do weights of others give their logits here, from the file format on?
+
+Random weights of the real shapes are written as a .caffemodel (both of Caffe's forms),
+as ONNX, as a .pth by PyTorch and as safetensors, imported into work directories, and
+loaded as a user would. The logits of random pictures are compared with those of the
+same weights in PyTorch and in ONNX Runtime. Then our own network goes the other way:
+out as ONNX and safetensors, and compared with ours.
+
+    python experiments/weights/parity.py --output=FOLDER
+
+Needs torch, onnx, onnxruntime and safetensors. `worst` is the largest difference of any
+logit over the largest logit; it must be below 1e-4.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import safetensors.numpy
+import torch
+from onnx import helper, numpy_helper
+from torch.nn import functional as F
+
+import alexnet_jax
+from alexnet_jax import export, weights
+from alexnet_jax import mesh as meshes
+from alexnet_jax import step as steps
+from alexnet_jax import workdir as workdirs
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.main import load_config
+from alexnet_jax.moments import Statistics
+from alexnet_jax.optimizer import momentum_sgd
+from alexnet_jax.schedule import make_schedule
+from alexnet_jax.sections import call, plain
+
+
+PICTURES = 4
+NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+CAFFE_SHAPES = (
+    (96, 3, 11, 11),
+    (256, 48, 5, 5),
+    (384, 256, 3, 3),
+    (384, 192, 3, 3),
+    (256, 192, 3, 3),
+    (4096, 9216),
+    (4096, 4096),
+    (1000, 4096),
+)
+OWT_SHAPES = (
+    (64, 3, 11, 11),
+    (192, 64, 5, 5),
+    (384, 192, 3, 3),
+    (256, 384, 3, 3),
+    (256, 256, 3, 3),
+    *CAFFE_SHAPES[5:],
+)
+TORCHVISION = [f"features.{n}" for n in (0, 3, 6, 8, 10)]
+TORCHVISION += [f"classifier.{n}" for n in (1, 4, 6)]
+
+
+def random_weights(shapes, seed):
+    """Of a size that neither kills signals nor lets them grow."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32),
+            rng.normal(0, 0.5, shape[0]).astype(np.float32),
+        )
+        for shape in shapes
+    ]
+
+
+def by_torch(layers, pixels, *, groups, norm, pool_first, padding):
+    """The network with PyTorch's own operations; norm gives alpha, k and parts."""
+    x = torch.from_numpy(pixels)
+    for index, (kernel, bias) in enumerate(layers):
+        w, b = torch.from_numpy(kernel), torch.from_numpy(bias)
+        if index == 5:
+            x = x.flatten(1)
+        if index >= 5:
+            x = F.linear(x, w, b)
+            x = x if index == 7 else F.relu(x)
+            continue
+        group = groups if index in (1, 3, 4) else 1
+        around = padding if index == 0 else kernel.shape[2] // 2
+        x = F.relu(F.conv2d(x, w, b, 4 if index == 0 else 1, around, groups=group))
+
+        def lrn(x):
+            return F.local_response_norm(x, 5, norm[0], 0.75, norm[1])
+
+        if index in (0, 1, 4):
+            steps = [lambda x: F.max_pool2d(x, 3, 2)]
+            if norm and index < 2:
+                steps.insert(1 if pool_first else 0, lrn)
+            for step in steps:
+                x = step(x)
+    return x.numpy()
+
+
+def write_onnx(path, layers, crop):
+    """BVLC's graph, node by node."""
+    nodes, constants, x = [], [], "data"
+
+    def add(kind, inputs, **attributes):
+        output = f"{kind}{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    for index, (name, (kernel, bias)) in enumerate(zip(NAMES, layers, strict=True)):
+        for suffix, array in (("w", kernel), ("b", bias)):
+            constants.append(numpy_helper.from_array(array, f"{name}_{suffix}_0"))
+        if index == 5:
+            x = add("Flatten", [x])
+        inputs = [x, f"{name}_w_0", f"{name}_b_0"]
+        if index >= 5:
+            x = add("Gemm", inputs, transB=1)
+            x = x if index == 7 else add("Relu", [x])
+            continue
+        around = 0 if index == 0 else kernel.shape[2] // 2
+        stride = 4 if index == 0 else 1
+        group = 2 if index in (1, 3, 4) else 1
+        x = add("Conv", inputs, strides=[stride] * 2, pads=[around] * 4, group=group)
+        x = add("Relu", [x])
+        if index < 2:
+            x = add("LRN", [x], size=5, alpha=1e-4, beta=0.75, bias=1.0)
+        if index in (0, 1, 4):
+            x = add("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2])
+    kind = onnx.TensorProto.FLOAT
+    data = helper.make_tensor_value_info("data", kind, ["n", 3, crop, crop])
+    out = helper.make_tensor_value_info(x, kind, ["n", 1000])
+    graph = helper.make_graph(nodes, "alexnet", [data], [out], initializer=constants)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    made.ir_version = 9
+    onnx.save(made, path)
+
+
+def by_onnx(path, pixels):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (inputs,) = session.get_inputs()
+    return session.run(None, {inputs.name: pixels})[0]
+
+
+def worst(ours, theirs):
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def ours(workdir, pictures):
+    model, variables, preprocess, _ = alexnet_jax.load(workdir)
+    return np.asarray(model.apply(variables, preprocess(pictures)))
+
+
+def imports(folder, pictures):
+    """Differences by preset and format."""
+    # The module of the tests that writes the format by hand.
+    from test_weights import caffemodel_bytes
+
+    crop = 227
+    layers = random_weights(CAFFE_SHAPES, 0)
+    named = [(name, *layer) for name, layer in zip(NAMES, layers, strict=True)]
+    start = (256 - crop) // 2
+    cut = pictures[:, start : start + crop, start : start + crop].astype(np.float32)
+    caffe = cut - np.asarray(weights.CAFFE.mean, np.float32)
+    caffe = np.ascontiguousarray(caffe[..., ::-1].transpose(0, 3, 1, 2))
+    found = {}
+    for preset, pool_first in (("caffe", False), ("caffenet", True)):
+        theirs = by_torch(
+            layers,
+            caffe,
+            groups=2,
+            norm=(1e-4, 1.0),
+            pool_first=pool_first,
+            padding=0,
+        )
+        for legacy in (False, True):
+            path = folder / f"{preset}{legacy:d}.caffemodel"
+            path.write_bytes(caffemodel_bytes(named, legacy=legacy))
+            weights.import_weights(path, folder / path.stem, preset)
+            what = f"{preset}, .caffemodel{' (old form)' if legacy else ''}, PyTorch"
+            found[what] = worst(ours(folder / path.stem, pictures), theirs)
+    path = folder / "bvlc.onnx"
+    write_onnx(path, layers, crop)
+    weights.import_weights(path, folder / "bvlc", "caffe")
+    theirs = by_onnx(path, caffe)
+    found["caffe, .onnx, ONNX Runtime"] = worst(ours(folder / "bvlc", pictures), theirs)
+
+    layers = random_weights(OWT_SHAPES, 1)
+    origin = weights.ORIGINS["owt"]
+    owt = pictures[:, 16:240, 16:240].astype(np.float32) - np.float32(origin.mean)
+    owt = (owt / np.float32(origin.deviations)).transpose(0, 3, 1, 2)
+    theirs = by_torch(
+        layers,
+        np.ascontiguousarray(owt),
+        groups=1,
+        norm=None,
+        pool_first=False,
+        padding=2,
+    )
+    state = {}
+    for name, (kernel, bias) in zip(TORCHVISION, layers, strict=True):
+        state |= {f"{name}.weight": kernel, f"{name}.bias": bias}
+    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+    torch.save(tensors, folder / "owt.pth")
+    safetensors.numpy.save_file(state, folder / "owt.safetensors")
+    for ending in ("pth", "safetensors"):
+        workdir = folder / f"owt_{ending}"
+        weights.import_weights(folder / f"owt.{ending}", workdir, "owt")
+        found[f"owt, .{ending}, PyTorch"] = worst(ours(workdir, pictures), theirs)
+    return found
+
+
+def exports(folder, pictures):
+    """Our own two-tower network, as the 2012 code has it, with drawn weights."""
+    workdir = folder / "code2012"
+    settings = plain(load_config("imagenet"))
+    model = call(settings, "model", num_classes=1000)
+    workdir.mkdir()
+    workdirs.start_run(workdir, settings)
+    rng = np.random.default_rng(2)
+    mean = rng.uniform(90, 130, (256, 256, 3)).astype(np.float32)
+    names = tuple(map(str, range(1000)))
+    statistics = Statistics(mean, np.ones(3), np.eye(3))
+    workdirs.write_data(workdir, workdirs.Data(names, 256, 224, "drawn", statistics))
+    mesh = meshes.one_device()
+    optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
+    state = steps.init_state(model, optimizer, mesh, 224, 0)
+    # Logits of a fresh network hardly depend on the picture.
+    kernels = {
+        name: {**layer, "kernel": 2 * layer["kernel"], "bias": 0.1 + 0 * layer["bias"]}
+        for name, layer in state.params.items()
+    }
+    state = state._replace(params=kernels)
+    with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
+        checkpoints.save(0, state)
+    export.to_onnx(workdir, "latest", folder / "ours.onnx")
+    pixels = pictures[:, 16:240, 16:240].astype(np.float32).transpose(0, 3, 1, 2)
+    expected = ours(workdir, pictures)
+    found = worst(by_onnx(folder / "ours.onnx", np.ascontiguousarray(pixels)), expected)
+    assert jnp.std(expected) > 0
+    return {"code2012, to .onnx, ONNX Runtime": found}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, help="folder for the raw results")
+    given = parser.parse_args()
+    rng = np.random.default_rng(3)
+    pictures = rng.integers(0, 256, (PICTURES, 256, 256, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory(prefix="parity_") as name, torch.no_grad():
+        found = imports(Path(name), pictures) | exports(Path(name), pictures)
+    for what, value in found.items():
+        print(f"{value:8.1e}  {what}", file=sys.stderr)
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    result = {
+        "experiment": "parity",
+        "worst": max(found.values()),
+        "differences": found,
+        "versions": versions,
+    }
+    if given.output:
+        given.output.mkdir(parents=True, exist_ok=True)
+        (given.output / "parity.json").write_text(json.dumps(result) + "\n")
+    print(json.dumps(result))
+    if result["worst"] > 1e-4:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
