@@ -14,6 +14,7 @@ FORMAT_VERSION = 2
 DATASET_FILE = "dataset.json"
 ENCODINGS = ("jpeg", "raw")
 LONGEST_NAME = 255
+LARGEST_COUNT = 2**48
 AGAIN = "prepare the data set again"
 
 
@@ -117,8 +118,8 @@ def _checked(folder: Path, described: dict[str, Any]) -> Description:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"a count of {value!r}")
+    if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
+        raise ValueError(f"a count of {value!r:.40}")
     return value
 
 

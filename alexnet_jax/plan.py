@@ -1,6 +1,7 @@
 """How long a run is, and when it validates and saves."""
 
 import dataclasses
+from pathlib import Path
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax.errors import InputError
@@ -16,6 +17,7 @@ class Plan:
     steps_per_epoch: float
     validate_steps: int | None
     save_steps: int | None
+    init_from: Path | None = None
 
     def validates(self, step: int) -> bool:
         """Whether a validation follows: every so often, and after the last step."""
@@ -40,6 +42,7 @@ def make_plan(
     seed: int = 0,
     validate_steps: int | None = None,
     save_steps: int | None = None,
+    init_from: str | None = None,
 ) -> Plan:
     """How long a run is.
 
@@ -51,6 +54,8 @@ def make_plan(
       seed: of everything random.
       validate_steps: steps between validations; None for one after every epoch.
       save_steps: steps between checkpoints beside those after validations.
+      init_from: a work directory whose parameters the run begins with; its last layer
+        is drawn anew where the classes are others.
 
     Raises:
       InputError: if no length is given, or a number is not positive.
@@ -78,4 +83,5 @@ def make_plan(
         steps_per_epoch=steps_per_epoch,
         validate_steps=validate_steps,
         save_steps=save_steps,
+        init_from=None if init_from is None else Path(init_from),
     )

@@ -45,21 +45,76 @@ class Member:
         classes = len(self.data.class_names)
         return call(self.config, "model", num_classes=classes)
 
-    def params(self, mesh: jax.sharding.Mesh) -> Any:
-        """Its parameters, restored onto a mesh."""
+    def abstract_params(self, mesh: jax.sharding.Mesh) -> Any:
+        """Shapes, types and places of its parameters."""
         size = self.data.crop
         variables = jax.eval_shape(
             self.model.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
         )
-        abstract = jax.tree.map(
+        return jax.tree.map(
             lambda array, sharding: jax.ShapeDtypeStruct(
                 array.shape, array.dtype, sharding=sharding
             ),
             variables["params"],
             meshes.shardings(variables["params"], mesh),
         )
+
+    def params(self, mesh: jax.sharding.Mesh) -> Any:
+        """Its parameters, restored onto a mesh."""
+        abstract = self.abstract_params(mesh)
         with Checkpoints(self.workdir / workdirs.CHECKPOINTS) as checkpoints:
             return checkpoints.restore(self.step, {"params": abstract})["params"]
+
+
+def init_from(
+    source: Path,
+    params: Any,
+    head: str,
+    class_names: Sequence[str],
+    mesh: jax.sharding.Mesh,
+) -> Any:
+    """A run's parameters to begin another run with.
+
+    Args:
+      source: work directory of the run, of which the best checkpoint is taken.
+      params: freshly drawn ones of the new run.
+      head: the name of its last layer.
+      class_names: of the new run. Where the old one's are others, the last layer stays
+        freshly drawn.
+      mesh: where they are laid.
+
+    Raises:
+      InputError: if it is a run of another network; the message names the layers.
+    """
+    member = open_member(source, "best")
+    same_classes = tuple(class_names) == member.data.class_names
+    theirs = member.abstract_params(mesh)
+    names = dict.fromkeys([*params, *theirs])
+    differing = [
+        name
+        for name in names
+        if (name != head or same_classes)
+        and _shapes(params.get(name)) != _shapes(theirs.get(name))
+    ]
+    if differing:
+        told = "; ".join(
+            f"{name} {_shapes(theirs.get(name))} -> {_shapes(params.get(name))}"
+            for name in differing
+        )
+        raise InputError(
+            f"train.init_from={source} is a run of another network ({told}); give one "
+            "of the same layers"
+        )
+    taken = member.params(mesh)
+    if not same_classes:
+        taken[head] = params[head]
+    return {name: taken[name] for name in params}
+
+
+def _shapes(layer: Any) -> str:
+    if layer is None:
+        return "missing"
+    return "x".join(str(side) for side in layer["kernel"].shape)
 
 
 def open_member(workdir: Path, checkpoint: str | int) -> Member:

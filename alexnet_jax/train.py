@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import processes, progress
+from alexnet_jax import processes, progress, restore
 from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
@@ -104,6 +104,15 @@ def _run(
         else:
             start = 0
             state = steps.init_state(model, optimizer, mesh, pipeline.crop, plan.seed)
+            if plan.init_from is not None:
+                params = restore.init_from(
+                    plan.init_from,
+                    state.params,
+                    model.layers[-1],
+                    dataset.class_names,
+                    mesh,
+                )
+                state = state._replace(params=params)
         # A run may have been stopped between a step and its validation.
         late = plan.validates(start) and checkpoints.steps.get(start) is None
 

@@ -172,6 +172,7 @@ def preset_config(name: str) -> ConfigDict:
                 "seed": 0,
                 "validate_steps": config_dict.placeholder(int),
                 "save_steps": config_dict.placeholder(int),
+                "init_from": config_dict.placeholder(str),
             },
             "eval": {"batch_size": 128, "views": 1},
             "mesh": {

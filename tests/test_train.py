@@ -6,10 +6,12 @@ import time
 import numpy as np
 import pytest
 import runs
+from networks import mesh_of
 from PIL import Image
 
-from alexnet_jax import main, sections, train
+from alexnet_jax import main, restore, sections, train
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import Diverged, InputError, Interrupted
 from alexnet_jax.lock import locked
 from alexnet_jax.plan import make_plan
@@ -236,6 +238,38 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
                 assert np.isfinite(array).all(), (step, name)
     told = runs.lines(tmp_path / "run")
     assert all(np.isfinite(line["loss"]) for line in told)
+
+
+def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
+    """Of the same classes all of them; no step moves them at a rate of zero."""
+    still = ("--config.schedule.learning_rate=0", "--config.train.steps=1")
+    begin = f"--config.train.init_from={straight}"
+    workdir = runs.run(tmp_path, "tuned", begin, "--config.train.seed=9", *still)
+    with Checkpoints(straight / "checkpoints") as checkpoints:
+        best = checkpoints.find("best")
+    before, after = runs.final_state(straight, best), runs.final_state(workdir, 1)
+    kernels = [name for name in before if name.startswith("params.")]
+    assert len(kernels) == 16
+    for name in kernels:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+
+
+def test_the_last_layer_is_drawn_anew_for_other_classes(straight):
+    mesh = mesh_of(1, 2)
+    params = {
+        name: {kind: array + 1 for kind, array in layer.items()}
+        for name, layer in restore.open_member(straight, "best").params(mesh).items()
+    }
+    others = [f"class {number}" for number in range(10)]
+    taken = restore.init_from(straight, params, "fc8", others, mesh)
+    assert taken["fc8"] is params["fc8"]
+    for name in params:
+        same = (taken[name]["kernel"] == params[name]["kernel"]).all()
+        assert bool(same) == (name == "fc8")
+    params["conv1"]["kernel"] = params["conv1"]["kernel"][..., :2]
+    params["conv9"] = params["conv2"]
+    with pytest.raises(InputError, match=r"another network \(conv1 .*conv9 missing"):
+        restore.init_from(straight, params, "fc8", others, mesh)
 
 
 def test_a_second_run_in_a_directory_is_refused(tmp_path):

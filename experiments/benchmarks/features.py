@@ -1,0 +1,200 @@
+"""Do features stream as fast as the network computes them, in flat memory?
+
+    python experiments/benchmarks/features.py --output=FOLDER
+
+The rate: the 2012 network at its full size with drawn weights, fc7 of JPEG pictures out
+of a prepared set, to Zarr and to NPY, in turn with the bare network on one batch that
+stays on the device. `ratio` is Zarr's rate over the bare one's.
+
+The memory: a small network over 50,000 pictures of a prepared set, in a process of its
+own, whose memory is read from /proc ten times a second (Linux); `growth` is the median
+of its last tenth over that of its second tenth, less one.
+"""
+
+import argparse
+import functools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from alexnet_jax import features
+from alexnet_jax import mesh as meshes
+from alexnet_jax import step as steps
+from alexnet_jax import workdir as workdirs
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.main import load_config
+from alexnet_jax.moments import Statistics
+from alexnet_jax.optimizer import momentum_sgd
+from alexnet_jax.prepare import prepare
+from alexnet_jax.restore import open_member
+from alexnet_jax.schedule import make_schedule
+from alexnet_jax.sections import call, plain
+
+import harness
+
+
+SMALL = {"channels": (8, 12, 8, 12, 8), "hidden": (16, 12)}
+CLASSES = 10
+
+
+def make_workdir(workdir, size, crop, changes):
+    """A work directory of a network with drawn weights."""
+    config = load_config("imagenet")
+    config.model.update(changes)
+    config.data.crop = crop
+    settings = plain(config)
+    model = call(settings, "model", num_classes=CLASSES)
+    workdir.mkdir()
+    workdirs.start_run(workdir, settings)
+    names = tuple(f"class{n}" for n in range(CLASSES))
+    grey = Statistics(np.full((size, size, 3), 120, np.float32), np.ones(3), np.eye(3))
+    workdirs.write_data(workdir, workdirs.Data(names, size, crop, "drawn", grey))
+    optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
+    state = steps.init_state(model, optimizer, meshes.one_device(), crop, 0)
+    with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
+        checkpoints.save(0, state)
+
+
+def make_data(folder, count, size):
+    """A prepared set of so many smooth pictures."""
+    rng = np.random.default_rng(0)
+    pictures = folder / "pictures"
+    for number in range(count):
+        place = pictures / "validation" / f"class{number % CLASSES}"
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((size, size)).save(place / f"{number}.jpg")
+        if number < CLASSES:
+            train = pictures / "train" / f"class{number}"
+            train.mkdir(parents=True)
+            Image.fromarray(coarse).save(train / "0.png")
+    prepare(
+        source="folder",
+        input_path=str(pictures),
+        output=folder / "prepared",
+        size=size,
+    )
+
+
+def rates(folder, pictures, batch_size, rounds):
+    make_data(folder, pictures, 256)
+    make_workdir(folder / "run", 256, 224, {})
+    member = open_member(folder / "run", "latest")
+    run = jax.jit(functools.partial(features.activations, member, ("fc7",)))
+    params = jax.tree.map(
+        jnp.asarray, jax.device_get(member.params(meshes.one_device()))
+    )
+    batch = np.zeros((batch_size, 256, 256, 3), np.uint8)
+
+    def bare():
+        begin = time.perf_counter()
+        for _ in range(pictures // batch_size):
+            out = run(params, batch)
+        jax.block_until_ready(out)
+        return pictures / (time.perf_counter() - begin)
+
+    write = features._write
+    written = []
+
+    def timed(*arguments):
+        refused = write(*arguments)
+        written.append(time.perf_counter())
+        return refused
+
+    features._write = timed
+
+    def stream(ending):
+        written.clear()
+        output = folder / f"{time.monotonic_ns()}.{ending}"
+        features.write_features(
+            folder / "run",
+            folder / "prepared",
+            ["fc7"],
+            output,
+            batch_size=batch_size,
+        )
+        # From the first batch written to the last: restoring and compiling come before.
+        return (len(written) - 1) * batch_size / (written[-1] - written[0])
+
+    bare()
+    sides = {
+        "zarr": functools.partial(stream, "zarr"),
+        "npy": functools.partial(stream, "npy"),
+        "bare": bare,
+    }
+    return harness.in_turn(sides, rounds)
+
+
+def memory(folder, pictures):
+    make_data(folder, pictures, 77)
+    make_workdir(folder / "run", 77, 67, SMALL)
+    command = [
+        *(sys.executable, "-m", "alexnet_jax.features", f"--workdir={folder / 'run'}"),
+        f"--input={folder / 'prepared'}",
+        "--layer=fc7,conv5",
+        f"--output={folder / 'features.zarr'}",
+    ]
+    samples = []
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            text = Path(f"/proc/{process.pid}/status").read_text()
+            line = [part for part in text.splitlines() if part.startswith("VmRSS")]
+            if line:
+                samples.append(int(line[0].split()[1]) * 1024)
+            time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"features ended with status {process.returncode}")
+    tenth = len(samples) // 10
+    early = statistics.median(samples[tenth : 2 * tenth])
+    late = statistics.median(samples[-tenth:])
+    return {
+        "pictures": pictures,
+        "growth": late / early - 1,
+        "peak": max(samples),
+        "samples": samples[:: max(1, len(samples) // 200)],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--pictures", type=int, default=512, help="in a round")
+    add("--batch_size", type=int, default=64)
+    add("--rounds", type=int, default=7)
+    add("--many", type=int, default=50_000, help="pictures for the memory")
+    add("--output", type=Path, help="folder for the raw results")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="features_") as name:
+        measured = rates(Path(name), given.pictures, given.batch_size, given.rounds)
+    with tempfile.TemporaryDirectory(prefix="features_") as name:
+        grown = memory(Path(name), given.many)
+    result = {
+        "benchmark": "features",
+        "unit": "pictures per second, from the first batch written to the last",
+        "medians": harness.medians(measured),
+        "ratio": harness.ratio(measured, "zarr", "bare")["median"],
+        "ratios": {
+            side: harness.ratio(measured, side, "bare") for side in ("zarr", "npy")
+        },
+        "memory": grown,
+        "rounds": measured,
+        **harness.machine("jax", "zarr"),
+    }
+    harness.write(result, given.output)
+
+
+if __name__ == "__main__":
+    main()
