@@ -1,5 +1,10 @@
 """`python -m alexnet_jax` lists the commands."""
 
+import sys
+
+from alexnet_jax.errors import InputError, exit_with
+
+
 COMMANDS = {
     "alexnet_jax.main": "train, or go on with a run",
     "alexnet_jax.evaluate": "measure the errors of a run, or of several as an ensemble",
@@ -14,10 +19,15 @@ COMMANDS = {
 
 def main() -> None:
     """The command."""
+    stray = [argument for argument in sys.argv[1:] if argument not in ("-h", "--help")]
+    if stray:
+        raise InputError(
+            f"stray argument {stray[0]}; `python -m alexnet_jax` lists the commands"
+        )
     print("AlexNet in JAX and Flax. Commands, each with --help:\n")
     for name, purpose in COMMANDS.items():
         print(f"  python -m {name:<22} {purpose}")
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -7,7 +7,6 @@ if __name__ == "__main__":
     # Before the imports that take long, since it starts the process anew.
     hugepages.use()
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.arguments import Parser
 from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pipeline import Pipeline
@@ -208,11 +208,10 @@ def mesh_shape(text: str) -> tuple[int, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_jax.evaluate",
-        description="Measure the errors of a run, or of several as one ensemble. "
-        "The last line of standard output is one JSON object.",
-        allow_abbrev=False,
+    parser = Parser(
+        "evaluate",
+        description="Measure the errors of a run, or of several as one ensemble. The\n"
+        "last line of standard output is one JSON object.",
     )
     add = parser.add_argument
     add(

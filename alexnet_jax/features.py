@@ -11,7 +11,6 @@ stand side by side, tower 0 first. Rows are written as they come, so memory does
 grow with the number of pictures, and the same command goes on where it was stopped.
 """
 
-import argparse
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from alexnet_jax import dataset as datasets
 from alexnet_jax import description, feature_files, gallery, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
+from alexnet_jax.arguments import Parser
 from alexnet_jax.errors import Failure, InputError, exit_with
 from alexnet_jax.restore import Member, open_member
 from alexnet_jax.sources import open_dataset
@@ -219,12 +219,7 @@ def _prepared(given: Path, member: Member, split: str) -> Input:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_jax.features",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("features", description=__doc__)
     add = parser.add_argument
     add("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
     add(

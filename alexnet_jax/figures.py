@@ -7,7 +7,6 @@ One run gets `figures/*.png` and `report.html` in its work directory; several ar
 compared, in `comparison.html` of the first. Needs `pip install matplotlib`.
 """
 
-import argparse
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from alexnet_jax import kernels, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.arguments import Parser
 from alexnet_jax.curves import Curves, read_curves
 from alexnet_jax.errors import InputError, exit_with, writing
 from alexnet_jax.insight import Insight, look
@@ -262,12 +262,7 @@ def _add_settings(page: Page, workdir: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_jax.figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("figures", description=__doc__)
     add = parser.add_argument
     add(
         "--workdir",

@@ -1,6 +1,5 @@
 """Name what is in pictures: the best classes of each, with their probabilities."""
 
-import argparse
 import itertools
 import json
 import sys
@@ -15,6 +14,7 @@ from alexnet_jax import gallery, losses
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
+from alexnet_jax.arguments import Parser
 from alexnet_jax.errors import Failure, InputError, exit_with
 from alexnet_jax.restore import open_member
 
@@ -101,11 +101,11 @@ def _told(prediction: Prediction, as_json: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_jax.predict",
-        description="Name what is in pictures: the five best classes of each. One that "
-        "can't be read is named on standard error, and the others go on.",
-        allow_abbrev=False,
+    parser = Parser(
+        "predict",
+        description="Name what is in pictures: the five best classes of each. One\n"
+        "that can't be read is named on standard error, and the others\n"
+        "go on.",
     )
     add = parser.add_argument
     add("--workdir", type=Path, required=True, metavar="DIR", help="of a run")

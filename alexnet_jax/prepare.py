@@ -6,7 +6,6 @@ processes as there are cores, beside the output's place; a preparation that was 
 goes on with the shards that it lacks.
 """
 
-import argparse
 import collections
 import importlib.metadata
 import itertools
@@ -28,6 +27,7 @@ from alexnet_jax import (
     sources,
     workers,
 )
+from alexnet_jax.arguments import Parser
 from alexnet_jax.dataset import Dataset
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE, PixelSums
@@ -235,11 +235,10 @@ def _finish(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_jax.prepare",
-        description="Turn pictures into a data set that trains fast. What was "
+    parser = Parser(
+        "prepare",
+        description="Turn pictures into a data set that trains fast. What was\n"
         "interrupted goes on where it stood.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(

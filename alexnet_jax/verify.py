@@ -1,6 +1,5 @@
 """Check a prepared data set: every checksum, every record, every picture."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from alexnet_jax import description as descriptions
 from alexnet_jax import errors, prepared, progress
 from alexnet_jax import workers as processes
+from alexnet_jax.arguments import Parser
 from alexnet_jax.description import Description, Shard
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE
@@ -98,11 +98,10 @@ def check_shard(task: ShardCheck, advance: Callable[[int], None]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_jax.verify",
-        description="Check a prepared data set: checksums, records and pictures. Names "
-        "every fault; exit status 1 where there is one.",
-        allow_abbrev=False,
+    parser = Parser(
+        "verify",
+        description="Check a prepared data set: checksums, records and pictures. It\n"
+        "names every fault; exit status 1 where there is one.",
     )
     parser.add_argument("--path", type=Path, required=True, metavar="DIR")
     parser.add_argument(

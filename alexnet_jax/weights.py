@@ -16,7 +16,6 @@ becomes RGB, and torchvision's division by deviations goes into the kernels. Caf
 squeezes whole pictures to 256x256, where `prepare` and `predict` cut out the centre.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from alexnet_jax import caffemodel, description, progress, torch_file
 from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer as optimizers
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.arguments import Parser
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError, exit_with
 from alexnet_jax.export import package, to_onnx, to_safetensors
@@ -243,12 +243,7 @@ def class_names_of(path: Path) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_jax.weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("weights", description=__doc__)
     ways = parser.add_subparsers(dest="way", required=True)
     into = ways.add_parser("import", help="a file of weights into a work directory")
     into.add_argument("--preset", required=True, choices=tuple(ORIGINS))

@@ -32,7 +32,7 @@ TIERS = [
     ["geometry", "mesh", "moments", "pictures", "schedule"],
     ["convolution", "lrn", "pooling", "towers"],
     ["processes", "lock"],
-    ["hugepages", "progress", "workers"],
+    ["hugepages", "progress", "workers", "arguments"],
     ["errors"],
 ]
 PURE = [

@@ -151,6 +151,8 @@ def interrupt(workdir, phase, draw, number):
                 raise SystemExit(f"the run failed (status {status}): {told}")
             return None
         time.sleep(draw.uniform(0, SECONDS_WITHIN.get(phase, 0.2)))
+        # A pause may be in a thread of its own, beside a loop that goes on.
+        where = phase if pause else last_phase(phases)
         process.send_signal(number)
         begin = time.monotonic()
         _, status = finished(process)
@@ -164,8 +166,7 @@ def interrupt(workdir, phase, draw, number):
     record = {
         "signal": signal.Signals(number).name,
         "asked": phase,
-        # A pause may be in a thread of its own, beside a loop that goes on.
-        "phase": phase if pause else last_phase(phases),
+        "phase": where,
         "status": status,
         "checkpoints": sorted(told),
         "seconds_to_leave": round(seconds, 2),
