@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Integer, UInt8
 
-from alexnet_jax.errors import InputError, first_line
+from alexnet_jax.errors import InputError, first_line, writing
 
 
 MEAN_FILE = "mean.npy"
@@ -44,7 +44,9 @@ class Statistics:
 
     def save_mean(self, folder: Path) -> None:
         """Write the mean picture."""
-        np.save(folder / MEAN_FILE, self.mean)
+        path = folder / MEAN_FILE
+        with writing(path):
+            np.save(path, self.mean)
 
 
 def load_statistics(folder: Path, description: Mapping[str, Any]) -> Statistics:

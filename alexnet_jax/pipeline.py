@@ -10,7 +10,6 @@ import functools
 import multiprocessing
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ from alexnet_jax.errors import DataStalled, Failure, InputError
 from alexnet_jax.mesh import EXAMPLES
 from alexnet_jax.moments import PixelSums, Statistics
 from alexnet_jax.sources import open_dataset
-from alexnet_jax.workers import cores
+from alexnet_jax.workers import cores, follow_parent
 
 
 # Batches in the making at once: the next one fills the threads at the end of the last.
@@ -319,8 +318,7 @@ def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:
 
 
 def _start_worker(*_: int) -> None:
-    # Ctrl-C reaches every process of a terminal; when to stop is the main one's word.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent()
 
 
 @contextmanager

@@ -80,6 +80,12 @@ def spread(
 def _start(done: Any, stop: Any) -> None:
     global _done, _stop
     _done, _stop = done, stop
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """To be called first in a worker: it stops when the main process says so or ends,
+    however it ends."""
     # Ctrl-C reaches every process of a terminal; when to stop is the main one's word.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -12,9 +12,10 @@ os.environ.pop("XLA_FLAGS", None)
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 # Many tests, and the processes they start, compile the same programs: each once is
-# enough. The folder is this run's own.
-COMPILED = tempfile.TemporaryDirectory(prefix="alexnet_jax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+# enough. The folder is this run's own, and that of all its workers.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="alexnet_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

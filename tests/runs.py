@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import warnings
@@ -26,6 +25,15 @@ def get_config():
                          "save_steps": 10}})
     config.eval.batch_size = 600
     return config
+"""
+
+
+# A program that starts another which can't write files of more bytes.
+LIMITED = """
+import os, resource, sys
+most = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
@@ -57,16 +65,12 @@ def start(
     """A run in a process of its own, on so many virtual devices, that can't write files
     of more bytes."""
 
-    def limit():
-        if file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
     count = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [
-            sys.executable,
-            "-m",
-            "alexnet_jax.main",
+            *([] if file_bytes is None else [sys.executable, "-c", LIMITED]),
+            *([] if file_bytes is None else [str(file_bytes)]),
+            *(sys.executable, "-m", "alexnet_jax.main"),
             *arguments(folder, name, *overrides),
         ],
         cwd=Path(__file__).parent.parent,
@@ -75,7 +79,6 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=limit,
     )
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from alexnet_jax import report as reports
+from alexnet_jax.errors import Diverged, Failure, InputError
 from alexnet_jax.report import METRICS_FILE, Report, cut_metrics
 
 
@@ -74,6 +75,41 @@ def test_a_resume_cuts_back_to_its_step(tmp_path, revalidate, kept):
         told.flush()
     steps = [line["step"] for line in lines(tmp_path) if line["split"] == "train"]
     assert steps == [1, 2, 3]
+
+
+def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    with (
+        pytest.raises(Failure, match=r"metrics.jsonl can't be written"),
+        report(workdir) as told,
+    ):
+        told.train(1, metrics(1.0), 0.0)
+        workdir.rename(tmp_path / "moved")
+        told.flush()
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, loss):
+    with (
+        pytest.raises(Diverged, match=r"step 2, at a learning rate of 0.01: the loss"),
+        report(tmp_path) as told,
+    ):
+        told.train(1, metrics(1.0), 0.0)
+        told.train(2, metrics(loss), 0.0)
+        told.flush()
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
+def test_a_damaged_line_is_named_unless_it_is_the_last(tmp_path):
+    whole = '{"step": 1, "split": "train"}\n'
+    path = tmp_path / METRICS_FILE
+    path.write_text(whole + '{"step": 2, "sp')
+    cut_metrics(path, 2)
+    assert path.read_text() == whole
+    path.write_text(whole + '{"step": 2, "sp\n' + whole)
+    with pytest.raises(InputError, match="line 2, is damaged"):
+        cut_metrics(path, 2)
 
 
 def test_nothing_to_cut(tmp_path):

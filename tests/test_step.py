@@ -262,6 +262,22 @@ def test_each_of_the_ten_views_equals_the_crop_made_by_hand(size, crop):
         step.cut_views(jnp.asarray(images), crop=crop, views=5)
 
 
+def test_a_state_that_is_not_finite_is_noticed_on_every_mesh():
+    for shape in ((1, 1), (1, 2)):
+        state, _ = parts(tiny(), mesh_of(*shape), 67)
+        assert step.is_finite(state)
+        for value in (np.nan, np.inf, -np.inf):
+            velocity = optimizer.rate_state(state.opt_state).velocity
+            kernel = velocity["fc7"]["kernel"]
+            host = np.array(kernel)
+            host[0, 0, 0] = value
+            kernel = jax.device_put(host, kernel.sharding)
+            velocity = {**velocity, "fc7": {**velocity["fc7"], "kernel": kernel}}
+            rule = optimizer.rate_state(state.opt_state)._replace(velocity=velocity)
+            bad = state._replace(opt_state=(*state.opt_state[:-1], rule))
+            assert not step.is_finite(bad)
+
+
 def test_padding_counts_for_nothing():
     model, mesh = tiny(), mesh_of(2, 1)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 67, 67, 3)))

@@ -1,7 +1,9 @@
 import json
 import os
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,15 +285,65 @@ def test_a_second_run_in_a_directory_is_refused(tmp_path):
     assert list(workdir.iterdir()) == []
 
 
+def group(number):
+    """The processes of a process group that still run."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,stat=", "-g", str(number)], capture_output=True, text=True
+    ).stdout
+    return [line for line in listed.splitlines() if " Z" not in line]
+
+
+def shared_memory():
+    folder = Path("/dev/shm")
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_and_no_shared_memory_stays_behind(tmp_path, number):
+    """Pictures so large that batches go through shared memory."""
+    before = shared_memory()
+    large = ("--config.data.size=300", "--config.data.crop=291")
+    process = runs.start(tmp_path, "run", *large, "--config.data.workers=2")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
+    assert len(group(process.pid)) > 2
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while group(process.pid) or shared_memory() - before:
+        assert time.monotonic() < deadline, (group(process.pid), shared_memory())
+        time.sleep(0.1)
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path, straight):
-    """No file may have more bytes than a checkpoint's largest."""
-    process = runs.start(tmp_path, "run", file_bytes=20_000)
-    told = process.communicate(timeout=120)[1]
-    assert process.returncode == 1, told
-    (line,) = [text for text in told.splitlines() if text.startswith("error: ")]
-    assert "can't be written" in line
-    assert "Traceback" not in told
+    """No file may have more bytes: of the mean picture, then of a checkpoint."""
+
+    def fails_with(file_bytes, what):
+        process = runs.start(tmp_path, "run", file_bytes=file_bytes)
+        told = process.communicate(timeout=120)[1]
+        assert process.returncode == 1, told
+        (line,) = [text for text in told.splitlines() if text.startswith("error: ")]
+        assert f"{what} can't be written" in line
+        assert "Traceback" not in told
+
+    fails_with(20_000, "mean.npy")
+    process = runs.start(tmp_path, "run")
+    kept = tmp_path / "run" / "checkpoints" / "10"
+    wait_for(kept.is_dir, process)
+    process.kill()
+    process.communicate()
+    fails_with(40_000, "checkpoints")
+    assert max(runs.checkpoint_steps(tmp_path / "run")) >= 10
     runs.run(tmp_path, "run")
     assert_same_run(tmp_path / "run", straight)
 
