@@ -70,6 +70,7 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._keep = keep_latest, keep_best
         self._clean = clean
+        self._saving: Any = None
         self._checkpointer = self._open()
 
     def _open(self) -> Any:
@@ -154,7 +155,7 @@ class Checkpoints:
         self._remove({step} & set(self.steps))
         metrics = None if error is None else {METRIC: error}
         with self._writable():
-            self._checkpointer.save_checkpointables_async(
+            self._saving = self._checkpointer.save_checkpointables_async(
                 step,
                 {STATE: state, DIGESTS: digests(state) | _error_digest(error)},
                 force=True,
@@ -168,6 +169,10 @@ class Checkpoints:
           Failure: if it could not be written; so does the next `save`, and leaving.
         """
         with self._writable():
+            saving, self._saving = self._saving, None
+            if saving is not None:
+                # To ask for its result ends the thread that saved, and its open files.
+                saving.result()
             self._checkpointer.wait()
         steps = self.steps
         latest, best = self._keep

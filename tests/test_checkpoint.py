@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,19 @@ def test_the_latest_two_and_the_best_stay(directory):
         assert checkpoints.steps == {2: 0.1, 5: None, 6: None}
         restored = checkpoints.restore(2, numbers(0))
         np.testing.assert_array_equal(restored["weights"], np.full((4, 3), 2.0))
+
+
+def test_many_saves_leave_no_files_open(directory):
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        pytest.skip("only Linux counts a process's open files")
+    with Checkpoints(directory, clean=True) as checkpoints:
+        counts = []
+        for number in range(1, 13):
+            checkpoints.save(number, numbers(number))
+            checkpoints.wait()
+            counts.append(len(list(folder.iterdir())))
+    assert counts[-1] <= counts[3]
 
 
 def test_a_validation_is_added_to_a_checkpoint_that_is_there(directory):
@@ -238,7 +252,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_is_whole(direct
         [sys.executable, "-c", FULL, str(directory)], capture_output=True, text=True
     )
     assert done.returncode == 1, done.stderr
-    (line,) = [text for text in done.stderr.splitlines() if "error" in text.lower()]
+    (line,) = [t for t in done.stderr.splitlines() if t.startswith("error: ")]
     assert line.startswith(f"error: {directory} can't be written (")
     assert "Traceback" not in done.stderr
     with Checkpoints(directory, clean=True) as checkpoints:
