@@ -15,9 +15,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 SECONDS_BETWEEN_LINES = 10.0
+BAR_WIDTH, COUNT_WIDTH, TIME_WIDTH = 16, 9, 7
 
 console = Console(stderr=True)
 
@@ -31,10 +33,14 @@ def progress_bar() -> Progress:
     """A bar for work that is counted, with rate and time left; none in a pipe."""
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=BAR_WIDTH),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=COUNT_WIDTH)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=TIME_WIDTH)),
+        # In a narrow window this is what is cut off.
+        TextColumn(
+            "{task.fields[note]}",
+            table_column=Column(no_wrap=True, overflow="ellipsis"),
+        ),
         console=console,
         disable=not console.is_terminal,
     )
