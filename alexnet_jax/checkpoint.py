@@ -7,12 +7,9 @@ what it is made of is looked at before anything is read.
 """
 
 import gc
-import hashlib
 import json
 import logging
-import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,21 +20,16 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
-from alexnet_jax import mesh as meshes
 from alexnet_jax import processes, progress
 from alexnet_jax.errors import Failure, InputError, cannot_write, first_line
+from alexnet_jax.proof import METRIC, check_files, digests, error_digest, named
 
 
 # Its annotations want types of its own where any path or policy will do.
 ocp: Any = orbax_v1
 
 STATE, DIGESTS = "state", "digests"
-METRIC = "top1_error"
 METRICS, DAMAGED, DELETED = "metrics", "damaged", ".deleted"
-
-# No checkpoint of ours has more files, or any of its notes more bytes.
-MAX_FILES = 10_000
-MAX_NOTE_BYTES = 2**24
 
 
 class Checkpoints:
@@ -83,7 +75,7 @@ class Checkpoints:
             return ocp.training.Checkpointer(
                 self._directory,
                 # When to save is the training loop's decision, every save is forced;
-                # and what stays is ours, see `_prune`.
+                # and what stays is ours, see `wait`.
                 save_decision_policy=(
                     ocp.training.save_decision_policies.FixedIntervalPolicy(1)
                 ),
@@ -157,7 +149,7 @@ class Checkpoints:
         with self._writable():
             self._saving = self._checkpointer.save_checkpointables_async(
                 step,
-                {STATE: state, DIGESTS: digests(state) | _error_digest(error)},
+                {STATE: state, DIGESTS: digests(state) | error_digest(error)},
                 force=True,
                 metrics=metrics,
             )
@@ -211,13 +203,13 @@ class Checkpoints:
         with self._readable(path), context:
             _check_shapes(path, STATE, named(abstract_state))
             if METRIC in _check_shapes(path, DIGESTS, proof):
-                proof |= _error_digest(None)
+                proof |= error_digest(None)
             saved = ocp.load(path, proof, checkpointable_name=DIGESTS)
             state = ocp.load(path, abstract_state, checkpointable_name=STATE)
         found = digests(state)
         if METRIC in proof:
             # The plateau rule would count a validation twice whose error had gone.
-            found |= _error_digest(self.steps[step])
+            found |= error_digest(self.steps[step])
         for name, digest in found.items():
             if not np.array_equal(digest, saved[name]):
                 raise InputError(
@@ -320,40 +312,6 @@ class Checkpoints:
             raise Failure(cannot_write(self._directory, reason)) from error
 
 
-def check_files(path: Path) -> None:
-    """See that a folder of checkpoints is made of plain files and folders alone.
-
-    A link would be followed, and a device read, wherever it leads.
-
-    Raises:
-      InputError: naming what is there besides, or has a size that nothing of ours has.
-    """
-    count = 0
-    for folder, folders, files in os.walk(path, followlinks=False):
-        for name in (*folders, *files):
-            found = Path(folder, name)
-            try:
-                status = found.lstat()
-            except FileNotFoundError:
-                # An old checkpoint that is being removed just now.
-                continue
-            kind = status.st_mode
-            note = not any(part in ("d", "array") for part in found.parts[-3:-1])
-            count += 1
-            wrong = None
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-                wrong = "is neither a file nor a folder"
-            elif count > MAX_FILES:
-                wrong = f"is one file of more than {MAX_FILES}"
-            elif note and status.st_size > MAX_NOTE_BYTES:
-                wrong = f"has {status.st_size} bytes, and no note has so many"
-            if wrong:
-                raise InputError(
-                    f"checkpoint {path} is damaged or not ours: {found} {wrong}; "
-                    "remove it"
-                )
-
-
 def _check_shapes(path: Path, item: str, expected: dict[str, Any]) -> set[str]:
     """See that arrays have the shapes they must have, before their bytes are read;
     returns the names of all that are there.
@@ -388,31 +346,3 @@ def _move_into(folder: Path, path: Path) -> None:
     while place.exists():
         place = folder / f"{path.name}-{(number := number + 1)}"
     path.rename(place)
-
-
-def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their dotted names."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def digests(state: Any, *, abstract: bool = False) -> dict[str, Any]:
-    """The SHA-256 of each array's type, shape and bytes, by its name in the tree; or,
-    abstract, what will hold it."""
-    if abstract:
-        return {name: np.zeros(32, np.uint8) for name in named(state)}
-    return {name: _digest(meshes.whole(array)) for name, array in named(state).items()}
-
-
-def _error_digest(error: float | None) -> dict[str, np.ndarray]:
-    """That of the validation error, or of its not being there."""
-    return {METRIC: _digest(np.float64(np.nan if error is None else error))}
-
-
-def _digest(array: np.ndarray | np.float64) -> np.ndarray:
-    host = np.ascontiguousarray(array)
-    digest = hashlib.sha256(f"{host.dtype} {host.shape}".encode())
-    digest.update(host.view(np.uint8).reshape(-1).data if host.ndim else host.tobytes())
-    return np.frombuffer(digest.digest(), np.uint8)

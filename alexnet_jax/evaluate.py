@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from alexnet_jax import errors, losses, progress
+from alexnet_jax import errors, losses, progress, reading
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
@@ -166,7 +166,7 @@ def run_over(
     total = len(pipeline.dataset.splits[split])
     with (
         progress.counted(str(member.workdir), total) as advance,
-        pipelines.read(pipeline, dataset) as batches,
+        reading.read(pipeline, dataset) as batches,
     ):
         for batch in batches:
             _, outputs = step(params, pipelines.to_devices(batch, mesh), mean)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import processes, progress, restore
+from alexnet_jax import processes, progress, reading, restore
 from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
@@ -159,7 +159,7 @@ def _run(
             save(step, state, result["top1_error"])
             return state
 
-        with report, pipelines.read(pipeline, batches, start) as iterator:
+        with report, reading.read(pipeline, batches, start) as iterator:
             if late:
                 state = validated(start, state)
             signal = 0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import losses
+from alexnet_jax import losses, reading
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
@@ -45,7 +45,7 @@ def make_validation(
         params: Any, mean: jax.Array, check: Callable[[], None]
     ) -> dict[str, float]:
         total: dict[str, Any] = {}
-        with pipelines.read(pipeline, dataset) as batches:
+        with reading.read(pipeline, dataset) as batches:
             for batch in batches:
                 sums, _ = evaluate(params, pipelines.to_devices(batch, mesh), mean)
                 total = jax.tree.map(jnp.add, total, sums) if total else sums

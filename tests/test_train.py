@@ -11,7 +11,7 @@ import runs
 from networks import mesh_of
 from PIL import Image
 
-from alexnet_jax import main, restore, sections, train
+from alexnet_jax import main, restore, sections, train, validation
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import Diverged, InputError, Interrupted
@@ -211,7 +211,7 @@ def test_a_signal_in_a_validation_leaves_what_was_learned(
 
     def interrupt(*arguments, **options):
         nonlocal count
-        if arguments[0] is train.jnp.add:
+        if arguments[0] is validation.jnp.add:
             count += 1
             if count == 1:
                 signal.raise_signal(signal.SIGINT)

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from alexnet_jax import pictures, prepare, prepared, sources
+from alexnet_jax import pictures, prepare, prepared, reading, sources
 from alexnet_jax import pipeline as pipelines
 
 import harness
@@ -61,7 +61,7 @@ def ours(form, work, count, workers):
     )
     statistics = pipelines.open_pipeline(path=str(work / "jpeg")).dataset.statistics
     dataset = pipelines.train_dataset(pipeline, statistics, batch_size=BATCH, seed=0)
-    with pipelines.read(pipeline, dataset) as batches:
+    with reading.read(pipeline, dataset) as batches:
         return batches_of(batches, count)
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import jax
 
 from alexnet_jax import mesh as meshes
-from alexnet_jax import optimizer, step, train
+from alexnet_jax import optimizer, reading, step, train
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax.model import AlexNet
 from alexnet_jax.schedule import make_schedule
@@ -77,7 +77,7 @@ class Side:
         return self.run(lambda: (self.fixed, 0.0), count)
 
     def on_data(self, count):
-        with pipelines.read(self.pipeline, self.batches) as iterator:
+        with reading.read(self.pipeline, self.batches) as iterator:
             return self.run(lambda: train.timed_next(iterator, self.mesh), count)
 
 

@@ -1,0 +1,82 @@
+"""What a checkpoint must be made of, and the digests that prove its arrays."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax import mesh as meshes
+from alexnet_jax.errors import InputError
+
+
+METRIC = "top1_error"
+
+# No checkpoint of ours has more files, or any of its notes more bytes.
+MAX_FILES = 10_000
+MAX_NOTE_BYTES = 2**24
+
+
+def check_files(path: Path) -> None:
+    """See that a folder of checkpoints is made of plain files and folders alone.
+
+    A link would be followed, and a device read, wherever it leads.
+
+    Raises:
+      InputError: naming what is there besides, or has a size that nothing of ours has.
+    """
+    count = 0
+    for folder, folders, files in os.walk(path, followlinks=False):
+        for name in (*folders, *files):
+            found = Path(folder, name)
+            try:
+                status = found.lstat()
+            except FileNotFoundError:
+                # An old checkpoint that is being removed just now.
+                continue
+            kind = status.st_mode
+            note = not any(part in ("d", "array") for part in found.parts[-3:-1])
+            count += 1
+            wrong = None
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                wrong = "is neither a file nor a folder"
+            elif count > MAX_FILES:
+                wrong = f"is one file of more than {MAX_FILES}"
+            elif note and status.st_size > MAX_NOTE_BYTES:
+                wrong = f"has {status.st_size} bytes, and no note has so many"
+            if wrong:
+                raise InputError(
+                    f"checkpoint {path} is damaged or not ours: {found} {wrong}; "
+                    "remove it"
+                )
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their dotted names."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def digests(state: Any, *, abstract: bool = False) -> dict[str, Any]:
+    """The SHA-256 of each array's type, shape and bytes, by its name in the tree; or,
+    abstract, what will hold it."""
+    if abstract:
+        return {name: np.zeros(32, np.uint8) for name in named(state)}
+    return {name: _digest(meshes.whole(array)) for name, array in named(state).items()}
+
+
+def error_digest(error: float | None) -> dict[str, np.ndarray]:
+    """That of the validation error, or of its not being there."""
+    return {METRIC: _digest(np.float64(np.nan if error is None else error))}
+
+
+def _digest(array: np.ndarray | np.float64) -> np.ndarray:
+    host = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{host.dtype} {host.shape}".encode())
+    digest.update(host.view(np.uint8).reshape(-1).data if host.ndim else host.tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
