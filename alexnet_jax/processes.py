@@ -5,10 +5,12 @@ batch. The first one, the main process, writes the run's files and talks; all of
 save their part of a checkpoint into one directory, which all of them must see.
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -31,6 +33,14 @@ from alexnet_jax.errors import InputError, Interrupted, ProcessLost, first_line
 SECONDS_TO_JOIN = 120
 SECONDS_OF_SILENCE = 30
 SECONDS_TO_PART = 2
+SECONDS_TO_LEAVE = 10
+LOST = (
+    "process {process}: another process has ended or can't be reached ({reason}); "
+    "start all of them again, and the run goes on from its latest checkpoint"
+)
+# Set when a lost process has been noticed; the handler, which must not be collected.
+_leaving = threading.Event()
+_abort_handler: Any = None
 
 
 def start(
@@ -91,8 +101,29 @@ def start(
         ) from error
     finally:
         clock.cancel()
+    _leave_rather_than_abort()
     if jax.process_index() > 0:
         progress.console.quiet = True
+
+
+def _leave_rather_than_abort() -> None:
+    """Where the main process has gone JAX aborts the others from a thread of its own,
+    at about the time when Python hears of it; let it be one line and status 1."""
+
+    def leave(_: int) -> None:
+        if _leaving.is_set():
+            # Python has heard of it, and is about to say so.
+            time.sleep(SECONDS_TO_LEAVE)
+        else:
+            line = f"error: {LOST.format(process=number, reason='JAX gave up')}\n"
+            os.write(2, line.encode())
+        os._exit(1)
+
+    number = jax.process_index()
+    global _abort_handler
+    _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
+    # Python's own handlers wait for the main thread, which an abort does not.
+    ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
 
 
 def _give_up(
@@ -241,11 +272,10 @@ def together() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        raise ProcessLost(
-            f"process {jax.process_index()}: another process has ended or can't be "
-            f"reached ({first_line(error)[:160]}); start all of them again, and the "
-            "run goes on from its latest checkpoint"
-        ) from error
+        _leaving.set()
+        reason = first_line(error)[:160]
+        lost = LOST.format(process=jax.process_index(), reason=reason)
+        raise ProcessLost(lost) from error
     except Interrupted:
         _part()
         raise
