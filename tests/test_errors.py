@@ -46,3 +46,24 @@ def test_status_and_one_line(body, status, told, in_order):
     assert done.stderr.startswith(told)
     assert done.stderr.count("\n") == bool(told)
     assert bool(done.stdout) == in_order
+
+
+TWICE = """
+import os, signal, time
+from alexnet_jax.interrupt import Interrupts
+
+with Interrupts() as interrupts:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert interrupts.received == signal.SIGTERM
+    print("still here", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("and still", flush=True)
+"""
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "still here\n"
+    assert done.returncode == 130
