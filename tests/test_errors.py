@@ -13,6 +13,9 @@ from alexnet_jax import errors
 class Lost(errors.Failure):
     abrupt = True
 
+# Where the tests run in the background of a shell it would be ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def main():
     {body}
 
