@@ -10,7 +10,7 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,14 @@ from orbax.checkpoint import v1 as orbax_v1
 
 from alexnet_jax import processes, progress
 from alexnet_jax.errors import Failure, InputError, cannot_write, first_line
-from alexnet_jax.proof import METRIC, check_files, digests, error_digest, named
+from alexnet_jax.proof import (
+    METRIC,
+    check_files,
+    check_shapes,
+    digests,
+    error_digest,
+    named,
+)
 
 
 # Its annotations want types of its own where any path or policy will do.
@@ -67,10 +74,10 @@ class Checkpoints:
 
     def _open(self) -> Any:
         check_files(self._directory)
-        self._check_notes()
-        if self._clean and processes.is_main():
-            for path in self._directory.glob(f"*{DELETED}"):
-                shutil.rmtree(path)
+        if self._clean:
+            processes.in_main(self._tidy)
+        else:
+            self._check_notes()
         with self._readable(self._directory):
             return ocp.training.Checkpointer(
                 self._directory,
@@ -81,6 +88,12 @@ class Checkpoints:
                 ),
                 cleanup_tmp_directories=self._clean,
             )
+
+    def _tidy(self) -> None:
+        """What the run that saves here does first, in its main process."""
+        self._check_notes()
+        for path in self._directory.glob(f"*{DELETED}"):
+            shutil.rmtree(path)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -141,10 +154,12 @@ class Checkpoints:
 
         A step that is there already is saved again only to add its validation error.
         """
-        if step in self.steps and (error is None or self.steps[step] is not None):
-            return
         self.wait()
-        self._remove({step} & set(self.steps))
+        steps = self.steps
+        if step in steps:
+            if error is None or steps[step] is not None:
+                return
+            self._remove({step})
         metrics = None if error is None else {METRIC: error}
         with self._writable():
             self._saving = self._checkpointer.save_checkpointables_async(
@@ -166,13 +181,14 @@ class Checkpoints:
                 # To ask for its result ends the thread that saved, and its open files.
                 saving.result()
             self._checkpointer.wait()
+        if not self._clean:
+            return
         steps = self.steps
         latest, best = self._keep
         # Of equals the latest.
         validated = sorted((e, -step) for step, e in steps.items() if e is not None)
         stay = {*sorted(steps)[-latest:], *(-step for _, step in validated[:best])}
-        if self._clean:
-            self._remove(set(steps) - stay)
+        self._remove(set(steps) - stay)
 
     def _remove(self, steps: set[int]) -> None:
         """Remove checkpoints. Each loses its name first: a kill leaves none in half."""
@@ -201,9 +217,12 @@ class Checkpoints:
         check_files(path)
         proof = digests(abstract_state, abstract=True)
         with self._readable(path), context:
-            _check_shapes(path, STATE, named(abstract_state))
-            if METRIC in _check_shapes(path, DIGESTS, proof):
+            stored = named(ocp.metadata(path, checkpointable_name=STATE).metadata)
+            check_shapes(path, stored, named(abstract_state))
+            stored = named(ocp.metadata(path, checkpointable_name=DIGESTS).metadata)
+            if METRIC in stored:
                 proof |= error_digest(None)
+            check_shapes(path, stored, proof)
             saved = ocp.load(path, proof, checkpointable_name=DIGESTS)
             state = ocp.load(path, abstract_state, checkpointable_name=STATE)
         found = digests(state)
@@ -229,22 +248,24 @@ class Checkpoints:
         """
         damaged: dict[int, InputError] = {}
         for step in sorted(self.steps, reverse=True):
-            state = None
+            path = self._directory / str(step)
+            state, why = None, InputError(f"another process can't read {path}")
             try:
                 state = self.restore(step, abstract_state)
             except InputError as error:
-                damaged[step] = error
+                why = error
             if processes.all_of(state is not None):
                 break
+            damaged[step] = why
         else:
-            latest = max(damaged, default=None)
             raise InputError(
-                f"{damaged[latest]}; the other {len(damaged) - 1} are no better"
-                if latest is not None
-                else f"no whole checkpoint in {self._directory}"
+                f"no whole checkpoint in {self._directory}; of the latest: "
+                f"{next(iter(damaged.values()), 'there is none')}"
             )
-        if step < max(self.steps):
-            self._set_aside(damaged)
+        if damaged:
+            self._checkpointer.close()
+            processes.in_main(lambda: self._move_aside(damaged))
+            self._checkpointer = self._open()
         return step, state
 
     def _check_notes(self) -> None:
@@ -252,32 +273,31 @@ class Checkpoints:
 
         The run that saves here moves a checkpoint without them out of the way.
         """
+        damaged: dict[int | str, InputError] = {}
         for note in sorted(self._directory.glob(f"*/{METRICS}/{METRICS}")):
             try:
                 metrics = json.loads(note.read_bytes())
                 float(metrics[METRIC])
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-                damage = InputError(
+                damaged[note.parents[1].name] = InputError(
                     f"checkpoint {note.parents[1]} is damaged: {note} can't be read "
                     f"({first_line(error)}); remove the checkpoint"
                 )
-                if not self._clean:
-                    raise damage from error
-                self._move_aside(note.parents[1], damage)
+        if damaged and not self._clean:
+            raise next(iter(damaged.values()))
+        self._move_aside(damaged)
 
-    def _move_aside(self, path: Path, why: InputError) -> None:
+    def _move_aside(self, damaged: Mapping[Any, InputError]) -> None:
+        """Move checkpoints into a folder of their own; the main process's work."""
         folder = self._directory.parent / DAMAGED
-        progress.say(f"warning: {why}; it is put into {folder}")
-        if processes.is_main():
+        for name, why in damaged.items():
+            progress.say(f"warning: {why}; it is put into {folder}")
             with self._writable():
-                _move_into(folder, path)
-        processes.wait_for_all("a damaged checkpoint is out of the way")
-
-    def _set_aside(self, damaged: dict[int, InputError]) -> None:
-        self._checkpointer.close()
-        for step, error in damaged.items():
-            self._move_aside(self._directory / str(step), error)
-        self._checkpointer = self._open()
+                folder.mkdir(exist_ok=True)
+                place, number = folder / str(name), 1
+                while place.exists():
+                    place = folder / f"{name}-{(number := number + 1)}"
+                (self._directory / str(name)).rename(place)
 
     @contextmanager
     def _readable(self, path: Path) -> Iterator[None]:
@@ -286,7 +306,8 @@ class Checkpoints:
         logging.disable(logging.CRITICAL)
         try:
             yield
-        except InputError:
+        except (InputError, jax.errors.JaxRuntimeError):
+            # The device's own trouble, want of memory for one, is no damage.
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {first_line(error)[:300]}"
@@ -310,39 +331,3 @@ class Checkpoints:
                 raise
             reason = first_line(error)[:160]
             raise Failure(cannot_write(self._directory, reason)) from error
-
-
-def _check_shapes(path: Path, item: str, expected: dict[str, Any]) -> set[str]:
-    """See that arrays have the shapes they must have, before their bytes are read;
-    returns the names of all that are there.
-
-    A chunk is read whole: one that is larger than its array would be memory for the
-    asking.
-    """
-    stored = named(ocp.metadata(path, checkpointable_name=item).metadata)
-    for name, array in expected.items():
-        if name not in stored:
-            raise InputError(f"checkpoint {path} has no array {name}; remove it")
-        found = stored[name]
-        shape, dtype = tuple(found.shape), np.dtype(found.dtype)
-        if shape != tuple(array.shape) or dtype != np.dtype(array.dtype):
-            raise InputError(
-                f"checkpoint {path} is of another network or damaged: array {name} is "
-                f"{dtype} of {shape} where {np.dtype(array.dtype)} of "
-                f"{tuple(array.shape)} is needed; remove it"
-            )
-        chunk = getattr(found.storage_metadata, "chunk_shape", None) or ()
-        if any(part > max(1, whole) for part, whole in zip(chunk, shape, strict=True)):
-            raise InputError(
-                f"checkpoint {path} is damaged: array {name} of {shape} is stored in "
-                f"chunks of {tuple(chunk)}; remove it"
-            )
-    return set(stored)
-
-
-def _move_into(folder: Path, path: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    place, number = folder / path.name, 1
-    while place.exists():
-        place = folder / f"{path.name}-{(number := number + 1)}"
-    path.rename(place)

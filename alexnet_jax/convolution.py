@@ -43,16 +43,16 @@ def convolve(
     return _convolve(x, kernel.astype(x.dtype), stride)
 
 
-def _padding(length: int, side: int, stride: int) -> tuple[int, int]:
+def padding(length: int, side: int, stride: int) -> tuple[int, int]:
     """Zeros before and behind `length` values."""
     return (0, (side - length) % stride) if stride > 1 else (side // 2, side // 2)
 
 
 def _plain(x: Array, kernel: Array, stride: int) -> Array:
     """The convolution as XLA has it."""
-    padding = [_padding(length, kernel.shape[0], stride) for length in x.shape[1:3]]
+    around = [padding(length, kernel.shape[0], stride) for length in x.shape[1:3]]
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
+        x, kernel, (stride, stride), around, dimension_numbers=_LAYOUT
     )
 
 
@@ -95,7 +95,7 @@ def kernel_gradient_by_taps(
     """The same, a matrix product for each tap; the kernel only tells its shape."""
     side = kernel.shape[0]
     if stride == 1:
-        around = [_padding(length, side, stride) for length in x.shape[1:3]]
+        around = [padding(length, side, stride) for length in x.shape[1:3]]
         return _taps(jnp.pad(x, [(0, 0), *around, (0, 0)]), dy, side)
     # The folded kernel reaches past the real one, and the folded picture past the last
     # window: over zeros, and those taps are cut off.

@@ -29,13 +29,13 @@ class Curves(NamedTuple):
         values = self.splits[split].get(name)
         return float(values[-1]) if values is not None and len(values) else None
 
-    def best(self) -> tuple[int, float] | None:
-        """Step and top-1 error of the best validation."""
+    def best(self) -> dict[str, float] | None:
+        """The line of the best validation; of equals the latest, as of checkpoints."""
         told = self.splits["validation"]
         if not told:
             return None
-        place = int(np.argmin(told["top1_error"]))
-        return int(told["step"][place]), float(told["top1_error"][place])
+        place = len(told["step"]) - 1 - int(np.argmin(told["top1_error"][::-1]))
+        return {name: float(values[place]) for name, values in told.items()}
 
     def rate_drops(self) -> list[float]:
         """The epochs at which the learning rate went down."""
@@ -62,7 +62,9 @@ def read_curves(workdir: Path) -> Curves:
     for number, text in enumerate(lines, start=1):
         try:
             row = json.loads(text)
-            rows[row.pop("split")].append(row)
+            told = rows[row.pop("split")]
+            # The same names in every line of a split.
+            told.append({name: float(row[name]) for name in (told or [row])[0]})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):
                 # A run that goes on may be writing it.

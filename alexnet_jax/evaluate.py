@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from alexnet_jax import errors, losses, progress, reading
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.arguments import Parser
 from alexnet_jax.errors import InputError
@@ -152,16 +151,7 @@ def run_over(
 ) -> tuple[Int[np.ndarray, " examples"], Float[np.ndarray, "examples views classes"]]:
     """Labels and logits of every example, in the data set's order."""
     dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
-    mean = pipelines.mean_crop(member.data.statistics, member.data.crop)
-    mean = jax.device_put(mean, steps.replicated(mesh))
-    params = member.params(mesh)
-    step = steps.make_eval_step(
-        member.model,
-        mesh,
-        crop=member.data.crop,
-        views=views,
-        mirrors=pipeline.flip,
-    )
+    step = member.evaluator(mesh, views)
     labels, logits = [], []
     total = len(pipeline.dataset.splits[split])
     with (
@@ -169,7 +159,7 @@ def run_over(
         reading.read(pipeline, dataset) as batches,
     ):
         for batch in batches:
-            _, outputs = step(params, pipelines.to_devices(batch, mesh), mean)
+            _, outputs = step(pipelines.to_devices(batch, mesh))
             labels.append(batch["label"][batch["mask"]])
             logits.append(jax.device_get(outputs)[batch["mask"]])
             advance(len(labels[-1]))
@@ -214,27 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "last line of standard output is one JSON object.",
     )
     add = parser.add_argument
-    add(
-        "--workdir",
-        type=Path,
-        action="append",
-        required=True,
-        metavar="DIR",
-        help="work directory of a run; give it again for each member of an ensemble",
-    )
-    add(
-        "--views",
-        type=int,
-        choices=(1, 10),
-        default=1,
-        help="1: the centre crop; 10: corners, centre and their mirror images",
-    )
-    add(
-        "--checkpoint",
-        default="best",
-        metavar="best|latest|STEP",
-        help="which checkpoint (default: best by validation error)",
-    )
+    parser.add_workdirs("for each member of an ensemble")
+    parser.add_views()
+    parser.add_checkpoint()
     add("--split", default="validation", choices=("train", "validation"))
     add(
         "--mesh",

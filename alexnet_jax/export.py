@@ -5,17 +5,15 @@ first fully connected layer's inputs flattened channels first, and nothing to be
 at dropout.
 """
 
-import importlib
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from alexnet_jax import mesh as meshes
+from alexnet_jax import convolution, files, lrn
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax.errors import InputError, writing
+from alexnet_jax.errors import writing
 from alexnet_jax.layout import Layer, from_params
 from alexnet_jax.model import AlexNet
 from alexnet_jax.restore import Member, open_member
@@ -25,33 +23,19 @@ OPSET = 18
 IR_VERSION = 9
 
 
-def package(name: str, path: Path) -> Any:
-    """A package that is installed only by those who need it.
-
-    Raises:
-      InputError: if it isn't.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        stem = name.partition(".")[0]
-        raise InputError(
-            f"{path} needs the package {stem}; `pip install {stem}`"
-        ) from error
-
-
 def to_safetensors(workdir: Path, checkpoint: str | int, path: Path) -> None:
     """Write `NAME.weight` and `NAME.bias` of every layer, and the mean picture.
 
     Raises:
       InputError: if there is no such checkpoint, or the package isn't installed.
     """
-    safetensors = package("safetensors.numpy", path)
+    safetensors = files.package("safetensors.numpy", path)
     member = open_member(workdir, checkpoint)
     arrays = {"mean": _mean(member)}
     for name, kernel, bias in _layers(member):
         arrays |= {f"{name}.weight": kernel, f"{name}.bias": bias}
-    _replace(path, safetensors.save(arrays))
+    with writing(path):
+        files.replace(path, safetensors.save(arrays))
 
 
 def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
@@ -63,7 +47,7 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
     Raises:
       InputError: if there is no such checkpoint, or the package isn't installed.
     """
-    onnx = package("onnx", path)
+    onnx = files.package("onnx", path)
     member = open_member(workdir, checkpoint)
     graph = _Graph(onnx.helper, onnx.numpy_helper)
     crop = member.data.crop
@@ -82,24 +66,18 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
         ir_version=IR_VERSION,
     )
     onnx.checker.check_model(model)
-    _replace(path, model.SerializeToString())
+    with writing(path):
+        files.replace(path, model.SerializeToString())
 
 
 def _layers(member: Member) -> list[Layer]:
-    params = jax.device_get(member.params(meshes.one_device()))
+    params = jax.device_get(member.plain_params)
     return from_params(member.model, params, member.data.crop)
 
 
 def _mean(member: Member) -> np.ndarray:
     mean = pipelines.mean_crop(member.data.statistics, member.data.crop)
     return np.ascontiguousarray(mean.transpose(2, 0, 1))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with writing(path):
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_bytes(data)
-        part.replace(path)
 
 
 class _Graph:
@@ -146,10 +124,7 @@ def _network(
         last = index == len(layers) - 1
         if index < len(model.channels):
             size, stride = model.kernel_sizes[index], model.strides[index]
-            around = size // 2
-            before, behind = (around, around)
-            if stride > 1:
-                before, behind = 0, (size - side) % stride
+            before, behind = convolution.padding(side, size, stride)
             before += model.picture_padding if index == 0 else 0
             x = graph.add(
                 "Conv",
@@ -203,16 +178,27 @@ def _step(graph: _Graph, model: AlexNet, name: str, step: str, x: str) -> str:
 
 
 def _same_map(graph: _Graph, x: str, output: str) -> str:
-    """`lrn.same_map_norm` with its defaults."""
+    """`lrn.same_map_norm`, whose sum is that of a mean that counts the border."""
+    side = lrn.SAME_MAP_SIZE
+    around = side // 2
     squares = graph.add("Mul", [x, x], f"{output}.squares")
-    window = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2], "strides": [1, 1]}
     means = graph.add(
-        "AveragePool", [squares], f"{output}.means", count_include_pad=1, **window
+        "AveragePool",
+        [squares],
+        f"{output}.means",
+        kernel_shape=[side, side],
+        pads=[around] * 4,
+        strides=[1, 1],
+        count_include_pad=1,
     )
-    alpha = graph.constant(f"{output}.alpha", np.asarray(25 * 4e-5, np.float32))
-    one = graph.constant(f"{output}.k", np.asarray(1, np.float32))
-    power = graph.constant(f"{output}.power", np.asarray(-0.75, np.float32))
+
+    def number(name: str, value: float) -> str:
+        return graph.constant(f"{output}.{name}", np.asarray(value, np.float32))
+
+    alpha = number("alpha", side**2 * lrn.SAME_MAP_ALPHA)
     scaled = graph.add("Mul", [means, alpha], f"{output}.scaled")
-    energy = graph.add("Add", [scaled, one], f"{output}.energy")
-    factor = graph.add("Pow", [energy, power], f"{output}.factor")
+    k = number("k", lrn.SAME_MAP_K)
+    energy = graph.add("Add", [scaled, k], f"{output}.energy")
+    beta = number("beta", -lrn.SAME_MAP_BETA)
+    factor = graph.add("Pow", [energy, beta], f"{output}.factor")
     return graph.add("Mul", [x, factor], f"{output}.same_map")

@@ -5,190 +5,96 @@ work it belongs to.
 """
 
 import csv
-import importlib
+import io
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from alexnet_jax.errors import InputError, writing
+from alexnet_jax import files
+from alexnet_jax.errors import InputError, first_line, writing
 
 
 # Longer names are cut off in Zarr, where all have the same room.
 NAME_BYTES = 256
 
+# Of every array by name: its rows.
+Columns = Mapping[str, np.ndarray]
+# Writes columns, names and labels from a row on.
+Write = Callable[[int, Columns, Sequence[str], Sequence[int]], None]
+
 
 class Output:
-    """Rows are appended to it, of which the first `done` were written before.
+    """Rows are appended to it; `done` are written, of which `refused` are NaN."""
 
-    Here is what both kinds have in common: the note, and going on.
-    """
-
-    def __init__(self, path: Path, total: int, job: Mapping[str, Any]) -> None:
-        self.path = path
-        self._total = total
+    def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
+        self._path = path
         self._job = dict(job)
         self._note = path.with_name(path.name + ".progress.json")
-        self.done = 0
-        if self._note.exists():
-            note = json.loads(self._note.read_text(encoding="utf-8"))
-            if note["job"] != self._job:
-                raise InputError(
-                    f"{path} holds the beginning of other features ({self._note} says "
-                    "of which); give that command again, or remove both"
-                )
-            self.done = note["done"]
+        self.write: Write | None = None
+        self.done = self.refused = 0
+        self.resumed = self._note.exists()
+        if self.resumed:
+            self._resume()
         elif path.exists():
             raise InputError(f"{path} is there already; remove it, or choose another")
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path} can't be written: its folder isn't there")
-        with writing(path):
-            self._advance(0)
 
-    def __enter__(self) -> "Output":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close()
-        if error is None and self.done == self._total:
-            self._note.unlink(missing_ok=True)
-
-    def append(
-        self,
-        values: Mapping[str, np.ndarray],
-        names: Sequence[str],
-        labels: Sequence[int],
-    ) -> None:
-        """Write the next rows, by layer, with a name and a label for each."""
-        raise NotImplementedError
-
-    def _advance(self, rows: int) -> None:
-        self.done += rows
-        replacement = self._note.with_name(self._note.name + ".new")
-        replacement.write_text(json.dumps({"job": self._job, "done": self.done}))
-        replacement.replace(self._note)
-
-    def _close(self) -> None:
-        raise NotImplementedError
-
-
-class NpyOutput(Output):
-    """One layer as an NPY file, names and labels as a CSV file beside it."""
-
-    def __init__(
-        self, path: Path, shape: tuple[int, ...], layer: str, job: Mapping[str, Any]
-    ) -> None:
-        super().__init__(path, shape[0], job)
-        self._layer = layer
-        table = path.with_suffix(".csv")
-        with writing(path):
-            mode = "r+b" if self.done else "w+b"
-            self._file = path.open(mode)
-            kind = np.dtype(np.float32)
-            header = {"descr": kind.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(self._file, header)
-            # What a process that was killed had written past its last note.
-            row_bytes = int(np.prod(shape[1:])) * kind.itemsize
-            self._file.seek(self._file.tell() + self.done * row_bytes)
-            self._file.truncate()
-            kept = ["name,label\n"]
-            if self.done:
-                lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = lines[: self.done + 1]
-            self._table = table.open("w", encoding="utf-8", newline="")
-            self._table.writelines(kept)
-
-    def append(
-        self,
-        values: Mapping[str, np.ndarray],
-        names: Sequence[str],
-        labels: Sequence[int],
-    ) -> None:
-        """See `Output`."""
-        with writing(self.path):
-            self._file.write(np.ascontiguousarray(values[self._layer]).data)
-            csv.writer(self._table, lineterminator="\n").writerows(
-                # A line each, so that they can be counted.
-                (name.replace("\n", "\\n"), label)
-                for name, label in zip(names, labels, strict=True)
-            )
-            for file in (self._file, self._table):
-                file.flush()
-                os.fsync(file.fileno())
-            self._advance(len(names))
-
-    def _close(self) -> None:
-        self._file.close()
-        self._table.close()
-
-
-class ZarrOutput(Output):
-    """A Zarr group with an array for each layer, and `name` and `label`."""
-
-    def __init__(
-        self,
-        path: Path,
-        shapes: Mapping[str, tuple[int, ...]],
-        rows_at_once: int,
-        job: Mapping[str, Any],
-    ) -> None:
-        total = next(iter(shapes.values()))[0]
-        super().__init__(path, total, job)
+    def _resume(self) -> None:
         try:
-            zarr: Any = importlib.import_module("zarr")
-        except ImportError as error:
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+            job, self.done, self.refused = note["job"], note["done"], note["refused"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path} needs the package zarr; `pip install zarr`, or write .npy"
+                f"{self._note} is damaged ({first_line(error)}); remove it and "
+                f"{self._path}"
             ) from error
-        with writing(path):
-            if self.done:
-                self._group = zarr.open_group(path, mode="r+", zarr_format=2)
-                return
-            self._group = zarr.open_group(path, mode="w", zarr_format=2)
-            kinds: dict[str, tuple[tuple[int, ...], Any]] = {
-                name: (shape, np.float32) for name, shape in shapes.items()
-            }
-            kinds["name"] = ((total,), np.dtype(f"S{NAME_BYTES}"))
-            kinds["label"] = ((total,), np.int32)
-            for name, (shape, kind) in kinds.items():
-                # A chunk is a batch's rows: written whole, and only once.
-                chunks = (rows_at_once, *shape[1:])
-                self._group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
+        if job != self._job:
+            raise InputError(
+                f"{self._path} holds the beginning of other features "
+                f"({self._note} says of which); give that command again, or remove both"
+            )
 
     def append(
         self,
-        values: Mapping[str, np.ndarray],
+        columns: Columns,
         names: Sequence[str],
         labels: Sequence[int],
+        refused: int,
     ) -> None:
-        """See `Output`."""
-        encoded = np.asarray([name.encode() for name in names], f"S{NAME_BYTES}")
-        columns = {"name": encoded, "label": np.asarray(labels, np.int32), **values}
-        with writing(self.path):
-            for name, rows in columns.items():
-                self._group[name][self.done : self.done + len(names)] = rows
-            self._advance(len(names))
+        """Write the next rows, of which so many are refused."""
+        assert self.write is not None
+        with writing(self._path):
+            self.write(self.done, columns, names, labels)
+        self.done += len(names)
+        self.refused += refused
+        self.take_note()
 
-    def _close(self) -> None:
-        pass
+    def end(self) -> None:
+        """All rows are written."""
+        self._note.unlink()
+
+    def take_note(self) -> None:
+        """Write down how far it has come; first of all, to have something to go on."""
+        note = {"job": self._job, "done": self.done, "refused": self.refused}
+        with writing(self._note):
+            files.write_json(self._note, note)
 
 
+@contextmanager
 def open_output(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     *,
     rows_at_once: int,
     job: Mapping[str, Any],
-) -> Output:
+) -> Iterator[Output]:
     """Open an output, or go on with one.
 
     Args:
@@ -200,11 +106,108 @@ def open_output(
     Raises:
       InputError: if it is there already, belongs to other work, or can't be written.
     """
-    if path.suffix == ".zarr":
-        return ZarrOutput(path, shapes, rows_at_once, job)
-    if path.suffix != ".npy":
+    kinds: dict[str, Callable[..., AbstractContextManager[Write]]]
+    kinds = {".zarr": _zarr, ".npy": _npy}
+    if path.suffix not in kinds:
         raise InputError(f"--output={path} must end in .zarr or .npy")
+    output = Output(path, job)
+    with kinds[path.suffix](path, shapes, rows_at_once, output) as output.write:
+        yield output
+    if output.done == next(iter(shapes.values()))[0]:
+        output.end()
+
+
+@contextmanager
+def _npy(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], rows_at_once: int, output: Output
+) -> Iterator[Write]:
+    """One layer as an NPY file, names and labels as a CSV file beside it."""
     if len(shapes) > 1:
         raise InputError(f"--output={path} takes one layer; name a .zarr for several")
-    (layer, shape), *_ = shapes.items()
-    return NpyOutput(path, shape, layer, job)
+    ((layer, shape),) = shapes.items()
+    table_path = path.with_suffix(".csv")
+    if not output.resumed and table_path.exists():
+        raise InputError(f"{table_path} is there already; remove it, or move it")
+    output.take_note()
+    done = output.done
+    kind = np.dtype(np.float32)
+    header = {"descr": kind.str, "fortran_order": False, "shape": shape}
+    row_bytes = int(np.prod(shape[1:])) * kind.itemsize
+    mode = "r+b" if done else "w+b"
+    with writing(path):
+        array, table = path.open(mode), table_path.open(mode)
+    with array, table:
+        with writing(path):
+            np.lib.format.write_array_header_1_0(array, header)
+            if not done:
+                table.write(b"name,label\n")
+            # A process that was killed may have written past its last note.
+            _cut(array, array.tell() + done * row_bytes)
+            table.seek(0)
+            lines = list(itertools.islice(table, done + 1))
+            # A line that is missing makes it longer than it is.
+            _cut(table, sum(map(len, lines)) + (done + 1 - len(lines)))
+
+        def write(
+            _: int, columns: Columns, names: Sequence[str], labels: Sequence[int]
+        ) -> None:
+            array.write(np.ascontiguousarray(columns[layer]).data)
+            for name, label in zip(names, labels, strict=True):
+                table.write(_row(name, label))
+            for file in (array, table):
+                file.flush()
+                os.fsync(file.fileno())
+
+        yield write
+
+
+def _cut(file: BinaryIO, length: int) -> None:
+    """Cut a file to a length that it must have at least."""
+    file.flush()
+    if os.fstat(file.fileno()).st_size < length:
+        raise InputError(
+            f"{file.name} is shorter than what was written; remove it, and what lies "
+            "beside it, to begin anew"
+        )
+    file.seek(length)
+    file.truncate()
+
+
+def _row(name: str, label: int) -> bytes:
+    """A line of a CSV file; one line, so that rows can be counted."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([name.replace("\n", "\\n"), label])
+    return line.getvalue().encode()
+
+
+@contextmanager
+def _zarr(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], rows_at_once: int, output: Output
+) -> Iterator[Write]:
+    """A Zarr group with an array for each layer, and `name` and `label`."""
+    zarr = files.package("zarr", path)
+    output.take_note()
+    with writing(path):
+        mode = "r+" if output.done else "w"
+        group = zarr.open_group(path, mode=mode, zarr_format=2)
+    if not output.done:
+        total = next(iter(shapes.values()))[0]
+        kinds: dict[str, tuple[tuple[int, ...], Any]] = {
+            name: (shape, np.float32) for name, shape in shapes.items()
+        }
+        kinds["name"] = ((total,), np.dtype(f"S{NAME_BYTES}"))
+        kinds["label"] = ((total,), np.int32)
+        for name, (shape, kind) in kinds.items():
+            # A chunk is a batch's rows: written whole, and only once.
+            chunks = (rows_at_once, *shape[1:])
+            group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
+
+    def write(
+        start: int, columns: Columns, names: Sequence[str], labels: Sequence[int]
+    ) -> None:
+        encoded = np.asarray([name.encode() for name in names], f"S{NAME_BYTES}")
+        more = {"name": encoded, "label": np.asarray(labels, np.int32)}
+        for name, rows in {**columns, **more}.items():
+            group[name][start : start + len(names)] = rows
+
+    yield write

@@ -11,7 +11,6 @@ stand side by side, tower 0 first. Rows are written as they come, so memory does
 grow with the number of pictures, and the same command goes on where it was stopped.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,8 +23,6 @@ from jaxtyping import Array, UInt8
 
 from alexnet_jax import dataset as datasets
 from alexnet_jax import description, feature_files, gallery, progress
-from alexnet_jax import mesh as meshes
-from alexnet_jax import pipeline as pipelines
 from alexnet_jax.arguments import Parser
 from alexnet_jax.errors import Failure, InputError, exit_with
 from alexnet_jax.restore import Member, open_member
@@ -91,14 +88,16 @@ def write_features(
             f"no layer {', '.join(unknown)!r}; choose from {', '.join(model.features)}"
         )
     pictures = open_input(given, member, split)
-    mesh = meshes.one_device()
-    run = jax.jit(functools.partial(activations, member, tuple(layers)))
-    params = jax.tree.map(jnp.asarray, jax.device_get(member.params(mesh)))
-    side = member.data.size
+    params, side = member.plain_params, member.data.size
     batch_size = min(batch_size, pictures.total)
+
+    @jax.jit
+    def run(params: Any, images: Array) -> dict[str, Array]:
+        return member.activations(params, images, tuple(layers))[1]
+
     abstract = jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)
     shapes = jax.eval_shape(run, params, abstract)
-    file = feature_files.open_output(
+    output_file = feature_files.open_output(
         output,
         {name: (pictures.total, *shapes[name].shape[1:]) for name in layers},
         rows_at_once=batch_size,
@@ -110,50 +109,30 @@ def write_features(
             "batch_size": batch_size,
         },
     )
-    refused = 0
     pending: tuple[list[Row], dict[str, Array]] | None = None
     with (
-        file,
+        output_file as file,
         progress.counted("pictures", pictures.total, completed=file.done) as advance,
     ):
         rows = pictures.rows(file.done)
         while True:
             group = list(itertools.islice(rows, batch_size))
-            started = (group, run(params, _images(group, abstract))) if group else None
+            started = None
+            if group:
+                images = gallery.stacked((r.picture for r in group), batch_size, side)
+                started = group, run(params, images)
             if pending is not None:
                 # While the device works on the next ones.
-                refused += _write(file, *pending)
+                _write(file, *pending)
                 advance(len(pending[0]))
             if (pending := started) is None:
-                return refused
-
-
-def activations(
-    member: Member, layers: tuple[str, ...], params: Any, images: Array
-) -> dict[str, Array]:
-    """The layers' values for stored pictures, of which the centre is taken."""
-    crop = member.data.crop
-    mean = pipelines.mean_crop(member.data.statistics, crop)
-    start = (images.shape[1] - crop) // 2
-    inside = slice(start, start + crop)
-    centre = images[:, inside, inside].astype(jnp.float32) - mean[None]
-    outputs: Any = member.model.apply({"params": params}, centre, layers=layers)
-    _, kept = outputs
-    return {name: value.astype(jnp.float32) for name, value in kept.items()}
-
-
-def _images(group: list[Row], abstract: jax.ShapeDtypeStruct) -> np.ndarray:
-    images = np.zeros(abstract.shape, np.uint8)
-    for place, row in enumerate(group):
-        if row.picture is not None:
-            images[place] = row.picture
-    return images
+                return file.refused
 
 
 def _write(
     file: feature_files.Output, group: list[Row], values: dict[str, Array]
-) -> int:
-    """Write a batch's rows; returns how many of them could not be read."""
+) -> None:
+    """Write a batch's rows, and name the pictures that could not be read."""
     bad = [place for place, row in enumerate(group) if row.error is not None]
     host = {}
     for name, value in jax.device_get(values).items():
@@ -161,8 +140,8 @@ def _write(
         host[name][bad] = np.nan
     for place in bad:
         progress.say(f"error: {group[place].error}")
-    file.append(host, [row.name for row in group], [row.label for row in group])
-    return len(bad)
+    names, labels = [row.name for row in group], [row.label for row in group]
+    file.append(host, names, labels, len(bad))
 
 
 def open_input(given: Path, member: Member, split: str) -> Input:
@@ -201,6 +180,8 @@ def _prepared(given: Path, member: Member, split: str) -> Input:
             f"{member.workdir} takes {size}; prepare it with --size={size}"
         )
     source = dataset.splits[split]
+    if not len(source):
+        raise InputError(f"{given} has no picture in its split {split}")
 
     def row(index: int) -> Row:
         try:
@@ -238,12 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=".zarr, or .npy for one layer",
     )
     add("--split", default="validation", choices=("train", "validation"))
-    add(
-        "--checkpoint",
-        default="best",
-        metavar="best|latest|STEP",
-        help="which checkpoint (default: best by validation error)",
-    )
+    parser.add_checkpoint()
     add("--batch_size", type=int, default=BATCH_SIZE, metavar="N")
     given = parser.parse_args(arguments)
     refused = write_features(

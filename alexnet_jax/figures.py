@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from alexnet_jax import kernels, progress
-from alexnet_jax import mesh as meshes
+from alexnet_jax import files, kernels, progress
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.arguments import Parser
 from alexnet_jax.curves import Curves, read_curves
@@ -97,8 +95,8 @@ def write_comparison(workdirs_given: Sequence[Path]) -> Path:
                 run.name,
                 f"{run.last('train', 'step'):.0f}",
                 f"{run.last('train', 'loss'):.3f}",
-                "" if best is None else f"{best[1]:.2%}",
-                "" if best is None else str(best[0]),
+                "" if best is None else f"{best['top1_error']:.2%}",
+                "" if best is None else f"{best['step']:.0f}",
             )
         )
     columns = ("run", "steps", "training loss", "best top-1 error", "at step")
@@ -124,9 +122,7 @@ def write_comparison(workdirs_given: Sequence[Path]) -> Path:
 
 def _write(path: Path, page: Page) -> Path:
     with writing(path):
-        part = path.with_name(path.name + ".new")
-        part.write_text(page.html(), encoding="utf-8")
-        part.replace(path)
+        files.replace(path, page.html())
     return path
 
 
@@ -149,11 +145,9 @@ def _numbers(run: Curves, member: Member) -> list[tuple[str, str]]:
         ("images a second", f"{np.median(told['images_per_second']):.0f}"),
     ]
     if best is not None:
-        validation = run.splits["validation"]
-        place = int(np.argmin(validation["top1_error"]))
         pairs[:0] = [
-            ("best top-1 error", f"{best[1]:.2%}"),
-            ("top-5 error there", f"{validation['top5_error'][place]:.2%}"),
+            ("best top-1 error", f"{best['top1_error']:.2%}"),
+            ("top-5 error there", f"{best['top5_error']:.2%}"),
         ]
     return pairs
 
@@ -188,8 +182,7 @@ def _add_throughput(
 
 
 def _add_kernels(page: Page, member: Member, workdir: Path) -> None:
-    params = jax.device_get(member.params(meshes.one_device()))
-    first = params[member.model.layers[0]]["kernel"]
+    first = np.asarray(member.plain_params[member.model.layers[0]]["kernel"])
     if first.shape[3] != 3:
         return
     page.section(
@@ -264,14 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("figures", description=__doc__)
     add = parser.add_argument
-    add(
-        "--workdir",
-        type=Path,
-        action="append",
-        required=True,
-        metavar="DIR",
-        help="work directory of a run; give it again to compare several",
-    )
+    parser.add_workdirs("to compare several")
     add(
         "--data_path",
         type=Path,

@@ -80,6 +80,18 @@ def shown(paths: Iterable[Path], size: int) -> Iterator[Shown]:
     return ahead(decode, paths)
 
 
+def stacked(
+    pictures: Iterable[UInt8[np.ndarray, "size size 3"] | None], count: int, size: int
+) -> UInt8[np.ndarray, "count size size 3"]:
+    """A batch of always the same size: black where a picture can't be read, or at the
+    end."""
+    batch = np.zeros((count, size, size, 3), np.uint8)
+    for place, picture in enumerate(pictures):
+        if picture is not None:
+            batch[place] = picture
+    return batch
+
+
 def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """A function's results in the order of the items, made ahead by a thread for each
     core, and never many more than were taken."""

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from alexnet_jax import mesh as meshes
-from alexnet_jax import pipeline as pipelines
+from alexnet_jax import augment, gallery
 from alexnet_jax.restore import Member
 from alexnet_jax.sections import call
 
@@ -71,20 +69,13 @@ def look(member: Member, data_path: Path | None = None) -> Insight:
     source = pipeline.dataset.splits["validation"]
     count = min(len(source), MOST_EXAMPLES)
     chosen = np.linspace(0, len(source) - 1, count).astype(int)
-    crop, size = member.data.crop, pipeline.dataset.size
-    start = (size - crop) // 2
-    inside = slice(start, start + crop)
-    images = np.empty((count, crop, crop, 3), np.uint8)
-    labels = np.empty(count, np.int32)
-    for place, index in enumerate(chosen):
-        example = source[int(index)]
-        images[place] = example["image"][inside, inside]
-        labels[place] = example["label"]
-    probabilities, hidden = _outputs(member, images)
+    examples = [*gallery.ahead(source.__getitem__, chosen.tolist())]
+    stored = np.stack([example["image"] for example in examples])
+    probabilities, hidden = _outputs(member, stored)
     return Insight(
         class_names=member.data.class_names,
-        images=images,
-        labels=labels,
+        images=augment.centre(stored, member.data.crop),
+        labels=np.asarray([example["label"] for example in examples], np.int32),
         probabilities=probabilities,
         hidden=hidden,
         total=len(source),
@@ -92,26 +83,19 @@ def look(member: Member, data_path: Path | None = None) -> Insight:
 
 
 def _outputs(member: Member, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    model = member.model
-    layer = model.layers[-2]
-    mean = pipelines.mean_crop(member.data.statistics, member.data.crop)
-    params = jax.device_get(member.params(meshes.one_device()))
+    layer = member.model.layers[-2]
 
     @jax.jit
     def run(params: Any, batch: Array) -> tuple[Array, Array]:
-        centred = batch.astype(jnp.float32) - mean[None]
-        outputs: Any = model.apply({"params": params}, centred, layers=(layer,))
-        logits, kept = outputs
-        flat = kept[layer].reshape(len(batch), -1)
-        return jax.nn.softmax(logits), flat.astype(jnp.float32)
+        logits, kept = member.activations(params, batch, (layer,))
+        return jax.nn.softmax(logits), kept[layer].reshape(len(batch), -1)
 
     probabilities, hidden = [], []
     size = min(BATCH_SIZE, len(images))
     for start in range(0, len(images), size):
         batch = images[start : start + size]
-        whole = np.zeros((size, *images.shape[1:]), np.uint8)
-        whole[: len(batch)] = batch
-        p, h = jax.device_get(run(params, whole))
+        whole = gallery.stacked(batch, size, images.shape[1])
+        p, h = jax.device_get(run(member.plain_params, whole))
         probabilities.append(p[: len(batch)])
         hidden.append(h[: len(batch)])
     return np.concatenate(probabilities), np.concatenate(hidden)

@@ -53,10 +53,7 @@ def to_params(
 ) -> dict[str, dict[str, np.ndarray]]:
     """A network's parameters out of another's layers.
 
-    Convolutions lie as kernels x channels x height x width there, and what enters the
-    first fully connected layer is flattened channels first; here channels are last. A
-    group of theirs is a tower. They scale what dropout keeps in training and not in
-    evaluation; here it is the other way round, so kernels behind dropout are doubled.
+    For networks whose fully connected layers see every tower.
 
     Raises:
       InputError: naming the layer that differs.

@@ -1,4 +1,4 @@
-"""One run at a time in a work directory.
+"""One process at a time in a folder: a run in its work directory, a preparation.
 
 The lock is the system's own (`flock`), and so ends with the process that holds it, by
 whatever it ends: a lock file that a dead process left behind binds nobody.
@@ -24,15 +24,19 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Hold the work directory for the block.
+def locked(folder: Path, taken: str) -> Iterator[None]:
+    """Hold a folder for the block.
+
+    Args:
+      folder: gets the lock's file.
+      taken: what is to be said where another has it, as "run is in use".
 
     Raises:
       InputError: if another process holds it; the message names its host and process.
     """
-    path = workdir / LOCK_FILE
+    path = folder / LOCK_FILE
     with writing(path):
-        descriptor = _acquire(path)
+        descriptor = _acquire(path, taken)
     try:
         holder = {
             "host": platform.node(),
@@ -49,7 +53,7 @@ def locked(workdir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, taken: str) -> int:
     """The descriptor of the locked file."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -59,8 +63,7 @@ def _acquire(path: Path) -> int:
             holder = _holder(descriptor)
             os.close(descriptor)
             raise InputError(
-                f"{path.parent} is in use by {holder}; wait for it, stop it, or choose "
-                "another --workdir"
+                f"{taken} by {holder}; wait for it, stop it, or choose another folder"
             ) from error
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:

@@ -25,6 +25,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
+# Of `cnorm2` in the 2012 code.
+SAME_MAP_SIZE, SAME_MAP_K, SAME_MAP_ALPHA, SAME_MAP_BETA = 5, 1.0, 4e-5, 0.75
+
+
 def local_response_norm(
     x: Float[Array, "*places channels"],
     *,
@@ -57,10 +61,10 @@ def local_response_norm(
 def same_map_norm(
     x: Float[Array, "*batch height width channels"],
     *,
-    size: int = 5,
-    k: float = 1.0,
-    alpha: float = 4e-5,
-    beta: float = 0.75,
+    size: int = SAME_MAP_SIZE,
+    k: float = SAME_MAP_K,
+    alpha: float = SAME_MAP_ALPHA,
+    beta: float = SAME_MAP_BETA,
 ) -> Float[Array, "*batch height width channels"]:
     """Normalise each value by the energy of the places around it in its own channel.
 

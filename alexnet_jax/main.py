@@ -30,7 +30,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import errors, figures, processes, progress, train
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import Failure, InputError
 
 
 USAGE = (
@@ -216,7 +216,8 @@ def draw(workdir: Path) -> None:
         return
     try:
         progress.say(f"report: {figures.write_report(workdir)}")
-    except InputError as error:
+    except (InputError, Failure) as error:
+        # What was trained is saved, report or not.
         progress.say(f"no report: {error}")
 
 

@@ -202,6 +202,17 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda array: NamedSharding(mesh, spec(array)), tree)
 
 
+def abstract(tree: Any, mesh: Mesh) -> Any:
+    """Shapes, types and places of parameters or of a state."""
+    return jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(
+            array.shape, array.dtype, sharding=sharding
+        ),
+        tree,
+        shardings(tree, mesh),
+    )
+
+
 def sharded(
     function: Callable[..., Any], mesh: Mesh, *, in_specs: Any, out_specs: Any
 ) -> Callable[..., Any]:

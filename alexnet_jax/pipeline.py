@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
-from alexnet_jax import batches
+from alexnet_jax import augment, batches
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.dataset import Dataset
 from alexnet_jax.errors import InputError
@@ -138,8 +138,7 @@ def mean_crop(statistics: Statistics, crop: int) -> Float[np.ndarray, "crop crop
 
     As in the 2012 code, wherever the crop was cut.
     """
-    start = (statistics.mean.shape[0] - crop) // 2
-    return statistics.mean[start : start + crop, start : start + crop]
+    return augment.centre(statistics.mean, crop)
 
 
 def train_dataset(

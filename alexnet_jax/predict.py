@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from alexnet_jax import gallery, losses
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import step as steps
 from alexnet_jax.arguments import Parser
 from alexnet_jax.errors import Failure, InputError, exit_with
 from alexnet_jax.restore import open_member
@@ -57,30 +55,17 @@ def predict(
     """
     member = open_member(workdir, checkpoint)
     mesh = meshes.one_device()
-    params = member.params(mesh)
-    mean = pipelines.mean_crop(member.data.statistics, member.data.crop)
-    mean = jax.device_put(mean, steps.replicated(mesh))
-    run = steps.make_eval_step(
-        member.model,
-        mesh,
-        crop=member.data.crop,
-        views=views,
-        mirrors=member.config["data"].get("flip", True),
-    )
+    run = member.evaluator(mesh, views)
     size, names = member.data.size, member.data.class_names
     batch_size = min(batch_size, len(paths))
     pictures = gallery.shown(paths, size)
     while group := list(itertools.islice(pictures, batch_size)):
-        images = np.zeros((batch_size, size, size, 3), np.uint8)
-        for place, shown in enumerate(group):
-            if shown.picture is not None:
-                images[place] = shown.picture
         batch = {
-            "image": images,
+            "image": gallery.stacked((s.picture for s in group), batch_size, size),
             "label": np.zeros(batch_size, np.int32),
             "mask": np.zeros(batch_size, np.bool_),
         }
-        _, logits = run(params, pipelines.to_devices(batch, mesh), mean)
+        _, logits = run(pipelines.to_devices(batch, mesh))
         probabilities = np.exp(losses.log_mean_probabilities(logits))
         for shown, row in zip(group, probabilities, strict=False):
             order = np.argsort(-row, kind="stable")[:best]
@@ -110,19 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
     add("pictures", nargs="+", metavar="PICTURE", help="files, folders or patterns")
-    add(
-        "--views",
-        type=int,
-        choices=(1, 10),
-        default=1,
-        help="1: the centre crop; 10: corners, centre and their mirror images",
-    )
-    add(
-        "--checkpoint",
-        default="best",
-        metavar="best|latest|STEP",
-        help="which checkpoint (default: best by validation error)",
-    )
+    parser.add_views()
+    parser.add_checkpoint()
     add("--json", action="store_true", help="a JSON object a line for each picture")
     given = parser.parse_args(arguments)
     failed = 0

@@ -21,6 +21,7 @@ import numpy as np
 from alexnet_jax import (
     description,
     errors,
+    files,
     pictures,
     progress,
     shards,
@@ -230,7 +231,7 @@ def _finish(
     statistics.save_mean(folder)
     described["mean_sha256"] = description.sha256(folder / MEAN_FILE)
     described.update(statistics.to_json())
-    shards.write_json(folder / description.DATASET_FILE, described)
+    files.write_json(folder / description.DATASET_FILE, described)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

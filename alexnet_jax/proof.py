@@ -54,6 +54,34 @@ def check_files(path: Path) -> None:
                 )
 
 
+def check_shapes(path: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    """See that arrays have the shapes they must have, before their bytes are read.
+
+    A chunk is read whole: one that is larger than its array would be memory for the
+    asking.
+
+    Raises:
+      InputError: naming the array that is missing or other than expected.
+    """
+    for name, array in expected.items():
+        if name not in stored:
+            raise InputError(f"checkpoint {path} has no array {name}; remove it")
+        found = stored[name]
+        shape, dtype = tuple(found.shape), np.dtype(found.dtype)
+        if shape != tuple(array.shape) or dtype != np.dtype(array.dtype):
+            raise InputError(
+                f"checkpoint {path} is of another network or damaged: array {name} is "
+                f"{dtype} of {shape} where {np.dtype(array.dtype)} of "
+                f"{tuple(array.shape)} is needed; remove it"
+            )
+        chunk = getattr(found.storage_metadata, "chunk_shape", None) or ()
+        if any(part > max(1, whole) for part, whole in zip(chunk, shape, strict=True)):
+            raise InputError(
+                f"checkpoint {path} is damaged: array {name} of {shape} is stored in "
+                f"chunks of {tuple(chunk)}; remove it"
+            )
+
+
 def named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their dotted names."""
     return {

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from alexnet_jax import losses, progress
+from alexnet_jax import files, losses, progress
 from alexnet_jax.errors import (
     Diverged,
     Failure,
@@ -246,6 +246,4 @@ def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
             ) from error
         if not later and (keep_validation or not repeated):
             kept.append(text + "\n")
-    replacement = path.with_name(path.name + ".new")
-    replacement.write_text("".join(kept), encoding="utf-8")
-    replacement.replace(path)
+    files.replace(path, "".join(kept))

@@ -1,6 +1,7 @@
 """A trained network from its work directory."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,17 +9,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from alexnet_jax import augment, pictures
 from alexnet_jax import mesh as meshes
-from alexnet_jax import pictures
 from alexnet_jax import pipeline as pipelines
+from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
 from alexnet_jax.sections import call, plain
+
+
+Layers = Sequence[str]
 
 
 class Loaded(NamedTuple):
@@ -51,19 +56,50 @@ class Member:
         variables = jax.eval_shape(
             self.model.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
         )
-        return jax.tree.map(
-            lambda array, sharding: jax.ShapeDtypeStruct(
-                array.shape, array.dtype, sharding=sharding
-            ),
-            variables["params"],
-            meshes.shardings(variables["params"], mesh),
-        )
+        return meshes.abstract(variables["params"], mesh)
 
     def params(self, mesh: jax.sharding.Mesh) -> Any:
         """Its parameters, restored onto a mesh."""
         abstract = self.abstract_params(mesh)
         with Checkpoints(self.workdir / workdirs.CHECKPOINTS) as checkpoints:
             return checkpoints.restore(self.step, {"params": abstract})["params"]
+
+    @functools.cached_property
+    def plain_params(self) -> Any:
+        """Its parameters on one device, with no mesh or sharding in sight."""
+        params = jax.device_get(self.params(meshes.one_device()))
+        return jax.tree.map(jnp.asarray, params)
+
+    def evaluator(
+        self, mesh: jax.sharding.Mesh, views: int
+    ) -> Callable[[steps.Batch], tuple[dict[str, jax.Array], jax.Array]]:
+        """Its evaluation step with its parameters and mean picture; it takes batches.
+
+        The mirrored views are left out if training was without mirror images.
+        """
+        mean = pipelines.mean_crop(self.data.statistics, self.data.crop)
+        mean = jax.device_put(mean, steps.replicated(mesh))
+        params = self.params(mesh)
+        evaluate = steps.make_eval_step(
+            self.model,
+            mesh,
+            crop=self.data.crop,
+            views=views,
+            mirrors=self.config["data"].get("flip", True),
+        )
+        return lambda batch: evaluate(params, batch, mean)
+
+    def activations(
+        self, params: Any, images: UInt8[Array, "batch size size 3"], layers: Layers
+    ) -> tuple[Array, dict[str, Array]]:
+        """Logits and layers of stored pictures' centres, in float32; to be jitted."""
+        crop = self.data.crop
+        mean = pipelines.mean_crop(self.data.statistics, crop)
+        (centre,) = jnp.moveaxis(steps.cut_views(images, crop=crop, views=1), 1, 0)
+        centre = centre.astype(jnp.float32) - mean[None]
+        outputs: Any = self.model.apply({"params": params}, centre, layers=layers)
+        logits, kept = outputs
+        return logits, {name: x.astype(jnp.float32) for name, x in kept.items()}
 
 
 def init_from(
@@ -144,9 +180,6 @@ def open_member(workdir: Path, checkpoint: str | int) -> Member:
 def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
     """See `alexnet_jax.load`."""
     member = open_member(workdir, checkpoint)
-    # Off the mesh, so that no sharding is in sight of whoever uses them.
-    params = jax.device_get(member.params(meshes.one_device()))
-    params = jax.tree.map(jnp.asarray, params)
     data = member.data
     mean = pipelines.mean_crop(data.statistics, data.crop)
 
@@ -158,12 +191,11 @@ def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
         Args:
           images: file names, PIL pictures, or uint8 arrays of height x width x 3.
         """
-        stored = [_stored(image, data.size) for image in images]
-        start = (data.size - data.crop) // 2
-        inside = slice(start, start + data.crop)
-        return np.stack([s[inside, inside] for s in stored]).astype(np.float32) - mean
+        stored = np.stack([_stored(image, data.size) for image in images])
+        return augment.centre(stored, data.crop).astype(np.float32) - mean
 
-    return Loaded(member.model, {"params": params}, preprocess, data.class_names)
+    variables = {"params": member.plain_params}
+    return Loaded(member.model, variables, preprocess, data.class_names)
 
 
 def _stored(image: Any, size: int) -> np.ndarray:

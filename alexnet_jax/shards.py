@@ -3,13 +3,13 @@
 import collections
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax import description, pictures, prepared
+from alexnet_jax import description, files, pictures, prepared
 from alexnet_jax.errors import InputError, first_line
 from alexnet_jax.moments import PixelSums
 from alexnet_jax.originals import Originals
@@ -92,7 +92,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             "mended": mended,
             "refused": refused,
         }
-        write_json(task.note, note)
+        files.write_json(task.note, note)
         return task.path
     except (OSError, RuntimeError) as error:
         # The writer's own kind is RuntimeError, with the system's reason in it.
@@ -121,13 +121,6 @@ def finished(task: ShardTask, *, refusals: bool) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file of JSON so that it is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def sync(path: Path) -> None:

@@ -39,13 +39,7 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, types and places of the state, for pictures of `size` a side."""
     state = jax.eval_shape(_initialiser(model, optimizer, size), jax.random.key(0))
-    return jax.tree.map(
-        lambda array, sharding: jax.ShapeDtypeStruct(
-            array.shape, array.dtype, sharding=sharding
-        ),
-        state,
-        meshes.shardings(state, mesh),
-    )
+    return meshes.abstract(state, mesh)
 
 
 def init_state(

@@ -57,7 +57,8 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     fingerprint = pipeline.dataset.fingerprint
     processes.check_same({**workdirs.comparable(settings), "the data": fingerprint})
     with contextlib.ExitStack() as held:
-        processes.in_main(lambda: held.enter_context(locked(workdir)))
+        lock = locked(workdir, f"{workdir} is in use")
+        processes.in_main(lambda: held.enter_context(lock))
         return _run(settings, workdir, mesh, pipeline)
 
 

@@ -8,18 +8,18 @@ lock          held by the process that prepares
 """
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import progress, shards
+from alexnet_jax import files, progress, shards
 from alexnet_jax.errors import InputError
+from alexnet_jax.lock import LOCK_FILE, locked
 
 
-JOB_FILE, LOCK_FILE, REFUSED_FILE = "job.json", "lock", "refused.txt"
+JOB_FILE, REFUSED_FILE = "job.json", "refused.txt"
 SET_FOLDER, NOTES_FOLDER = "set", "notes"
 
 
@@ -40,13 +40,7 @@ def unfinished_work(
       InputError: if another process holds it, or it has files of somebody else.
     """
     unfinished.mkdir(parents=True, exist_ok=True)
-    with (unfinished / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{output} is being prepared by another process"
-            ) from error
+    with locked(unfinished, f"{output} is being prepared"):
         _resume(unfinished, job)
         yield
 
@@ -55,7 +49,7 @@ def _resume(unfinished: Path, job: dict[str, Any]) -> None:
     """Make the folders for the work, emptied of what another job left."""
     file = unfinished / JOB_FILE
     folders = [unfinished / SET_FOLDER, unfinished / NOTES_FOLDER]
-    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + ".part", REFUSED_FILE}
+    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + files.PART, REFUSED_FILE}
     ours |= {folder.name for folder in folders}
     if strangers := sorted({path.name for path in unfinished.iterdir()} - ours):
         raise InputError(
@@ -71,10 +65,10 @@ def _resume(unfinished: Path, job: dict[str, Any]) -> None:
         if before != job:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
-        for left in folder.glob("*.part"):
+        for left in folder.glob(f"*{files.PART}"):
             left.unlink()
     if before != job:
-        shards.write_json(file, job)
+        files.write_json(file, job)
         shards.sync(file)
 
 

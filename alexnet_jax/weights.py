@@ -30,7 +30,8 @@ from alexnet_jax import workdir as workdirs
 from alexnet_jax.arguments import Parser
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError, exit_with
-from alexnet_jax.export import package, to_onnx, to_safetensors
+from alexnet_jax.export import to_onnx, to_safetensors
+from alexnet_jax.files import package
 from alexnet_jax.layout import Layer, Origin, to_params
 from alexnet_jax.main import load_config
 from alexnet_jax.model import AlexNet
@@ -106,7 +107,6 @@ def import_weights(
     state = jax.device_put(state, meshes.shardings(state, mesh))
     with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
         checkpoints.save(0, state)
-        checkpoints.wait()
     return sum(array.size for array in jax.tree.leaves(params))
 
 
@@ -114,7 +114,7 @@ def _mean(path: Path | None, origin: Origin) -> np.ndarray:
     if path is None:
         return np.full((SIZE, SIZE, 3), origin.mean, np.float32)
     try:
-        mean = np.load(path, allow_pickle=False)
+        mean = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"--mean={path} can't be read ({error})") from error
     if mean.shape != (3, SIZE, SIZE) or not np.isfinite(mean).all():
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     out = ways.add_parser("export", help="a run's weights into a file")
     out.add_argument("--workdir", type=Path, required=True, metavar="DIR")
-    out.add_argument("--checkpoint", default="best", metavar="best|latest|STEP")
+    out.add_checkpoint()
     out.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=".onnx, .safetensors"
     )

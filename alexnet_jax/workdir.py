@@ -7,21 +7,14 @@ mean.npy         the mean picture
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from alexnet_jax import moments
+from alexnet_jax import files, moments
+from alexnet_jax.environment import environment
 from alexnet_jax.errors import InputError, first_line, writing
 from alexnet_jax.moments import Statistics
 
@@ -31,7 +24,6 @@ FORMAT_VERSION = 1
 LARGEST_SIZE, LARGEST_FILE = 4096, 2**26
 CONFIG_FILE, RUN_FILE, DATASET_FILE = "config.json", "run.json", "dataset.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections")
 
 # Where a process finds the data, and how it reads them.
 OWN = ("data.path", "data.threads", "data.workers", "data.buffer", "data.timeout")
@@ -218,7 +210,7 @@ def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
     starts = read_starts(workdir)
     _write(
         workdir / RUN_FILE,
-        {"format_version": FORMAT_VERSION, "starts": [*starts, _environment()]},
+        {"format_version": FORMAT_VERSION, "starts": [*starts, environment()]},
     )
 
 
@@ -250,53 +242,6 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _environment() -> dict[str, Any]:
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("alexnet_jax", *PACKAGES)
-            if _installed(name)
-        },
-        "host": platform.node(),
-        "machine": platform.platform(),
-        "devices": [f"{device.platform}: {device}" for device in jax.devices()],
-        "processes": jax.process_count(),
-    }
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this runs from, if it is one."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    describe = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
-    try:
-        done = subprocess.run(describe, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
@@ -311,8 +256,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Replace a file as a whole, so that a crash leaves the old one or the new."""
-    replacement = path.with_name(path.name + ".new")
     with writing(path):
-        replacement.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        replacement.replace(path)
+        files.write_json(path, value)

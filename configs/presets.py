@@ -80,18 +80,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "bias": (0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0),
         },
     },
-    # Caffe's reference network: pooling before normalisation, biases of 1.
-    "caffenet": {
-        "model": {
-            "norm_before_relu": (),
-            "norm_after_pool": True,
-            "norm_across_towers": True,
-            "norm_k": 1.0,
-            "same_map_norms": (),
-            "kernel_std": (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01),
-            "bias": (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0),
-        },
-    },
     # torchvision's AlexNet: the single tower of "One weird trick" (Krizhevsky 2014,
     # 1404.5997) without normalisation, and dropout before fc6 and fc7. It draws its
     # initial values otherwise; these are of about their size.
@@ -136,6 +124,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "optimizer": {"bias_rate": 1.0, "weight_decay": 0.0},
         "schedule": {"bias_drops": 3},
+    },
+}
+
+
+# Caffe's reference network: pooling before normalisation, biases of 1.
+PRESETS["caffenet"] = {
+    "model": {
+        **PRESETS["caffe"]["model"],
+        "norm_after_pool": True,
+        "bias": PRESETS["code2012"]["model"]["bias"],
     },
 }
 

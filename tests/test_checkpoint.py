@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from networks import flat, mesh_of, tiny
 
-from alexnet_jax import optimizer, step
+from alexnet_jax import checkpoint, optimizer, processes, step
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.schedule import make_schedule
@@ -172,6 +172,34 @@ def test_a_damaged_checkpoint_is_never_restored_in_silence(tmp_path, fault, caps
                 assert set(checkpoints.steps) == {1, 2}
         jax.tree.map(np.testing.assert_array_equal, restored, state(step))
     assert fell_back >= 2
+
+
+def test_all_processes_take_the_checkpoint_that_all_can_read(directory, monkeypatch):
+    """As if another process could not read the latest, which is whole here."""
+    with Checkpoints(directory, clean=True) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.save(2, state(2))
+        checkpoints.wait()
+        answers = iter([False, True])
+        monkeypatch.setattr(processes, "all_of", lambda well: next(answers))
+        step, restored = checkpoints.restore_latest(state(0))
+        assert step == 1
+        assert set(checkpoints.steps) == {1}
+    jax.tree.map(np.testing.assert_array_equal, restored, state(1))
+    assert (directory.parent / "damaged" / "2").is_dir()
+
+
+def test_want_of_memory_is_no_damage(directory, monkeypatch):
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    with Checkpoints(directory, clean=True) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoint.ocp, "load", fail)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory"):
+            checkpoints.restore_latest(state(0))
+    assert (directory / "1").is_dir()
 
 
 @broken_loads

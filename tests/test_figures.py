@@ -97,10 +97,11 @@ def test_long_runs_are_thinned_and_a_line_in_the_making_is_left_out(workdir, tmp
 
 def test_rate_drops_and_the_best():
     train = {"epoch": np.arange(5.0), "learning_rate": np.array([1, 1, 0.1, 0.1, 0.01])}
-    told = {"step": np.array([1, 2, 3]), "top1_error": np.array([0.5, 0.2, 0.3])}
+    errors = np.array([0.5, 0.2, 0.2, 0.3])
+    told = {"step": np.arange(4), "top1_error": errors}
     run = curves.Curves("run", {"train": train, "validation": told})
     assert run.rate_drops() == [2.0, 4.0]
-    assert run.best() == (2, 0.2)
+    assert run.best() == {"step": 2, "top1_error": 0.2}
     assert run.last("validation", "top1_error") == 0.3
 
 
@@ -109,4 +110,8 @@ def test_what_is_missing_is_said(tmp_path):
         figures.main([f"--workdir={tmp_path}"])
     (tmp_path / "metrics.jsonl").write_text("no json\n{}\n")
     with pytest.raises(InputError, match="line 1, is damaged"):
+        figures.main([f"--workdir={tmp_path}"])
+    line = '{"step": 1, "split": "train", "loss": 1.0}\n'
+    (tmp_path / "metrics.jsonl").write_text(line + line.replace("loss", "lost") + line)
+    with pytest.raises(InputError, match="line 2, is damaged"):
         figures.main([f"--workdir={tmp_path}"])

@@ -33,7 +33,7 @@ TIERS = [
     ["geometry", "mesh", "moments", "pictures", "schedule"],
     ["convolution", "lrn", "pooling", "towers"],
     ["processes", "lock"],
-    ["hugepages", "progress", "workers", "arguments"],
+    ["hugepages", "progress", "workers", "arguments", "files", "environment"],
     ["errors"],
 ]
 PURE = [
@@ -111,6 +111,7 @@ def test_only_the_edge_knows_what_it_should():
             "description",
             "digits",
             "feature_files",
+            "files",
             "folder",
             "gallery",
             "imagenet",

@@ -12,7 +12,7 @@ from alexnet_jax.lock import LOCK_FILE, locked
 HOLD = """
 import pathlib, sys
 from alexnet_jax.lock import locked
-with locked(pathlib.Path(sys.argv[1])):
+with locked(pathlib.Path(sys.argv[1]), "it is in use"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -33,7 +33,7 @@ def test_a_second_run_is_told_who_is_there(tmp_path, holder):
         pytest.raises(
             InputError, match=rf"in use by process {holder.pid} on \S+ since"
         ),
-        locked(tmp_path),
+        locked(tmp_path, "it is in use"),
     ):
         pass
     assert (tmp_path / LOCK_FILE).exists()
@@ -43,13 +43,13 @@ def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, holder):
     holder.kill()
     holder.wait()
     assert (tmp_path / LOCK_FILE).exists()
-    with locked(tmp_path):
+    with locked(tmp_path, "it is in use"):
         pass
     assert not (tmp_path / LOCK_FILE).exists()
 
 
 def test_a_lock_is_let_go_after_an_error(tmp_path):
-    with pytest.raises(RuntimeError), locked(tmp_path):
+    with pytest.raises(RuntimeError), locked(tmp_path, "it is in use"):
         raise RuntimeError
-    with locked(tmp_path):
+    with locked(tmp_path, "it is in use"):
         pass

@@ -10,7 +10,7 @@ import runs
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax import features, gallery, predict, prepare
+from alexnet_jax import feature_files, features, gallery, predict, prepare
 from alexnet_jax.errors import Failure, InputError
 
 
@@ -123,7 +123,8 @@ def test_features_go_on_where_they_were_stopped(
         return features.write_features(workdir, pictures, ["fc6"], output, batch_size=5)
 
     whole, stopped = tmp_path / "whole.npy", tmp_path / "stopped.npy"
-    write(whole)
+    refused = write(whole)
+    assert refused == 1
     expected = np.load(whole)
     assert expected.shape == (12, 16)
     shown, asked = gallery.shown, []
@@ -144,7 +145,8 @@ def test_features_go_on_where_they_were_stopped(
     with stopped.open("ab") as file:
         file.write(b"half a row")
     monkeypatch.setattr(gallery, "shown", shown)
-    write(stopped)
+    # The picture that can't be read was among those written before.
+    assert write(stopped) == refused
     assert asked == [12]
     np.testing.assert_array_equal(np.load(stopped), expected)
     assert (
@@ -156,6 +158,40 @@ def test_features_go_on_where_they_were_stopped(
         "whole.csv",
         "whole.npy",
     ]
+
+
+def test_no_file_of_others_is_overwritten_and_a_damaged_one_is_not_gone_on_with(
+    workdir, pictures, tmp_path, monkeypatch
+):
+    def write():
+        features.write_features(workdir, pictures, ["fc6"], output, batch_size=5)
+
+    output = tmp_path / "fc6.npy"
+    table = output.with_suffix(".csv")
+    table.write_text("mine")
+    with pytest.raises(InputError, match="fc6.csv is there already"):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["fc6.csv"]
+    table.unlink()
+
+    append = feature_files.Output.append
+
+    def power_cut(self, *arguments):
+        append(self, *arguments)
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(feature_files.Output, "append", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        write()
+    monkeypatch.setattr(feature_files.Output, "append", append)
+    lines = table.read_text().splitlines(keepends=True)
+    assert len(lines) == 6
+    table.write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match="fc6.csv is shorter than what was written"):
+        write()
+    (tmp_path / "fc6.npy.progress.json").write_text('{"done": 5}')
+    with pytest.raises(InputError, match="progress.json is damaged"):
+        write()
 
 
 def test_features_of_a_prepared_set(workdir, pictures, tmp_path):

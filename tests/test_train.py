@@ -234,6 +234,7 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
     with pytest.raises(Diverged, match=r"step \d+, .*learning_rate in another"):
         runs.run(tmp_path, "run", *wild)
     steps = runs.checkpoint_steps(tmp_path / "run")
+    assert 1 in steps
     for step in steps:
         for name, array in runs.final_state(tmp_path / "run", step).items():
             if "best_error" not in name:
@@ -278,7 +279,7 @@ def test_a_second_run_in_a_directory_is_refused(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
     with (
-        locked(workdir),
+        locked(workdir, ""),
         pytest.raises(InputError, match=f"in use by process {os.getpid()}"),
     ):
         runs.run(tmp_path, "run")

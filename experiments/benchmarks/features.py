@@ -24,11 +24,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import features
+from alexnet_jax import feature_files, features
 from alexnet_jax import mesh as meshes
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
@@ -91,10 +90,8 @@ def rates(folder, pictures, batch_size, rounds):
     make_data(folder, pictures, 256)
     make_workdir(folder / "run", 256, 224, {})
     member = open_member(folder / "run", "latest")
-    run = jax.jit(functools.partial(features.activations, member, ("fc7",)))
-    params = jax.tree.map(
-        jnp.asarray, jax.device_get(member.params(meshes.one_device()))
-    )
+    run = jax.jit(functools.partial(member.activations, layers=("fc7",)))
+    params = member.plain_params
     batch = np.zeros((batch_size, 256, 256, 3), np.uint8)
 
     def bare():
@@ -104,15 +101,13 @@ def rates(folder, pictures, batch_size, rounds):
         jax.block_until_ready(out)
         return pictures / (time.perf_counter() - begin)
 
-    write = features._write
-    written = []
+    append, written = feature_files.Output.append, []
 
     def timed(*arguments):
-        refused = write(*arguments)
+        append(*arguments)
         written.append(time.perf_counter())
-        return refused
 
-    features._write = timed
+    feature_files.Output.append = timed
 
     def stream(ending):
         written.clear()

@@ -20,15 +20,9 @@ from orbax.checkpoint._src.path import atomicity
 
 from alexnet_jax import checkpoint, errors, main, sections, step
 
+from kill_resume import PHASES
 
-PHASES = (
-    "compile",
-    "step",
-    "validation",
-    "save started",
-    "written, not committed",
-    "clean-up",
-)
+
 SECONDS = 600
 
 # Open as long as the process lives, and written to line by line.
