@@ -35,6 +35,7 @@ from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,8 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE, Statistics
 from alexnet_jax.prepared import open_prepared
+
+import harness
 
 
 # Reading a checkpoint goes through threads and files; others are functions of bytes.
@@ -321,6 +324,7 @@ def main():
         "inputs": sum(row["taken"] + row["refused"] for row in rows.values()),
         "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "borders": rows,
+        **harness.machine("hypothesis", "pillow", "simplejpeg", "orbax-checkpoint"),
     }
     if given.output:
         given.output.mkdir(parents=True, exist_ok=True)

@@ -27,12 +27,15 @@ from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.report import CLOCK_FIELDS, METRICS_FILE
+
+import harness
 
 
 HERE = Path(__file__).parent
@@ -230,6 +233,7 @@ def main():
         "other_statuses": sum(record["status"] != wanted for record in records),
         "seconds_to_leave": max(record["seconds_to_leave"] for record in records),
         "differences": differences,
+        **harness.machine("jax", "orbax-checkpoint", "grain"),
     }
     if given.output:
         given.output.mkdir(parents=True, exist_ok=True)

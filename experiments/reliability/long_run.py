@@ -22,6 +22,7 @@ from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import numpy as np
 from PIL import Image
@@ -29,6 +30,8 @@ from sklearn.datasets import load_sample_images
 
 from alexnet_jax.prepare import prepare
 from alexnet_jax.report import METRICS_FILE
+
+import harness
 
 
 WARM_UP = 1000
@@ -176,6 +179,7 @@ def main():
         "growth": change([s["memory"] for s in warm]),
         "open_files": sorted({s["open_files"] for s in warm}),
         "pace": change([1 / rate for rate in rates[WARM_UP:]]),
+        **harness.machine("jax", "orbax-checkpoint", "grain"),
     }
     if given.output:
         given.output.mkdir(parents=True, exist_ok=True)

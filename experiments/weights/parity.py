@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +43,8 @@ from alexnet_jax.moments import Statistics
 from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.schedule import make_schedule
 from alexnet_jax.sections import call, plain
+
+import harness
 
 
 PICTURES = 4
@@ -261,12 +264,11 @@ def main():
         found = imports(Path(name), pictures) | exports(Path(name), pictures)
     for what, value in found.items():
         print(f"{value:8.1e}  {what}", file=sys.stderr)
-    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     result = {
         "experiment": "parity",
         "worst": max(found.values()),
         "differences": found,
-        "versions": versions,
+        **harness.machine("jax", "torch", "onnx", "onnxruntime", "safetensors"),
     }
     if given.output:
         given.output.mkdir(parents=True, exist_ok=True)
