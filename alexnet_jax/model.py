@@ -25,6 +25,7 @@ from alexnet_jax import geometry, lrn, pooling
 from alexnet_jax.convolution import convolve
 from alexnet_jax.errors import InputError
 from alexnet_jax.towers import TowerParameters, add_bias, dropout_masks
+from alexnet_jax.whitening import whiten
 
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid}
@@ -53,6 +54,7 @@ class AlexNet(nn.Module):
         without keeps the size.
       picture_padding: zeros to the left of pictures and above them, as torchvision has
         two of them.
+      whiten: whether each picture is brought to mean 0 and variance 1 first.
       hidden: widths of the hidden fully connected layers.
       exchanges: the layers that see every tower's features.
       activation: a key of `ACTIVATIONS`.
@@ -87,6 +89,7 @@ class AlexNet(nn.Module):
     kernel_sizes: Sequence[int] = (11, 5, 3, 3, 3)
     strides: Sequence[int] = (4, 1, 1, 1, 1)
     picture_padding: int = 0
+    whiten: bool = False
     hidden: Sequence[int] = (4096, 4096)
     exchanges: Sequence[str] = ("conv3", "fc6", "fc7")
     activation: str = "relu"
@@ -198,7 +201,8 @@ class AlexNet(nn.Module):
                 kept[name] = self._gather(values)[0]
 
         padding = (self.picture_padding, 0)
-        x = jnp.asarray(images, self.dtype)
+        x = whiten(jnp.asarray(images)) if self.whiten else images
+        x = jnp.asarray(x, self.dtype)
         x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
         if self.tower_axis is not None:
             # Every tower sees the pictures; their first convolution is the tower's own.

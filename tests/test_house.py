@@ -31,7 +31,7 @@ TIERS = [
     ["originals", "archives"],
     ["dataset", "model", "optimizer", "losses"],
     ["geometry", "mesh", "moments", "pictures", "schedule"],
-    ["convolution", "lrn", "pooling", "towers"],
+    ["convolution", "lrn", "pooling", "towers", "whitening"],
     ["processes", "lock"],
     ["hugepages", "progress", "workers", "arguments", "files", "environment"],
     ["errors"],

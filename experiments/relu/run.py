@@ -1,0 +1,272 @@
+"""How many epochs does a network need to a training error of 25 %, by non-linearity?
+
+The four-layer network of figure 1 (`four_layers` in `configs/preset_values.py`) on
+CIFAR-10, without any regularisation, once with each non-linearity. Each is tuned by
+itself: every rate learns for some epochs, and the one that came to 25 % first, or else
+came lowest, goes on, with every seed, until it is there or the epochs are over.
+
+    python experiments/relu/run.py --data=CIFAR --runs=FOLDER --output=FOLDER [--quick]
+
+CIFAR is a prepared data set of 32x32, or a file by `in_memory.save_arrays`. FOLDER of
+`--runs` keeps every run, and the same command goes on where it stood. `--quick` shows
+that it works: a few epochs on scanned digits.
+
+The training error is that of the pictures as they are learned from, averaged over the
+epoch that ends at a step.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "configs"),
+    str(ROOT / "experiments"),
+    str(ROOT / "experiments" / "benchmarks"),
+]
+
+import jax
+import numpy as np
+from preset_values import PRESETS
+
+from alexnet_jax import errors, progress
+from alexnet_jax import mesh as meshes
+from alexnet_jax import step as steps
+from alexnet_jax.model import AlexNet
+from alexnet_jax.optimizer import momentum_sgd
+from alexnet_jax.report import METRICS_FILE
+from alexnet_jax.schedule import make_schedule
+
+import harness
+import in_memory
+from signals import signals
+
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
+RATES = (0.003, 0.01, 0.03, 0.1)
+TARGET = 0.25
+BATCH = 128
+POINTS_AN_EPOCH = 10
+
+
+def train(dataset, statistics, *, activation, rate, seed, epochs, folder):
+    """A run up to the target or so many epochs; what became of it."""
+    preset = PRESETS["four_layers"]
+    source = dataset.splits["train"]
+    size, per_epoch = dataset.size, len(source) / BATCH
+    model = AlexNet(
+        num_classes=len(dataset.class_names),
+        **{**preset["model"], "activation": activation},
+    )
+    mesh = meshes.one_device()
+    schedule = make_schedule(
+        steps_per_epoch=per_epoch, learning_rate=rate, **preset["schedule"]
+    )
+    optimizer = momentum_sgd(schedule, **preset["optimizer"])
+    step = steps.make_train_step(model, optimizer, schedule, mesh, seed)
+    mean = jax.device_put(statistics.mean, steps.replicated(mesh))
+    workdir = folder / f"{activation}-{rate:g}-{seed}"
+    begin = {"activation": activation, "rate": rate, "seed": seed}
+    try:
+        in_memory.train(
+            workdir,
+            initial=lambda: steps.init_state(model, optimizer, mesh, size, seed),
+            abstract=steps.abstract_state(model, optimizer, mesh, size),
+            train_step=lambda state, batch: step(state, batch, mean),
+            batches_from=lambda start: in_memory.train_batches(
+                source,
+                statistics,
+                batch_size=BATCH,
+                seed=seed,
+                start=start,
+                crop=size,
+                crops=False,
+                flip=False,
+            ),
+            mesh=mesh,
+            steps=round(epochs * per_epoch),
+            steps_per_epoch=per_epoch,
+            batch_size=BATCH,
+            enough=lambda workdir: reached(workdir, per_epoch) is not None,
+        )
+    except errors.Diverged as error:
+        progress.say(str(error))
+        begin["diverged"] = True
+    return {
+        **begin,
+        "epochs_to_target": reached(workdir, per_epoch),
+        "curve": curve(workdir, per_epoch),
+    }
+
+
+def running_errors(workdir, per_epoch):
+    """The training error averaged over the epoch that ends at each step, from the
+    first whole epoch on."""
+    lines = (workdir / METRICS_FILE).read_text().splitlines()
+    each = np.asarray([json.loads(line)["top1_error"] for line in lines])
+    window = round(per_epoch)
+    if len(each) < window:
+        return np.zeros(0)
+    sums = np.cumsum(np.concatenate([[0.0], each]))
+    return (sums[window:] - sums[:-window]) / window
+
+
+def reached(workdir, per_epoch):
+    """After how many epochs the training error is at the target, or None."""
+    there = np.flatnonzero(running_errors(workdir, per_epoch) <= TARGET)
+    if not len(there):
+        return None
+    return round(float(there[0] + round(per_epoch)) / per_epoch, 3)
+
+
+def curve(workdir, per_epoch):
+    """Pairs of epoch and training error, ten an epoch."""
+    running = running_errors(workdir, per_epoch)
+    window = round(per_epoch)
+    places = range(0, len(running), max(1, window // POINTS_AN_EPOCH))
+    return [
+        [round((place + window) / per_epoch, 2), round(float(running[place]), 4)]
+        for place in places
+    ]
+
+
+def initial_signals(dataset, statistics, activation):
+    """Sizes of signal and gradient in each layer before the first step."""
+    model = AlexNet(
+        num_classes=len(dataset.class_names),
+        **{**PRESETS["four_layers"]["model"], "activation": activation},
+    )
+    source = dataset.splits["train"]
+    order = np.random.default_rng(0).permutation(len(source))[:512]
+    images = source.images[order].astype(np.float32) - statistics.mean
+    params = model.init(jax.random.key(0), images[:1])["params"]
+    return signals(model, params, images, source.labels[order])
+
+
+def experiment(dataset, statistics, given):
+    """Every run, one after the other, activation by activation."""
+    for activation in given.activations:
+        yield {
+            "activation": activation,
+            "signals": initial_signals(dataset, statistics, activation),
+        }
+        common = {"activation": activation, "folder": given.runs}
+        tuned = [
+            train(
+                dataset,
+                statistics,
+                rate=rate,
+                seed=0,
+                epochs=given.tuning_epochs,
+                **common,
+            )
+            for rate in given.rates
+        ]
+        yield from tuned
+        best = min(tuned, key=promise)["rate"]
+        for seed in range(given.seeds):
+            result = train(
+                dataset,
+                statistics,
+                rate=best,
+                seed=seed,
+                epochs=given.epochs,
+                **common,
+            )
+            yield {**result, "chosen": True}
+
+
+def promise(result):
+    """The smaller, the better a rate did in tuning."""
+    if result["epochs_to_target"] is not None:
+        return (0, result["epochs_to_target"])
+    if result.get("diverged") or not result["curve"]:
+        return (2, 0.0)
+    return (1, result["curve"][-1][1])
+
+
+def summary(results):
+    """The table: for each non-linearity its rate and the epochs of every seed."""
+    chosen = [result for result in results if result.get("chosen")]
+    table = {}
+    for result in chosen:
+        row = table.setdefault(
+            result["activation"], {"rate": result["rate"], "epochs": []}
+        )
+        row["epochs"].append(result["epochs_to_target"])
+    return table
+
+
+def draw(results, path):
+    """Figure 1: training error against epochs, a line for each seed."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    colours = dict(zip(ACTIVATIONS, ("black", "tab:red", "tab:blue"), strict=True))
+    lines = [result for result in results if result.get("chosen") and result["curve"]]
+    for number, result in enumerate(lines):
+        activation = result["activation"]
+        first = activation not in [line["activation"] for line in lines[:number]]
+        axes.plot(
+            *np.transpose(result["curve"]),
+            color=colours[activation],
+            linestyle="-" if activation == "relu" else "--",
+            label=f"{activation}, rate {result['rate']:g}" if first else None,
+        )
+    axes.axhline(TARGET, color="grey", linewidth=0.8)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("training error")
+    axes.set_ylim(0, 1)
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, metavar="CIFAR", help="needed without --quick")
+    add("--runs", type=Path, required=True, metavar="FOLDER")
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--activations", nargs="+", default=ACTIVATIONS, choices=ACTIVATIONS)
+    add("--rates", nargs="+", type=float, default=RATES)
+    add("--tuning_epochs", type=float, default=10.0)
+    add("--epochs", type=float, default=150.0)
+    add("--seeds", type=int, default=3)
+    add("--quick", action="store_true", help="a few epochs on digits")
+    given = parser.parse_args()
+    if given.quick:
+        given.rates, given.seeds = (0.03,), 1
+        given.tuning_epochs, given.epochs = 1.0, 3.0
+        dataset = in_memory.digits(32)
+    elif given.data is None:
+        parser.error("give --data=CIFAR, or --quick")
+    else:
+        dataset = in_memory.open_data(given.data)
+    statistics = in_memory.statistics_of(dataset.splits["train"])
+    given.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    with (given.output / "relu.jsonl").open("w") as file:
+        for result in experiment(dataset, statistics, given):
+            results.append(result)
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+        done = {
+            "experiment": "relu",
+            "target": TARGET,
+            "table": summary(results),
+            **harness.machine("jax", "flax", "optax"),
+        }
+        file.write(json.dumps(done) + "\n")
+    draw(results, given.output / "relu.svg")
+    progress.print_result(done)
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)

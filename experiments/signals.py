@@ -1,0 +1,54 @@
+"""The size of signal and gradient in each layer of a network."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import losses
+from alexnet_jax.model import AlexNet
+
+
+def signals(
+    model: AlexNet, params: Any, images: np.ndarray, labels: np.ndarray
+) -> list[dict[str, Any]]:
+    """Sizes in each layer, for a batch without dropout.
+
+    Args:
+      model: the network, without a tower axis.
+      params: its parameters.
+      images: as the network takes them.
+      labels: of the images.
+
+    Returns:
+      For each layer its name; `signal`, how much its output before the non-linearity
+      differs from picture to picture (the root of the mean variance over pictures);
+      `constant`, the root mean square of its mean over pictures; and `gradient`, the
+      norm of the loss's gradient by its kernel over the kernel's norm.
+    """
+    names = [
+        name if name == model.layers[-1] else f"{name}.linear" for name in model.layers
+    ]
+
+    def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        outputs: Any = model.apply({"params": params}, images, layers=names)
+        logits, kept = outputs
+        mask = jnp.ones(len(labels), jnp.bool_)
+        sums = losses.sums(jax.nn.log_softmax(logits), jnp.asarray(labels), mask)
+        return sums["loss"] / len(labels), kept
+
+    gradients, kept = jax.jit(jax.grad(loss, has_aux=True))(params)
+    sizes = []
+    for layer, name in zip(model.layers, names, strict=True):
+        kernel, gradient = params[layer]["kernel"], gradients[layer]["kernel"]
+        output = kept[name]
+        sizes.append(
+            {
+                "layer": layer,
+                "signal": float(jnp.sqrt(jnp.mean(jnp.var(output, axis=0)))),
+                "constant": float(jnp.sqrt(jnp.mean(jnp.mean(output, axis=0) ** 2))),
+                "gradient": float(jnp.linalg.norm(gradient) / jnp.linalg.norm(kernel)),
+            }
+        )
+    return sizes
