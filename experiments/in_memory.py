@@ -17,10 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Sharding
 
 from alexnet_jax import batches, losses, report
-from alexnet_jax import mesh as meshes
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.dataset import Dataset, Example
@@ -209,14 +208,13 @@ def evaluation_batches(source: ArraySource, batch_size: int) -> Iterator[HostBat
         )
 
 
-def to_devices(batch: HostBatch, mesh: Mesh) -> Batch:
+def to_devices(batch: HostBatch, place: Sharding) -> Batch:
     """A batch on the devices."""
-    place = NamedSharding(mesh, meshes.EXAMPLES)
     return {name: jax.device_put(array, place) for name, array in batch.items()}
 
 
 def measure(
-    evaluate: Callable[..., Any], source: ArraySource, batch_size: int, mesh: Mesh
+    evaluate: Callable[..., Any], source: ArraySource, batch_size: int, place: Sharding
 ) -> dict[str, float]:
     """Loss and errors over all examples of a source.
 
@@ -224,11 +222,11 @@ def measure(
       evaluate: from a batch to the sums of `losses.sums`.
       source: the examples.
       batch_size: at a time.
-      mesh: where.
+      place: where its batches lie.
     """
     total: dict[str, Any] = {}
     for batch in evaluation_batches(source, batch_size):
-        sums = evaluate(to_devices(batch, mesh))
+        sums = evaluate(to_devices(batch, place))
         total = jax.tree.map(jnp.add, total, sums) if total else sums
     return losses.means({name: float(value) for name, value in total.items()})
 
@@ -240,7 +238,7 @@ def train(
     abstract: Any,
     train_step: Callable[[Any, Batch], tuple[Any, Batch]],
     batches_from: Callable[[int], Generator[HostBatch]],
-    mesh: Mesh,
+    place: Sharding,
     steps: int,
     steps_per_epoch: float,
     batch_size: int,
@@ -259,7 +257,7 @@ def train(
       train_step: from state and batch to state and metrics: the sums of `losses.sums`
         and the learning rate.
       batches_from: the batches from a step on.
-      mesh: where it trains.
+      place: where its batches lie.
       steps: to take at most.
       steps_per_epoch: of the run.
       batch_size: of the run.
@@ -296,7 +294,7 @@ def train(
         with told, contextlib.closing(batches_from(start)) as source:
             for step in range(start + 1, steps + 1):
                 begin = time.monotonic()
-                batch = to_devices(next(source), mesh)
+                batch = to_devices(next(source), place)
                 waited = time.monotonic() - begin
                 state, metrics = train_step(state, batch)
                 told.train(step, metrics, waited)

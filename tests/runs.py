@@ -7,11 +7,11 @@ import sys
 import warnings
 from pathlib import Path
 
-from networks import TINY, flat
-
 from alexnet_jax import report, train
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.main import parse
+
+from networks import TINY, flat
 
 
 CONFIG = """

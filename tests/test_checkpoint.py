@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import flat, mesh_of, tiny
 
 from alexnet_jax import checkpoint, optimizer, processes, step
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import InputError
 from alexnet_jax.schedule import make_schedule
+
+from networks import flat, mesh_of, tiny
 
 
 @pytest.fixture

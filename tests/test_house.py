@@ -29,6 +29,7 @@ TIERS = [
     ["folder", "prepared"],
     ["description"],
     ["originals", "archives"],
+    ["corruption"],
     ["dataset", "model", "optimizer", "losses"],
     ["geometry", "mesh", "moments", "pictures", "schedule"],
     ["convolution", "lrn", "pooling", "towers", "whitening"],

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from networks import TINY, mesh_of, tiny
 from test_lrn import channel_loop, map_loop
 from test_pooling import pool_loop
 
@@ -14,6 +13,8 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.main import config_folder, load_config
 from alexnet_jax.model import AlexNet
 from alexnet_jax.sections import call, plain
+
+from networks import TINY, mesh_of, tiny
 
 
 def preset(name, *, num_classes=1000, **changes):

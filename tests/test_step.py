@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import batches, flat, mesh_of, parts, placed, replicated, tiny
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import model as models
 from alexnet_jax import optimizer, step
 from alexnet_jax.model import AlexNet
 from alexnet_jax.schedule import make_schedule
+
+from networks import batches, flat, mesh_of, parts, placed, replicated, tiny
 
 
 def five_steps(shape, model, size, batch_size, rate=1e-3):

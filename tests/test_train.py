@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
-from networks import mesh_of
 from PIL import Image
 
 from alexnet_jax import main, restore, sections, train, validation
@@ -17,6 +16,8 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import Diverged, InputError, Interrupted
 from alexnet_jax.lock import locked
 from alexnet_jax.plan import make_plan
+
+from networks import mesh_of
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ sys.path[:0] = [
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from preset_values import PRESETS
 
 from alexnet_jax import errors, progress
@@ -87,7 +88,7 @@ def train(dataset, statistics, *, activation, rate, seed, epochs, folder):
                 crops=False,
                 flip=False,
             ),
-            mesh=mesh,
+            place=NamedSharding(mesh, meshes.EXAMPLES),
             steps=round(epochs * per_epoch),
             steps_per_epoch=per_epoch,
             batch_size=BATCH,

@@ -1,0 +1,108 @@
+"""Labels and pixels replaced by chance (Zhang et al. 2017, section 2): no jax."""
+
+import dataclasses
+
+import numpy as np
+
+from alexnet_jax.dataset import Dataset, Example, Source, fingerprint
+from alexnet_jax.errors import InputError
+
+
+PIXELS = ("true", "shuffled", "random")
+_LABELS, _ONE_ORDER, _OWN_ORDER = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CorruptedSource:
+    """A source with other labels, or with its pixels in another order.
+
+    Attributes:
+      source: what it is made of.
+      labels: for each example the label that takes its own's place, or -1; None leaves
+        all.
+      orders: the seed of a new order of pixels for each example; or the one order of
+        all; None leaves them.
+    """
+
+    source: Source
+    labels: np.ndarray | None
+    orders: tuple[int, ...] | np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __repr__(self) -> str:
+        return f"CorruptedSource({self.source!r})"
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index]
+        image, label = example["image"], example["label"]
+        if self.labels is not None and self.labels[index] >= 0:
+            label = int(self.labels[index])
+        if self.orders is not None:
+            order = self.orders
+            if isinstance(order, tuple):
+                rng = np.random.default_rng([*order, index])
+                order = rng.permutation(image.shape[0] * image.shape[1])
+            image = image.reshape(-1, 3)[order].reshape(image.shape)
+        return {"image": image, "label": label}
+
+    def name(self, index: int) -> str:
+        """The example's name."""
+        return self.source.name(index)
+
+    def where(self, index: int) -> str:
+        """Where the example is read from."""
+        return self.source.where(index)
+
+
+def corrupt(
+    dataset: Dataset, *, random_labels: float, pixels: str, seed: int
+) -> Dataset:
+    """A data set in which labels or pixels are drawn by chance, once and for all.
+
+    Args:
+      dataset: the true one; it is returned where nothing is to be changed.
+      random_labels: the part of the training labels that are drawn anew from all
+        classes, the true one among them. Validation labels stay true.
+      pixels: `true`; `shuffled` puts the pixels of every picture of both splits into
+        one new order; `random` puts those of each picture into an order of its own.
+        The three colours of a pixel stay together, and the order is that of the whole
+        stored picture.
+      seed: of the draws.
+
+    Raises:
+      InputError: if an argument is out of range.
+    """
+    if not 0 <= random_labels <= 1:
+        raise InputError(f"data.random_labels={random_labels} must lie from 0 to 1")
+    if pixels not in PIXELS:
+        raise InputError(
+            f"data.pixels={pixels!r} unknown; choose from {', '.join(PIXELS)}"
+        )
+    if seed < 0:
+        raise InputError(f"data.corruption_seed={seed} must not be negative")
+    if random_labels == 0 and pixels == "true":
+        return dataset
+    splits = {}
+    for number, (name, source) in enumerate(sorted(dataset.splits.items())):
+        labels, orders = None, None
+        if random_labels and name == "train":
+            rng = np.random.default_rng([seed, _LABELS])
+            drawn = rng.integers(len(dataset.class_names), size=len(source))
+            labels = np.where(rng.random(len(source)) < random_labels, drawn, -1)
+        if pixels == "shuffled":
+            orders = np.random.default_rng([seed, _ONE_ORDER]).permutation(
+                dataset.size**2
+            )
+        elif pixels == "random":
+            orders = (seed, _OWN_ORDER, number)
+        splits[name] = CorruptedSource(source, labels, orders)
+    parts = [dataset.fingerprint, repr(float(random_labels)), pixels, str(seed)]
+    return dataclasses.replace(
+        dataset,
+        splits=splits,
+        fingerprint=fingerprint(parts),
+        # The mean picture is another where pixels have moved.
+        statistics=dataset.statistics if pixels == "true" else None,
+    )

@@ -1,0 +1,94 @@
+"""The experiment's figures, from all the results that lie in its folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+LABELS = ("plain", *(f"{part} % random labels" for part in (20, 40, 60, 80)))
+# Examples for each parameter that a rule of thumb of classical statistics asks for.
+CLASSICAL = 10
+
+
+def draw(folder: Path) -> None:
+    """Learning curves of each network, error against corruption, error against size."""
+    from matplotlib import pyplot
+
+    results = [
+        json.loads(line)
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    networks = list(dict.fromkeys(result["network"] for result in results))
+    figure, rows = pyplot.subplots(
+        len(networks), 2, figsize=(9, 3.2 * len(networks)), squeeze=False
+    )
+    for axes, network in zip(rows, networks, strict=True):
+        own = [result for result in results if result["network"] == network]
+        _curves(axes[0], own, network)
+        _corruption(axes[1], own, network)
+    figure.tight_layout()
+    figure.savefig(folder / "learning.svg", bbox_inches="tight")
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    _sizes(axes, results)
+    figure.savefig(folder / "sizes.svg", bbox_inches="tight")
+    pyplot.close("all")
+
+
+def _curves(axes: Any, results: list[dict[str, Any]], network: str) -> None:
+    for row in ("plain", "random labels", "shuffled pixels", "random pixels"):
+        for result in results:
+            if result["row"] == row and result["curve"]:
+                epochs, losses = np.transpose(result["curve"])[:2]
+                name = "true labels" if row == "plain" else row
+                axes.plot(epochs, losses, label=name)
+    axes.set_title(network)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("training loss")
+    if axes.lines:
+        axes.legend()
+
+
+def _corruption(axes: Any, results: list[dict[str, Any]], network: str) -> None:
+    rows = (*LABELS, "random labels")
+    places = [(100 * n // 5, row) for n, row in enumerate(rows)]
+    for split, style in (("train", "k--"), ("test", "k-")):
+        points = [
+            (part, 100 * result[split]["top1_error"])
+            for part, row in places
+            for result in results
+            if result["row"] == row
+        ]
+        if points:
+            axes.plot(*np.transpose(points), style, marker="o", label=f"{split} error")
+    axes.set_title(network)
+    axes.set_xlabel("training labels drawn anew, %")
+    axes.set_ylabel("error, %")
+    axes.set_ylim(-3, 103)
+    axes.legend()
+
+
+def _sizes(axes: Any, results: list[dict[str, Any]]) -> None:
+    """Error of training and test against parameters for each example."""
+    for result in results:
+        if result["row"] not in ("plain", "random labels"):
+            continue
+        random = result["row"] != "plain"
+        size = result["parameters_per_example"]
+        colour = "tab:red" if random else "black"
+        for split, marker in (("train", "x"), ("test", "o")):
+            error = 100 * result[split]["top1_error"]
+            name = f"{'random' if random else 'true'} labels, {split}"
+            shown = name not in axes.get_legend_handles_labels()[1]
+            axes.plot(size, error, marker, color=colour, label=name if shown else None)
+        if not random:
+            axes.annotate(result["network"], (size, -8), ha="center", fontsize=8)
+    axes.axvspan(0.02, 1 / CLASSICAL, color="tab:green", alpha=0.15)
+    axes.text(0.022, 50, f"{CLASSICAL} examples\na parameter", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlabel("parameters for each training example")
+    axes.set_ylabel("error, %")
+    axes.set_ylim(-12, 103)
+    axes.legend()

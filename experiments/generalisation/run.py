@@ -1,0 +1,300 @@
+"""Do networks that generalise also learn labels and pictures without sense?
+
+The four networks of Zhang et al. 2017 on CIFAR-10 (28x28, the centre of 32x32, each
+The four networks of Zhang et al. 2017 on CIFAR-10 (28x28, the centre of 32x32, each
+a part of the training labels, or all, drawn anew; and with the pixels in another order.
+Errors of test pictures are by their true labels.
+
+    python experiments/generalisation/run.py --data=CIFAR --runs=FOLDER
+        --output=FOLDER [--networks NAME ...] [--rows NAME ...] [--epochs=N] [--quick]
+
+CIFAR is a prepared data set of 32x32, or a file by `in_memory.save_arrays`. FOLDER of
+`--runs` keeps every run, and the same command goes on where it stood; it may be given
+again with more epochs. A run ends early once it has made no error on the pictures it
+learned from for three epochs. `--output` gets a file of results for each network; rows
+of another command stay in it. `--quick` shows that it works: an epoch on digits.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "configs"),
+    str(ROOT / "experiments"),
+    str(ROOT / "experiments" / "benchmarks"),
+]
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from figures import draw
+
+from alexnet_jax import augment, errors, files, losses, progress
+from alexnet_jax.corruption import corrupt
+from alexnet_jax.moments import Statistics
+from alexnet_jax.report import METRICS_FILE
+
+import harness
+import in_memory
+from networks import NETWORKS
+
+
+CROP = 28
+BATCH = 128
+# The paper's appendix A. It doesn't say the weight decay; this is AlexNet's.
+RATES = {"mlp": 0.01, "alexnet": 0.01, "inception": 0.1, "wide_resnet": 0.1}
+RATE_DECAY = 0.95
+MOMENTUM = 0.9
+WEIGHT_DECAY = 0.0005
+EPOCHS_WITHOUT_ERROR = 3
+
+ROWS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "decay": {"decay": True},
+    "crop": {"crop": True},
+    "crop and decay": {"crop": True, "decay": True},
+    "20 % random labels": {"random_labels": 0.2},
+    "40 % random labels": {"random_labels": 0.4},
+    "60 % random labels": {"random_labels": 0.6},
+    "80 % random labels": {"random_labels": 0.8},
+    "random labels": {"random_labels": 1.0},
+    "shuffled pixels": {"pixels": "shuffled"},
+    "random pixels": {"pixels": "random"},
+}
+
+
+class State(NamedTuple):
+    """What training carries from step to step."""
+
+    step: jax.Array
+    params: Any
+    statistics: Any
+    opt_state: Any
+
+
+def make_step(network, optimizer, rate):
+    """The jitted train step: from state and batch to state and metrics."""
+
+    @jax.jit
+    def step(state, batch):
+        labels = batch["label"]
+
+        def loss(params):
+            logits, changed = network.apply(
+                {"params": params, "batch_stats": state.statistics},
+                batch["image"].astype(jnp.float32),
+                learning=True,
+                mutable=["batch_stats"],
+            )
+            mask = jnp.ones(len(labels), jnp.bool_)
+            sums = losses.sums(jax.nn.log_softmax(logits), labels, mask)
+            return sums["loss"] / len(labels), (sums, changed.get("batch_stats", {}))
+
+        grads, (sums, statistics) = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {**sums, "learning_rate": rate(state.step)}
+        return State(state.step + 1, params, statistics, opt_state), metrics
+
+    return step
+
+
+def make_evaluation(network):
+    """The jitted evaluation: from state and batch of whole pictures to sums."""
+
+    @jax.jit
+    def evaluate(state, batch):
+        start = (batch["image"].shape[1] - CROP) // 2
+        inside = slice(start, start + CROP)
+        logits = network.apply(
+            {"params": state.params, "batch_stats": state.statistics},
+            batch["image"][:, inside, inside].astype(jnp.float32),
+            learning=False,
+        )
+        return losses.sums(jax.nn.log_softmax(logits), batch["label"], batch["mask"])
+
+    return evaluate
+
+
+def cut(dataset):
+    """A data set of the centres, for rows without crops: what is shuffled is then what
+    the network sees."""
+    splits = {
+        name: dataclasses.replace(source, images=augment.centre(source.images, CROP))
+        for name, source in dataset.splits.items()
+    }
+    return dataclasses.replace(dataset, splits=splits, size=CROP, statistics=None)
+
+
+def train(dataset, name, row, given):
+    """A run as far as it is to go; what became of it."""
+    what = ROWS[row]
+    crops = what.get("crop", False)
+    dataset = corrupt(
+        dataset if crops else cut(dataset),
+        random_labels=what.get("random_labels", 0.0),
+        pixels=what.get("pixels", "true"),
+        seed=given.seed,
+    )
+    splits = {n: in_memory.held(source) for n, source in dataset.splits.items()}
+    source = splits["train"]
+    per_epoch = len(source) / BATCH
+    network = NETWORKS[name](num_classes=len(dataset.class_names))
+    rate = optax.exponential_decay(RATES[name], round(per_epoch), RATE_DECAY, 0, True)
+    optimizer = optax.sgd(rate, MOMENTUM)
+    if what.get("decay"):
+
+        def kernels(params):
+            return jax.tree.map(lambda array: array.ndim > 1, params)
+
+        decay = optax.add_decayed_weights(WEIGHT_DECAY, kernels)
+        optimizer = optax.chain(decay, optimizer)
+
+    def initial():
+        images = jnp.zeros((1, CROP, CROP, 3))
+        variables = network.init(jax.random.key(given.seed), images, learning=True)
+        params = variables["params"]
+        statistics = variables.get("batch_stats", {})
+        step = jnp.zeros((), jnp.int32)
+        return State(step, params, statistics, optimizer.init(params))
+
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    initialise = jax.jit(initial, out_shardings=place)
+    abstract = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        jax.eval_shape(initial),
+    )
+    evaluate = make_evaluation(network)
+
+    def measure(state, split):
+        return in_memory.measure(
+            lambda batch: evaluate(state, batch), splits[split], 1000, place
+        )
+
+    workdir = given.runs / f"{name}-{row}-{given.seed}".replace(" ", "_")
+    state = in_memory.train(
+        workdir,
+        initial=initialise,
+        abstract=abstract,
+        train_step=make_step(network, optimizer, rate),
+        batches_from=lambda start: in_memory.train_batches(
+            source,
+            # Colours are not shifted here.
+            Statistics(np.zeros(0), np.zeros(3), np.zeros((3, 3))),
+            batch_size=BATCH,
+            seed=given.seed,
+            start=start,
+            crop=CROP,
+            crops=crops,
+            flip=False,
+        ),
+        place=place,
+        steps=round(given.epochs * per_epoch),
+        steps_per_epoch=per_epoch,
+        batch_size=BATCH,
+        validate=lambda state: measure(state, "validation"),
+        enough=lambda workdir: learned(workdir, per_epoch),
+    )
+    parameters = sum(array.size for array in jax.tree.leaves(state.params))
+    return {
+        "network": name,
+        "row": row,
+        "seed": given.seed,
+        "parameters": parameters,
+        "parameters_per_example": round(parameters / len(source), 1),
+        "epochs": round(int(state.step) / per_epoch, 2),
+        "finished": learned(workdir, per_epoch),
+        "train": measure(state, "train"),
+        "test": measure(state, "validation"),
+        "curve": curve(workdir, per_epoch),
+        **harness.machine("jax", "flax", "optax"),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def curve(workdir, per_epoch):
+    """For each epoch the mean loss and error of learning, and those of the test."""
+    epochs = {}
+    for text in (workdir / METRICS_FILE).read_text().splitlines():
+        line = json.loads(text)
+        end = -(-line["step"] // per_epoch) if line["split"] == "train" else None
+        epoch = int(end if end is not None else round(line["step"] / per_epoch))
+        entry = epochs.setdefault(epoch, {"train": [], "validation": []})
+        entry[line["split"]].append((line["loss"], line["top1_error"]))
+    rows = []
+    for epoch, entry in sorted(epochs.items()):
+        for split in ("train", "validation"):
+            if not entry[split]:
+                break
+        else:
+            means = [np.mean(entry[s], axis=0) for s in ("train", "validation")]
+            rows.append([epoch, *(round(float(x), 5) for pair in means for x in pair)])
+    return rows
+
+
+def learned(workdir, per_epoch):
+    """Whether the last epochs' learning was without an error."""
+    last = curve(workdir, per_epoch)[-EPOCHS_WITHOUT_ERROR:]
+    return len(last) == EPOCHS_WITHOUT_ERROR and all(row[2] == 0 for row in last)
+
+
+def keep(path, result):
+    """Put a row into a network's file of results, in the place of an older one."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    results = [json.loads(line) for line in lines]
+    same = [r for r in results if r["row"] == result["row"]]
+    results = [r for r in results if r not in same]
+    results.append(result)
+    results.sort(key=lambda r: list(ROWS).index(r["row"]))
+    files.replace(path, "".join(json.dumps(r) + "\n" for r in results))
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, metavar="CIFAR", help="needed without --quick")
+    add("--runs", type=Path, required=True, metavar="FOLDER")
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    add("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    add("--epochs", type=float, default=100.0)
+    add("--seed", type=int, default=0)
+    add("--quick", action="store_true", help="an epoch on digits")
+    given = parser.parse_args()
+    if given.quick:
+        given.epochs = 1.0
+        dataset = in_memory.digits(32)
+    elif given.data is None:
+        parser.error("give --data=CIFAR, or --quick")
+    else:
+        dataset = in_memory.open_data(given.data)
+    given.output.mkdir(parents=True, exist_ok=True)
+    table = {}
+    for name in given.networks:
+        for row in given.rows:
+            progress.say(f"{name}: {row}")
+            result = train(dataset, name, row, given)
+            keep(given.output / f"{name}.jsonl", result)
+            table[f"{name}: {row}"] = {
+                "epochs": result["epochs"],
+                "train_error": result["train"]["top1_error"],
+                "test_error": result["test"]["top1_error"],
+            }
+    draw(given.output)
+    progress.print_result({"experiment": "generalisation", "table": table})
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)
