@@ -1,8 +1,8 @@
 """Do networks that generalise also learn labels and pictures without sense?
 
 The four networks of Zhang et al. 2017 on CIFAR-10 (28x28, the centre of 32x32, each
-The four networks of Zhang et al. 2017 on CIFAR-10 (28x28, the centre of 32x32, each
-a part of the training labels, or all, drawn anew; and with the pixels in another order.
+picture whitened): with true labels, with and without random crops and weight decay;
+with a part of the training labels, or all, drawn anew; with the pixels in another order.
 Errors of test pictures are by their true labels.
 
     python experiments/generalisation/run.py --data=CIFAR --runs=FOLDER
