@@ -7,6 +7,7 @@ if __name__ == "__main__":
     # Before the imports that take long, since it starts the process anew.
     hugepages.use()
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def evaluate(
     """Measure one run, or several as an ensemble, on every example of a split once.
 
     Members and views count alike: their probabilities are averaged (section 4.1; the
-    paper's ensembles likewise).
+    paper's ensembles likewise). Of an ensemble the result also has each member's own
+    loss and errors, in `alone`, and those of its first one, two, ... members, in
+    `first`.
 
     Args:
       workdirs_given: work directories; the first one's config says where the data are.
@@ -78,6 +81,8 @@ def evaluate(
     devices = meshes.open_mesh(towers=towers, **settings)
     members = [open_member(workdir, checkpoint) for workdir in workdirs_given]
     first = members[0]
+    for other in members[1:]:
+        _check_alike(first, other, views)
     size = batch_size or first.config.get("eval", {}).get("batch_size", 128)
     meshes.check_batch(size, devices.shape["data"], "--batch_size")
     path = data_path or first.config["data"].get("path")
@@ -107,12 +112,14 @@ def evaluate(
         logits.append(member_logits)
     if any(not np.array_equal(labels[0], others) for others in labels):
         raise InputError("the members read different examples and make no ensemble")
-    if len({member_logits.shape[1] for member_logits in logits}) > 1:
-        raise InputError(
-            "some members were trained with mirror images and some without; "
-            "evaluate them with --views=1"
-        )
-    result, probabilities = combine(np.stack(logits, axis=1), labels[0], size)
+    stacked = np.stack(logits, axis=1)
+    result, probabilities = combine(stacked, labels[0], size)
+    parts: dict[str, Any] = {}
+    if len(members) > 1:
+        places = range(len(members))
+        alone = [combine(stacked[:, n : n + 1], labels[0], size)[0] for n in places]
+        longer = [combine(stacked[:, : n + 1], labels[0], size)[0] for n in places[1:]]
+        parts = {"alone": alone, "first": [alone[0], *longer]}
     if logits[0].shape[1] < views:
         progress.say("trained without mirror images: five crops, no mirrors")
     if predictions is not None:
@@ -122,7 +129,7 @@ def evaluate(
                 file,
                 name=np.asarray([source.name(index) for index in range(len(source))]),
                 label=labels[0],
-                logits=np.stack(logits, axis=1),
+                logits=stacked,
                 mean_probabilities=probabilities,
             )
     return {
@@ -131,8 +138,37 @@ def evaluate(
         "views": logits[0].shape[1],
         "members": len(members),
         **result,
+        **parts,
         "checkpoints": [f"{m.workdir}:{m.step}" for m in members],
     }
+
+
+def _check_alike(first: Member, other: Member, views: int) -> None:
+    """See that two runs make an ensemble: the same classes, pictures made alike.
+
+    Raises:
+      InputError: naming both runs and what differs.
+    """
+    here, there = first.data, other.data
+    mirrored = [member.config["data"].get("flip", True) for member in (first, other)]
+    if here.class_names != there.class_names:
+        pairs = itertools.zip_longest(here.class_names, there.class_names)
+        number, (a, b) = next((n, p) for n, p in enumerate(pairs) if p[0] != p[1])
+        what, advice = f"class {number} is {a} in one and {b} in the other", ""
+    elif here.size != there.size:
+        what, advice = f"pictures stored at {here.size} and at {there.size} pixels", ""
+    elif here.crop != there.crop:
+        what, advice = f"crops of {here.crop} and of {there.crop} pixels", ""
+    elif not np.array_equal(here.statistics.mean, there.statistics.mean):
+        what, advice = "another mean picture is subtracted", ""
+    elif views > 1 and mirrored[0] != mirrored[1]:
+        what = "one was trained with mirror images and one without"
+        advice = "; --views=1 takes both"
+    else:
+        return
+    raise InputError(
+        f"{first.workdir} and {other.workdir} make no ensemble: {what}{advice}"
+    )
 
 
 def _open_pipeline(member: Member, path: str | None) -> Pipeline:

@@ -114,6 +114,7 @@ def _network(
     graph: _Graph, model: AlexNet, layers: list[Layer], mean: np.ndarray, crop: int
 ) -> str:
     x = graph.add("Sub", ["pixels", graph.constant("mean", mean[None])], "centred")
+    x = _whiten(graph, x, mean.size) if model.whiten else x
     side = crop + model.picture_padding
     after = model.sizes(crop) or []
     for index, (name, kernel, bias) in enumerate(layers):
@@ -145,6 +146,19 @@ def _network(
             x = graph.add("Gemm", [x, *weights], output, transB=1)
             x = x if last else _step(graph, model, name, "relu", x)
     return x
+
+
+def _whiten(graph: _Graph, x: str, numbers: int) -> str:
+    """`whitening.whiten`."""
+    axes = graph.constant("whiten.axes", np.asarray([1, 2, 3], np.int64))
+    least = graph.constant("whiten.least", np.asarray(numbers**-0.5, np.float32))
+    own = graph.add("ReduceMean", [x, axes], "whiten.mean")
+    x = graph.add("Sub", [x, own], "whiten.centred")
+    squares = graph.add("Mul", [x, x], "whiten.squares")
+    variances = graph.add("ReduceMean", [squares, axes], "whiten.variances")
+    deviations = graph.add("Sqrt", [variances], "whiten.deviations")
+    divisors = graph.add("Max", [deviations, least], "whiten.divisors")
+    return graph.add("Div", [x, divisors], "whitened")
 
 
 def _step(graph: _Graph, model: AlexNet, name: str, step: str, x: str) -> str:

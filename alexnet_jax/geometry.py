@@ -62,6 +62,8 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
             f"model.pool_stride={network.pool_stride} must lie from 1 to "
             f"model.pool_window={network.pool_window}"
         )
+    if network.pool_partial and network.pool_cut:
+        raise InputError("of model.pool_partial and model.pool_cut only one can be set")
     if not 0 <= network.dropout < 1:
         raise InputError(f"model.dropout={network.dropout} must lie from 0 up to 1")
 
@@ -73,6 +75,7 @@ def output_sides(
     pool_window: int,
     pool_stride: int,
     pool_partial: bool,
+    pool_cut: bool,
 ) -> list[int] | None:
     """Side of the maps that leave each convolution's layer, or None if one won't fit.
 
@@ -81,6 +84,7 @@ def output_sides(
       convolutions: for each its kernel's side, its stride and whether it is pooled. One
         with a stride pads up to the next whole stride; one without keeps the side.
       pool_window, pool_stride, pool_partial: see `pooling.max_pool`.
+      pool_cut: whether what fills no window may be left out.
     """
     sides = []
     for kernel, stride, pooled in convolutions:
@@ -88,7 +92,7 @@ def output_sides(
             side = -((kernel - side) // stride) + 1 if side >= kernel else 0
         if pooled:
             exact = (side - pool_window) % pool_stride == 0
-            if side < pool_window or not (exact or pool_partial):
+            if side < pool_window or not (exact or pool_partial or pool_cut):
                 return None
             side = pooled_size(
                 side, window=pool_window, stride=pool_stride, partial=pool_partial

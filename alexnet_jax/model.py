@@ -61,8 +61,9 @@ class AlexNet(nn.Module):
       pools: the layers followed by max pooling.
       pool_window: side of the pooling window.
       pool_stride: distance between pooling windows; less than the window overlaps.
-      pool_partial: whether a last window may hang over the border. If not, only sizes
-        into which every window fits are taken.
+      pool_partial: whether a last window may hang over the border.
+      pool_cut: whether rows and columns at the end that fill no window are left out. If
+        neither, only sizes into which every window fits are taken.
       norms: the layers followed by local response normalisation.
       norm_before_relu: those of them normalised before the non-linearity.
       norm_after_pool: whether pooling comes before normalisation.
@@ -97,6 +98,7 @@ class AlexNet(nn.Module):
     pool_window: int = 3
     pool_stride: int = 2
     pool_partial: bool = False
+    pool_cut: bool = False
     norms: Sequence[str] = ("conv1", "conv2")
     norm_before_relu: Sequence[str] = ("conv1",)
     norm_after_pool: bool = False
@@ -151,6 +153,7 @@ class AlexNet(nn.Module):
             pool_window=self.pool_window,
             pool_stride=self.pool_stride,
             pool_partial=self.pool_partial,
+            pool_cut=self.pool_cut,
         )
 
     def check_size(self, height: int, width: int) -> None:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from alexnet_jax import augment, batches
 from alexnet_jax.batches import HostBatch
+from alexnet_jax.corruption import corrupt
 from alexnet_jax.dataset import Dataset
 from alexnet_jax.errors import InputError
 from alexnet_jax.mesh import EXAMPLES
@@ -36,6 +37,7 @@ class Pipeline:
     crop: int
     crops: bool
     flip: bool
+    subtract_mean: bool
     threads: int
     workers: int
     buffer: int
@@ -60,6 +62,10 @@ def open_pipeline(
     crop: int = 224,
     crops: bool = True,
     flip: bool = True,
+    subtract_mean: bool = True,
+    random_labels: float = 0.0,
+    pixels: str = "true",
+    corruption_seed: int = 0,
     threads: int | None = None,
     workers: int = 0,
     buffer: int | None = None,
@@ -72,6 +78,9 @@ def open_pipeline(
       crop: side of the square the network sees, in pixels.
       crops: whether training crops are random; if not, the centre.
       flip: whether training crops are mirrored at random.
+      subtract_mean: whether the mean picture is subtracted from crops; if not, zeros.
+      random_labels, pixels, corruption_seed: labels and pixels replaced by chance; see
+        `corruption.corrupt`.
       threads: that read and decode together at each batch; None takes one for each
         core, shared among the workers. A matter of speed only, as are the next two.
       workers: processes that read and decode, each with its own threads; 0 for none.
@@ -86,6 +95,9 @@ def open_pipeline(
     dataset = open_dataset(
         source=source, path=path, size=size, validation_fraction=validation_fraction
     )
+    dataset = corrupt(
+        dataset, random_labels=random_labels, pixels=pixels, seed=corruption_seed
+    )
     if not 0 < crop <= dataset.size:
         raise InputError(
             f"data.crop={crop} must lie between 1 and the stored pictures' side of "
@@ -96,6 +108,7 @@ def open_pipeline(
         crop=crop,
         crops=crops,
         flip=flip,
+        subtract_mean=subtract_mean,
         threads=(max(1, cores() // max(1, workers)) if threads is None else threads),
         workers=workers,
         buffer=2 if buffer is None else buffer,

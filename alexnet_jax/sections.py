@@ -64,6 +64,20 @@ def keys(section: str) -> list[str]:
     return [name for name in parameters if name not in GIVEN_BY_RUN.get(section, ())]
 
 
+def completed(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A config with the default of every key that it leaves out: an older run's has not
+    yet the keys of today."""
+    defaults = {
+        section: {
+            name: parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if name in keys(section) and parameter.default is not parameter.empty
+        }
+        for section, function in SECTIONS.items()
+    }
+    return {s: {**values, **config.get(s, {})} for s, values in defaults.items()}
+
+
 def plain(value: Any) -> Any:
     """A config as plain dictionaries, with tuples for lists."""
     if hasattr(value, "items"):

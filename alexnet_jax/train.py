@@ -1,6 +1,7 @@
 """A training run: build, restore, loop, validate, save."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -25,7 +26,7 @@ from alexnet_jax.lock import locked
 from alexnet_jax.model import AlexNet
 from alexnet_jax.optimizer import after_validation
 from alexnet_jax.pipeline import Pipeline
-from alexnet_jax.sections import SECTIONS, call, plain
+from alexnet_jax.sections import SECTIONS, call, completed, plain
 
 
 def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def _run(
 ) -> dict[str, Any]:
     """The run, once the mesh and the data are open and the directory is ours."""
     dataset = pipeline.dataset
-    workdirs.check_run(workdir, settings, dataset.fingerprint)
+    workdirs.check_run(workdir, settings, dataset.fingerprint, completed)
     examples = len(dataset.splits["train"])
     plan = call(settings, "train", examples=examples)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
@@ -204,6 +205,9 @@ def measure_data(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -
                 check()
 
             statistics = pipelines.measure_statistics(pipeline, advance)
+    if not pipeline.subtract_mean:
+        zeros = np.zeros_like(statistics.mean)
+        statistics = dataclasses.replace(statistics, mean=zeros)
     data = workdirs.Data(
         class_names=dataset.class_names,
         size=dataset.size,

@@ -9,7 +9,7 @@ mean.npy         the mean picture
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +168,19 @@ def has_checkpoints(workdir: Path) -> bool:
     return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
-def check_run(workdir: Path, config: Mapping[str, Any], fingerprint: str) -> None:
+def check_run(
+    workdir: Path,
+    config: Mapping[str, Any],
+    fingerprint: str,
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: config,
+) -> None:
     """See that a run with this config and these data can go on in the directory.
+
+    Args:
+      workdir: where it shall go on.
+      config: of the run.
+      fingerprint: of its data.
+      complete: adds to a config what it leaves out.
 
     Raises:
       InputError: if a run has saved there whose config differs in what a step computes,
@@ -181,7 +192,9 @@ def check_run(workdir: Path, config: Mapping[str, Any], fingerprint: str) -> Non
     if path.is_file():
         changes = [
             f"{key} {before!r} -> {after!r}"
-            for key, before, after in differences(_read(path), config)
+            for key, before, after in differences(
+                complete(_read(path)), complete(config)
+            )
             if not any(key == free or key.startswith(f"{free}.") for free in FREE)
         ]
         if changes:

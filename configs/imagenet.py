@@ -12,13 +12,18 @@ Command:    python -m alexnet_jax.main --config=configs/imagenet.py --workdir=ru
                 --config.data.path=PREPARED
 Data:       python -m alexnet_jax.prepare --source=imagenet --input=ARCHIVES
                 --output=PREPARED
-Variants:   :code2012 (default), :paper, :caffe, :caffenet, :owt
+Variants:   :code2012 (default), :paper, :caffe, :caffenet, :owt; :conv6, the network
+            with a sixth convolution, and :conv6_finetune, which begins with a run of
+            :conv6 on other classes (--config.train.init_from=RUN); and every name of
+            `preset_values.ABLATIONS`: no_norm, pool_2x2, one_tower, no_exchange,
+            no_crops, no_colour, no_dropout, tanh, sigmoid, no_conv4, no_conv5, no_fc7
 Hardware:   two devices take a tower each, one takes both; more split the batch.
 Expected:   published for this network on the 2012 validation set with ten crops: 40.7 %
             top-1 and 18.2 % top-5 error. Not measured here.
 """
 
 from ml_collections import ConfigDict
+from preset_values import ABLATIONS
 from presets import preset_config
 
 
@@ -28,17 +33,35 @@ STAGED = {
     "colour_epochs": 67.0,
     "layer_rates": {"conv1": ((67, 0.1), (72, 0.0))},
 }
+# Run 146 of the 2012 code: the network was trained on other classes before.
+FINETUNE = {
+    "kind": "steps",
+    "learning_rate": 0.001,
+    "epochs": (22.0, 42.0),
+    "colour_epochs": 38.0,
+    "layer_rates": {
+        "conv1": ((0, 0.1), (5, 0.01), (7, 0.0)),
+        "fc9": ((0, 10.0), (9, 1.0)),
+    },
+}
 # Caffe: 100,000 steps of 256 are 20 epochs.
 CAFFE = {"kind": "steps", "epochs": (20.0, 40.0, 60.0, 80.0)}
-VARIANTS = ("code2012", "paper", "caffe", "caffenet", "owt")
+VARIANTS = (
+    *("code2012", "paper", "caffe", "caffenet", "owt"),
+    *("conv6", "conv6_finetune", *ABLATIONS),
+)
 
 
 def get_config(variant: str = "code2012") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"no variant {variant!r}; choose from {', '.join(VARIANTS)}")
-    config = preset_config(variant)
+    finetune = variant == "conv6_finetune"
+    config = preset_config("conv6" if finetune else variant)
     config.train.update({"epochs": 90.0, "save_steps": 2000})
-    if variant == "code2012":
+    if finetune:
+        config.schedule.update(FINETUNE)
+        config.train.epochs = 54.0
+    if variant in ("code2012", "conv6", *ABLATIONS):
         config.schedule.update(STAGED)
         config.train.epochs = 91.0
     if variant in ("caffe", "caffenet"):

@@ -24,6 +24,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "pool_window": 3,
             "pool_stride": 2,
             "pool_partial": False,
+            "pool_cut": False,
             "norms": ("conv1", "conv2"),
             "norm_before_relu": ("conv1",),
             "norm_after_pool": False,
@@ -146,8 +147,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "kernel_std": (0.05, 0.05, 0.04, 0.04, 1 / 192),
             "bias": (0.0, 0.1, 0.1, 0.1, 0.0),
         },
+        "data": {"crop": 28, "subtract_mean": False},
         "optimizer": {"bias_rate": 1.0, "weight_decay": 0.0},
-        "schedule": {"bias_drops": 3},
+        "schedule": {"bias_drops": 3, "colour_shift": 0.0},
     },
 }
 
@@ -160,3 +162,99 @@ PRESETS["caffenet"] = {
         "bias": PRESETS["code2012"]["model"]["bias"],
     },
 }
+
+
+def _without_convolution(index: int) -> dict[str, dict[str, Any]]:
+    """`code2012` without one of its convolutions."""
+    model = PRESETS["code2012"]["model"]
+    names = ("channels", "kernel_sizes", "strides", "kernel_std", "bias")
+    left = {name: (*model[name][:index], *model[name][index + 1 :]) for name in names}
+    return {
+        "model": {
+            **left,
+            "exchanges": ("conv3", "fc5", "fc6"),
+            "pools": ("conv1", "conv2", "conv4"),
+        }
+    }
+
+
+# CIFAR-10's four layers with the normalisation of the 2012 code's example, over nine
+# maps, after the pooling.
+PRESETS["four_layers_norm"] = {
+    **PRESETS["four_layers"],
+    "model": {
+        **PRESETS["four_layers"]["model"],
+        "norms": ("conv1", "conv2"),
+        "norm_after_pool": True,
+        "norm_size": 9,
+        "norm_k": 1.0,
+        "norm_alpha": 0.001 / 9,
+    },
+}
+
+# The network with a sixth convolution over the last pooling, which sees both towers
+# (CNN* in table 2; run 146 of the 2012 code).
+PRESETS["conv6"] = {
+    "model": {
+        "channels": (96, 256, 384, 384, 256, 256),
+        "kernel_sizes": (11, 5, 3, 3, 3, 3),
+        "strides": (4, 1, 1, 1, 1, 1),
+        "exchanges": ("conv3", "conv6", "fc7", "fc8"),
+        "kernel_std": (0.01, 0.01, 0.03, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
+        "bias": (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0),
+    },
+}
+
+# What the paper takes away, one thing at a time, from `code2012`.
+ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    # Section 3.3. The 2012 code's run 148 also left out the same-map norm.
+    "no_norm": {"model": {"norms": (), "norm_before_relu": (), "same_map_norms": ()}},
+    # Section 3.4, run 147.
+    "pool_2x2": {"model": {"pool_window": 2, "pool_cut": True}},
+    # Section 3.2: half the kernels, but for the last convolution and what comes after.
+    "one_tower": {
+        "model": {
+            "towers": 1,
+            "channels": (48, 128, 192, 192, 256),
+            "exchanges": (),
+        }
+    },
+    # Not in the paper; run 150, which also widened conv2. Towers meet in the logits.
+    "no_exchange": {"model": {"exchanges": ()}},
+    # Section 4.1, the first form of augmentation: crops and mirror images.
+    "no_crops": {"data": {"crops": False, "flip": False}},
+    # Section 4.1, the second form.
+    "no_colour": {"schedule": {"colour_shift": 0.0}},
+    # Section 4.2.
+    "no_dropout": {"model": {"dropout": 0.0}},
+    # Section 3.1.
+    "tanh": {"model": {"activation": "tanh"}},
+    "sigmoid": {"model": {"activation": "sigmoid"}},
+    # Section 7: any of the middle layers removed. Later layers move up a number.
+    "no_conv4": _without_convolution(3),
+    "no_conv5": _without_convolution(4),
+    "no_fc7": {
+        "model": {
+            "hidden": (4096,),
+            "exchanges": ("conv3", "fc6"),
+            "kernel_std": (0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01),
+            "bias": (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0),
+        }
+    },
+}
+
+
+def merged(*names: str) -> dict[str, dict[str, Any]]:
+    """All values of `code2012`, and those of other presets in their place, by section.
+
+    Raises:
+      ValueError: if there is no such preset.
+    """
+    presets = {**PRESETS, **ABLATIONS}
+    sections = {name: dict(values) for name, values in PRESETS["code2012"].items()}
+    for name in names:
+        if name not in presets:
+            raise ValueError(f"no variant {name!r}; choose from {', '.join(presets)}")
+        for section, values in presets[name].items():
+            sections.setdefault(section, {}).update(values)
+    return sections

@@ -1,7 +1,7 @@
 """What every config starts from: all sections with all their keys."""
 
 from ml_collections import ConfigDict, config_dict
-from preset_values import PRESETS
+from preset_values import merged
 
 
 def preset_config(name: str) -> ConfigDict:
@@ -10,11 +10,10 @@ def preset_config(name: str) -> ConfigDict:
     Raises:
       ValueError: if there is no such preset.
     """
-    if name not in PRESETS:
-        raise ValueError(f"no variant {name!r}; choose from {', '.join(PRESETS)}")
+    values = merged(name)
     config = ConfigDict(
         {
-            **PRESETS["code2012"],
+            **values,
             "data": {
                 "source": "prepared",
                 "path": config_dict.placeholder(str),
@@ -23,6 +22,10 @@ def preset_config(name: str) -> ConfigDict:
                 "crop": 224,
                 "crops": True,
                 "flip": True,
+                "subtract_mean": True,
+                "random_labels": 0.0,
+                "pixels": "true",
+                "corruption_seed": 0,
                 "threads": config_dict.placeholder(int),
                 "workers": 0,
                 "buffer": config_dict.placeholder(int),
@@ -56,5 +59,5 @@ def preset_config(name: str) -> ConfigDict:
     config.schedule.reference_batch = config_dict.placeholder(int)
     config.schedule.warmup_epochs = config_dict.placeholder(float)
     config.optimizer.trust_coefficient = config_dict.placeholder(float)
-    config.update(PRESETS[name])
+    config.update(values)
     return config

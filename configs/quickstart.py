@@ -6,16 +6,23 @@ scikit-learn, enlarged so that the network sees 67x67, the smallest size that wo
 A fifth is held out, drawn once from a fixed seed.
 
 Command:    python -m alexnet_jax.main --config=configs/quickstart.py --workdir=run
-Variants:   :code2012 (default), :paper (which stays at chance)
+Variants:   :code2012 (default), :paper (which stays at chance), :conv6, and the
+            ablations of configs/imagenet.py
 Hardware:   any; a CPU shows itself as two devices, one for each tower.
 Expected:   see the README's results.
 """
 
 from ml_collections import ConfigDict
+from preset_values import ABLATIONS
 from presets import preset_config
 
 
+VARIANTS = ("code2012", "paper", "conv6", *ABLATIONS)
+
+
 def get_config(variant: str = "code2012") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r}; choose from {', '.join(VARIANTS)}")
     config = preset_config(variant)
     # Digits mean something else mirrored.
     config.data.update({"source": "digits", "size": 77, "crop": 67, "flip": False})

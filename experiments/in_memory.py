@@ -1,211 +1,37 @@
 """Training from arrays in memory: what the experiments on small pictures share.
 
 It does what `alexnet_jax.train` does, and needs neither Grain nor ml_collections, so
-that it also runs where these are not installed. Batches are made by the package's own
-code, so that a step, an example's place and the seed decide them here too; only the
-order of the examples is drawn by NumPy instead of Grain.
+that it also runs where these are not installed.
 """
 
-import concurrent.futures
 import contextlib
-import dataclasses
+import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, Sharding
 
-from alexnet_jax import batches, losses, report
+from alexnet_jax import augment, losses, progress, report
+from alexnet_jax import mesh as meshes
+from alexnet_jax import step as steps
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.dataset import Dataset, Example
-from alexnet_jax.errors import InputError, Interrupted
+from alexnet_jax.dataset import Dataset
+from alexnet_jax.errors import Diverged, Interrupted
 from alexnet_jax.interrupt import Interrupts
-from alexnet_jax.moments import PixelSums, Statistics
+from alexnet_jax.model import AlexNet
+from alexnet_jax.optimizer import momentum_sgd
+from alexnet_jax.schedule import make_schedule
 
+from arrays import ArraySource, evaluation_batches, statistics_of, train_batches
 
-THREADS = 1
-SECONDS_A_BATCH = 300.0
 
 Batch = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArraySource:
-    """Examples that lie in two arrays."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Example:
-        return {"image": self.images[index], "label": int(self.labels[index])}
-
-    def name(self, index: int) -> str:
-        """The example's place."""
-        return str(index)
-
-    def where(self, index: int) -> str:
-        """The example's place."""
-        return f"example {index} in memory"
-
-
-def open_data(path: Path) -> Dataset:
-    """A data set whose splits lie in memory.
-
-    Args:
-      path: what `save_arrays` wrote, or a prepared data set.
-
-    Raises:
-      InputError: if it is neither.
-    """
-    if path.suffix == ".npz":
-        return _load_arrays(path)
-    # Not above: it needs what reads prepared data sets, and that needs Grain's format.
-    from alexnet_jax.sources import open_dataset
-
-    dataset = open_dataset(
-        source="prepared", path=str(path), size=256, validation_fraction=0.1
-    )
-    return dataclasses.replace(
-        dataset, splits={name: held(split) for name, split in dataset.splits.items()}
-    )
-
-
-def digits(size: int) -> Dataset:
-    """The scanned digits that come with scikit-learn, in memory."""
-    from alexnet_jax.digits import open_digits
-
-    dataset = open_digits(None, size, 0.2)
-    return dataclasses.replace(
-        dataset, splits={name: held(split) for name, split in dataset.splits.items()}
-    )
-
-
-def held(source: Any) -> ArraySource:
-    """A source read into memory."""
-    examples = [source[index] for index in range(len(source))]
-    return ArraySource(
-        images=np.stack([example["image"] for example in examples]),
-        labels=np.asarray([example["label"] for example in examples], np.int32),
-    )
-
-
-def save_arrays(path: Path, dataset: Dataset) -> None:
-    """Write a data set in memory to an npz file, to be carried to another machine."""
-    arrays = {
-        f"{split}_{kind}": getattr(source, kind)
-        for split, source in dataset.splits.items()
-        for kind in ("images", "labels")
-    }
-    names = np.asarray(dataset.class_names)
-    np.savez(path, class_names=names, fingerprint=dataset.fingerprint, **arrays)
-
-
-def _load_arrays(path: Path) -> Dataset:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-        names = tuple(arrays["class_names"].tolist())
-        splits = {
-            name: ArraySource(arrays[f"{name}_images"], arrays[f"{name}_labels"])
-            for name in ("train", "validation")
-        }
-        fingerprint = str(arrays["fingerprint"])
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is no file of arrays ({error})") from error
-    return Dataset(
-        splits=splits,
-        class_names=names,
-        class_ids=names,
-        size=splits["train"].images.shape[1],
-        fingerprint=fingerprint,
-    )
-
-
-def statistics_of(source: ArraySource) -> Statistics:
-    """Mean picture and colour PCA of the pictures."""
-    sums = PixelSums.zeros(source.images.shape[1])
-    for image in source.images:
-        sums.add(image)
-    return sums.statistics()
-
-
-def train_batches(
-    source: ArraySource,
-    statistics: Statistics,
-    *,
-    batch_size: int,
-    seed: int,
-    start: int,
-    crop: int,
-    crops: bool,
-    flip: bool,
-) -> Generator[HostBatch]:
-    """The batches from a step on, each made while the one before is learned from.
-
-    Batches run on over the borders of epochs, and each epoch has its own order.
-    """
-    count = len(source)
-
-    def example(place: int) -> int:
-        return int(_order(seed, place // count, count)[place % count])
-
-    def make(number: int) -> HostBatch:
-        places = range(number * batch_size, (number + 1) * batch_size)
-        return batches.train_batch(
-            number,
-            np.asarray([example(place) for place in places]),
-            source=source,
-            share=batch_size,
-            crop=crop,
-            border=source.images.shape[1] - crop,
-            crops=crops,
-            flip=flip,
-            statistics=statistics,
-            seed=seed,
-            threads=THREADS,
-            timeout=SECONDS_A_BATCH,
-        )
-
-    with concurrent.futures.ThreadPoolExecutor(1) as ahead:
-        number = start
-        next_one = ahead.submit(make, number)
-        while True:
-            number += 1
-            this, next_one = next_one, ahead.submit(make, number)
-            yield this.result()
-
-
-_orders: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    key = (seed, epoch, count)
-    if key not in _orders:
-        # Of the epoch before, the last batch may still be made.
-        while len(_orders) > 1:
-            del _orders[next(iter(_orders))]
-        _orders[key] = np.random.default_rng([seed, epoch]).permutation(count)
-    return _orders[key]
-
-
-def evaluation_batches(source: ArraySource, batch_size: int) -> Iterator[HostBatch]:
-    """Each example once; what is past the end is masked."""
-    for start in range(0, len(source), batch_size):
-        yield batches.evaluation_batch(
-            np.arange(start, start + batch_size),
-            source=source,
-            size=source.images.shape[1],
-            threads=THREADS,
-            timeout=SECONDS_A_BATCH,
-        )
 
 
 def to_devices(batch: HostBatch, place: Sharding) -> Batch:
@@ -312,3 +138,88 @@ def train(
                     raise Interrupted(interrupts.received)
             checkpoints.wait()
     return state
+
+
+def fit(
+    workdir: Path,
+    dataset: Dataset,
+    values: Mapping[str, Mapping[str, Any]],
+    *,
+    batch_size: int,
+    epochs: float,
+    seed: int,
+    crop: int,
+    crops: bool = False,
+    flip: bool = False,
+    validates: bool = True,
+    enough: Callable[[Path], bool] = lambda workdir: False,
+) -> steps.TrainState | None:
+    """Train a network of the package from the values of a config's sections.
+
+    Args:
+      workdir: of this run; it goes on where it stands.
+      dataset: in memory.
+      values: the sections `model`, `optimizer` and `schedule`.
+      batch_size: of a step.
+      epochs: how long.
+      seed: of everything random.
+      crop: side of what the network sees.
+      crops: whether crops are random.
+      flip: whether they are mirrored at random.
+      validates: whether the validation's errors are measured after every epoch.
+      enough: see `train`.
+
+    Returns:
+      The last state; None if the loss was no longer finite.
+    """
+    source = dataset.splits["train"]
+    statistics = statistics_of(source)
+    per_epoch = len(source) / batch_size
+    model = AlexNet(num_classes=len(dataset.class_names), **values["model"])
+    mesh = meshes.one_device()
+    schedule = make_schedule(steps_per_epoch=per_epoch, **values["schedule"])
+    optimizer = momentum_sgd(schedule, **values["optimizer"])
+    step = steps.make_train_step(model, optimizer, schedule, mesh, seed)
+    evaluate = steps.make_eval_step(model, mesh, crop=crop, views=1)
+    mean = augment.centre(statistics.mean, crop)
+    mean = jax.device_put(mean, steps.replicated(mesh))
+    place = NamedSharding(mesh, meshes.EXAMPLES)
+
+    def validate(state: steps.TrainState) -> dict[str, float]:
+        def sums(batch: Batch) -> Batch:
+            return evaluate(state.params, batch, mean)[0]
+
+        return measure(sums, dataset.splits["validation"], batch_size, place)
+
+    try:
+        return train(
+            workdir,
+            initial=lambda: steps.init_state(model, optimizer, mesh, crop, seed),
+            abstract=steps.abstract_state(model, optimizer, mesh, crop),
+            train_step=lambda state, batch: step(state, batch, mean),
+            batches_from=partial(
+                train_batches,
+                source,
+                statistics,
+                batch_size=batch_size,
+                seed=seed,
+                crop=crop,
+                crops=crops,
+                flip=flip,
+            ),
+            place=place,
+            steps=round(epochs * per_epoch),
+            steps_per_epoch=per_epoch,
+            batch_size=batch_size,
+            validate=validate if validates else None,
+            enough=enough,
+        )
+    except Diverged as error:
+        progress.say(str(error))
+        return None
+
+
+def metrics_of(workdir: Path, split: str) -> list[dict[str, Any]]:
+    """A run's lines of one split."""
+    lines = (workdir / report.METRICS_FILE).read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["split"] == split]

@@ -1,13 +1,39 @@
 """The size of signal and gradient in each layer of a network."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import losses
+from alexnet_jax import augment, losses
+from alexnet_jax.dataset import Dataset
 from alexnet_jax.model import AlexNet
+
+from arrays import statistics_of
+
+
+EXAMPLES = 512
+
+
+def initial_signals(
+    dataset: Dataset, values: Mapping[str, Any], crop: int
+) -> list[dict[str, Any]]:
+    """The sizes before the first step, for some of the training pictures' centres.
+
+    Args:
+      dataset: in memory.
+      values: the section `model` of a config.
+      crop: side of what the network sees.
+    """
+    source: Any = dataset.splits["train"]
+    model = AlexNet(num_classes=len(dataset.class_names), **values)
+    order = np.random.default_rng(0).permutation(len(source))[:EXAMPLES]
+    mean = augment.centre(statistics_of(source).mean, crop)
+    images = augment.centre(source.images[order], crop).astype(np.float32) - mean
+    params = model.init(jax.random.key(0), images[:1])["params"]
+    return signals(model, params, images, source.labels[order])
 
 
 def signals(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -38,10 +39,21 @@ def test_the_numbers_equal_a_recount_over_the_predictions(
     assert logits.shape == (examples, members, views, 10)
     mask = np.ones(examples, bool)
     sums = recount(logits.reshape(examples, -1, 10), labels, mask)
+    parts = ("alone", "first") if members > 1 else ()
     assert set(result) == {
         *("split", "examples", "views", "members", "loss"),
-        *("top1_error", "top5_error", "checkpoints"),
+        *("top1_error", "top5_error", "checkpoints", *parts),
     }
+    for name, chosen in (("alone", slice(1, 2)), ("first", slice(0, 2))):
+        if parts:
+            assert len(result[name]) == 2
+            some = recount(logits[:, chosen].reshape(examples, -1, 10), labels, mask)
+            errors = [result[name][1][key] for key in ("top1_error", "top5_error")]
+            counts = [some[key] / examples for key in ("top1_error", "top5_error")]
+            assert errors == pytest.approx(counts)
+            assert result[name][1]["loss"] == pytest.approx(
+                some["loss"] / examples, rel=1e-5
+            )
     assert result["examples"] == examples == sums["examples"]
     assert (result["views"], result["members"]) == (views, members)
     assert result["loss"] == pytest.approx(sums["loss"] / examples, rel=1e-5)
@@ -118,6 +130,42 @@ def test_preprocess_takes_files_pictures_and_arrays(two_runs, tmp_path, photogra
     np.testing.assert_array_equal(images[0], images[2])
     with pytest.raises(InputError, match="nothing.png is not a file"):
         preprocess([tmp_path / "nothing.png"])
+
+
+@pytest.mark.parametrize(
+    ("change", "views", "told"),
+    [
+        ({"class_names": tuple("012345678x")}, 1, "class 9 is 9 in one and x in the"),
+        ({"class_names": tuple("012345678")}, 1, "class 9 is 9 in one and None in the"),
+        ({"size": 78}, 1, "pictures stored at 77 and at 78 pixels"),
+        ({"crop": 69}, 1, "crops of 67 and of 69 pixels"),
+        ({"mean": 1.0}, 1, "another mean picture is subtracted"),
+        ({"flip": False}, 10, "one was trained with mirror images and one without"),
+    ],
+)
+def test_runs_that_differ_make_no_ensemble(two_runs, monkeypatch, change, views, told):
+    def opened(workdir, checkpoint):
+        member = open_member(workdir, checkpoint)
+        if workdir == two_runs[0]:
+            return member
+        data, config = member.data, dict(member.config)
+        for name, value in change.items():
+            if name == "flip":
+                config["data"] = {**config["data"], "flip": value}
+            elif name == "mean":
+                moved = dataclasses.replace(
+                    data.statistics, mean=data.statistics.mean + value
+                )
+                data = dataclasses.replace(data, statistics=moved)
+            else:
+                data = dataclasses.replace(data, **change)
+        return dataclasses.replace(member, data=data, config=config)
+
+    monkeypatch.setattr(evaluation, "open_member", opened)
+    with pytest.raises(InputError, match=told) as caught:
+        evaluation.evaluate(two_runs, views=views)
+    for workdir in two_runs:
+        assert str(workdir) in str(caught.value)
 
 
 def test_what_is_missing_is_named(two_runs, tmp_path):

@@ -17,10 +17,11 @@ from alexnet_jax.sections import call, plain
 from networks import TINY, mesh_of, tiny
 
 
+PRESETS = runpy.run_path(str(config_folder() / "preset_values.py"))
+
+
 def preset(name, *, num_classes=1000, **changes):
-    presets = runpy.run_path(str(config_folder() / "presets.py"))
-    values = presets["preset_config"](name).model.to_dict()
-    settings = {"model": {**values, **changes}}
+    settings = {"model": {**PRESETS["merged"](name)["model"], **changes}}
     return call(settings, "model", num_classes=num_classes)
 
 
@@ -33,7 +34,30 @@ def count(model, size):
 def test_number_of_parameters():
     assert count(preset("code2012"), 224) == 60_965_224
     assert count(preset("paper"), 224) == 60_965_224
+    assert count(preset("conv6"), 224) == 61_555_304
+    assert count(preset("one_tower"), 224) == 59_798_312
+    assert count(preset("pool_2x2"), 224) == 60_965_224
     assert count(preset("small", num_classes=10), 28) == 1_387_786
+
+
+@pytest.mark.parametrize("name", ["conv6", *PRESETS["ABLATIONS"]])
+def test_every_ablation_is_a_network_for_the_same_pictures(name):
+    model = preset(name)
+    images = jnp.zeros((1, 224, 224, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    logits = jax.eval_shape(model.apply, variables, images)
+    assert logits.shape == (1, 1000)
+    # What it changes are keys that are there, and their values are others.
+    whole = PRESETS["merged"]("code2012")
+    for section, values in PRESETS["ABLATIONS"].get(name, {}).items():
+        for key, value in values.items():
+            assert section == "data" or whole[section][key] != value
+
+
+def test_an_unknown_variant_lists_those_there_are():
+    for config in ("imagenet", "quickstart"):
+        with pytest.raises(InputError, match="no variant 'no_lrn'.*no_norm, pool_2x2"):
+            load_config(config, "no_lrn")
 
 
 def convolve(x, kernel, stride, padding):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -186,6 +187,19 @@ def test_other_data_are_refused(straight):
     config = workdirs.read_config(straight)
     with pytest.raises(InputError, match="the data are not those"):
         workdirs.check_run(straight, config, "another fingerprint")
+
+
+def test_a_run_from_before_a_key_was_there_goes_on(straight, tmp_path):
+    older = shutil.copytree(straight, tmp_path / "older")
+    config = workdirs.read_config(straight)
+    before = json.loads((older / "config.json").read_text())
+    del before["model"]["whiten"]
+    (older / "config.json").write_text(json.dumps(before))
+    fingerprint = workdirs.read_data(straight).fingerprint
+    workdirs.check_run(older, config, fingerprint, sections.completed)
+    config["model"]["whiten"] = True
+    with pytest.raises(InputError, match="model.whiten False -> True"):
+        workdirs.check_run(older, config, fingerprint, sections.completed)
 
 
 @pytest.mark.slow
@@ -402,7 +416,7 @@ def test_differences_are_found_at_any_depth():
 
 def test_configs_are_the_arguments_of_one_function():
     """Each section of each config calls its function, with nothing left over or out."""
-    for name in ("quickstart", "imagenet", "folder"):
+    for name in ("quickstart", "imagenet", "folder", "cifar10"):
         config = sections.plain(main.load_config(name))
         assert set(config) == set(sections.SECTIONS), name
         for section in config:

@@ -402,7 +402,8 @@ def test_an_onnx_file(tmp_path):
         weights.read_layers(path)
 
 
-def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("whiten", [False, True])
+def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, whiten):
     """From a work directory to ONNX and back through the reference evaluator."""
     onnx = pytest.importorskip("onnx")
     small = AlexNet(**SMALL)
@@ -411,6 +412,7 @@ def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch):
     monkeypatch.setitem(weights.ORIGINS, "code2012", PLAIN._replace(mean=(9.0, 8, 7)))
     config = weights.load_config("imagenet", "code2012")
     config.model.update({k: v for k, v in SMALL.items() if k != "num_classes"})
+    config.model.whiten = whiten
     config.data.crop = 67
     monkeypatch.setattr(weights, "load_config", lambda *_: config)
     monkeypatch.setattr(weights, "SIZE", 77)

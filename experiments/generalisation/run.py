@@ -2,13 +2,13 @@
 
 The four networks of Zhang et al. 2017 on CIFAR-10 (28x28, the centre of 32x32, each
 picture whitened): with true labels, with and without random crops and weight decay;
-with a part of the training labels, or all, drawn anew; with the pixels in another order.
+with a part of the training labels, or all, drawn anew; with pixels in another order.
 Errors of test pictures are by their true labels.
 
     python experiments/generalisation/run.py --data=CIFAR --runs=FOLDER
         --output=FOLDER [--networks NAME ...] [--rows NAME ...] [--epochs=N] [--quick]
 
-CIFAR is a prepared data set of 32x32, or a file by `in_memory.save_arrays`. FOLDER of
+CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
 `--runs` keeps every run, and the same command goes on where it stood; it may be given
 again with more epochs. A run ends early once it has made no error on the pictures it
 learned from for three epochs. `--output` gets a file of results for each network; rows
@@ -43,6 +43,7 @@ from alexnet_jax.corruption import corrupt
 from alexnet_jax.moments import Statistics
 from alexnet_jax.report import METRICS_FILE
 
+import arrays
 import harness
 import in_memory
 from networks import NETWORKS
@@ -145,7 +146,7 @@ def train(dataset, name, row, given):
         pixels=what.get("pixels", "true"),
         seed=given.seed,
     )
-    splits = {n: in_memory.held(source) for n, source in dataset.splits.items()}
+    splits = {n: arrays.held(source) for n, source in dataset.splits.items()}
     source = splits["train"]
     per_epoch = len(source) / BATCH
     network = NETWORKS[name](num_classes=len(dataset.class_names))
@@ -186,13 +187,13 @@ def train(dataset, name, row, given):
         initial=initialise,
         abstract=abstract,
         train_step=make_step(network, optimizer, rate),
-        batches_from=lambda start: in_memory.train_batches(
+        batches_from=lambda start: arrays.train_batches(
             source,
             # Colours are not shifted here.
             Statistics(np.zeros(0), np.zeros(3), np.zeros((3, 3))),
+            start,
             batch_size=BATCH,
             seed=given.seed,
-            start=start,
             crop=CROP,
             crops=crops,
             flip=False,
@@ -275,11 +276,11 @@ def main():
     given = parser.parse_args()
     if given.quick:
         given.epochs = 1.0
-        dataset = in_memory.digits(32)
+        dataset = arrays.digits(32)
     elif given.data is None:
         parser.error("give --data=CIFAR, or --quick")
     else:
-        dataset = in_memory.open_data(given.data)
+        dataset = arrays.open_data(given.data)
     given.output.mkdir(parents=True, exist_ok=True)
     table = {}
     for name in given.networks:

@@ -20,17 +20,9 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
 
-
-def command(module, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", f"alexnet_jax.{module}", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+from commands import command
 
 
 def main():

@@ -7,7 +7,7 @@ came lowest, goes on, with every seed, until it is there or the epochs are over.
 
     python experiments/relu/run.py --data=CIFAR --runs=FOLDER --output=FOLDER [--quick]
 
-CIFAR is a prepared data set of 32x32, or a file by `in_memory.save_arrays`. FOLDER of
+CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
 `--runs` keeps every run, and the same command goes on where it stood. `--quick` shows
 that it works: a few epochs on scanned digits.
 
@@ -29,22 +29,15 @@ sys.path[:0] = [
     str(ROOT / "experiments" / "benchmarks"),
 ]
 
-import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from preset_values import PRESETS
+from preset_values import merged
 
 from alexnet_jax import errors, progress
-from alexnet_jax import mesh as meshes
-from alexnet_jax import step as steps
-from alexnet_jax.model import AlexNet
-from alexnet_jax.optimizer import momentum_sgd
-from alexnet_jax.report import METRICS_FILE
-from alexnet_jax.schedule import make_schedule
 
+import arrays
 import harness
 import in_memory
-from signals import signals
+from signals import initial_signals
 
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
@@ -54,51 +47,29 @@ BATCH = 128
 POINTS_AN_EPOCH = 10
 
 
-def train(dataset, statistics, *, activation, rate, seed, epochs, folder):
+def train(dataset, *, activation, rate, seed, epochs, folder):
     """A run up to the target or so many epochs; what became of it."""
-    preset = PRESETS["four_layers"]
-    source = dataset.splits["train"]
-    size, per_epoch = dataset.size, len(source) / BATCH
-    model = AlexNet(
-        num_classes=len(dataset.class_names),
-        **{**preset["model"], "activation": activation},
-    )
-    mesh = meshes.one_device()
-    schedule = make_schedule(
-        steps_per_epoch=per_epoch, learning_rate=rate, **preset["schedule"]
-    )
-    optimizer = momentum_sgd(schedule, **preset["optimizer"])
-    step = steps.make_train_step(model, optimizer, schedule, mesh, seed)
-    mean = jax.device_put(statistics.mean, steps.replicated(mesh))
+    per_epoch = len(dataset.splits["train"]) / BATCH
     workdir = folder / f"{activation}-{rate:g}-{seed}"
-    begin = {"activation": activation, "rate": rate, "seed": seed}
-    try:
-        in_memory.train(
-            workdir,
-            initial=lambda: steps.init_state(model, optimizer, mesh, size, seed),
-            abstract=steps.abstract_state(model, optimizer, mesh, size),
-            train_step=lambda state, batch: step(state, batch, mean),
-            batches_from=lambda start: in_memory.train_batches(
-                source,
-                statistics,
-                batch_size=BATCH,
-                seed=seed,
-                start=start,
-                crop=size,
-                crops=False,
-                flip=False,
-            ),
-            place=NamedSharding(mesh, meshes.EXAMPLES),
-            steps=round(epochs * per_epoch),
-            steps_per_epoch=per_epoch,
-            batch_size=BATCH,
-            enough=lambda workdir: reached(workdir, per_epoch) is not None,
-        )
-    except errors.Diverged as error:
-        progress.say(str(error))
-        begin["diverged"] = True
+    values = merged("four_layers")
+    values["model"]["activation"] = activation
+    values["schedule"]["learning_rate"] = rate
+    state = in_memory.fit(
+        workdir,
+        dataset,
+        values,
+        batch_size=BATCH,
+        epochs=epochs,
+        seed=seed,
+        crop=dataset.size,
+        validates=False,
+        enough=lambda workdir: reached(workdir, per_epoch) is not None,
+    )
     return {
-        **begin,
+        "activation": activation,
+        "rate": rate,
+        "seed": seed,
+        "diverged": state is None,
         "epochs_to_target": reached(workdir, per_epoch),
         "curve": curve(workdir, per_epoch),
     }
@@ -107,8 +78,8 @@ def train(dataset, statistics, *, activation, rate, seed, epochs, folder):
 def running_errors(workdir, per_epoch):
     """The training error averaged over the epoch that ends at each step, from the
     first whole epoch on."""
-    lines = (workdir / METRICS_FILE).read_text().splitlines()
-    each = np.asarray([json.loads(line)["top1_error"] for line in lines])
+    lines = in_memory.metrics_of(workdir, "train")
+    each = np.asarray([line["top1_error"] for line in lines])
     window = round(per_epoch)
     if len(each) < window:
         return np.zeros(0)
@@ -135,31 +106,16 @@ def curve(workdir, per_epoch):
     ]
 
 
-def initial_signals(dataset, statistics, activation):
-    """Sizes of signal and gradient in each layer before the first step."""
-    model = AlexNet(
-        num_classes=len(dataset.class_names),
-        **{**PRESETS["four_layers"]["model"], "activation": activation},
-    )
-    source = dataset.splits["train"]
-    order = np.random.default_rng(0).permutation(len(source))[:512]
-    images = source.images[order].astype(np.float32) - statistics.mean
-    params = model.init(jax.random.key(0), images[:1])["params"]
-    return signals(model, params, images, source.labels[order])
-
-
-def experiment(dataset, statistics, given):
+def experiment(dataset, given):
     """Every run, one after the other, activation by activation."""
     for activation in given.activations:
-        yield {
-            "activation": activation,
-            "signals": initial_signals(dataset, statistics, activation),
-        }
+        values = merged("four_layers")["model"] | {"activation": activation}
+        sizes = initial_signals(dataset, values, dataset.size)
+        yield {"activation": activation, "signals": sizes}
         common = {"activation": activation, "folder": given.runs}
         tuned = [
             train(
                 dataset,
-                statistics,
                 rate=rate,
                 seed=0,
                 epochs=given.tuning_epochs,
@@ -172,7 +128,6 @@ def experiment(dataset, statistics, given):
         for seed in range(given.seeds):
             result = train(
                 dataset,
-                statistics,
                 rate=best,
                 seed=seed,
                 epochs=given.epochs,
@@ -245,16 +200,15 @@ def main():
     if given.quick:
         given.rates, given.seeds = (0.03,), 1
         given.tuning_epochs, given.epochs = 1.0, 3.0
-        dataset = in_memory.digits(32)
+        dataset = arrays.digits(32)
     elif given.data is None:
         parser.error("give --data=CIFAR, or --quick")
     else:
-        dataset = in_memory.open_data(given.data)
-    statistics = in_memory.statistics_of(dataset.splits["train"])
+        dataset = arrays.open_data(given.data)
     given.output.mkdir(parents=True, exist_ok=True)
     results = []
     with (given.output / "relu.jsonl").open("w") as file:
-        for result in experiment(dataset, statistics, given):
+        for result in experiment(dataset, given):
             results.append(result)
             file.write(json.dumps(result) + "\n")
             file.flush()

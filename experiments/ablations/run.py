@@ -1,0 +1,143 @@
+"""What does each of the paper's ideas add? Every one is taken away, alone.
+
+    python experiments/ablations/run.py --runs=FOLDER --output=FOLDER
+        [--ablations NAME ...] [--seeds 0 1 2] [--config=configs/quickstart.py]
+        [--config.SECTION.KEY=VALUE ...] [--quick]
+
+Trains the config's variants of these names, and the network itself, with every seed,
+and evaluates each last checkpoint with ten views (five where mirror images mean
+something else). Any config whose variants have these names will do, on any data:
+`--config=configs/imagenet.py --config.data.path=PREPARED`.
+
+FOLDER of `--runs` keeps the runs, and the same command goes on where it stood, or adds
+other names and seeds. `--quick` shows that it works: two of them, some steps.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "configs"),
+    str(ROOT / "experiments"),
+    str(ROOT / "experiments" / "benchmarks"),
+]
+
+from preset_values import ABLATIONS
+
+from alexnet_jax import errors, progress
+from alexnet_jax.errors import InputError
+
+import harness
+from commands import command
+
+
+WHOLE = "code2012"
+# Points of top-1 and top-5 error by which the network is worse, on ImageNet with ten
+# views: in the paper's text, and by the logs of the 2012 code.
+PUBLISHED = {
+    "no_norm": {"paper": (1.4, 1.2), "logs": (1.37, 1.15)},
+    "pool_2x2": {"paper": (0.4, 0.3), "logs": (0.39, 0.30)},
+    "one_tower": {"paper": (1.7, 1.2), "logs": (1.70, 1.23)},
+    "no_exchange": {"logs": (1.16, 1.12)},
+    "no_colour": {"paper": "over 1 top-1"},
+    "no_crops": {"paper": "substantial overfitting"},
+    "no_dropout": {"paper": "substantial overfitting"},
+    "no_conv4": {"paper": "about 2 top-1"},
+    "no_conv5": {"paper": "about 2 top-1"},
+    "no_fc7": {"paper": "about 2 top-1"},
+}
+
+
+def train(name, seed, given, overrides):
+    """One run's errors, trained as far as it has to be."""
+    workdir = given.runs / f"{Path(given.config).stem}-{name}-{seed}"
+    command(
+        "main",
+        f"--config={given.config}:{name}",
+        f"--workdir={workdir}",
+        f"--config.train.seed={seed}",
+        *overrides,
+    )
+    result = command(
+        "evaluate", f"--workdir={workdir}", "--checkpoint=latest", "--views=10"
+    )
+    told = ("examples", "views", "loss", "top1_error", "top5_error")
+    return {
+        "network": name,
+        "seed": seed,
+        **{key: result[key] for key in told},
+        **harness.machine("jax", "flax", "optax"),
+    }
+
+
+def table(results):
+    """Each network's mean error with its spread, and by how much it is worse, in
+    points: the mean over seeds of the difference from the whole network's same seed."""
+    whole = {r["seed"]: r["top1_error"] for r in results if r["network"] == WHOLE}
+    rows = {}
+    for name in dict.fromkeys(result["network"] for result in results):
+        own = {r["seed"]: r["top1_error"] for r in results if r["network"] == name}
+        worse = [100 * (e - whole[seed]) for seed, e in own.items() if seed in whole]
+        rows[name] = {
+            "seeds": len(own),
+            "top1_error": round(statistics.mean(own.values()), 5),
+            "smallest": min(own.values()),
+            "largest": max(own.values()),
+            "worse_by": round(statistics.mean(worse), 3) if worse else None,
+            "worse_by_each": [round(points, 3) for points in worse],
+            "published": PUBLISHED.get(name),
+        }
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Or else --config.data.path would be taken for --config.
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--runs", type=Path, required=True, metavar="FOLDER")
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--ablations", nargs="*", default=list(ABLATIONS), metavar="NAME")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add("--config", default="configs/quickstart.py")
+    add("--quick", action="store_true", help="two of them, some steps")
+    given, overrides = parser.parse_known_args()
+    if wrong := [text for text in overrides if not text.startswith("--config.")]:
+        parser.error(f"unknown {' '.join(wrong)}")
+    if given.quick:
+        given.ablations, given.seeds = given.ablations[:1], [0]
+        overrides = ["--config.train.steps=2", "--config.train.batch_size=8"]
+    if unknown := [name for name in given.ablations if name not in ABLATIONS]:
+        raise InputError(
+            f"no ablation {', '.join(unknown)}; choose from {', '.join(ABLATIONS)}"
+        )
+    given.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    with (given.output / "ablations.jsonl").open("w") as file:
+        for seed in given.seeds:
+            for name in (WHOLE, *given.ablations):
+                progress.say(f"{name}, seed {seed}")
+                results.append(train(name, seed, given, overrides))
+                file.write(json.dumps(results[-1]) + "\n")
+                file.flush()
+    done = {
+        "experiment": "ablations",
+        "config": given.config,
+        "overrides": overrides,
+        "table": table(results),
+    }
+    (given.output / "ablations.json").write_text(json.dumps(done, indent=2) + "\n")
+    progress.print_result(done)
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)

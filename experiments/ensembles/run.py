@@ -1,0 +1,135 @@
+"""What do ensembles add: 5 networks, and 2 more that were trained on other classes?
+
+Table 2 of the paper at the size of the quickstart. Five networks learn the digits 0 to
+4 from different seeds. A network with a sixth convolution learns the digits 5 to 9, and
+two runs go on from it with 0 to 4. Then the errors of every member, and of the first
+one, two, ... seven together, by the plain mean of probabilities.
+
+    python experiments/ensembles/run.py --runs=FOLDER --output=FOLDER [--quick]
+        [--data=PICTURES --before=OTHER_PICTURES]
+
+PICTURES and OTHER_PICTURES are class folders to be used instead of digits. FOLDER of
+`--runs` keeps the runs, and the same command goes on where it stood. `--quick` shows
+that it works: two networks and one with a past, some steps.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "experiments"),
+    str(ROOT / "experiments" / "benchmarks"),
+]
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from alexnet_jax import errors, progress
+
+import harness
+from commands import command
+
+
+def write_digits(folder, digits):
+    """Class folders of some of scikit-learn's digits, a fifth of them held out."""
+    images = np.asarray(load_digits().images) * (255 / 16)
+    labels = load_digits().target
+    held_out = np.random.default_rng(2012).permutation(len(labels)) < len(labels) // 5
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if label in digits:
+            split = "validation" if held_out[number] else "train"
+            place = folder / split / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(image.astype(np.uint8)).convert("RGB")
+            picture.save(place / f"{number}.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--runs", type=Path, required=True, metavar="FOLDER")
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--data", type=Path, metavar="PICTURES")
+    add("--before", type=Path, metavar="OTHER_PICTURES")
+    add("--members", type=int, default=5)
+    add("--with_past", type=int, default=2)
+    add("--quick", action="store_true", help="three networks, some steps")
+    given = parser.parse_args()
+    short = []
+    if given.quick:
+        given.members, given.with_past = 2, 1
+        short = ["--config.train.steps=2", "--config.train.batch_size=8"]
+    if (given.data is None) != (given.before is None):
+        parser.error("give --data and --before together, or neither")
+    if given.data is None:
+        given.data, given.before = given.runs / "zero_to_four", given.runs / "others"
+        write_digits(given.data, range(5))
+        write_digits(given.before, range(5, 10))
+
+    def train(name, config, data, *arguments):
+        workdir = given.runs / name
+        progress.say(name)
+        command(
+            "main",
+            f"--config={config}",
+            f"--workdir={workdir}",
+            "--config.data.source=folder",
+            f"--config.data.path={data}",
+            *arguments,
+            *short,
+        )
+        return workdir
+
+    members = [
+        train(
+            f"network-{seed}",
+            "configs/quickstart.py",
+            given.data,
+            f"--config.train.seed={seed}",
+        )
+        for seed in range(given.members)
+    ]
+    before = train("before", "configs/quickstart.py:conv6", given.before)
+    members += [
+        train(
+            f"with_past-{seed}",
+            "experiments/ensembles/finetune.py",
+            given.data,
+            f"--config.train.seed={seed}",
+            f"--config.train.init_from={before}",
+        )
+        for seed in range(given.with_past)
+    ]
+    results = [
+        command(
+            "evaluate",
+            *(f"--workdir={workdir}" for workdir in members),
+            *("--checkpoint=latest", f"--views={views}"),
+        )
+        for views in (1, 10)
+    ]
+    done = {
+        "experiment": "ensembles",
+        "members": [workdir.name for workdir in members],
+        "evaluations": [
+            {key: result[key] for key in result if key != "checkpoints"}
+            for result in results
+        ],
+        **harness.machine("jax", "flax", "optax"),
+    }
+    given.output.mkdir(parents=True, exist_ok=True)
+    path = given.output / "ensembles.json"
+    path.write_text(json.dumps(done, indent=2) + "\n")
+    progress.print_result(done)
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)

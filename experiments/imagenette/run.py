@@ -1,0 +1,148 @@
+"""What error does the 2012 code's network reach on Imagenette, and what do views add?
+
+Trains `configs/imagenet.py` at full size on Imagenette, ten classes of ImageNet, for a
+few epochs, and evaluates the last checkpoint with one crop and with ten. Of the ten
+views it takes each one's own error, and the error as they are added: the centre, its
+mirror, then corner by corner with its mirror.
+
+    python experiments/imagenette/run.py --data=PREPARED --runs=FOLDER --output=FOLDER
+                                         [--epochs=12] [--variant=code2012] [--quick]
+
+FOLDER of `--runs` keeps the run, and the same command goes on where it stood. `--quick`
+shows that it works: some steps of the quickstart.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "experiments"),
+    str(ROOT / "experiments" / "benchmarks"),
+]
+
+import numpy as np
+
+from alexnet_jax import errors, progress
+from alexnet_jax.report import METRICS_FILE
+
+import harness
+from commands import command
+
+
+# Places among the ten views of `step.cut_views`: centre, corners, and their mirrors.
+VIEWS = {
+    "centre": 2,
+    "mirrored centre": 7,
+    "top left": 0,
+    "mirrored top left": 5,
+    "top right": 1,
+    "mirrored top right": 6,
+    "bottom left": 3,
+    "mirrored bottom left": 8,
+    "bottom right": 4,
+    "mirrored bottom right": 9,
+}
+STEPS_A_POINT = 37
+
+
+def by_view(path):
+    """Each view's own top-1 error, and that of the views up to it together."""
+    with np.load(path, allow_pickle=False) as stored:
+        logits, labels = stored["logits"][:, 0].astype(np.float64), stored["label"]
+    likelihoods = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities = likelihoods / likelihoods.sum(axis=-1, keepdims=True)
+    known = {name: place for name, place in VIEWS.items() if place < logits.shape[1]}
+
+    def error(places):
+        votes = probabilities[:, places].mean(axis=1)
+        return round(float(np.mean(votes.argmax(axis=-1) != labels)), 5)
+
+    places = list(known.values())
+    return [
+        {"view": name, "alone": error([place]), "up_to_it": error(places[: n + 1])}
+        for n, (name, place) in enumerate(known.items())
+    ]
+
+
+def curve(path):
+    """Validations, and means of the training's loss and error over some steps."""
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    learned = [line for line in lines if line["split"] == "train"]
+    for start in range(0, len(learned), STEPS_A_POINT):
+        part = learned[start : start + STEPS_A_POINT]
+        means = {
+            name: round(float(np.mean([line[name] for line in part])), 5)
+            for name in ("loss", "top1_error", "learning_rate")
+        }
+        yield {"step": part[-1]["step"], "split": "train", **means}
+    yield from (line for line in lines if line["split"] == "validation")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", metavar="PREPARED", help="needed without --quick")
+    add("--runs", type=Path, required=True, metavar="FOLDER")
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--variant", default="code2012")
+    add("--epochs", type=float, default=12.0)
+    add("--quick", action="store_true", help="some steps of the quickstart")
+    given = parser.parse_args()
+    workdir = given.runs / f"imagenette-{given.variant}"
+    if given.quick:
+        arguments = [
+            f"--config=configs/quickstart.py:{given.variant}",
+            *("--config.train.steps=3", "--config.train.batch_size=8"),
+        ]
+    elif given.data is None:
+        parser.error("give --data=PREPARED, or --quick")
+    else:
+        arguments = [
+            f"--config=configs/imagenet.py:{given.variant}",
+            f"--config.data.path={given.data}",
+            "--config.train.batch_size=64",
+            f"--config.train.epochs={given.epochs}",
+            "--config.train.save_steps=75",
+            "--config.train.validate_steps=296",
+            f"--config.schedule.epochs=({given.epochs * 5 / 6},)",
+        ]
+    command("main", *arguments, f"--workdir={workdir}")
+    given.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    for views in (1, 10):
+        file = given.runs / "predictions.npz"
+        results.append(
+            command(
+                "evaluate",
+                f"--workdir={workdir}",
+                "--checkpoint=latest",
+                f"--views={views}",
+                f"--predictions={file}",
+            )
+        )
+    done = {
+        "experiment": "imagenette",
+        "variant": given.variant,
+        "evaluations": [
+            {name: result[name] for name in result if name != "checkpoints"}
+            for result in results
+        ],
+        "by_view": by_view(file),
+        "run": json.loads((workdir / "run.json").read_text()),
+        **harness.machine("jax", "flax", "optax"),
+    }
+    lines = [json.dumps(line) for line in (*curve(workdir / METRICS_FILE), done)]
+    path = given.output / f"{given.variant}.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    progress.print_result(done)
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)

@@ -1,0 +1,187 @@
+"""Why does the 2012 code's network learn, and the paper's text not?
+
+Between the two lie five differences. Each is changed alone, from the code's value to
+the paper's and from the paper's to the code's, and the network learns scanned digits as
+the quickstart does: 67x67 pixels, batches of 32, ten epochs, the rate divided by ten
+after nine. Before the first step the size of signal and gradient is taken in every
+layer.
+
+    python experiments/initialisation/run.py --runs=FOLDER --output=FOLDER [--quick]
+
+FOLDER of `--runs` keeps every run, and the same command goes on where it stood.
+`--quick` shows that it works: both ends of the chain, some steps.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "configs"),
+    str(ROOT / "experiments"),
+    str(ROOT / "experiments" / "benchmarks"),
+]
+
+import numpy as np
+from preset_values import merged
+
+from alexnet_jax import errors, progress
+
+import arrays
+import harness
+import in_memory
+from signals import initial_signals
+
+
+BATCH, EPOCHS, DROP, SIZE, CROP = 32, 10.0, 9.0, 77, 67
+MEAN_OVER = 20
+
+# What differs between the two presets, by section and key.
+DIFFERENCES = {
+    "initial kernels of conv3 to conv5": {"model": ("kernel_std",)},
+    "rate and decay of biases": {
+        "optimizer": ("bias_rate", "bias_weight_decay"),
+        "schedule": ("bias_drops",),
+    },
+    "normalisation before ReLU in conv1": {"model": ("norm_before_relu",)},
+    "alpha of the normalisation": {"model": ("norm_alpha",)},
+    "same-map normalisation": {"model": ("same_map_norms",)},
+}
+
+
+def networks():
+    """The networks by name: both presets, and each with one of the other's values."""
+    ends = {"code2012": merged("code2012"), "paper": merged("paper")}
+    yield from ends.items()
+    for begin, other in (("code2012", "paper"), ("paper", "code2012")):
+        for name, keys in DIFFERENCES.items():
+            values = merged(begin)
+            for section, names in keys.items():
+                for key in names:
+                    values[section][key] = ends[other][section][key]
+            yield f"{begin}, but {name} as in {other}", values
+
+
+def check():
+    """The differences are all there are."""
+    known = {(s, k) for keys in DIFFERENCES.values() for s in keys for k in keys[s]}
+    ends = merged("code2012"), merged("paper")
+    found = {
+        (section, key)
+        for section in ends[0]
+        for key in ends[0][section]
+        if ends[0][section][key] != ends[1][section][key]
+    }
+    assert found == known, found ^ known
+
+
+def train(dataset, name, values, seed, epochs, folder):
+    """One network's signals, its losses and its errors."""
+    values["schedule"].update(kind="steps", epochs=(DROP,))
+    place = f"{name}-{seed}".replace(" ", "_").replace(",", "")
+    state = in_memory.fit(
+        folder / place,
+        dataset,
+        values,
+        batch_size=BATCH,
+        epochs=epochs,
+        seed=seed,
+        crop=CROP,
+        crops=True,
+    )
+    losses = [line["loss"] for line in in_memory.metrics_of(folder / place, "train")]
+    held_out = in_memory.metrics_of(folder / place, "validation")
+    return {
+        "network": name,
+        "seed": seed,
+        "diverged": state is None,
+        "signals": initial_signals(dataset, values["model"], CROP),
+        "losses": [round(loss, 4) for loss in losses],
+        "errors": [round(line["top1_error"], 5) for line in held_out],
+    }
+
+
+def draw(results, folder):
+    """Learning curves, and the sizes of signal and gradient by layer."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
+    for axes, begin in zip(panels, ("code2012", "paper"), strict=True):
+        for result in results:
+            name = result["network"]
+            if result["seed"] or not name.startswith(begin):
+                continue
+            losses = np.asarray(result["losses"])
+            window = min(MEAN_OVER, len(losses))
+            smooth = np.convolve(losses, np.ones(window) / window, "valid")
+            label = name.removeprefix(f"{begin}, but ").rpartition(" as in ")
+            axes.plot(smooth, label=label[0] or label[2])
+        axes.set_title(f"{begin}, one thing changed at a time")
+        axes.set_xlabel("step")
+        axes.legend(fontsize=7)
+    panels[0].set_ylabel(f"training loss, mean of {MEAN_OVER} steps")
+    figure.tight_layout()
+    figure.savefig(folder / "losses.svg", bbox_inches="tight")
+
+    ends = [r for r in results if r["network"] in ("code2012", "paper")]
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4))
+    for result in (r for r in ends if not r["seed"]):
+        layers = [size["layer"] for size in result["signals"]]
+        ratios = [s["signal"] / max(s["constant"], 1e-12) for s in result["signals"]]
+        panels[0].semilogy(layers, ratios, marker="o", label=result["network"])
+        gradients = [size["gradient"] for size in result["signals"]]
+        panels[1].semilogy(layers, gradients, marker="o", label=result["network"])
+    panels[0].set_ylabel("what differs by picture / what does not")
+    panels[1].set_ylabel("gradient's norm / kernel's norm")
+    for axes in panels:
+        axes.tick_params(axis="x", rotation=45)
+        axes.legend()
+    figure.tight_layout()
+    figure.savefig(folder / "signals.svg", bbox_inches="tight")
+    pyplot.close("all")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--runs", type=Path, required=True, metavar="FOLDER")
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--seeds", type=int, default=1)
+    add("--quick", action="store_true", help="both ends, some steps")
+    given = parser.parse_args()
+    check()
+    dataset = arrays.digits(SIZE)
+    chosen = list(networks())[: 2 if given.quick else None]
+    epochs = 0.1 if given.quick else EPOCHS
+    given.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    with (given.output / "initialisation.jsonl").open("w") as file:
+        for seed in range(1 if given.quick else given.seeds):
+            for name, values in chosen:
+                progress.say(f"{name}, seed {seed}")
+                result = train(dataset, name, values, seed, epochs, given.runs)
+                results.append(result)
+                file.write(json.dumps(result) + "\n")
+                file.flush()
+        table = {}
+        for result in results:
+            error = result["errors"][-1] if result["errors"] else None
+            table.setdefault(result["network"], []).append(error)
+        done = {
+            "experiment": "initialisation",
+            "last_errors": table,
+            **harness.machine("jax", "flax", "optax"),
+        }
+        file.write(json.dumps(done) + "\n")
+    draw(results, given.output)
+    progress.print_result(done)
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)
