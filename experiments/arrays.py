@@ -7,6 +7,7 @@ Grain.
 
 import concurrent.futures
 import dataclasses
+import zipfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def save_arrays(path: Path, dataset: Dataset) -> None:
 
 def _load_arrays(path: Path) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
         names = tuple(arrays["class_names"].tolist())
         splits = {
@@ -108,7 +109,7 @@ def _load_arrays(path: Path) -> Dataset:
             for name in ("train", "validation")
         }
         fingerprint = str(arrays["fingerprint"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no file of arrays ({error})") from error
     return Dataset(
         splits=splits,

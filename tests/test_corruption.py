@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -74,11 +76,14 @@ class Distinct:
         image = np.stack([rng.permutation(81) for _ in range(3)], axis=-1)
         return {"image": image.reshape(9, 9, 3).astype(np.uint8), "label": 0}
 
+    def name(self, index):
+        return str(index)
+
+    where = name
+
 
 @pytest.mark.parametrize("pixels", ["shuffled", "random"])
 def test_pixels_move_together_or_each_picture_for_itself(digits, pixels):
-    import dataclasses
-
     splits = {"train": Distinct(), "validation": Distinct()}
     dataset = changed(dataclasses.replace(digits, splits=splits), pixels=pixels)
     orders = []

@@ -36,7 +36,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from figures import draw
 
 from alexnet_jax import augment, errors, files, losses, progress
 from alexnet_jax.corruption import corrupt
@@ -46,7 +45,8 @@ from alexnet_jax.report import METRICS_FILE
 import arrays
 import harness
 import in_memory
-from networks import NETWORKS
+from figures import draw
+from zhang import NETWORKS
 
 
 CROP = 28

@@ -1,0 +1,116 @@
+"""The short forms of the experiments, as their own help gives them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+TABLES = ("ablations", "ensembles", "generalisation", "imagenette")
+NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "relu")
+
+# What keeps a short form short here, beside --quick.
+SHORTER = {
+    "ablations": ("--ablations", "no_exchange"),
+    "generalisation": ("--networks", "mlp", "--rows", "plain", "random labels"),
+    "relu": ("--activations", "tanh"),
+}
+
+
+def run(name, tmp_path, *arguments):
+    runs = () if name == "optimizer" else (f"--runs={tmp_path / 'runs'}",)
+    script = EXPERIMENTS / name / "run.py"
+    return subprocess.run(
+        [
+            sys.executable,
+            str(script),
+            *runs,
+            f"--output={tmp_path / 'out'}",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_short_form_runs(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run(name, tmp_path, "--quick", *SHORTER.get(name, ()))
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["experiment"] == name
+    (results,) = [
+        path
+        for path in (tmp_path / "out").iterdir()
+        if path.suffix == ".jsonl" or (name == "ensembles" and path.suffix == ".json")
+    ]
+    for line in results.read_text().splitlines() if results.suffix == ".jsonl" else ():
+        json.loads(line)
+    check = globals().get(f"check_{name}")
+    if check is not None:
+        check(result)
+
+
+def check_optimizer(result):
+    # Before the drop they differ by rounding; then one step shrinks at once.
+    assert result["before_the_drop"] < 1e-5
+    assert result["first_step_after"]["paper"] > 0.7
+    assert result["first_step_after"]["optax.sgd"] < 0.2
+
+
+def check_ensembles(result):
+    assert result["members"] == ["network-0", "network-1", "with_past-0"]
+    for evaluation in result["evaluations"]:
+        assert len(evaluation["alone"]) == len(evaluation["first"]) == 3
+        assert evaluation["first"][-1]["loss"] == evaluation["loss"]
+
+
+def check_ablations(result):
+    assert set(result["table"]) == {"code2012", "no_exchange"}
+    assert result["table"]["code2012"]["worse_by"] == 0
+    assert result["table"]["no_exchange"]["published"] == {"logs": [1.16, 1.12]}
+
+
+def check_imagenette(result):
+    one, several = result["evaluations"]
+    views = result["by_view"]
+    assert views[0]["alone"] == pytest.approx(one["top1_error"], abs=1e-5)
+    assert views[-1]["up_to_it"] == pytest.approx(several["top1_error"], abs=1e-5)
+
+
+def test_an_unknown_ablation_lists_those_there_are(tmp_path):
+    done = run("ablations", tmp_path, "--ablations", "no_lrn")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "no ablation no_lrn; choose from no_norm, pool_2x2, one_tower" in line
+
+
+def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
+    root = EXPERIMENTS.parent
+    for folder in (root / "configs", EXPERIMENTS / "generalisation"):
+        monkeypatch.syspath_prepend(folder)
+    from zhang import NETWORKS
+
+    counts = {}
+    for name, network in NETWORKS.items():
+        images = jnp.zeros((2, 28, 28, 3))
+        variables = jax.eval_shape(
+            lambda network=network, images=images: network(num_classes=10).init(
+                jax.random.key(0), images, learning=True
+            )
+        )
+        arrays = jax.tree.leaves(variables["params"])
+        counts[name] = sum(array.size for array in arrays)
+    assert counts == {
+        "mlp": 1_209_866,
+        "alexnet": 1_387_786,
+        "inception": 1_649_402,
+        "wide_resnet": 8_949_210,
+    }
