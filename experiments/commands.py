@@ -8,6 +8,12 @@ from typing import Any
 
 
 ROOT = Path(__file__).parents[1]
+# What makes a run of the quickstart a matter of seconds, to show that something works.
+QUICK = (
+    "--config.train.steps=2",
+    "--config.train.batch_size=8",
+    "--config.model.hidden=(16,16)",
+)
 
 
 def command(module: str, *arguments: str) -> dict[str, Any]:

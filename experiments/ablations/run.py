@@ -34,7 +34,7 @@ from alexnet_jax import errors, progress
 from alexnet_jax.errors import InputError
 
 import harness
-from commands import command
+from commands import QUICK, command
 
 
 WHOLE = "code2012"
@@ -115,7 +115,7 @@ def main():
         parser.error(f"unknown {' '.join(wrong)}")
     if given.quick:
         given.ablations, given.seeds = given.ablations[:1], [0]
-        overrides = ["--config.train.steps=2", "--config.train.batch_size=8"]
+        overrides = [*QUICK]
     if unknown := [name for name in given.ablations if name not in ABLATIONS]:
         raise InputError(
             f"no ablation {', '.join(unknown)}; choose from {', '.join(ABLATIONS)}"

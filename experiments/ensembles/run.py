@@ -33,7 +33,7 @@ from sklearn.datasets import load_digits
 from alexnet_jax import errors, progress
 
 import harness
-from commands import command
+from commands import QUICK, command
 
 
 def write_digits(folder, digits):
@@ -63,10 +63,10 @@ def main():
     add("--with_past", type=int, default=2)
     add("--quick", action="store_true", help="three networks, some steps")
     given = parser.parse_args()
-    short = []
+    short = ()
     if given.quick:
         given.members, given.with_past = 2, 1
-        short = ["--config.train.steps=2", "--config.train.batch_size=8"]
+        short = QUICK
     if (given.data is None) != (given.before is None):
         parser.error("give --data and --before together, or neither")
     if given.data is None:

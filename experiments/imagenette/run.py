@@ -31,7 +31,7 @@ from alexnet_jax import errors, progress
 from alexnet_jax.report import METRICS_FILE
 
 import harness
-from commands import command
+from commands import QUICK, command
 
 
 # Places among the ten views of `step.cut_views`: centre, corners, and their mirrors.
@@ -99,7 +99,7 @@ def main():
     if given.quick:
         arguments = [
             f"--config=configs/quickstart.py:{given.variant}",
-            *("--config.train.steps=3", "--config.train.batch_size=8"),
+            *QUICK,
         ]
     elif given.data is None:
         parser.error("give --data=PREPARED, or --quick")
