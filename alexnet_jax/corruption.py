@@ -20,13 +20,14 @@ class CorruptedSource:
       source: what it is made of.
       labels: for each example the label that takes its own's place, or -1; None leaves
         all.
-      orders: the seed of a new order of pixels for each example; or the one order of
-        all; None leaves them.
+      order: the new order of every picture's pixels; None leaves it.
+      order_seed: the seed of an order for each picture by itself; None for none.
     """
 
     source: Source
-    labels: np.ndarray | None
-    orders: tuple[int, ...] | np.ndarray | None
+    labels: np.ndarray | None = None
+    order: np.ndarray | None = None
+    order_seed: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -39,11 +40,11 @@ class CorruptedSource:
         image, label = example["image"], example["label"]
         if self.labels is not None and self.labels[index] >= 0:
             label = int(self.labels[index])
-        if self.orders is not None:
-            order = self.orders
-            if isinstance(order, tuple):
-                rng = np.random.default_rng([*order, index])
-                order = rng.permutation(image.shape[0] * image.shape[1])
+        order = self.order
+        if self.order_seed is not None:
+            rng = np.random.default_rng([*self.order_seed, index])
+            order = rng.permutation(image.shape[0] * image.shape[1])
+        if order is not None:
             image = image.reshape(-1, 3)[order].reshape(image.shape)
         return {"image": image, "label": label}
 
@@ -86,18 +87,17 @@ def corrupt(
         return dataset
     splits = {}
     for number, (name, source) in enumerate(sorted(dataset.splits.items())):
-        labels, orders = None, None
+        labels = order = order_seed = None
         if random_labels and name == "train":
             rng = np.random.default_rng([seed, _LABELS])
             drawn = rng.integers(len(dataset.class_names), size=len(source))
             labels = np.where(rng.random(len(source)) < random_labels, drawn, -1)
         if pixels == "shuffled":
-            orders = np.random.default_rng([seed, _ONE_ORDER]).permutation(
-                dataset.size**2
-            )
+            rng = np.random.default_rng([seed, _ONE_ORDER])
+            order = rng.permutation(dataset.size**2)
         elif pixels == "random":
-            orders = (seed, _OWN_ORDER, number)
-        splits[name] = CorruptedSource(source, labels, orders)
+            order_seed = (seed, _OWN_ORDER, number)
+        splits[name] = CorruptedSource(source, labels, order, order_seed)
     parts = [dataset.fingerprint, repr(float(random_labels)), pixels, str(seed)]
     return dataclasses.replace(
         dataset,

@@ -88,9 +88,11 @@ def evaluate(
     path = data_path or first.config["data"].get("path")
     pipelines_opened = [_open_pipeline(member, path) for member in members]
     for member, pipeline in zip(members, pipelines_opened, strict=True):
-        if pipeline.dataset.class_names != member.data.class_names:
+        theirs = pipeline.dataset.class_names
+        if theirs != member.data.class_names:
             raise InputError(
-                f"{member.workdir} was trained on other classes than the data have"
+                f"{member.workdir} was trained on other classes than the data have: "
+                + _first_other_class(member.data.class_names, theirs)
             )
         if pipeline.dataset.size != member.data.size:
             raise InputError(
@@ -152,9 +154,7 @@ def _check_alike(first: Member, other: Member, views: int) -> None:
     here, there = first.data, other.data
     mirrored = [member.config["data"].get("flip", True) for member in (first, other)]
     if here.class_names != there.class_names:
-        pairs = itertools.zip_longest(here.class_names, there.class_names)
-        number, (a, b) = next((n, p) for n, p in enumerate(pairs) if p[0] != p[1])
-        what, advice = f"class {number} is {a} in one and {b} in the other", ""
+        what, advice = _first_other_class(here.class_names, there.class_names), ""
     elif here.size != there.size:
         what, advice = f"pictures stored at {here.size} and at {there.size} pixels", ""
     elif here.crop != there.crop:
@@ -169,6 +169,12 @@ def _check_alike(first: Member, other: Member, views: int) -> None:
     raise InputError(
         f"{first.workdir} and {other.workdir} make no ensemble: {what}{advice}"
     )
+
+
+def _first_other_class(here: Sequence[str], there: Sequence[str]) -> str:
+    pairs = enumerate(itertools.zip_longest(here, there))
+    number, (a, b) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+    return f"class {number} is {a} in one and {b} in the other"
 
 
 def _open_pipeline(member: Member, path: str | None) -> Pipeline:

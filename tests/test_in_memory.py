@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import arrays
 import in_memory
 from signals import signals
+
+
+def test_it_needs_neither_grain_nor_ml_collections():
+    program = """
+import sys
+sys.path[:0] = ["experiments", "experiments/benchmarks", "configs"]
+import arrays, in_memory, signals, preset_values
+unwanted = {"grain", "ml_collections", "array_record", "sklearn"} & set(sys.modules)
+assert not unwanted, unwanted
+"""
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
 
 
 @pytest.fixture(scope="module")

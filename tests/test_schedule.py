@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import InputError
+from alexnet_jax.main import load_config
 from alexnet_jax.schedule import make_schedule
+from alexnet_jax.sections import call, plain
 
 
 def rates(schedule, steps, plateaus=0):
@@ -73,3 +75,28 @@ def test_the_colour_shift_is_turned_off_at_its_epoch():
 def test_wrong_schedules(settings, message):
     with pytest.raises(InputError, match=message):
         make_schedule(steps_per_epoch=1, **settings)
+
+
+def test_the_fine_tuning_of_the_2012_logs():
+    """Run 146, by epoch: what its log says of the rates of conv1, of the last layer and
+    of all others, and of the colour noise."""
+    config = plain(load_config("imagenet", "conv6_finetune"))
+    assert config["train"]["epochs"] == 54
+    schedule = call(config, "schedule", steps_per_epoch=10, batch_size=128)
+    rows = [
+        (0, 1e-4, 1e-2, 1e-3, 0.1),
+        (5, 1e-5, 1e-2, 1e-3, 0.1),
+        (7, 0.0, 1e-2, 1e-3, 0.1),
+        (9, 0.0, 1e-3, 1e-3, 0.1),
+        (22, 0.0, 1e-4, 1e-4, 0.1),
+        (38, 0.0, 1e-4, 1e-4, 0.0),
+        (42, 0.0, 1e-5, 1e-5, 0.0),
+    ]
+    for number, (begin, *values) in enumerate(rows):
+        end = rows[number + 1][0] if number + 1 < len(rows) else 54
+        for step in (10 * begin, 10 * end - 1):
+            now, none = jnp.int32(step), jnp.int32(0)
+            layers = ("conv1", "fc9", "conv4")
+            found = [float(schedule.rate(now, none, layer)) for layer in layers]
+            found.append(float(schedule.colour_coefficient(now)))
+            assert found == pytest.approx(values), step

@@ -18,6 +18,7 @@ of another command stay in it. `--quick` shows that it works: an epoch on digits
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -40,7 +41,6 @@ import optax
 from alexnet_jax import augment, errors, files, losses, progress
 from alexnet_jax.corruption import corrupt
 from alexnet_jax.moments import Statistics
-from alexnet_jax.report import METRICS_FILE
 
 import arrays
 import harness
@@ -109,6 +109,16 @@ def make_step(network, optimizer, rate):
     return step
 
 
+def make_optimizer(rate, decay):
+    """Momentum with decay of kernels, as the paper has it (TensorFlow's, PyTorch's)."""
+
+    def kernels(params):
+        return jax.tree.map(lambda array: array.ndim > 1, params)
+
+    decayed = optax.add_decayed_weights(decay, kernels)
+    return optax.chain(decayed, optax.sgd(rate, MOMENTUM))
+
+
 def make_evaluation(network):
     """The jitted evaluation: from state and batch of whole pictures to sums."""
 
@@ -151,14 +161,7 @@ def train(dataset, name, row, given):
     per_epoch = len(source) / BATCH
     network = NETWORKS[name](num_classes=len(dataset.class_names))
     rate = optax.exponential_decay(RATES[name], round(per_epoch), RATE_DECAY, 0, True)
-    optimizer = optax.sgd(rate, MOMENTUM)
-    if what.get("decay"):
-
-        def kernels(params):
-            return jax.tree.map(lambda array: array.ndim > 1, params)
-
-        decay = optax.add_decayed_weights(WEIGHT_DECAY, kernels)
-        optimizer = optax.chain(decay, optimizer)
+    optimizer = make_optimizer(rate, WEIGHT_DECAY if what.get("decay") else 0.0)
 
     def initial():
         images = jnp.zeros((1, CROP, CROP, 3))
@@ -225,20 +228,15 @@ def train(dataset, name, row, given):
 def curve(workdir, per_epoch):
     """For each epoch the mean loss and error of learning, and those of the test."""
     epochs = {}
-    for text in (workdir / METRICS_FILE).read_text().splitlines():
-        line = json.loads(text)
-        end = -(-line["step"] // per_epoch) if line["split"] == "train" else None
-        epoch = int(end if end is not None else round(line["step"] / per_epoch))
-        entry = epochs.setdefault(epoch, {"train": [], "validation": []})
-        entry[line["split"]].append((line["loss"], line["top1_error"]))
+    for line in in_memory.metrics_of(workdir, "train"):
+        place = math.ceil(line["step"] / per_epoch)
+        epochs.setdefault(place, []).append((line["loss"], line["top1_error"]))
     rows = []
-    for epoch, entry in sorted(epochs.items()):
-        for split in ("train", "validation"):
-            if not entry[split]:
-                break
-        else:
-            means = [np.mean(entry[s], axis=0) for s in ("train", "validation")]
-            rows.append([epoch, *(round(float(x), 5) for pair in means for x in pair)])
+    for line in in_memory.metrics_of(workdir, "validation"):
+        epoch = round(line["step"] / per_epoch)
+        of_test = line["loss"], line["top1_error"]
+        numbers = (*np.mean(epochs[epoch], axis=0), *of_test)
+        rows.append([epoch, *(round(float(number), 5) for number in numbers)])
     return rows
 
 
@@ -251,13 +249,9 @@ def learned(workdir, per_epoch):
 def keep(path, result):
     """Put a row into a network's file of results, in the place of an older one."""
     lines = path.read_text().splitlines() if path.exists() else []
-    results = [json.loads(line) for line in lines]
-    same = [r for r in results if r["row"] == result["row"]]
-    results = [r for r in results if r not in same]
-    results.append(result)
-    results.sort(key=lambda r: list(ROWS).index(r["row"]))
+    others = [r for r in map(json.loads, lines) if r["row"] != result["row"]]
+    results = sorted([*others, result], key=lambda r: list(ROWS).index(r["row"]))
     files.replace(path, "".join(json.dumps(r) + "\n" for r in results))
-    return results
 
 
 def main():
