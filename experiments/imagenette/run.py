@@ -83,6 +83,15 @@ def curve(path):
     yield from (line for line in lines if line["split"] == "validation")
 
 
+def trained_by(workdir):
+    """With what the run was started, and started again."""
+    starts = json.loads((workdir / "run.json").read_text())["starts"]
+    return [
+        {name: start[name] for name in ("time", "commit", "python", "versions")}
+        for start in starts
+    ]
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -135,7 +144,7 @@ def main():
             for result in results
         ],
         "by_view": by_view(file),
-        "run": json.loads((workdir / "run.json").read_text()),
+        "trained_by": trained_by(workdir),
         **harness.machine("jax", "flax", "optax"),
     }
     lines = [json.dumps(line) for line in (*curve(workdir / METRICS_FILE), done)]
