@@ -66,9 +66,9 @@ def check_optimizer(result):
 
 
 def check_ensembles(result):
-    assert result["members"] == ["network-0", "network-1", "with_past-0"]
+    assert result["members"] == ["network-0", "with_past-0"]
     for evaluation in result["evaluations"]:
-        assert len(evaluation["alone"]) == len(evaluation["first"]) == 3
+        assert len(evaluation["alone"]) == len(evaluation["first"]) == 2
         assert evaluation["first"][-1]["loss"] == evaluation["loss"]
 
 

@@ -10,7 +10,7 @@ one, two, ... seven together, by the plain mean of probabilities.
 
 PICTURES and OTHER_PICTURES are class folders to be used instead of digits. FOLDER of
 `--runs` keeps the runs, and the same command goes on where it stood. `--quick` shows
-that it works: two networks and one with a past, some steps.
+that it works: a network and one with a past, some steps.
 """
 
 import argparse
@@ -61,11 +61,11 @@ def main():
     add("--before", type=Path, metavar="OTHER_PICTURES")
     add("--members", type=int, default=5)
     add("--with_past", type=int, default=2)
-    add("--quick", action="store_true", help="three networks, some steps")
+    add("--quick", action="store_true", help="two networks, some steps")
     given = parser.parse_args()
     short = ()
     if given.quick:
-        given.members, given.with_past = 2, 1
+        given.members, given.with_past = 1, 1
         short = QUICK
     if (given.data is None) != (given.before is None):
         parser.error("give --data and --before together, or neither")

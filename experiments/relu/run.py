@@ -200,7 +200,7 @@ def main():
     if given.quick:
         given.rates, given.seeds = (0.03,), 1
         given.tuning_epochs, given.epochs = 1.0, 3.0
-        dataset = arrays.digits(32)
+        dataset = arrays.digits(16)
     elif given.data is None:
         parser.error("give --data=CIFAR, or --quick")
     else:
