@@ -6,26 +6,23 @@ checkpoint, and compared on every restore. A checkpoint may also come from a str
 what it is made of is looked at before anything is read.
 """
 
-import gc
-import json
-import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
 from alexnet_jax import processes, progress
-from alexnet_jax.errors import Failure, InputError, cannot_write, first_line
+from alexnet_jax.broken import readable, writable
+from alexnet_jax.errors import Failure, InputError
 from alexnet_jax.proof import (
     METRIC,
     check_files,
     check_shapes,
+    damaged_notes,
     digests,
     error_digest,
     named,
@@ -36,7 +33,7 @@ from alexnet_jax.proof import (
 ocp: Any = orbax_v1
 
 STATE, DIGESTS = "state", "digests"
-METRICS, DAMAGED, DELETED = "metrics", "damaged", ".deleted"
+DAMAGED, DELETED = "damaged", ".deleted"
 
 
 class Checkpoints:
@@ -78,7 +75,7 @@ class Checkpoints:
             processes.in_main(self._tidy)
         else:
             self._check_notes()
-        with self._readable(self._directory):
+        with readable(self._directory):
             return ocp.training.Checkpointer(
                 self._directory,
                 # When to save is the training loop's decision, every save is forced;
@@ -107,7 +104,7 @@ class Checkpoints:
         try:
             if error is None:
                 self.wait()
-            with self._writable():
+            with writable(self._directory):
                 self._checkpointer.close()
         except Failure:
             # Where something else went wrong, that is what is told.
@@ -117,7 +114,7 @@ class Checkpoints:
     @property
     def steps(self) -> dict[int, float | None]:
         """The steps that are there, each with its validation error if it has one."""
-        with self._readable(self._directory):
+        with readable(self._directory):
             return {
                 checkpoint.step: (checkpoint.metrics or {}).get(METRIC)
                 for checkpoint in self._checkpointer.checkpoints
@@ -161,7 +158,7 @@ class Checkpoints:
                 return
             self._remove({step})
         metrics = None if error is None else {METRIC: error}
-        with self._writable():
+        with writable(self._directory):
             self._saving = self._checkpointer.save_checkpointables_async(
                 step,
                 {STATE: state, DIGESTS: digests(state) | error_digest(error)},
@@ -175,7 +172,7 @@ class Checkpoints:
         Raises:
           Failure: if it could not be written; so does the next `save`, and leaving.
         """
-        with self._writable():
+        with writable(self._directory):
             saving, self._saving = self._saving, None
             if saving is not None:
                 # To ask for its result ends the thread that saved, and its open files.
@@ -195,7 +192,7 @@ class Checkpoints:
         if not steps:
             return
         if processes.is_main():
-            with self._writable():
+            with writable(self._directory):
                 for step in steps:
                     path = self._directory / str(step)
                     nameless = path.rename(path.with_name(path.name + DELETED))
@@ -216,7 +213,7 @@ class Checkpoints:
         path = self._directory / str(step)
         check_files(path)
         proof = digests(abstract_state, abstract=True)
-        with self._readable(path), context:
+        with readable(path), context:
             stored = named(ocp.metadata(path, checkpointable_name=STATE).metadata)
             check_shapes(path, stored, named(abstract_state))
             stored = named(ocp.metadata(path, checkpointable_name=DIGESTS).metadata)
@@ -273,16 +270,7 @@ class Checkpoints:
 
         The run that saves here moves a checkpoint without them out of the way.
         """
-        damaged: dict[int | str, InputError] = {}
-        for note in sorted(self._directory.glob(f"*/{METRICS}/{METRICS}")):
-            try:
-                metrics = json.loads(note.read_bytes())
-                float(metrics[METRIC])
-            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-                damaged[note.parents[1].name] = InputError(
-                    f"checkpoint {note.parents[1]} is damaged: {note} can't be read "
-                    f"({first_line(error)}); remove the checkpoint"
-                )
+        damaged = damaged_notes(self._directory)
         if damaged and not self._clean:
             raise next(iter(damaged.values()))
         self._move_aside(damaged)
@@ -292,42 +280,9 @@ class Checkpoints:
         folder = self._directory.parent / DAMAGED
         for name, why in damaged.items():
             progress.say(f"warning: {why}; it is put into {folder}")
-            with self._writable():
+            with writable(self._directory):
                 folder.mkdir(exist_ok=True)
                 place, number = folder / str(name), 1
                 while place.exists():
                     place = folder / f"{name}-{(number := number + 1)}"
                 (self._directory / str(name)).rename(place)
-
-    @contextmanager
-    def _readable(self, path: Path) -> Iterator[None]:
-        """Whatever damaged files make Orbax raise, as one line, without its own."""
-        before = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        except (InputError, jax.errors.JaxRuntimeError):
-            # The device's own trouble, want of memory for one, is no damage.
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)[:300]}"
-            # It leaves work behind, which complains when it is collected.
-            gc.collect()
-            raise InputError(
-                f"checkpoint {path} can't be read ({reason}); "
-                "remove it to go on from another"
-            ) from error
-        finally:
-            logging.disable(before)
-
-    @contextmanager
-    def _writable(self) -> Iterator[None]:
-        """What a disk that is full or gone makes Orbax raise, sooner or later."""
-        try:
-            yield
-        except (OSError, RuntimeError, ValueError) as error:
-            # TensorStore says it in errors of other kinds, on many lines.
-            if isinstance(error, jax.errors.JaxRuntimeError):
-                raise
-            reason = first_line(error)[:160]
-            raise Failure(cannot_write(self._directory, reason)) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class InputError(ValueError):
@@ -88,6 +88,7 @@ def exit_with(main: Callable[[], None]) -> NoReturn:
     # What goes wrong in a library is told below, in one line and not in its own words.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
     # Until a run is ready to save something, and in commands that save nothing.
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -112,6 +113,16 @@ def exit_with(main: Callable[[], None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         status = 1
     sys.exit(status)
+
+
+def _unraisable(what: Any) -> None:
+    """Tell of an exception that Python can't raise, but for the echo of a failed save.
+
+    The save has failed in one line; what of it was still under way in TensorStore's
+    threads then finds Orbax's event loop closed.
+    """
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

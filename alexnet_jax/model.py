@@ -15,7 +15,6 @@ import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -24,7 +23,14 @@ from jaxtyping import Array, Float, Int, Key
 from alexnet_jax import geometry, lrn, pooling
 from alexnet_jax.convolution import convolve
 from alexnet_jax.errors import InputError
-from alexnet_jax.towers import TowerParameters, add_bias, dropout_masks
+from alexnet_jax.towers import (
+    TowerParameters,
+    add_bias,
+    dropout,
+    gather,
+    own_part,
+    tower_indices,
+)
 from alexnet_jax.whitening import whiten
 
 
@@ -201,7 +207,7 @@ class AlexNet(nn.Module):
 
         def keep(name: str, values: list[Array]) -> None:
             if name in layers:
-                kept[name] = self._gather(values)[0]
+                kept[name] = gather(values, self.tower_axis)
 
         padding = (self.picture_padding, 0)
         x = whiten(jnp.asarray(images)) if self.whiten else images
@@ -210,7 +216,7 @@ class AlexNet(nn.Module):
         if self.tower_axis is not None:
             # Every tower sees the pictures; their first convolution is the tower's own.
             x = lax.pcast(x, self.tower_axis, to="varying")
-        xs = [x] * self._local_towers
+        xs = [x] * len(self._tower_indices())
         for index, name in enumerate(self.layers[:-1]):
             if name in self.exchanges:
                 xs = self._gather(xs)
@@ -226,7 +232,14 @@ class AlexNet(nn.Module):
                 keep(name, xs)
             if name in self.dropped:
                 xs = [x.reshape(x.shape[0], -1) for x in xs]
-                xs = self._dropout(index, xs, dropout_key, examples)
+                xs = dropout(
+                    xs,
+                    self._tower_indices(),
+                    dropout_key,
+                    layer=index,
+                    examples=examples,
+                    keep=1 - self.dropout,
+                )
         logits = self._logits([x.reshape(x.shape[0], -1) for x in xs])
         if self.layers[-1] in layers:
             kept[self.layers[-1]] = logits
@@ -249,37 +262,11 @@ class AlexNet(nn.Module):
             return self.layers[len(self.channels) : -1]
         return self.dropout_after
 
-    @property
-    def _local_towers(self) -> int:
-        if self.tower_axis is None:
-            return self.towers
-        return self.towers // lax.axis_size(self.tower_axis)
-
     def _tower_indices(self) -> list[int | Array]:
-        """The local towers' places among all towers."""
-        local = range(self._local_towers)
-        if self.tower_axis is None:
-            return list(local)
-        first = lax.axis_index(self.tower_axis) * self._local_towers
-        return [first + tower for tower in local]
+        return tower_indices(self.towers, self.tower_axis)
 
     def _gather(self, xs: list[Array]) -> list[Array]:
-        """Every tower's features, side by side, for every local tower."""
-        x = jnp.concatenate(xs, axis=-1)
-        if self.tower_axis is not None:
-            # Gathered along a new first axis: XLA lays the gathered axis outermost, and
-            # channels laid outermost would slow every layer that comes before.
-            devices = lax.all_gather(x, self.tower_axis)
-            x = jnp.concatenate(list(devices), axis=-1)
-        return [x] * len(xs)
-
-    def _own_part(self, x: Array) -> list[Array]:
-        """What each local tower had of gathered features."""
-        width = x.shape[-1] // self.towers
-        return [
-            lax.dynamic_slice_in_dim(x, tower * width, width, axis=-1)
-            for tower in self._tower_indices()
-        ]
+        return [gather(xs, self.tower_axis)] * len(xs)
 
     def _parameters(self, index: int, shape: tuple[int, ...]) -> TowerParameters:
         return TowerParameters(
@@ -306,7 +293,8 @@ class AlexNet(nn.Module):
         for step in self.steps_after(layer):
             act = self._steps(layer)[step]
             if step == "norm" and self.norm_across_towers:
-                xs = self._own_part(act(self._gather(xs)[0]))
+                together = act(gather(xs, self.tower_axis))
+                xs = own_part(together, self._tower_indices(), self.towers)
             else:
                 xs = [act(x) for x in xs]
             keep(layer if step == "relu" else f"{step}{number}", xs)
@@ -353,27 +341,3 @@ class AlexNet(nn.Module):
         if self.tower_axis is not None:
             logits = lax.psum(logits, self.tower_axis)
         return add_bias(logits, bias)
-
-    def _dropout(
-        self,
-        index: int,
-        xs: list[Array],
-        key: Key[Array, ""] | None,
-        examples: Int[Array, " batch"],
-    ) -> list[Array]:
-        """Zero a part of the outputs; without a key, scale by what is kept on average.
-
-        A mask belongs to a layer, a tower and an example, so it is the same whatever
-        device computes it.
-        """
-        if self.dropout == 0:
-            return xs
-        keep = 1 - self.dropout
-        if key is None:
-            return [x * jnp.asarray(keep, x.dtype) for x in xs]
-        key = jax.random.fold_in(key, index)
-        keys = [jax.random.fold_in(key, tower) for tower in self._tower_indices()]
-        return [
-            jnp.where(dropout_masks(key, examples, keep, x.shape[-1]), x, 0)
-            for key, x in zip(keys, xs, strict=True)
-        ]

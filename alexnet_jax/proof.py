@@ -1,6 +1,7 @@
 """What a checkpoint must be made of, and the digests that prove its arrays."""
 
 import hashlib
+import json
 import os
 import stat
 from pathlib import Path
@@ -10,10 +11,11 @@ import jax
 import numpy as np
 
 from alexnet_jax import mesh as meshes
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, first_line
 
 
 METRIC = "top1_error"
+METRICS = "metrics"
 
 # No checkpoint of ours has more files, or any of its notes more bytes.
 MAX_FILES = 10_000
@@ -80,6 +82,21 @@ def check_shapes(path: Path, stored: dict[str, Any], expected: dict[str, Any]) -
                 f"checkpoint {path} is damaged: array {name} of {shape} is stored in "
                 f"chunks of {tuple(chunk)}; remove it"
             )
+
+
+def damaged_notes(directory: Path) -> dict[str, InputError]:
+    """The checkpoints whose validation error can't be read, by name, with what is
+    wrong; there may be none of it."""
+    damaged: dict[str, InputError] = {}
+    for note in sorted(directory.glob(f"*/{METRICS}/{METRICS}")):
+        try:
+            float(json.loads(note.read_bytes())[METRIC])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            damaged[note.parents[1].name] = InputError(
+                f"checkpoint {note.parents[1]} is damaged: {note} can't be read "
+                f"({first_line(error)}); remove the checkpoint"
+            )
+    return damaged
 
 
 def named(tree: Any) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""A layer's parameters and dropout masks in the towers that a device holds."""
+"""The towers that a device holds: which, their parameters, exchanges and dropout.
+
+A tower axis of None means no mesh: all towers are here.
+"""
 
 from collections.abc import Sequence
 
@@ -51,7 +54,73 @@ def add_bias(x: Array, bias: Float[Array, " width"]) -> Array:
     return x + lax.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
 
 
-def dropout_masks(
+def tower_indices(towers: int, axis: str | None) -> list[int | Array]:
+    """The local towers' places among all towers."""
+    if axis is None:
+        return list(range(towers))
+    local = towers // lax.axis_size(axis)
+    first = lax.axis_index(axis) * local
+    return [first + tower for tower in range(local)]
+
+
+def gather(
+    xs: Sequence[Float[Array, "*shape width"]], axis: str | None
+) -> Float[Array, "*shape all"]:
+    """Every tower's features, side by side."""
+    x = jnp.concatenate(xs, axis=-1)
+    if axis is None:
+        return x
+    # Gathered along a new first axis: XLA lays the gathered axis outermost, and
+    # channels laid outermost would slow every layer that comes before.
+    devices = lax.all_gather(x, axis)
+    return jnp.concatenate(list(devices), axis=-1)
+
+
+def own_part(
+    x: Float[Array, "*shape all"], indices: Sequence[int | Array], towers: int
+) -> list[Array]:
+    """What each tower of these indices had of gathered features."""
+    width = x.shape[-1] // towers
+    return [
+        lax.dynamic_slice_in_dim(x, tower * width, width, axis=-1) for tower in indices
+    ]
+
+
+def dropout(
+    xs: Sequence[Float[Array, "batch width"]],
+    indices: Sequence[int | Array],
+    key: Key[Array, ""] | None,
+    *,
+    layer: int,
+    examples: Int[Array, " batch"],
+    keep: float,
+) -> list[Array]:
+    """Zero a part of the outputs; without a key, scale by what is kept on average.
+
+    A mask belongs to a layer, a tower and an example, so it is the same whatever device
+    computes it.
+
+    Args:
+      xs: of each local tower.
+      indices: the local towers' places among all towers.
+      key: of the seed and the step.
+      layer: its place in the network.
+      examples: each picture's place in the global batch.
+      keep: the part that stays.
+    """
+    if keep == 1:
+        return list(xs)
+    if key is None:
+        return [x * jnp.asarray(keep, x.dtype) for x in xs]
+    key = jax.random.fold_in(key, layer)
+    keys = [jax.random.fold_in(key, tower) for tower in indices]
+    return [
+        jnp.where(_masks(key, examples, keep, x.shape[-1]), x, 0)
+        for key, x in zip(keys, xs, strict=True)
+    ]
+
+
+def _masks(
     key: Key[Array, ""], examples: Int[Array, " batch"], keep: float, width: int
 ) -> Array:
     """Which outputs each example keeps; decided by the key and its place alone."""

@@ -70,3 +70,23 @@ def test_a_second_signal_ends_the_process_at_once():
     )
     assert done.stdout == "still here\n"
     assert done.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("message", "told"), [("Event loop is closed", False), ("anything else", True)]
+)
+def test_of_what_cannot_be_raised_only_the_echo_of_a_failed_save_is_unheard(
+    message, told
+):
+    body = f"""
+    class Dropped:
+        def __del__(self):
+            raise RuntimeError({message!r})
+    Dropped()
+"""
+    program = PROGRAM.format(body=body.strip())
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert (message in done.stderr) == told

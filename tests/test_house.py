@@ -23,7 +23,7 @@ TIERS = [
     ["reading"],
     ["pipeline", "checkpoint", "report", "workdir", "step", "kernels", "interrupt"],
     ["gallery", "feature_files", "caffemodel", "torch_file", "layout", "page"],
-    ["plan", "sources", "augment", "batches", "unfinished", "proof"],
+    ["plan", "sources", "augment", "batches", "unfinished", "proof", "broken"],
     ["shards"],
     ["imagenet", "tfds", "digits"],
     ["folder", "prepared"],

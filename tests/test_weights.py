@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import runpy
 import struct
 import zipfile
 from typing import ClassVar
@@ -16,26 +17,22 @@ import alexnet_jax
 from alexnet_jax import caffemodel, export, layout, torch_file, weights
 from alexnet_jax.errors import InputError
 from alexnet_jax.layout import Layer, Origin
+from alexnet_jax.main import config_folder
 from alexnet_jax.model import AlexNet
 
 
 SMALL = {"channels": (8, 16, 8, 16, 8), "hidden": (24, 16), "num_classes": 7}
 PLAIN = Origin(67, False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-CAFFE = {
-    "norm_before_relu": (),
-    "norm_across_towers": True,
-    "norm_k": 1.0,
-    "same_map_norms": (),
-}
-OWT = {
-    "towers": 1,
-    "picture_padding": 2,
-    "exchanges": (),
-    "norms": (),
-    "norm_before_relu": (),
-    "same_map_norms": (),
-    "dropout_after": ("conv5", "fc6"),
-}
+PRESETS = runpy.run_path(str(config_folder() / "preset_values.py"))["PRESETS"]
+
+
+def small_preset(name):
+    """What a preset says of its network, but for what makes it large."""
+    values = PRESETS[name]["model"]
+    return {key: values[key] for key in values if key not in SMALL}
+
+
+CAFFE, OWT = small_preset("caffe"), small_preset("owt")
 
 
 def random_layers(model, crop, seed=0, scale=0.1):
@@ -141,7 +138,7 @@ def close(ours, theirs):
     [
         (CAFFE, {"groups": 2, "norm": (1e-4, 1.0)}),
         (
-            {**CAFFE, "norm_after_pool": True},
+            small_preset("caffenet"),
             {"groups": 2, "norm": (1e-4, 1.0), "pool_first": True},
         ),
         (OWT, {"groups": 1, "padding": 2}),

@@ -1,0 +1,50 @@
+"""What damaged files and full disks make Orbax raise, as one line of ours."""
+
+import gc
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+from alexnet_jax.errors import Failure, InputError, cannot_write, first_line
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Inside the block, whatever a damaged checkpoint raises is an InputError.
+
+    Orbax's own words about it are not heard.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    except (InputError, jax.errors.JaxRuntimeError):
+        # The device's own trouble, want of memory for one, is no damage.
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)[:300]}"
+        # It leaves work behind, which complains when it is collected.
+        gc.collect()
+        raise InputError(
+            f"checkpoint {path} can't be read ({reason}); "
+            "remove it to go on from another"
+        ) from error
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def writable(directory: Path) -> Iterator[None]:
+    """Inside the block, what a disk that is full or gone raises, sooner or later, is a
+    Failure."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        # TensorStore says it in errors of other kinds, on many lines.
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise
+        reason = first_line(error)[:160]
+        raise Failure(cannot_write(directory, reason)) from error
