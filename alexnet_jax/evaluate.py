@@ -120,8 +120,8 @@ def evaluate(
     if len(members) > 1:
         places = range(len(members))
         alone = [combine(stacked[:, n : n + 1], labels[0], size)[0] for n in places]
-        longer = [combine(stacked[:, : n + 1], labels[0], size)[0] for n in places[1:]]
-        parts = {"alone": alone, "first": [alone[0], *longer]}
+        between = [combine(stacked[:, :n], labels[0], size)[0] for n in places[2:]]
+        parts = {"alone": alone, "first": [alone[0], *between, result]}
     if logits[0].shape[1] < views:
         progress.say("trained without mirror images: five crops, no mirrors")
     if predictions is not None:

@@ -172,7 +172,7 @@ def check_run(
     workdir: Path,
     config: Mapping[str, Any],
     fingerprint: str,
-    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: config,
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> None:
     """See that a run with this config and these data can go on in the directory.
 

@@ -244,17 +244,16 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def merged(*names: str) -> dict[str, dict[str, Any]]:
-    """All values of `code2012`, and those of other presets in their place, by section.
+def merged(name: str) -> dict[str, dict[str, Any]]:
+    """All values of `code2012`, by section, and a preset's in their place.
 
     Raises:
       ValueError: if there is no such preset.
     """
     presets = {**PRESETS, **ABLATIONS}
-    sections = {name: dict(values) for name, values in PRESETS["code2012"].items()}
-    for name in names:
-        if name not in presets:
-            raise ValueError(f"no variant {name!r}; choose from {', '.join(presets)}")
-        for section, values in presets[name].items():
-            sections.setdefault(section, {}).update(values)
+    if name not in presets:
+        raise ValueError(f"no variant {name!r}; choose from {', '.join(presets)}")
+    sections = {section: dict(own) for section, own in PRESETS["code2012"].items()}
+    for section, values in presets[name].items():
+        sections.setdefault(section, {}).update(values)
     return sections

@@ -7,6 +7,7 @@ Grain.
 
 import concurrent.futures
 import dataclasses
+import functools
 import zipfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import batches
+from alexnet_jax.arguments import Parser
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.dataset import Dataset, Example
 from alexnet_jax.errors import InputError
@@ -38,6 +40,14 @@ class ArraySource:
     def __getitem__(self, index: int) -> Example:
         return {"image": self.images[index], "label": int(self.labels[index])}
 
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """Mean picture and colour PCA."""
+        sums = PixelSums.zeros(self.images.shape[1])
+        for image in self.images:
+            sums.add(image)
+        return sums.statistics()
+
     def name(self, index: int) -> str:
         """The example's place."""
         return str(index)
@@ -45,6 +55,20 @@ class ArraySource:
     def where(self, index: int) -> str:
         """The example's place."""
         return f"example {index} in memory"
+
+
+def chosen(given: Any, parser: Parser, *, quick_size: int) -> Dataset:
+    """The data set an experiment is asked to learn: `--data`, or digits of this size
+    for `--quick`.
+
+    Raises:
+      InputError: if neither is given, or it can't be read.
+    """
+    if given.quick:
+        return digits(quick_size)
+    if given.data is None:
+        parser.error("give --data, or --quick")
+    return open_data(given.data)
 
 
 def open_data(path: Path) -> Dataset:
@@ -120,14 +144,6 @@ def _load_arrays(path: Path) -> Dataset:
     )
 
 
-def statistics_of(source: ArraySource) -> Statistics:
-    """Mean picture and colour PCA of the pictures."""
-    sums = PixelSums.zeros(source.images.shape[1])
-    for image in source.images:
-        sums.add(image)
-    return sums.statistics()
-
-
 def train_batches(
     source: ArraySource,
     statistics: Statistics,
@@ -174,17 +190,10 @@ def train_batches(
             yield this.result()
 
 
-_orders: dict[tuple[int, int, int], np.ndarray] = {}
-
-
+# Of the epoch before, the last batch may still be made.
+@functools.lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    key = (seed, epoch, count)
-    if key not in _orders:
-        # Of the epoch before, the last batch may still be made.
-        while len(_orders) > 1:
-            del _orders[next(iter(_orders))]
-        _orders[key] = np.random.default_rng([seed, epoch]).permutation(count)
-    return _orders[key]
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def evaluation_batches(source: ArraySource, batch_size: int) -> Iterator[HostBatch]:

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+from alexnet_jax.errors import Failure, Interrupted
 
-ROOT = Path(__file__).parents[1]
+from experiment import ROOT
+
+
 # What makes a run of the quickstart a matter of seconds, to show that something works.
 QUICK = (
     "--config.train.steps=2",
@@ -19,14 +21,28 @@ QUICK = (
 def command(module: str, *arguments: str) -> dict[str, Any]:
     """Run `python -m alexnet_jax.MODULE` and give its result.
 
+    Where it fails this process leaves with its status; it has said why. Where this
+    process is asked to stop, so is the command, which saves first.
+
     Raises:
-      CalledProcessError: if it fails; what it said is on standard error.
+      Failure: if a signal ended it.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", f"alexnet_jax.{module}", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    program = [sys.executable, "-m", f"alexnet_jax.{module}", *arguments]
+    with subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            output, _ = process.communicate()
+        except KeyboardInterrupt:
+            # The terminal has told the command too.
+            process.wait()
+            raise
+        except Interrupted:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode < 0:
+        raise Failure(f"`{' '.join(program)}` ended by signal {-process.returncode}")
+    if process.returncode:
+        sys.exit(process.returncode)
+    return json.loads(output.splitlines()[-1])

@@ -28,7 +28,7 @@ from alexnet_jax.model import AlexNet
 from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.schedule import make_schedule
 
-from arrays import ArraySource, evaluation_batches, statistics_of, train_batches
+from arrays import ArraySource, evaluation_batches, train_batches
 
 
 Batch = dict[str, jax.Array]
@@ -172,8 +172,8 @@ def fit(
     Returns:
       The last state; None if the loss was no longer finite.
     """
-    source = dataset.splits["train"]
-    statistics = statistics_of(source)
+    source: Any = dataset.splits["train"]
+    statistics = source.statistics
     per_epoch = len(source) / batch_size
     model = AlexNet(num_classes=len(dataset.class_names), **values["model"])
     mesh = meshes.one_device()
@@ -219,7 +219,15 @@ def fit(
         return None
 
 
-def metrics_of(workdir: Path, split: str) -> list[dict[str, Any]]:
-    """A run's lines of one split."""
-    lines = (workdir / report.METRICS_FILE).read_text().splitlines()
-    return [line for line in map(json.loads, lines) if line["split"] == split]
+def metrics_of(
+    workdir: Path, split: str, last: int | None = None
+) -> list[dict[str, Any]]:
+    """A run's lines of one split, or the last so many of them."""
+    found: list[dict[str, Any]] = []
+    for text in reversed((workdir / report.METRICS_FILE).read_text().splitlines()):
+        if len(found) == last:
+            break
+        line = json.loads(text)
+        if line["split"] == split:
+            found.append(line)
+    return found[::-1]

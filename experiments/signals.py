@@ -11,8 +11,6 @@ from alexnet_jax import augment, losses
 from alexnet_jax.dataset import Dataset
 from alexnet_jax.model import AlexNet
 
-from arrays import statistics_of
-
 
 EXAMPLES = 512
 
@@ -30,7 +28,7 @@ def initial_signals(
     source: Any = dataset.splits["train"]
     model = AlexNet(num_classes=len(dataset.class_names), **values)
     order = np.random.default_rng(0).permutation(len(source))[:EXAMPLES]
-    mean = augment.centre(statistics_of(source).mean, crop)
+    mean = augment.centre(source.statistics.mean, crop)
     images = augment.centre(source.images[order], crop).astype(np.float32) - mean
     params = model.init(jax.random.key(0), images[:1])["params"]
     return signals(model, params, images, source.labels[order])

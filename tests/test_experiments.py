@@ -1,6 +1,7 @@
 """The short forms of the experiments, as their own help gives them."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,68 @@ def test_an_unknown_ablation_lists_those_there_are(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "no ablation no_lrn; choose from no_norm, pool_2x2, one_tower" in line
+
+
+def test_what_a_command_refuses_is_told_once(tmp_path):
+    wrong = "--config.data.path=nowhere"
+    done = run("ablations", tmp_path, "--ablations", "--seeds", "0", wrong)
+    assert done.returncode == 2
+    (line,) = [t for t in done.stderr.splitlines() if not t.startswith("code2012")]
+    assert line.startswith("error: data.path has no meaning for the digits")
+
+
+def script(name, monkeypatch):
+    """An experiment's functions."""
+    monkeypatch.syspath_prepend(EXPERIMENTS / name)
+    return runpy.run_path(str(EXPERIMENTS / name / "run.py"))
+
+
+def write_metrics(workdir, errors):
+    lines = [
+        {"step": step, "split": "train", "loss": 1.0, "top1_error": error}
+        for step, error in enumerate(errors, start=1)
+    ]
+    lines.insert(5, {"step": 5, "split": "validation", "loss": 1, "top1_error": 0.0})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / "metrics.jsonl").write_text(text)
+
+
+def test_the_target_is_reached_when_the_mean_over_an_epoch_is_there(
+    tmp_path, monkeypatch
+):
+    reached = script("relu", monkeypatch)["reached"]
+    # Epochs of four steps. The mean over the last four is 0.25 first after step 9.
+    errors = [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1]
+    write_metrics(tmp_path, errors)
+    assert reached(tmp_path, 4.0) == 9 / 4
+    write_metrics(tmp_path, errors[:8])
+    assert reached(tmp_path, 4.0) is None
+    write_metrics(tmp_path, [0, 0, 0])
+    assert reached(tmp_path, 4.0) is None
+
+
+def test_learned_means_three_epochs_without_an_error(tmp_path, monkeypatch):
+    learned = script("generalisation", monkeypatch)["learned"]
+    for errors, expected in (
+        ([1, *[0] * 9], True),
+        ([*[0] * 8, 0.1, 0], False),
+        ([1, 1, *[0] * 8], False),
+        ([0] * 8, False),
+    ):
+        write_metrics(tmp_path, errors)
+        assert learned(tmp_path, 3.0) == expected, errors
+
+
+def test_a_result_takes_the_place_of_an_older_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    keep = runpy.run_path(str(EXPERIMENTS / "experiment.py"))["keep"]
+    path = tmp_path / "out" / "results.jsonl"
+    first, second = {"name": "a", "seed": 0, "x": 1}, {"name": "a", "seed": 1, "x": 2}
+    summary, newer = {"table": 3}, {"name": "a", "seed": 0, "x": 4}
+    for line in (first, second, summary, newer):
+        results = keep(path, line, "name", "seed")
+    assert results == [newer, second, summary]
+    assert [json.loads(t) for t in path.read_text().splitlines()] == results
 
 
 def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):

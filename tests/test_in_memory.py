@@ -53,7 +53,7 @@ def batches_from(digits, start, count, **changes):
     source = digits.splits["train"]
     made = arrays.train_batches(
         source,
-        arrays.statistics_of(source),
+        source.statistics,
         start,
         **{
             **dict(batch_size=8, seed=3, crop=12, crops=True, flip=True),

@@ -13,6 +13,7 @@ from alexnet_jax.errors import InputError
 from alexnet_jax.main import config_folder, load_config
 from alexnet_jax.model import AlexNet
 from alexnet_jax.sections import call, plain
+from alexnet_jax.workdir import differences, flat
 
 from networks import TINY, mesh_of, tiny
 
@@ -47,11 +48,17 @@ def test_every_ablation_is_a_network_for_the_same_pictures(name):
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     logits = jax.eval_shape(model.apply, variables, images)
     assert logits.shape == (1, 1000)
-    # What it changes are keys that are there, and their values are others.
-    whole = PRESETS["merged"]("code2012")
-    for section, values in PRESETS["ABLATIONS"].get(name, {}).items():
-        for key, value in values.items():
-            assert section == "data" or whole[section][key] != value
+    # As a config it differs from the whole network where it says so, and nowhere else.
+    whole, without = (plain(load_config("imagenet", v)) for v in ("code2012", name))
+    found = {key: after for key, _, after in differences(whole, without)}
+    said = flat({**PRESETS["PRESETS"], **PRESETS["ABLATIONS"]}[name])
+    assert found == said
+
+
+def test_windows_hang_over_or_are_cut_but_not_both():
+    model = preset("code2012", pool_partial=True, pool_cut=True)
+    with pytest.raises(InputError, match=r"pool_partial and model.pool_cut only one"):
+        model.check_size(224, 224)
 
 
 def test_an_unknown_variant_lists_those_there_are():

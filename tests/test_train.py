@@ -186,7 +186,19 @@ def contents(folder):
 def test_other_data_are_refused(straight):
     config = workdirs.read_config(straight)
     with pytest.raises(InputError, match="the data are not those"):
-        workdirs.check_run(straight, config, "another fingerprint")
+        workdirs.check_run(straight, config, "another fingerprint", sections.completed)
+
+
+@pytest.mark.slow
+def test_without_a_mean_picture_none_is_subtracted(tmp_path):
+    short = ("--config.train.steps=1", "--config.data.subtract_mean=False")
+    workdir = runs.run(tmp_path, "run", *short)
+    np.testing.assert_array_equal(np.load(workdir / "mean.npy"), 0)
+    loaded = restore.load(workdir)
+    picture = np.random.default_rng(0).integers(0, 256, (77, 77, 3), np.uint8)
+    np.testing.assert_array_equal(
+        loaded.preprocess([picture])[0], picture[5:72, 5:72].astype(np.float32)
+    )
 
 
 def test_a_run_from_before_a_key_was_there_goes_on(straight, tmp_path):

@@ -10,27 +10,26 @@ something else). Any config whose variants have these names will do, on any data
 `--config=configs/imagenet.py --config.data.path=PREPARED`.
 
 FOLDER of `--runs` keeps the runs, and the same command goes on where it stood, or adds
-other names and seeds. `--quick` shows that it works: two of them, some steps.
+other names and seeds: what stands in the results is not measured again. `--quick` shows
+that it works: one of them, some steps.
 """
 
-import argparse
 import json
 import statistics
 import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "configs"),
-    str(ROOT / "experiments"),
-    str(ROOT / "experiments" / "benchmarks"),
-]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
 
 from preset_values import ABLATIONS
 
-from alexnet_jax import errors, progress
+from alexnet_jax import errors, files, progress
 from alexnet_jax.errors import InputError
 
 import harness
@@ -69,8 +68,6 @@ def train(name, seed, given, overrides):
     )
     told = ("examples", "views", "loss", "top1_error", "top5_error")
     return {
-        "network": name,
-        "seed": seed,
         **{key: result[key] for key in told},
         **harness.machine("jax", "flax", "optax"),
     }
@@ -97,19 +94,11 @@ def table(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # Or else --config.data.path would be taken for --config.
-        allow_abbrev=False,
-    )
+    parser = experiment.parser(__doc__, quick="one of them, some steps")
     add = parser.add_argument
-    add("--runs", type=Path, required=True, metavar="FOLDER")
-    add("--output", type=Path, required=True, metavar="FOLDER")
     add("--ablations", nargs="*", default=list(ABLATIONS), metavar="NAME")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--config", default="configs/quickstart.py")
-    add("--quick", action="store_true", help="two of them, some steps")
     given, overrides = parser.parse_known_args()
     if wrong := [text for text in overrides if not text.startswith("--config.")]:
         parser.error(f"unknown {' '.join(wrong)}")
@@ -120,22 +109,19 @@ def main():
         raise InputError(
             f"no ablation {', '.join(unknown)}; choose from {', '.join(ABLATIONS)}"
         )
-    given.output.mkdir(parents=True, exist_ok=True)
-    results = []
-    with (given.output / "ablations.jsonl").open("w") as file:
-        for seed in given.seeds:
-            for name in (WHOLE, *given.ablations):
+    path = given.output / "ablations.jsonl"
+    what = {"config": given.config, "overrides": overrides}
+    for seed in given.seeds:
+        for name in (WHOLE, *given.ablations):
+            asked = {**what, "network": name, "seed": seed}
+            if not any(asked.items() <= line.items() for line in experiment.kept(path)):
                 progress.say(f"{name}, seed {seed}")
-                results.append(train(name, seed, given, overrides))
-                file.write(json.dumps(results[-1]) + "\n")
-                file.flush()
-    done = {
-        "experiment": "ablations",
-        "config": given.config,
-        "overrides": overrides,
-        "table": table(results),
-    }
-    (given.output / "ablations.json").write_text(json.dumps(done, indent=2) + "\n")
+                experiment.keep(
+                    path, {**asked, **train(name, seed, given, overrides)}, *asked
+                )
+    results = [line for line in experiment.kept(path) if what.items() <= line.items()]
+    done = {"experiment": "ablations", **what, "table": table(results)}
+    files.replace(given.output / "ablations.json", json.dumps(done, indent=2) + "\n")
     progress.print_result(done)
 
 

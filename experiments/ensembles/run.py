@@ -13,18 +13,17 @@ PICTURES and OTHER_PICTURES are class folders to be used instead of digits. FOLD
 that it works: a network and one with a past, some steps.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "experiments"),
-    str(ROOT / "experiments" / "benchmarks"),
-]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
 
 import numpy as np
 from PIL import Image
@@ -38,8 +37,8 @@ from commands import QUICK, command
 
 def write_digits(folder, digits):
     """Class folders of some of scikit-learn's digits, a fifth of them held out."""
-    images = np.asarray(load_digits().images) * (255 / 16)
-    labels = load_digits().target
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.reshape(pixels, (-1, 8, 8)) * (255 / 16)
     held_out = np.random.default_rng(2012).permutation(len(labels)) < len(labels) // 5
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         if label in digits:
@@ -51,17 +50,12 @@ def write_digits(folder, digits):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = experiment.parser(__doc__, quick="two networks, some steps")
     add = parser.add_argument
-    add("--runs", type=Path, required=True, metavar="FOLDER")
-    add("--output", type=Path, required=True, metavar="FOLDER")
-    add("--data", type=Path, metavar="PICTURES")
-    add("--before", type=Path, metavar="OTHER_PICTURES")
+    add("--data", type=Path, metavar="PICTURES", help="instead of the digits 0 to 4")
+    add("--before", type=Path, metavar="OTHER_PICTURES", help="instead of 5 to 9")
     add("--members", type=int, default=5)
     add("--with_past", type=int, default=2)
-    add("--quick", action="store_true", help="two networks, some steps")
     given = parser.parse_args()
     short = ()
     if given.quick:
@@ -114,7 +108,7 @@ def main():
             *(f"--workdir={workdir}" for workdir in members),
             *("--checkpoint=latest", f"--views={views}"),
         )
-        for views in (1, 10)
+        for views in ((1,) if given.quick else (1, 10))
     ]
     done = {
         "experiment": "ensembles",

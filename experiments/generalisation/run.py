@@ -15,9 +15,7 @@ learned from for three epochs. `--output` gets a file of results for each networ
 of another command stay in it. `--quick` shows that it works: an epoch on digits.
 """
 
-import argparse
 import dataclasses
-import json
 import math
 import sys
 import time
@@ -25,22 +23,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "configs"),
-    str(ROOT / "experiments"),
-    str(ROOT / "experiments" / "benchmarks"),
-]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax import augment, errors, files, losses, progress
+from alexnet_jax import augment, errors, losses, progress
 from alexnet_jax.corruption import corrupt
 from alexnet_jax.moments import Statistics
+from alexnet_jax.step import cut_views
 
 import arrays
 import harness
@@ -124,11 +122,10 @@ def make_evaluation(network):
 
     @jax.jit
     def evaluate(state, batch):
-        start = (batch["image"].shape[1] - CROP) // 2
-        inside = slice(start, start + CROP)
+        (centres,) = jnp.moveaxis(cut_views(batch["image"], crop=CROP, views=1), 1, 0)
         logits = network.apply(
             {"params": state.params, "batch_stats": state.statistics},
-            batch["image"][:, inside, inside].astype(jnp.float32),
+            centres.astype(jnp.float32),
             learning=False,
         )
         return losses.sums(jax.nn.log_softmax(logits), batch["label"], batch["mask"])
@@ -242,46 +239,29 @@ def curve(workdir, per_epoch):
 
 def learned(workdir, per_epoch):
     """Whether the last epochs' learning was without an error."""
-    last = curve(workdir, per_epoch)[-EPOCHS_WITHOUT_ERROR:]
-    return len(last) == EPOCHS_WITHOUT_ERROR and all(row[2] == 0 for row in last)
-
-
-def keep(path, result):
-    """Put a row into a network's file of results, in the place of an older one."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    others = [r for r in map(json.loads, lines) if r["row"] != result["row"]]
-    results = sorted([*others, result], key=lambda r: list(ROWS).index(r["row"]))
-    files.replace(path, "".join(json.dumps(r) + "\n" for r in results))
+    steps = round(EPOCHS_WITHOUT_ERROR * per_epoch)
+    last = in_memory.metrics_of(workdir, "train", last=steps)
+    return len(last) == steps and not any(line["top1_error"] for line in last)
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = experiment.parser(__doc__, data="CIFAR", quick="an epoch on digits")
     add = parser.add_argument
-    add("--data", type=Path, metavar="CIFAR", help="needed without --quick")
-    add("--runs", type=Path, required=True, metavar="FOLDER")
-    add("--output", type=Path, required=True, metavar="FOLDER")
     add("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     add("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
     add("--epochs", type=float, default=100.0)
     add("--seed", type=int, default=0)
-    add("--quick", action="store_true", help="an epoch on digits")
     given = parser.parse_args()
     if given.quick:
         given.epochs = 1.0
-        dataset = arrays.digits(32)
-    elif given.data is None:
-        parser.error("give --data=CIFAR, or --quick")
-    else:
-        dataset = arrays.open_data(given.data)
-    given.output.mkdir(parents=True, exist_ok=True)
+    dataset = arrays.chosen(given, parser, quick_size=32)
     table = {}
     for name in given.networks:
         for row in given.rows:
             progress.say(f"{name}: {row}")
             result = train(dataset, name, row, given)
-            keep(given.output / f"{name}.jsonl", result)
+            path = given.output / f"{name}.jsonl"
+            experiment.keep(path, result, "network", "row", "seed")
             table[f"{name}: {row}"] = {
                 "epochs": result["epochs"],
                 "train_error": result["train"]["top1_error"],

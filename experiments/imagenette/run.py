@@ -12,20 +12,20 @@ FOLDER of `--runs` keeps the run, and the same command goes on where it stood. `
 shows that it works: some steps of the quickstart.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "experiments"),
-    str(ROOT / "experiments" / "benchmarks"),
-]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
 
 import numpy as np
+from scipy.special import softmax
 
 from alexnet_jax import errors, progress
 from alexnet_jax.report import METRICS_FILE
@@ -54,8 +54,7 @@ def by_view(path):
     """Each view's own top-1 error, and that of the views up to it together."""
     with np.load(path, allow_pickle=False) as stored:
         logits, labels = stored["logits"][:, 0].astype(np.float64), stored["label"]
-    likelihoods = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities = likelihoods / likelihoods.sum(axis=-1, keepdims=True)
+    probabilities = softmax(logits, axis=-1)
     known = {name: place for name, place in VIEWS.items() if place < logits.shape[1]}
 
     def error(places):
@@ -93,16 +92,11 @@ def trained_by(workdir):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = experiment.parser(
+        __doc__, data="PREPARED", quick="some steps of the quickstart"
     )
-    add = parser.add_argument
-    add("--data", metavar="PREPARED", help="needed without --quick")
-    add("--runs", type=Path, required=True, metavar="FOLDER")
-    add("--output", type=Path, required=True, metavar="FOLDER")
-    add("--variant", default="code2012")
-    add("--epochs", type=float, default=12.0)
-    add("--quick", action="store_true", help="some steps of the quickstart")
+    parser.add_argument("--variant", default="code2012")
+    parser.add_argument("--epochs", type=float, default=12.0)
     given = parser.parse_args()
     workdir = given.runs / f"imagenette-{given.variant}"
     if given.quick:

@@ -12,19 +12,16 @@ FOLDER of `--runs` keeps every run, and the same command goes on where it stood.
 `--quick` shows that it works: both ends of the chain, some steps.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "configs"),
-    str(ROOT / "experiments"),
-    str(ROOT / "experiments" / "benchmarks"),
-]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
 
 import numpy as np
 from preset_values import merged
@@ -146,42 +143,32 @@ def draw(results, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--runs", type=Path, required=True, metavar="FOLDER")
-    add("--output", type=Path, required=True, metavar="FOLDER")
-    add("--seeds", type=int, default=1)
-    add("--quick", action="store_true", help="both ends, some steps")
+    parser = experiment.parser(__doc__, quick="both ends, some steps")
+    parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
     check()
     dataset = arrays.digits(SIZE)
     chosen, epochs = list(networks()), EPOCHS
     if given.quick:
-        chosen, epochs = chosen[:2], 0.1
+        chosen, epochs, given.seeds = chosen[:2], 0.1, 1
         for _, values in chosen:
             values["model"]["hidden"] = (16, 16)
-    given.output.mkdir(parents=True, exist_ok=True)
-    results = []
-    with (given.output / "initialisation.jsonl").open("w") as file:
-        for seed in range(1 if given.quick else given.seeds):
-            for name, values in chosen:
-                progress.say(f"{name}, seed {seed}")
-                result = train(dataset, name, values, seed, epochs, given.runs)
-                results.append(result)
-                file.write(json.dumps(result) + "\n")
-                file.flush()
-        table = {}
-        for result in results:
-            error = result["errors"][-1] if result["errors"] else None
-            table.setdefault(result["network"], []).append(error)
-        done = {
-            "experiment": "initialisation",
-            "last_errors": table,
-            **harness.machine("jax", "flax", "optax"),
-        }
-        file.write(json.dumps(done) + "\n")
+    path = given.output / "initialisation.jsonl"
+    results, table = [], {}
+    for seed in range(given.seeds):
+        for name, values in chosen:
+            progress.say(f"{name}, seed {seed}")
+            result = train(dataset, name, values, seed, epochs, given.runs)
+            experiment.keep(path, result, "network", "seed")
+            results.append(result)
+            last = result["errors"][-1] if result["errors"] else None
+            table.setdefault(name, []).append(last)
+    done = {
+        "experiment": "initialisation",
+        "last_errors": table,
+        **harness.machine("jax", "flax", "optax"),
+    }
+    experiment.keep(path, done, "network", "seed")
     draw(results, given.output)
     progress.print_result(done)
 

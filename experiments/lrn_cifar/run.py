@@ -12,19 +12,16 @@ CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER
 that it works: an epoch on scanned digits.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "configs"),
-    str(ROOT / "experiments"),
-    str(ROOT / "experiments" / "benchmarks"),
-]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
 
 from preset_values import merged
 
@@ -37,6 +34,8 @@ import in_memory
 
 BATCH, CROP, RATE = 128, 24, 0.01
 NETWORKS = ("four_layers", "four_layers_norm")
+# What tells the lines of the results apart.
+IDENTITY = ("network", "seed", "epochs")
 
 
 def train(dataset, name, seed, given):
@@ -67,40 +66,27 @@ def train(dataset, name, seed, given):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--data", type=Path, metavar="CIFAR", help="needed without --quick")
-    add("--runs", type=Path, required=True, metavar="FOLDER")
-    add("--output", type=Path, required=True, metavar="FOLDER")
-    add("--epochs", type=float, default=20.0)
-    add("--seeds", type=int, default=2)
-    add("--quick", action="store_true", help="an epoch on digits")
+    parser = experiment.parser(__doc__, data="CIFAR", quick="an epoch on digits")
+    parser.add_argument("--epochs", type=float, default=20.0)
+    parser.add_argument("--seeds", type=int, default=2)
     given = parser.parse_args()
     if given.quick:
         given.epochs, given.seeds = 1.0, 1
-        dataset = arrays.digits(32)
-    elif given.data is None:
-        parser.error("give --data=CIFAR, or --quick")
-    else:
-        dataset = arrays.open_data(given.data)
-    given.output.mkdir(parents=True, exist_ok=True)
+    dataset = arrays.chosen(given, parser, quick_size=32)
+    path = given.output / "lrn_cifar.jsonl"
     table = {name: [] for name in NETWORKS}
-    with (given.output / "lrn_cifar.jsonl").open("w") as file:
-        for seed in range(given.seeds):
-            for name in NETWORKS:
-                progress.say(f"{name}, seed {seed}")
-                result = train(dataset, name, seed, given)
-                table[name].append(result["test_errors"][-1])
-                file.write(json.dumps(result) + "\n")
-                file.flush()
-        done = {
-            "experiment": "lrn_cifar",
-            "last_test_errors": table,
-            **harness.machine("jax", "flax", "optax"),
-        }
-        file.write(json.dumps(done) + "\n")
+    for seed in range(given.seeds):
+        for name in NETWORKS:
+            progress.say(f"{name}, seed {seed}")
+            result = train(dataset, name, seed, given)
+            table[name].append(result["test_errors"][-1])
+            experiment.keep(path, result, *IDENTITY)
+    done = {
+        "experiment": "lrn_cifar",
+        "last_test_errors": table,
+        **harness.machine("jax", "flax", "optax"),
+    }
+    experiment.keep(path, done, *IDENTITY)
     progress.print_result(done)
 
 

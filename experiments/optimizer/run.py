@@ -13,7 +13,6 @@ in the middle; of every step its length is taken, and the loss over all digits.
 PyTorch takes part where it is installed.
 """
 
-import argparse
 import importlib.util
 import itertools
 import json
@@ -21,8 +20,12 @@ import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments" / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
 
 import jax
 import jax.numpy as jnp
@@ -134,11 +137,7 @@ def draw(results, drop, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the steps")
+    parser = experiment.parser(__doc__, runs=False, quick="a fifth of the steps")
     given = parser.parse_args()
     steps, drop = (80, 30) if given.quick else (400, 200)
     pixels, labels = digits()

@@ -15,19 +15,16 @@ The training error is that of the pictures as they are learned from, averaged ov
 epoch that ends at a step.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "configs"),
-    str(ROOT / "experiments"),
-    str(ROOT / "experiments" / "benchmarks"),
-]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
 
 import numpy as np
 from preset_values import merged
@@ -45,6 +42,8 @@ RATES = (0.003, 0.01, 0.03, 0.1)
 TARGET = 0.25
 BATCH = 128
 POINTS_AN_EPOCH = 10
+# What tells the lines of the results apart.
+IDENTITY = ("activation", "rate", "seed", "chosen")
 
 
 def train(dataset, *, activation, rate, seed, epochs, folder):
@@ -106,7 +105,7 @@ def curve(workdir, per_epoch):
     ]
 
 
-def experiment(dataset, given):
+def experiments(dataset, given):
     """Every run, one after the other, activation by activation."""
     for activation in given.activations:
         values = merged("four_layers")["model"] | {"activation": activation}
@@ -183,43 +182,28 @@ def draw(results, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = experiment.parser(__doc__, data="CIFAR", quick="a few epochs on digits")
     add = parser.add_argument
-    add("--data", type=Path, metavar="CIFAR", help="needed without --quick")
-    add("--runs", type=Path, required=True, metavar="FOLDER")
-    add("--output", type=Path, required=True, metavar="FOLDER")
     add("--activations", nargs="+", default=ACTIVATIONS, choices=ACTIVATIONS)
     add("--rates", nargs="+", type=float, default=RATES)
     add("--tuning_epochs", type=float, default=10.0)
     add("--epochs", type=float, default=150.0)
     add("--seeds", type=int, default=3)
-    add("--quick", action="store_true", help="a few epochs on digits")
     given = parser.parse_args()
     if given.quick:
         given.rates, given.seeds = (0.03,), 1
         given.tuning_epochs, given.epochs = 1.0, 3.0
-        dataset = arrays.digits(16)
-    elif given.data is None:
-        parser.error("give --data=CIFAR, or --quick")
-    else:
-        dataset = arrays.open_data(given.data)
-    given.output.mkdir(parents=True, exist_ok=True)
-    results = []
-    with (given.output / "relu.jsonl").open("w") as file:
-        for result in experiment(dataset, given):
-            results.append(result)
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-        done = {
-            "experiment": "relu",
-            "target": TARGET,
-            "table": summary(results),
-            **harness.machine("jax", "flax", "optax"),
-        }
-        file.write(json.dumps(done) + "\n")
-    draw(results, given.output / "relu.svg")
+    dataset = arrays.chosen(given, parser, quick_size=16)
+    path = given.output / "relu.jsonl"
+    for result in experiments(dataset, given):
+        experiment.keep(path, result, *IDENTITY)
+    done = {
+        "experiment": "relu",
+        "target": TARGET,
+        "table": summary(experiment.kept(path)),
+        **harness.machine("jax", "flax", "optax"),
+    }
+    draw(experiment.keep(path, done, *IDENTITY), given.output / "relu.svg")
     progress.print_result(done)
 
 

@@ -1,0 +1,78 @@
+"""What every experiment shares: where modules lie, its arguments, its raw results.
+
+A script in a folder beside this file begins with
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import experiment
+
+and then finds the checkout's package, its presets and the benchmarks' harness.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+ROOT = Path(__file__).parents[1]
+sys.path[1:1] = [
+    str(ROOT),
+    str(ROOT / "configs"),
+    str(ROOT / "experiments" / "benchmarks"),
+]
+
+from alexnet_jax import files
+from alexnet_jax.arguments import Parser
+
+
+def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> Parser:
+    """A parser with the options that experiments have in common.
+
+    Args:
+      document: the script's own.
+      runs: whether it trains, and keeps its runs in a folder.
+      quick: what `--quick` does.
+      data: what `--data` is called, where it takes any.
+    """
+    made = Parser(description=document, prog=f"python {sys.argv[0]}")
+    if data:
+        made.add_argument(
+            "--data", type=Path, metavar=data, help="needed without --quick"
+        )
+    if runs:
+        made.add_argument("--runs", type=Path, required=True, metavar="FOLDER")
+    made.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    made.add_argument("--quick", action="store_true", help=quick)
+    return made
+
+
+def keep(path: Path, line: dict[str, Any], *identity: str) -> list[dict[str, Any]]:
+    """Put a result into a file of JSON lines, in the place of an older one.
+
+    Args:
+      path: the file; it and its folder may not be there yet.
+      line: the result.
+      identity: the keys that tell results apart; one that a result hasn't is None.
+
+    Returns:
+      All results of the file.
+    """
+
+    def name(result: dict[str, Any]) -> list[Any]:
+        return [result.get(key) for key in identity]
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = kept(path)
+    places = [n for n, other in enumerate(results) if name(other) == name(line)]
+    if places:
+        results[places[0]] = line
+    else:
+        results.append(line)
+    files.replace(path, "".join(json.dumps(result) + "\n" for result in results))
+    return results
+
+
+def kept(path: Path) -> list[dict[str, Any]]:
+    """The results of a file of JSON lines; none where there is no file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
