@@ -115,9 +115,14 @@ def told(workdir):
     return [{k: v for k, v in x.items() if k not in CLOCK_FIELDS} for x in lines]
 
 
-def test_a_run_goes_on_where_it_stood(digits, tmp_path):
+def test_a_run_goes_on_where_it_stood(digits, tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", digits, 3)
     fit(tmp_path / "parts", digits, 3, enough=lambda workdir: True)
+
+    def begin_anew(*arguments):
+        raise AssertionError("the run begins anew")
+
+    monkeypatch.setattr(in_memory.steps, "init_state", begin_anew)
     state = fit(tmp_path / "parts", digits, 3)
     for name, array in flat(whole).items():
         np.testing.assert_array_equal(array, flat(state)[name])

@@ -275,22 +275,26 @@ def test_dropout_masks_belong_to_layer_tower_and_example():
     key = jax.random.key(7)
 
     # With equal inputs, zeros in the logits' inputs tell the masks: read them through
-    # the derivative of the logits by fc7's biases, which is zero where dropped.
-    def masks(examples, key=key, row=0):
+    # the derivative of the logits by a layer's biases, which is zero where dropped.
+    def masks(examples, key=key, row=0, layer="fc7"):
         def logit(bias):
             params = {**variables["params"]}
-            params["fc7"] = {**params["fc7"], "bias": bias}
+            params[layer] = {**params[layer], "bias": bias}
             examples_array = jnp.asarray(examples, jnp.int32)
             logits = model.apply(
                 {"params": params}, images, dropout_key=key, examples=examples_array
             )
             return logits[row].sum()
 
-        return np.asarray(jax.grad(logit)(variables["params"]["fc7"]["bias"]) != 0)
+        return np.asarray(jax.grad(logit)(variables["params"][layer]["bias"]) != 0)
 
     base = masks([0, 1, 2])
     assert 0.4 < base.mean() < 0.6
     assert not np.array_equal(base[0], base[1])
+    before = masks([0, 1, 2], layer="fc6")
+    assert 0.4 < before.mean() < 0.6
+    # Independent masks agree in half of the places.
+    assert 0.4 < (before == base).mean() < 0.6
     np.testing.assert_array_equal(base, masks([0, 5, 9]))
     np.testing.assert_array_equal(masks([4, 1, 2], row=1), masks([1, 4, 4]))
     assert not np.array_equal(base, masks([1, 0, 2]))
