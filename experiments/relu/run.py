@@ -186,7 +186,7 @@ def main():
     add = parser.add_argument
     add("--activations", nargs="+", default=ACTIVATIONS, choices=ACTIVATIONS)
     add("--rates", nargs="+", type=float, default=RATES)
-    add("--tuning_epochs", type=float, default=10.0)
+    add("--tuning_epochs", type=float, default=3.0)
     add("--epochs", type=float, default=150.0)
     add("--seeds", type=int, default=3)
     given = parser.parse_args()
