@@ -63,6 +63,8 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
     for override in overrides:
         _check_known(override.partition("=")[0].lstrip("-"), plain)
     values = _parsed(arguments)
+    if not values.workdir:
+        raise InputError(f"--workdir is empty; {USAGE}")
     return values.config, Path(values.workdir)
 
 

@@ -77,6 +77,22 @@ def _stage(stages: Stages, step: Int[Array, ""]) -> Float[Array, ""]:
     return value
 
 
+def _epochs_of(layer: str, rate: Any) -> tuple[tuple[float, float], ...]:
+    """A layer's entry in `layer_rates` as pairs of an epoch and a factor."""
+    pairs = ((0, rate),) if isinstance(rate, int | float) else rate
+    try:
+        pairs = tuple((float(epoch), float(factor)) for epoch, factor in pairs)
+    except (TypeError, ValueError):
+        pairs = ()
+    epochs = [epoch for epoch, _ in pairs]
+    if not pairs or epochs != sorted(epochs) or epochs[0] < 0:
+        raise InputError(
+            f"schedule.layer_rates of {layer}, {rate!r}, must be a factor, or pairs of "
+            "an epoch and a factor in the order of epochs: ((67, 0.1), (72, 0.0))"
+        )
+    return pairs
+
+
 def make_schedule(
     *,
     steps_per_epoch: float,
@@ -120,7 +136,8 @@ def make_schedule(
         there is a reference batch, else from zero (Goyal et al., section 2.2).
 
     Raises:
-      InputError: on an unknown kind, a number out of range, or epochs that don't rise.
+      InputError: on an unknown kind, a number out of range, epochs that don't rise, or
+        a layer's rates that are no pairs.
     """
     if kind not in ("plateau", "steps"):
         raise InputError(f"schedule.kind={kind!r} unknown; choose plateau or steps")
@@ -149,8 +166,7 @@ def make_schedule(
     number = len(epochs) if kind == "steps" else drops
     stages: dict[str, Stages] = {}
     for layer, rate in (layer_rates or {}).items():
-        pairs = ((0, rate),) if isinstance(rate, int | float) else tuple(rate)
-        pairs = tuple((steps(epoch), float(value)) for epoch, value in pairs)
+        pairs = tuple((steps(e), factor) for e, factor in _epochs_of(layer, rate))
         stages[layer] = pairs if pairs[0][0] == 0 else ((0, 1.0), *pairs)
     colour: Stages = ((0, colour_shift),)
     if colour_epochs is not None:

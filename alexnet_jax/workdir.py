@@ -57,8 +57,14 @@ def create(workdir: Path) -> None:
     """Make the directory, or see that it can be written.
 
     Raises:
-      InputError: if not.
+      InputError: if not, or if it is a prepared data set, whose files have the same
+        names.
     """
+    if (workdir / DATASET_FILE).exists() and not (workdir / CONFIG_FILE).exists():
+        raise InputError(
+            f"--workdir={workdir} holds a data set ({DATASET_FILE}) and no run; "
+            "choose another directory"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"

@@ -46,6 +46,8 @@ def test_a_config_is_found_by_name_and_by_path():
 def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "--config is missing; usage" in refused("--workdir=x")
     assert "--workdir is missing; usage" in refused("--config=quickstart")
+    empty = refused("--config=quickstart", "--workdir=")
+    assert "--workdir is empty; usage" in empty
     unknown = refused("--config=nowhere", "--workdir=x")
     assert "nowhere does not exist" in unknown
     assert "quickstart" in unknown

@@ -70,6 +70,10 @@ def test_the_colour_shift_is_turned_off_at_its_epoch():
         ({"kind": "steps", "epochs": (3, 2)}, "must rise"),
         ({"warmup_epochs": -1.0}, "warmup_epochs=-1.0 must not be negative"),
         ({"reference_batch": 0}, "reference_batch=0 must be at least 1"),
+        ({"layer_rates": {"conv1": ()}}, r"layer_rates of conv1, \(\), must be"),
+        ({"layer_rates": {"fc6": (1, 0.1)}}, "layer_rates of fc6"),
+        ({"layer_rates": {"fc6": ((1, 0.1), (0, 1))}}, "in the order of epochs"),
+        ({"layer_rates": {"fc6": "0.1"}}, "layer_rates of fc6"),
     ],
 )
 def test_wrong_schedules(settings, message):

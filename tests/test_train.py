@@ -17,6 +17,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import Diverged, InputError, Interrupted
 from alexnet_jax.lock import locked
 from alexnet_jax.plan import make_plan
+from alexnet_jax.prepare import prepare
 
 from networks import mesh_of
 
@@ -395,6 +396,15 @@ def test_a_work_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written"):
         runs.run(tmp_path, "file")
+
+
+def test_a_prepared_data_set_is_no_work_directory(tmp_path, picture_folder):
+    prepared = tmp_path / "prepared"
+    prepare(source="folder", input_path=str(picture_folder), output=prepared, size=67)
+    before = {path: path.read_bytes() for path in prepared.iterdir()}
+    with pytest.raises(InputError, match="holds a data set"):
+        runs.run(tmp_path, "prepared")
+    assert {path: path.read_bytes() for path in prepared.iterdir()} == before
 
 
 def test_unknown_keys_of_a_section_are_named():
