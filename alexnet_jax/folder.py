@@ -28,6 +28,8 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
         split: next((n for n in names if (root / n).is_dir()), None)
         for split, names in SPLIT_FOLDERS.items()
     }
+    if folders["train"] and _is_class(root, folders["train"]):
+        folders["train"] = None
     if folders["validation"] and not folders["train"]:
         raise InputError(
             f"{root} has a {folders['validation']} folder but none of train"
@@ -73,6 +75,14 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
             f"{split}/{members.fingerprint()}" for split, members in splits.items()
         ),
     )
+
+
+def _is_class(root: Path, name: str) -> bool:
+    """Whether a folder named as a split is a class beside others: a train is also
+    something that drives."""
+    of_splits = {name for names in SPLIT_FOLDERS.values() for name in names}
+    others = [folder for folder in _folders(root) if folder.name not in of_splits]
+    return bool(others) and not _folders(root / name)
 
 
 def _folders(root: Path) -> list[Path]:

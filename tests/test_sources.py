@@ -50,6 +50,15 @@ def test_without_a_validation_folder_a_part_of_each_class_is_held_out(tmp_path):
     assert again.splits == dataset.splits
 
 
+def test_a_class_may_be_called_train(tmp_path):
+    for label in ("car", "plane", "train"):
+        for number in range(4):
+            save(tmp_path / label / f"{number}.png", np.zeros((9, 9, 3), np.uint8))
+    dataset = open_folder(tmp_path, size=8)
+    assert dataset.class_names == ("car", "plane", "train")
+    assert len(dataset.splits["train"]) == 9
+
+
 def test_the_fingerprint_tells_other_pictures(tmp_path):
     for label in "ab":
         for number in range(4):
