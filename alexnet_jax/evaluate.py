@@ -12,16 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
-from alexnet_jax import errors, losses, progress, reading
+from alexnet_jax import errors, progress
 from alexnet_jax import mesh as meshes
-from alexnet_jax import pipeline as pipelines
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.arguments import Parser
+from alexnet_jax.ensemble import combine, run_over
 from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pipeline import Pipeline
@@ -56,7 +53,8 @@ def evaluate(
       mesh: devices along data and tower; None as in the config.
       batch_size: examples at a time; None as in the config.
       data_path: where the data lie; None as in the config.
-      predictions: a file to write every example's outputs to.
+      predictions: a file to write every example's outputs to; they are kept in memory
+        for it (2 GB a member for ImageNet's ten views).
 
     Returns:
       What the command prints.
@@ -100,44 +98,47 @@ def evaluate(
                 f"{member.data.size} pixels a side, and these are stored at "
                 f"{pipeline.dataset.size}"
             )
-    logits, labels = [], []
-    for member, pipeline in zip(members, pipelines_opened, strict=True):
-        member_labels, member_logits = run_over(
+    outputs = [
+        run_over(
             member,
             pipeline,
             split=split,
             views=views,
             batch_size=size,
             mesh=devices,
+            keep_logits=predictions is not None,
         )
-        labels.append(member_labels)
-        logits.append(member_logits)
-    if any(not np.array_equal(labels[0], others) for others in labels):
+        for member, pipeline in zip(members, pipelines_opened, strict=True)
+    ]
+    labels = outputs[0].labels
+    if any(not np.array_equal(labels, other.labels) for other in outputs):
         raise InputError("the members read different examples and make no ensemble")
-    stacked = np.stack(logits, axis=1)
-    result, probabilities = combine(stacked, labels[0], size)
+    result, probabilities = combine(outputs, size)
     parts: dict[str, Any] = {}
     if len(members) > 1:
         places = range(len(members))
-        alone = [combine(stacked[:, n : n + 1], labels[0], size)[0] for n in places]
-        between = [combine(stacked[:, :n], labels[0], size)[0] for n in places[2:]]
+        alone = [combine(outputs[n : n + 1], size)[0] for n in places]
+        between = [combine(outputs[:n], size)[0] for n in places[2:]]
         parts = {"alone": alone, "first": [alone[0], *between, result]}
-    if logits[0].shape[1] < views:
+    if outputs[0].views < views:
         progress.say("trained without mirror images: five crops, no mirrors")
     if predictions is not None:
         source = pipelines_opened[0].dataset.splits[split]
+        kept = [output.logits for output in outputs]
         with predictions.open("wb") as file:
             np.savez(
                 file,
                 name=np.asarray([source.name(index) for index in range(len(source))]),
-                label=labels[0],
-                logits=stacked,
+                label=labels,
+                logits=np.stack(
+                    [logits for logits in kept if logits is not None], axis=1
+                ),
                 mean_probabilities=probabilities,
             )
     return {
         "split": split,
-        "examples": len(labels[0]),
-        "views": logits[0].shape[1],
+        "examples": len(labels),
+        "views": outputs[0].views,
         "members": len(members),
         **result,
         **parts,
@@ -180,56 +181,6 @@ def _first_other_class(here: Sequence[str], there: Sequence[str]) -> str:
 def _open_pipeline(member: Member, path: str | None) -> Pipeline:
     data = {**member.config["data"], "path": path}
     return call({"data": data}, "data")
-
-
-def run_over(
-    member: Member,
-    pipeline: Pipeline,
-    *,
-    split: str,
-    views: int,
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
-) -> tuple[Int[np.ndarray, " examples"], Float[np.ndarray, "examples views classes"]]:
-    """Labels and logits of every example, in the data set's order."""
-    dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
-    step = member.evaluator(mesh, views)
-    labels, logits = [], []
-    total = len(pipeline.dataset.splits[split])
-    with (
-        progress.counted(str(member.workdir), total) as advance,
-        reading.read(pipeline, dataset) as batches,
-    ):
-        for batch in batches:
-            _, outputs = step(pipelines.to_devices(batch, mesh))
-            labels.append(batch["label"][batch["mask"]])
-            logits.append(jax.device_get(outputs)[batch["mask"]])
-            advance(len(labels[-1]))
-    return np.concatenate(labels), np.concatenate(logits)
-
-
-def combine(
-    logits: Float[np.ndarray, "examples members views classes"],
-    labels: Int[np.ndarray, " examples"],
-    batch_size: int,
-) -> tuple[dict[str, float], Float[np.ndarray, "examples classes"]]:
-    """Loss and errors of the probabilities averaged over members and views, and those.
-
-    Goes through the examples in parts, to need little memory on the device.
-    """
-    totals: dict[str, float] = {}
-    probabilities = []
-    for start in range(0, len(labels), batch_size):
-        part = slice(start, start + batch_size)
-        votes = logits[part].reshape(len(labels[part]), -1, logits.shape[-1])
-        log_mean = losses.log_mean_probabilities(jnp.asarray(votes))
-        mask = jnp.ones(len(votes), jnp.bool_)
-        for name, value in losses.sums(
-            log_mean, jnp.asarray(labels[part]), mask
-        ).items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-        probabilities.append(np.exp(jax.device_get(log_mean)))
-    return losses.means(totals), np.concatenate(probabilities)
 
 
 def mesh_shape(text: str) -> tuple[int, int]:

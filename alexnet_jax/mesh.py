@@ -72,8 +72,8 @@ def open_mesh(
     if needed > len(devices):
         kind = devices[0].platform
         mend = (
-            f"; ask for virtual ones with --config.mesh.virtual_cpu_devices={needed} "
-            f"or JAX_NUM_CPU_DEVICES={needed}"
+            f"; a CPU shows itself as {needed} with JAX_NUM_CPU_DEVICES={needed}, or "
+            f"mesh.virtual_cpu_devices={needed} in a run's config"
             if kind == "cpu"
             else ""
         )

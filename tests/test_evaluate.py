@@ -33,7 +33,8 @@ def test_the_numbers_equal_a_recount_over_the_predictions(
     arguments = [f"--workdir={workdir}" for workdir in two_runs[:members]]
     evaluation.main([*arguments, f"--views={views}", f"--predictions={file}"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    written = np.load(file, allow_pickle=False)
+    with np.load(file, allow_pickle=False) as stored:
+        written = dict(stored)
     logits, labels = written["logits"], written["label"]
     examples = len(labels)
     assert logits.shape == (examples, members, views, 10)
@@ -99,7 +100,8 @@ def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     assert class_names == tuple("0123456789")
     file = tmp_path / "predictions.npz"
     evaluation.evaluate(two_runs[:1], predictions=file)
-    written = np.load(file)
+    with np.load(file) as stored:
+        written = dict(stored)
     pipeline = evaluation._open_pipeline(open_member(two_runs[0], "best"), None)
     source = pipeline.dataset.splits["validation"]
     images = preprocess([source[index]["image"] for index in range(5)])

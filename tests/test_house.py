@@ -17,6 +17,7 @@ TIERS = [
     ["figures", "train"],
     ["charts"],
     ["insight", "export", "curves"],
+    ["ensemble"],
     ["restore"],
     ["sections"],
     ["validation"],
