@@ -3,9 +3,9 @@
     python -m alexnet_jax.main --config=experiments/ensembles/finetune.py --workdir=run
         --config.train.init_from=RUN --config.data.path=PICTURES
 
-The rates are those of the 2012 code's run 146, for a run a twelfth as long: a tenth of
-the usual rate, less for conv1 and then nothing, at first ten times more for the last
-layer, which is drawn anew where the classes are others.
+The rates follow the 2012 code's run 146: a tenth of the usual rate, less for conv1 and
+then nothing, at first ten times more for the last layer, which is drawn anew where the
+classes are others.
 """
 
 import quickstart
@@ -18,12 +18,12 @@ def get_config() -> ConfigDict:
     config.schedule.update(
         {
             "learning_rate": 0.001,
-            "epochs": (4.0,),
+            "epochs": (18.0,),
             "layer_rates": {
-                "conv1": ((0, 0.1), (1, 0.01), (2, 0.0)),
-                "fc9": ((0, 10.0), (2, 1.0)),
+                "conv1": ((0, 0.1), (2, 0.01), (3, 0.0)),
+                "fc9": ((0, 10.0), (4, 1.0)),
             },
         }
     )
-    config.train.epochs = 5.0
+    config.train.epochs = 20.0
     return config

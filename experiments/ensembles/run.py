@@ -36,10 +36,11 @@ from commands import QUICK, command
 
 
 def write_digits(folder, digits):
-    """Class folders of some of scikit-learn's digits, a fifth of them held out."""
+    """Class folders of some of scikit-learn's digits, half of them held out, so that
+    some errors are left to compare."""
     pixels, labels = load_digits(return_X_y=True)
     images = np.reshape(pixels, (-1, 8, 8)) * (255 / 16)
-    held_out = np.random.default_rng(2012).permutation(len(labels)) < len(labels) // 5
+    held_out = np.random.default_rng(2012).permutation(len(labels)) < len(labels) // 2
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         if label in digits:
             split = "validation" if held_out[number] else "train"
