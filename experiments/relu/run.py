@@ -5,7 +5,11 @@ CIFAR-10, without any regularisation, once with each non-linearity. Each is tune
 itself: every rate learns for some epochs, and the one that came to 25 % first, or else
 came lowest, goes on, with every seed, until it is there or the epochs are over.
 
-    python experiments/relu/run.py --data=CIFAR --runs=FOLDER --output=FOLDER [--quick]
+    python experiments/relu/run.py --data=CIFAR --runs=FOLDER --output=FOLDER
+        [--pixels whitened raw] [--activations NAME ...] [--quick]
+
+With `raw` pixels the network is given what the 2012 code's examples have: pixels less
+their mean picture, far smaller initial kernels, and biases at twice the rate.
 
 CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
 `--runs` keeps every run, and the same command goes on where it stood. `--quick` shows
@@ -15,6 +19,7 @@ The training error is that of the pictures as they are learned from, averaged ov
 epoch that ends at a step.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -38,20 +43,36 @@ from signals import initial_signals
 
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
-RATES = (0.003, 0.01, 0.03, 0.1)
+PIXELS = {
+    "whitened": {},
+    "raw": {
+        "model": {"whiten": False, "kernel_std": (0.0001, 0.01, 0.01, 0.01)},
+        "optimizer": {"bias_rate": 2.0},
+    },
+}
+# Pixels span 256 levels, and gradients of the first kernels grow with them.
+RATES = {"whitened": (0.003, 0.01, 0.03, 0.1), "raw": (0.0003, 0.001, 0.003)}
 TARGET = 0.25
 BATCH = 128
 POINTS_AN_EPOCH = 10
 # What tells the lines of the results apart.
-IDENTITY = ("activation", "rate", "seed", "chosen")
+IDENTITY = ("pixels", "activation", "rate", "seed", "chosen")
 
 
-def train(dataset, *, activation, rate, seed, epochs, folder):
+def settings(pixels, activation):
+    """The sections of a network's config."""
+    values = merged("four_layers")
+    for section, keys in PIXELS[pixels].items():
+        values[section].update(keys)
+    values["model"]["activation"] = activation
+    return values
+
+
+def train(dataset, *, pixels, activation, rate, seed, epochs, folder):
     """A run up to the target or so many epochs; what became of it."""
     per_epoch = len(dataset.splits["train"]) / BATCH
-    workdir = folder / f"{activation}-{rate:g}-{seed}"
-    values = merged("four_layers")
-    values["model"]["activation"] = activation
+    workdir = folder / pixels / f"{activation}-{rate:g}-{seed}"
+    values = settings(pixels, activation)
     values["schedule"]["learning_rate"] = rate
     state = in_memory.fit(
         workdir,
@@ -65,6 +86,7 @@ def train(dataset, *, activation, rate, seed, epochs, folder):
         enough=lambda workdir: reached(workdir, per_epoch) is not None,
     )
     return {
+        "pixels": pixels,
         "activation": activation,
         "rate": rate,
         "seed": seed,
@@ -107,31 +129,21 @@ def curve(workdir, per_epoch):
 
 def experiments(dataset, given):
     """Every run, one after the other, activation by activation."""
-    for activation in given.activations:
-        values = merged("four_layers")["model"] | {"activation": activation}
-        sizes = initial_signals(dataset, values, dataset.size)
-        yield {"activation": activation, "signals": sizes}
-        common = {"activation": activation, "folder": given.runs}
+    for pixels, activation in itertools.product(given.pixels, given.activations):
+        what = {"pixels": pixels, "activation": activation}
+        sizes = initial_signals(
+            dataset, settings(pixels, activation)["model"], dataset.size
+        )
+        yield {**what, "signals": sizes}
+        common = {**what, "folder": given.runs}
         tuned = [
-            train(
-                dataset,
-                rate=rate,
-                seed=0,
-                epochs=given.tuning_epochs,
-                **common,
-            )
-            for rate in given.rates
+            train(dataset, rate=rate, seed=0, epochs=given.tuning_epochs, **common)
+            for rate in given.rates or RATES[pixels]
         ]
         yield from tuned
         best = min(tuned, key=promise)["rate"]
         for seed in range(given.seeds):
-            result = train(
-                dataset,
-                rate=best,
-                seed=seed,
-                epochs=given.epochs,
-                **common,
-            )
+            result = train(dataset, rate=best, seed=seed, epochs=given.epochs, **common)
             yield {**result, "chosen": True}
 
 
@@ -145,14 +157,17 @@ def promise(result):
 
 
 def summary(results):
-    """The table: for each non-linearity its rate and the epochs of every seed."""
+    """The table: for each network its rate, and for every seed the epochs to the target
+    and, where it wasn't reached, how many were learned."""
     chosen = [result for result in results if result.get("chosen")]
     table = {}
     for result in chosen:
-        row = table.setdefault(
-            result["activation"], {"rate": result["rate"], "epochs": []}
-        )
+        empty = {"rate": result["rate"], "epochs": [], "not_reached_in": []}
+        row = table.setdefault(f"{result['activation']}, {result['pixels']}", empty)
         row["epochs"].append(result["epochs_to_target"])
+        if result["epochs_to_target"] is None:
+            learned = result["curve"][-1][0] if result["curve"] else 0.0
+            row["not_reached_in"].append(learned)
     return table
 
 
@@ -160,23 +175,31 @@ def draw(results, path):
     """Figure 1: training error against epochs, a line for each seed."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    colours = dict(zip(ACTIVATIONS, ("black", "tab:red", "tab:blue"), strict=True))
     lines = [result for result in results if result.get("chosen") and result["curve"]]
-    for number, result in enumerate(lines):
-        activation = result["activation"]
-        first = activation not in [line["activation"] for line in lines[:number]]
-        axes.plot(
-            *np.transpose(result["curve"]),
-            color=colours[activation],
-            linestyle="-" if activation == "relu" else "--",
-            label=f"{activation}, rate {result['rate']:g}" if first else None,
-        )
-    axes.axhline(TARGET, color="grey", linewidth=0.8)
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("training error")
-    axes.set_ylim(0, 1)
-    axes.legend()
+    shown = [name for name in PIXELS if any(line["pixels"] == name for line in lines)]
+    colours = dict(zip(ACTIVATIONS, ("black", "tab:red", "tab:blue"), strict=True))
+    count = max(1, len(shown))
+    figure, panels = pyplot.subplots(
+        1, count, figsize=(5.5 * count, 4), sharey=True, squeeze=False
+    )
+    for axes, pixels in zip(panels[0], shown, strict=False):
+        labelled = set()
+        for result in (line for line in lines if line["pixels"] == pixels):
+            activation = result["activation"]
+            label = f"{activation}, rate {result['rate']:g}"
+            axes.plot(
+                *np.transpose(result["curve"]),
+                color=colours[activation],
+                linestyle="-" if activation == "relu" else "--",
+                label=None if activation in labelled else label,
+            )
+            labelled.add(activation)
+        axes.axhline(TARGET, color="grey", linewidth=0.8)
+        axes.set_title(f"{pixels} pixels")
+        axes.set_xlabel("epochs")
+        axes.set_ylim(0, 1)
+        axes.legend()
+    panels[0, 0].set_ylabel("training error")
     figure.savefig(path, bbox_inches="tight")
     pyplot.close(figure)
 
@@ -185,7 +208,8 @@ def main():
     parser = experiment.parser(__doc__, data="CIFAR", quick="a few epochs on digits")
     add = parser.add_argument
     add("--activations", nargs="+", default=ACTIVATIONS, choices=ACTIVATIONS)
-    add("--rates", nargs="+", type=float, default=RATES)
+    add("--pixels", nargs="+", default=["whitened"], choices=list(PIXELS))
+    add("--rates", nargs="+", type=float, help="to choose from, instead of its own")
     add("--tuning_epochs", type=float, default=3.0)
     add("--epochs", type=float, default=150.0)
     add("--seeds", type=int, default=3)
