@@ -143,6 +143,22 @@ def test_learned_means_three_epochs_without_an_error(tmp_path, monkeypatch):
         assert learned(tmp_path, 3.0) == expected, errors
 
 
+def test_a_curve_has_each_epoch_once(tmp_path, monkeypatch):
+    curve = script("generalisation", monkeypatch)["curve"]
+    # Epochs of three and a half steps; the run ended after step 3 and was made longer.
+    errors = [0.6, 0.3, 0.3, 0.2, 0.1, 0.1, 0.0]
+    lines = [
+        {"step": step, "split": "train", "loss": 2 * error, "top1_error": error}
+        for step, error in enumerate(errors, start=1)
+    ]
+    for step, error in ((3, 0.9), (4, 0.8), (7, 0.5)):
+        line = {"step": step, "split": "validation", "loss": 1.0, "top1_error": error}
+        lines.append(line)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert curve(tmp_path, 3.5) == [[1, 0.8, 0.4, 1.0, 0.8], [2, 0.2, 0.1, 1.0, 0.5]]
+
+
 def test_a_result_takes_the_place_of_an_older_one(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     keep = runpy.run_path(str(EXPERIMENTS / "experiment.py"))["keep"]

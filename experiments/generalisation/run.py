@@ -228,13 +228,14 @@ def curve(workdir, per_epoch):
     for line in in_memory.metrics_of(workdir, "train"):
         place = math.ceil(line["step"] / per_epoch)
         epochs.setdefault(place, []).append((line["loss"], line["top1_error"]))
-    rows = []
+    rows = {}
     for line in in_memory.metrics_of(workdir, "validation"):
+        # The end of a run that was made longer may lie a step before its epoch's.
         epoch = round(line["step"] / per_epoch)
         of_test = line["loss"], line["top1_error"]
         numbers = (*np.mean(epochs[epoch], axis=0), *of_test)
-        rows.append([epoch, *(round(float(number), 5) for number in numbers)])
-    return rows
+        rows[epoch] = [epoch, *(round(float(number), 5) for number in numbers)]
+    return list(rows.values())
 
 
 def learned(workdir, per_epoch):
