@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as orbax_v1
 
 from alexnet_jax import processes, progress
 from alexnet_jax.broken import readable, writable
-from alexnet_jax.errors import Failure, InputError
+from alexnet_jax.errors import Failure, InputError, check_number
 from alexnet_jax.proof import (
     METRIC,
     check_files,
@@ -58,11 +58,8 @@ class Checkpoints:
         keep_best: int = 1,
         clean: bool = False,
     ) -> None:
-        if keep_latest < 1 or keep_best < 0:
-            raise InputError(
-                f"checkpoint.keep_latest={keep_latest} must be at least 1, "
-                f"checkpoint.keep_best={keep_best} not negative"
-            )
+        check_number("checkpoint.keep_latest", keep_latest, least=1)
+        check_number("checkpoint.keep_best", keep_best)
         self._directory = directory.absolute()
         self._keep = keep_latest, keep_best
         self._clean = clean

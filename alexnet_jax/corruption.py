@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from alexnet_jax.dataset import Dataset, Example, Source, fingerprint
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 
 
 PIXELS = ("true", "shuffled", "random")
@@ -81,8 +81,7 @@ def corrupt(
         raise InputError(
             f"data.pixels={pixels!r} unknown; choose from {', '.join(PIXELS)}"
         )
-    if seed < 0:
-        raise InputError(f"data.corruption_seed={seed} must not be negative")
+    check_number("data.corruption_seed", seed)
     if random_labels == 0 and pixels == "true":
         return dataset
     splits = {}

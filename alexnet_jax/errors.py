@@ -1,6 +1,7 @@
 """The exceptions for what a user can mend, and how a command ends."""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -53,6 +54,28 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
         self.exit_status = 128 + number
+
+
+def check_number(
+    name: str, value: float, *, least: float = 0, below: float = math.inf
+) -> None:
+    """Raise an InputError if a number that a user gave is out of its range.
+
+    Args:
+      name: what the user knows it as.
+      value: the number; not a number and infinity are never in range.
+      least: the smallest that is.
+      below: what it must not reach.
+    """
+    if least <= value < below:
+        return
+    if below < math.inf:
+        wanted = f"lie from {least} up to {below}"
+    elif not math.isfinite(value):
+        wanted = "be finite"
+    else:
+        wanted = f"be at least {least}" if least else "not be negative"
+    raise InputError(f"{name}={value} must {wanted}")
 
 
 def first_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from jaxtyping import Array, UInt8
 from alexnet_jax import dataset as datasets
 from alexnet_jax import description, feature_files, gallery, progress
 from alexnet_jax.arguments import Parser
-from alexnet_jax.errors import Failure, InputError, exit_with
+from alexnet_jax.errors import Failure, InputError, check_number, exit_with
 from alexnet_jax.restore import Member, open_member
 from alexnet_jax.sources import open_dataset
 
@@ -78,8 +78,7 @@ def write_features(
     Raises:
       InputError: if something isn't there, a layer is unknown, or the output is.
     """
-    if batch_size < 1:
-        raise InputError(f"--batch_size={batch_size} must be at least 1")
+    check_number("--batch_size", batch_size, least=1)
     member = open_member(workdir, checkpoint)
     model = member.model
     unknown = [name for name in layers if name not in model.features]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.pooling import pooled_size
 
 
@@ -14,8 +14,7 @@ DTYPES = ("float32", "bfloat16")
 def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
     """Raise an InputError if the arguments of an `AlexNet` don't fit together."""
     convolutions, layers = len(network.channels), len(network.layers)
-    if network.towers < 1:
-        raise InputError(f"model.towers={network.towers} must be at least 1")
+    check_number("model.towers", network.towers, least=1)
     for name, length in (
         ("kernel_sizes", convolutions),
         ("strides", convolutions),
@@ -46,15 +45,18 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
                 f"model.{name}={getattr(network, name)!r} unknown; "
                 f"choose from {', '.join(known)}"
             )
+    for name in ("channels", "hidden", "kernel_sizes", "strides"):
+        for value in getattr(network, name):
+            check_number(f"a number of model.{name}", value, least=1)
+    for value in network.kernel_std:
+        check_number("a number of model.kernel_std", value)
     for width in (*network.channels, *network.hidden):
         if width % network.towers:
             raise InputError(
                 f"a width of {width} does not divide over {network.towers} towers"
             )
-    if network.picture_padding < 0:
-        raise InputError(
-            f"model.picture_padding={network.picture_padding} must not be negative"
-        )
+    check_number("model.picture_padding", network.picture_padding)
+    check_number("model.norm_alpha", network.norm_alpha)
     if network.norm_size < 1 or network.norm_size % 2 == 0:
         raise InputError(f"model.norm_size={network.norm_size} must be odd")
     if not 1 <= network.pool_stride <= network.pool_window:
@@ -64,8 +66,7 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
         )
     if network.pool_partial and network.pool_cut:
         raise InputError("of model.pool_partial and model.pool_cut only one can be set")
-    if not 0 <= network.dropout < 1:
-        raise InputError(f"model.dropout={network.dropout} must lie from 0 up to 1")
+    check_number("model.dropout", network.dropout, below=1)
 
 
 def output_sides(

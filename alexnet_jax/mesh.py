@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 
 
 DATA, TOWER = "data", "tower"
@@ -52,8 +52,7 @@ def open_mesh(
             f"JAX can't open the platform {platform or 'it chose'} "
             f"({(str(error).splitlines() or [''])[0]})"
         ) from error
-    if towers < 1:
-        raise InputError(f"model.towers={towers} must be at least 1")
+    check_number("model.towers", towers, least=1)
     if tower == "auto":
         beside = 1 if data == "auto" else _count(data, "data")
         along_tower = towers if beside * towers <= len(devices) else 1
@@ -168,8 +167,7 @@ def divisors(number: int) -> list[int]:
 
 def check_batch(batch_size: int, parts: int, what: str) -> None:
     """Raise an InputError if a batch can't be split evenly."""
-    if batch_size < 1:
-        raise InputError(f"{what}={batch_size} must be at least 1")
+    check_number(what, batch_size, least=1)
     if batch_size % parts == 0:
         return
     below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts

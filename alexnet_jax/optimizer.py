@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.schedule import Schedule
 
 
@@ -58,8 +58,17 @@ def momentum_sgd(
         to 10. Biases are left alone.
 
     Raises:
-      InputError: at `init`, if a layer named here or in the schedule isn't there.
+      InputError: if a number is out of range; at `init`, if a layer named here or in
+        the schedule isn't there.
     """
+    check_number("optimizer.momentum", momentum, below=1)
+    for name, value in (
+        ("weight_decay", weight_decay),
+        ("bias_weight_decay", bias_weight_decay),
+        ("bias_rate", bias_rate),
+        ("trust_coefficient", trust_coefficient or 0),
+    ):
+        check_number(f"optimizer.{name}", value)
     decays = dict(layer_decays or {})
 
     def decay(path: Sequence[Any], g: Array, w: Array) -> Array:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from alexnet_jax import mesh as meshes
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,16 +66,15 @@ def make_plan(
     steps_per_epoch = examples / batch_size
     if steps is None:
         steps = round((epochs or 0) * steps_per_epoch)
-    if seed < 0:
-        raise InputError(f"train.seed={seed} must not be negative")
+    check_number("train.seed", seed)
     lengths = {
         "train.steps": steps,
         "train.validate_steps": validate_steps,
         "train.save_steps": save_steps,
     }
     for name, value in lengths.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name}={value} must be at least 1")
+        if value is not None:
+            check_number(name, value, least=1)
     return Plan(
         batch_size=batch_size,
         seed=seed,

@@ -30,7 +30,7 @@ from alexnet_jax import (
 )
 from alexnet_jax.arguments import Parser
 from alexnet_jax.dataset import Dataset
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.moments import MEAN_FILE, PixelSums
 from alexnet_jax.originals import Originals
 from alexnet_jax.shards import ShardTask
@@ -87,10 +87,9 @@ def prepare(
             f"--output={output} is where a disk is mounted, and the set is moved to "
             f"its place as a whole; choose a folder in it, like {output / 'prepared'}"
         )
-    if size < 1:
-        raise InputError(f"--size={size} must be at least 1")
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers={workers} must be at least 1")
+    check_number("--size", size, least=1)
+    if workers is not None:
+        check_number("--workers", workers, least=1)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output} is there already; choose a new folder")
     dataset = sources.open_dataset(

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 
 
 Stages = tuple[tuple[int, float], ...]
@@ -141,23 +141,23 @@ def make_schedule(
     """
     if kind not in ("plateau", "steps"):
         raise InputError(f"schedule.kind={kind!r} unknown; choose plateau or steps")
-    if learning_rate < 0 or not 0 < factor <= 1:
-        raise InputError(
-            f"schedule.learning_rate={learning_rate} must not be negative and "
-            f"schedule.factor={factor} must lie above 0 and up to 1"
-        )
-    for name, value in (("drops", drops), ("bias_drops", bias_drops or 0)):
-        if value < 0:
-            raise InputError(f"schedule.{name}={value} must not be negative")
-    if list(epochs) != sorted(epochs):
-        raise InputError(f"schedule.epochs={tuple(epochs)} must rise")
-
     warmup_epochs = warmup_epochs or 0.0
-    if warmup_epochs < 0 or (reference_batch is not None and reference_batch < 1):
-        raise InputError(
-            f"schedule.warmup_epochs={warmup_epochs} must not be negative and "
-            f"schedule.reference_batch={reference_batch} must be at least 1"
-        )
+    for name, value in (
+        ("learning_rate", learning_rate),
+        ("drops", drops),
+        ("bias_drops", bias_drops or 0),
+        ("colour_shift", colour_shift),
+        ("colour_epochs", colour_epochs or 0),
+        ("warmup_epochs", warmup_epochs),
+    ):
+        check_number(f"schedule.{name}", value)
+    check_number("schedule.patience", patience, least=1)
+    if reference_batch is not None:
+        check_number("schedule.reference_batch", reference_batch, least=1)
+    if not 0 < factor <= 1:
+        raise InputError(f"schedule.factor={factor} must lie above 0 and up to 1")
+    if list(epochs) != sorted(epochs) or min(epochs, default=0) < 0:
+        raise InputError(f"schedule.epochs={tuple(epochs)} must rise from 0 on")
     scale = batch_size / reference_batch if batch_size and reference_batch else 1.0
 
     def steps(epoch: float) -> int:

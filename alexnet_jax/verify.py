@@ -11,7 +11,7 @@ from alexnet_jax import errors, prepared, progress
 from alexnet_jax import workers as processes
 from alexnet_jax.arguments import Parser
 from alexnet_jax.description import Description, Shard
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.moments import MEAN_FILE
 
 
@@ -34,8 +34,8 @@ def verify(path: Path, *, workers: int | None = None) -> list[str]:
     Raises:
       InputError: if `dataset.json` itself can't be read.
     """
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers={workers} must be at least 1")
+    if workers is not None:
+        check_number("--workers", workers, least=1)
     description: Description = descriptions.read_description(path)
     faults = []
     try:

@@ -388,6 +388,10 @@ def test_conv1_sees_zeros_at_the_right_and_bottom_of_224():
         ({"pools": ("conv7",)}, "pools names conv7; the layers are conv1, conv2"),
         ({"hidden": (15, 12)}, "a width of 15 does not divide over 2 towers"),
         ({"dropout": 1.0}, "dropout=1.0 must lie"),
+        ({"hidden": (0, 12)}, "a number of model.hidden=0 must be at least 1"),
+        ({"channels": (-4, 4, 4, 4, 4)}, "model.channels=-4 must be at least 1"),
+        ({"kernel_sizes": (11, -1, 3, 3, 3)}, "model.kernel_sizes=-1 must be"),
+        ({"kernel_std": (-0.1,) * 8}, "model.kernel_std=-0.1 must not be negative"),
     ],
 )
 def test_arguments_that_do_not_fit_together(changes, shown):

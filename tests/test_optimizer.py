@@ -62,6 +62,19 @@ def assert_close(params, expected):
             )
 
 
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"momentum": 1.0}, "optimizer.momentum=1.0 must lie from 0 up to 1"),
+        ({"weight_decay": -1.0}, "optimizer.weight_decay=-1.0 must not be negative"),
+        ({"bias_rate": float("inf")}, "optimizer.bias_rate=inf must be finite"),
+    ],
+)
+def test_numbers_out_of_range(settings, shown):
+    with pytest.raises(InputError, match=shown):
+        momentum_sgd(make_schedule(steps_per_epoch=10), **settings)
+
+
 def test_thirty_steps_with_two_drops_equal_a_numpy_loop():
     schedule = make_schedule(
         steps_per_epoch=10,

@@ -65,7 +65,10 @@ def test_the_colour_shift_is_turned_off_at_its_epoch():
     ("settings", "message"),
     [
         ({"kind": "cosine"}, "choose plateau or steps"),
-        ({"learning_rate": -1.0}, "must not be negative"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0 must not be negative"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be finite"),
+        ({"patience": 0}, "patience=0 must be at least 1"),
+        ({"kind": "steps", "epochs": (-1, 2)}, "must rise from 0 on"),
         ({"factor": 0.0}, "above 0"),
         ({"kind": "steps", "epochs": (3, 2)}, "must rise"),
         ({"warmup_epochs": -1.0}, "warmup_epochs=-1.0 must not be negative"),
