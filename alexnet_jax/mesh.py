@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.errors import InputError, check_number
+from alexnet_jax.workers import cores
 
 
 DATA, TOWER = "data", "tower"
@@ -117,6 +118,13 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
                 f"{name}={value} comes too late: JAX has already opened its devices; "
                 "set it in a fresh process"
             ) from error
+    # XLA computes in a pool of one thread a core, and at least one a device. A device
+    # that waits for the others in an exchange keeps its thread; on one core two devices
+    # were seen to wait for ever, each for a thread of the other.
+    config: Any = jax.config
+    devices: int = config.jax_num_cpu_devices
+    if devices > cores():
+        os.environ.setdefault("PJRT_NPROC", str(2 * devices))
 
 
 def data_share(mesh: Mesh) -> tuple[int, int]:

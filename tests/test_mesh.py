@@ -1,0 +1,27 @@
+"""How the devices of a mesh are opened."""
+
+import os
+
+import pytest
+
+from alexnet_jax import mesh as meshes
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads"),
+    [(1, "4"), (2, None), (64, None)],
+)
+def test_devices_have_threads_enough_on_few_cores(monkeypatch, cores, threads):
+    # Set first, so that it is taken back afterwards.
+    monkeypatch.setenv("PJRT_NPROC", "")
+    monkeypatch.delenv("PJRT_NPROC")
+    monkeypatch.setattr(meshes, "cores", lambda: cores)
+    meshes.open_mesh(towers=2)
+    assert os.environ.get("PJRT_NPROC") == threads
+
+
+def test_a_number_of_threads_that_is_given_stays(monkeypatch):
+    monkeypatch.setenv("PJRT_NPROC", "3")
+    monkeypatch.setattr(meshes, "cores", lambda: 1)
+    meshes.open_mesh(towers=2)
+    assert os.environ["PJRT_NPROC"] == "3"
