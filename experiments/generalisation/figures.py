@@ -21,14 +21,16 @@ def draw(folder: Path) -> None:
         for path in sorted(folder.glob("*.jsonl"))
         for line in path.read_text().splitlines()
     ]
+    results.sort(key=lambda result: result["parameters"])
     networks = list(dict.fromkeys(result["network"] for result in results))
     figure, rows = pyplot.subplots(
         len(networks), 2, figsize=(9, 3.2 * len(networks)), squeeze=False
     )
     for axes, network in zip(rows, networks, strict=True):
         own = [result for result in results if result["network"] == network]
-        _curves(axes[0], own, network)
-        _corruption(axes[1], own, network)
+        name = f"{network}, {max(result['epochs'] for result in own):g} epochs"
+        _curves(axes[0], own, name)
+        _corruption(axes[1], own, name)
     figure.tight_layout()
     figure.savefig(folder / "learning.svg", bbox_inches="tight")
     figure, axes = pyplot.subplots(figsize=(6, 4))
@@ -37,21 +39,21 @@ def draw(folder: Path) -> None:
     pyplot.close("all")
 
 
-def _curves(axes: Any, results: list[dict[str, Any]], network: str) -> None:
+def _curves(axes: Any, results: list[dict[str, Any]], title: str) -> None:
     for row in ("plain", "random labels", "shuffled pixels", "random pixels"):
         for result in results:
             if result["row"] == row and result["curve"]:
                 epochs, losses = np.transpose(result["curve"])[:2]
                 name = "true labels" if row == "plain" else row
                 axes.plot(epochs, losses, label=name)
-    axes.set_title(network)
+    axes.set_title(title)
     axes.set_xlabel("epochs")
     axes.set_ylabel("training loss")
     if axes.lines:
         axes.legend()
 
 
-def _corruption(axes: Any, results: list[dict[str, Any]], network: str) -> None:
+def _corruption(axes: Any, results: list[dict[str, Any]], title: str) -> None:
     rows = (*LABELS, "random labels")
     places = [(100 * n // 5, row) for n, row in enumerate(rows)]
     for split, style in (("train", "k--"), ("test", "k-")):
@@ -63,7 +65,7 @@ def _corruption(axes: Any, results: list[dict[str, Any]], network: str) -> None:
         ]
         if points:
             axes.plot(*np.transpose(points), style, marker="o", label=f"{split} error")
-    axes.set_title(network)
+    axes.set_title(title)
     axes.set_xlabel("training labels drawn anew, %")
     axes.set_ylabel("error, %")
     axes.set_ylim(-3, 103)
@@ -84,11 +86,14 @@ def _sizes(axes: Any, results: list[dict[str, Any]]) -> None:
             shown = name not in axes.get_legend_handles_labels()[1]
             axes.plot(size, error, marker, color=colour, label=name if shown else None)
         if not random:
-            axes.annotate(result["network"], (size, -8), ha="center", fontsize=8)
+            side = "right" if len(axes.texts) % 2 == 0 else "left"
+            told = f"{result['network']},\n{result['epochs']:g} epochs"
+            axes.annotate(told, (size, -14), ha=side, fontsize=7)
     axes.axvspan(0.02, 1 / CLASSICAL, color="tab:green", alpha=0.15)
     axes.text(0.022, 50, f"{CLASSICAL} examples\na parameter", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("parameters for each training example")
     axes.set_ylabel("error, %")
-    axes.set_ylim(-12, 103)
+    axes.set_xlim(0.02, 500)
+    axes.set_ylim(-16, 103)
     axes.legend()
