@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import archives
+from alexnet_jax import archives, progress
 from alexnet_jax.archives import Member
 from alexnet_jax.dataset import Dataset, fingerprint
 from alexnet_jax.errors import InputError
@@ -182,13 +182,15 @@ def _train_pieces(path: Path, labels: Mapping[str, int]) -> tuple[Piece, ...]:
             f"{' and others' if len(missing) > 5 else ''}; fetch it again"
         )
     pieces = []
-    for wnid, archive in inner.items():
-        before = len(pieces)
-        for name, offset, length in archives.members(path, archive):
-            file = f"{wnid}/{PurePosixPath(name).name}"
-            pieces.append(Piece(file, labels[wnid], path.name, offset, length))
-        if len(pieces) == before:
-            raise InputError(f"{path}: {archive.name} has no pictures")
+    with progress.counted("reading archives", len(inner)) as advance:
+        for wnid, archive in inner.items():
+            before = len(pieces)
+            for name, offset, length in archives.members(path, archive):
+                file = f"{wnid}/{PurePosixPath(name).name}"
+                pieces.append(Piece(file, labels[wnid], path.name, offset, length))
+            if len(pieces) == before:
+                raise InputError(f"{path}: {archive.name} has no pictures")
+            advance(1)
     return tuple(pieces)
 
 

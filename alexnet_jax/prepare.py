@@ -165,7 +165,7 @@ def _write(
     tasks: dict[str, list[ShardTask]], processes: int | None, *, refusals: bool
 ) -> None:
     everything = [task for members in tasks.values() for task in members]
-    missing = [t for t in everything if not shards.finished(t, refusals=refusals)]
+    missing = shards.missing(everything, refusals=refusals)
     notes = {task.path: task.note for task in everything}
     for left in everything[0].path.parent.iterdir():
         # Of an input with more or fewer pictures.

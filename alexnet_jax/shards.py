@@ -1,15 +1,15 @@
-"""One shard of a prepared data set, written by one process."""
+"""The shards of a prepared data set, each written by one process."""
 
 import collections
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax import description, files, pictures, prepared
+from alexnet_jax import description, files, pictures, prepared, progress
 from alexnet_jax.errors import InputError, first_line
 from alexnet_jax.moments import PixelSums
 from alexnet_jax.originals import Originals
@@ -47,7 +47,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
     """Decode, cut, encode and write a shard's pictures, and a note of it beside.
 
     Pictures that can't be read are left out and named in the note. Nothing waits for
-    the disk: what a power cut took is found by `finished`.
+    the disk: what a power cut took is found by `missing`.
 
     Returns:
       The shard's path.
@@ -102,14 +102,27 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
         ) from error
 
 
-def finished(task: ShardTask, *, refusals: bool) -> bool:
-    """Whether a shard of these originals is there, whole, as its note says.
+def missing(tasks: Sequence[ShardTask], *, refusals: bool) -> list[ShardTask]:
+    """The shards that are not there yet, or not whole.
 
     Args:
-      task: the shard.
-      refusals: whether one from which pictures were left out counts; if not, they may
-        have been mended since.
+      tasks: the shards.
+      refusals: whether one from which pictures were left out counts as whole; if not,
+        they may have been mended since.
     """
+    if not any(task.note.exists() for task in tasks):
+        return list(tasks)
+    left = []
+    with progress.counted("checking finished shards", len(tasks)) as advance:
+        for task in tasks:
+            if not _finished(task, refusals=refusals):
+                left.append(task)
+            advance(1)
+    return left
+
+
+def _finished(task: ShardTask, *, refusals: bool) -> bool:
+    """Whether a shard of these originals is there, whole, as its note says."""
     try:
         note = json.loads(task.note.read_text(encoding="utf-8"))
         sums = description.sha256(task.sums) if task.measured else None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import archives, prepare, sources, verify
+from alexnet_jax import archives, prepare, progress, sources, verify
 from alexnet_jax.errors import InputError
 
 
@@ -68,6 +68,19 @@ def test_labels_are_the_sorted_wnids_and_validation_goes_through_the_devkit(
 def test_training_pictures_come_in_the_order_of_the_disk(root):
     offsets = [piece.offset for piece in opened(root).splits["train"].pieces]
     assert offsets == sorted(offsets)
+
+
+def test_reading_the_archives_shows_how_far_it_is(root, monkeypatch, capsys):
+    """The tars of ImageNet take a minute and more to go through."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    opened(root)
+    lines = [
+        line for line in capsys.readouterr().err.splitlines() if "archives" in line
+    ]
+    classes = len(fakes.WNIDS)
+    assert [line.split("  ")[0] for line in lines] == [
+        f"reading archives {done}/{classes}" for done in range(1, classes + 1)
+    ]
 
 
 def test_prepared_from_archives_and_from_class_folders_is_the_same(tmp_path, root):

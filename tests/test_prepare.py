@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import moments, prepare, prepared, sources, verify
+from alexnet_jax import moments, prepare, prepared, progress, sources, verify
 from alexnet_jax.errors import InputError
 
 
@@ -143,9 +143,11 @@ prepare.prepare(source="folder", input_path=sys.argv[1], output=Path(sys.argv[2]
 
 
 def test_a_killed_preparation_goes_on_and_ends_the_same(
-    tmp_path, picture_folder, many_shards, capsys
+    tmp_path, picture_folder, many_shards, monkeypatch, capsys
 ):
     prepared_from(picture_folder, tmp_path / "straight")
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert "checking finished shards" not in capsys.readouterr().err
     output = tmp_path / "killed"
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(picture_folder), str(output)]
@@ -160,7 +162,10 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(
     first = notes.parent / "set" / "train-00000-of-00004.array_record"
     first.write_bytes(bytes(5) + first.read_bytes()[5:])
     prepared_from(picture_folder, output)
-    assert "going on: 4 of 22 pictures are prepared" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "going on: 4 of 22 pictures are prepared" in told
+    shards = len(list(output.glob("*.array_record")))
+    assert f"checking finished shards {shards}/{shards}" in told
     assert contents(output) == contents(tmp_path / "straight")
 
 
