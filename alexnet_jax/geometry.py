@@ -1,5 +1,6 @@
 """Which arguments of a network fit together, and which picture sizes fit it."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -57,6 +58,10 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
             )
     check_number("model.picture_padding", network.picture_padding)
     check_number("model.norm_alpha", network.norm_alpha)
+    check_number("model.norm_beta", network.norm_beta)
+    # Where all features in the window are zero, the power of the sum is that of k.
+    if not 0 < network.norm_k < math.inf:
+        raise InputError(f"model.norm_k={network.norm_k} must be finite and above 0")
     if network.norm_size < 1 or network.norm_size % 2 == 0:
         raise InputError(f"model.norm_size={network.norm_size} must be odd")
     if not 1 <= network.pool_stride <= network.pool_window:

@@ -76,6 +76,8 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
         ("--config.train.seed=-1", "train.seed=-1 must not be negative"),
         ("--config.model.towers=0", "model.towers=0 must be at least 1"),
         ("--config.model.norm_size=4", "model.norm_size=4 must be odd"),
+        ("--config.model.norm_k=0", "model.norm_k=0.0 must be finite and above 0"),
+        ("--config.model.norm_beta=-1", "model.norm_beta=-1.0 must not be negative"),
         ("--config.schedule.bias_drops=-1", "bias_drops=-1 must not be negative"),
         (
             "--config.data.validation_fraction=0.0001",
