@@ -75,18 +75,14 @@ def main():
     dataset = arrays.chosen(given, parser, quick_size=32)
     path = given.output / "lrn_cifar.jsonl"
     table = {name: [] for name in NETWORKS}
+    machine = harness.machine("jax", "flax", "optax")
     for seed in range(given.seeds):
         for name in NETWORKS:
             progress.say(f"{name}, seed {seed}")
             result = train(dataset, name, seed, given)
             table[name].append(result["test_errors"][-1])
-            experiment.keep(path, result, *IDENTITY)
-    done = {
-        "experiment": "lrn_cifar",
-        "last_test_errors": table,
-        **harness.machine("jax", "flax", "optax"),
-    }
-    experiment.keep(path, done, *IDENTITY)
+            experiment.keep(path, {**result, **machine}, *IDENTITY)
+    done = {"experiment": "lrn_cifar", "last_test_errors": table}
     progress.print_result(done)
 
 

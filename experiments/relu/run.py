@@ -219,15 +219,13 @@ def main():
         given.tuning_epochs, given.epochs = 1.0, 3.0
     dataset = arrays.chosen(given, parser, quick_size=16)
     path = given.output / "relu.jsonl"
+    machine = harness.machine("jax", "flax", "optax")
     for result in experiments(dataset, given):
-        experiment.keep(path, result, *IDENTITY)
-    done = {
-        "experiment": "relu",
-        "target": TARGET,
-        "table": summary(experiment.kept(path)),
-        **harness.machine("jax", "flax", "optax"),
-    }
-    draw(experiment.keep(path, done, *IDENTITY), given.output / "relu.svg")
+        experiment.keep(path, {**result, **machine}, *IDENTITY)
+    # With what other commands have put there.
+    results = experiment.kept(path)
+    draw(results, given.output / "relu.svg")
+    done = {"experiment": "relu", "target": TARGET, "table": summary(results)}
     progress.print_result(done)
 
 
