@@ -1,55 +1,34 @@
 """The shape of the package: which way imports point, what importing does."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 
-PACKAGE = Path(__file__).parent.parent / "alexnet_jax"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "alexnet_jax"
 
-# From the top down; a module imports only from the tiers below its own, or its own tier
-# where the order within it says so.
-TIERS = [
-    ["__main__"],
-    ["weights"],
-    ["main", "evaluate", "prepare", "verify", "predict", "features"],
-    ["figures", "train"],
-    ["charts"],
-    ["insight", "export", "curves"],
-    ["ensemble"],
-    ["restore"],
-    ["sections"],
-    ["validation"],
-    ["reading"],
-    ["pipeline", "checkpoint", "report", "workdir", "step", "kernels", "interrupt"],
-    ["gallery", "feature_files", "caffemodel", "torch_file", "layout", "page"],
-    ["plan", "sources", "augment", "batches", "unfinished", "proof", "broken"],
-    ["shards"],
-    ["imagenet", "tfds", "digits"],
-    ["folder", "prepared"],
-    ["description"],
-    ["originals", "archives"],
-    ["corruption"],
-    ["dataset", "model", "optimizer", "losses"],
-    ["geometry", "mesh", "moments", "pictures", "schedule"],
-    ["convolution", "lrn", "pooling", "towers", "whitening"],
-    ["processes", "lock"],
-    ["hugepages", "progress", "workers", "arguments", "files", "environment"],
-    ["errors"],
-]
-PURE = [
-    "model",
-    "step",
-    "optimizer",
-    "schedule",
-    "mesh",
-    "losses",
-    "convolution",
-    "lrn",
-    "pooling",
-    "towers",
-]
+
+def rows():
+    """The README's table of modules: the names of each row, and its limits."""
+    text = (ROOT / "README.md").read_text()
+    table = text.split("## How it is built")[1].split("|---|---|---|")[1]
+    found = []
+    for line in table.strip().splitlines():
+        if not line.startswith("|"):
+            break
+        _, modules, _, limits, _ = line.split("|")
+        found.append((re.findall(r"`(\w+)\.py`", modules), limits.strip()))
+    return found
+
+
+def limited(limit):
+    """The modules of the rows with a limit."""
+    names = [name for modules, limits in rows() if limits == limit for name in modules]
+    assert names
+    return names
 
 
 def imports(module):
@@ -69,25 +48,26 @@ def imports(module):
     return own, other
 
 
-def test_every_module_has_its_tier():
-    names = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert names == {name for tier in TIERS for name in tier}
+def test_every_module_has_its_row():
+    names = sorted(name for modules, _ in rows() for name in modules)
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert names == sorted(modules)
 
 
 def test_imports_point_down():
-    for height, tier in enumerate(TIERS):
-        below = {name for lower in TIERS[height + 1 :] for name in lower}
-        for name in tier:
-            beside = imports(name)[0] - below
-            for neighbour in beside:
-                assert neighbour in tier, f"{name} imports {neighbour} from above"
+    below = [set(modules) for modules, _ in rows()]
+    for height, row in enumerate(below):
+        lower = set().union(*below[height + 1 :])
+        for name in row:
+            for neighbour in imports(name)[0] - lower:
+                assert neighbour in row, f"{name} imports {neighbour} from above"
                 assert name not in imports(neighbour)[0], f"{name} and {neighbour}"
 
 
 def test_the_core_needs_neither_grain_nor_ml_collections_nor_orbax():
     program = f"""
 import sys
-for name in {PURE!r}:
+for name in {limited("pure")!r}:
     __import__("alexnet_jax." + name)
 unwanted = {{"grain", "ml_collections", "orbax", "sklearn"}} & set(sys.modules)
 assert not unwanted, unwanted
@@ -105,29 +85,8 @@ def test_only_the_edge_knows_what_it_should():
             assert "orbax" not in other, path
         if path.stem not in ("main", "train"):
             assert "ml_collections" not in other, path
-        if path.stem in (
-            "archives",
-            "augment",
-            "batches",
-            "dataset",
-            "description",
-            "digits",
-            "feature_files",
-            "files",
-            "folder",
-            "gallery",
-            "imagenet",
-            "moments",
-            "originals",
-            "pictures",
-            "prepared",
-            "shards",
-            "sources",
-            "tfds",
-            "unfinished",
-            "workers",
-        ):
-            assert "jax" not in other, path
+    for name in limited("no JAX"):
+        assert not {"jax", "flax", "optax"} & imports(name)[1], name
 
 
 def test_importing_asks_for_no_device():
