@@ -13,7 +13,7 @@ import pytest
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 TABLES = ("ablations", "ensembles", "generalisation", "imagenette")
-NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "relu")
+NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "quickstart", "relu")
 
 # What keeps a short form short here, beside --quick.
 SHORTER = {
@@ -50,7 +50,8 @@ def test_a_short_form_runs(name, tmp_path):
     (results,) = [
         path
         for path in (tmp_path / "out").iterdir()
-        if path.suffix == ".jsonl" or (name == "ensembles" and path.suffix == ".json")
+        if (path.suffix == ".jsonl" and not path.name.endswith("-metrics.jsonl"))
+        or (name == "ensembles" and path.suffix == ".json")
     ]
     for line in results.read_text().splitlines() if results.suffix == ".jsonl" else ():
         json.loads(line)
@@ -124,11 +125,22 @@ def test_the_target_is_reached_when_the_mean_over_an_epoch_is_there(
     # Epochs of four steps. The mean over the last four is 0.25 first after step 9.
     errors = [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1]
     write_metrics(tmp_path, errors)
-    assert reached(tmp_path, 4.0) == 9 / 4
+    assert reached(tmp_path, 4.0, epochs=9.0) == 9 / 4
     write_metrics(tmp_path, errors[:8])
-    assert reached(tmp_path, 4.0) is None
+    assert reached(tmp_path, 4.0, epochs=9.0) is None
     write_metrics(tmp_path, [0, 0, 0])
-    assert reached(tmp_path, 4.0) is None
+    assert reached(tmp_path, 4.0, epochs=9.0) is None
+
+
+def test_a_rate_is_tuned_by_its_first_epochs_however_long_it_learned(
+    tmp_path, monkeypatch
+):
+    """The rate that goes on does so in the run it was tuned in."""
+    functions = script("relu", monkeypatch)
+    write_metrics(tmp_path, [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1])
+    assert functions["reached"](tmp_path, 4.0, epochs=2.0) is None
+    ends = [point[0] for point in functions["curve"](tmp_path, 4.0, epochs=2.0)]
+    assert max(ends) == 2.0
 
 
 def test_learned_means_three_epochs_without_an_error(tmp_path, monkeypatch):

@@ -1,77 +1,89 @@
 """What error does the quickstart reach on held-out digits, over seeds?
 
 Trains `configs/quickstart.py` with each seed and evaluates the last checkpoint, not the
-best one: the held-out digits then choose nothing. Writes the table's raw results.
+best one: the held-out digits then choose nothing.
 
-    python experiments/quickstart/run.py --output=FOLDER [--variant=paper]
+    python experiments/quickstart/run.py --runs=FOLDER --output=FOLDER
+                                         [--variant=paper] [--seeds=N] [--quick]
+
+FOLDER of `--runs` keeps every run, and the same command goes on where it stood.
+`--output` gets a line a run, and each run's metrics; lines of another variant stay.
+`--quick` shows that it works: two steps.
 """
 
-import argparse
-import importlib.metadata
-import json
-import os
-import platform
+import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from commands import command
+import experiment
+
+
+# isort: split
+
+from alexnet_jax import errors, progress
+from alexnet_jax.report import METRICS_FILE
+
+import harness
+from commands import QUICK, command
+
+
+def run(seed, given):
+    """Train and evaluate with one seed; what became of it."""
+    workdir = given.runs / f"quickstart-{given.variant}-{seed}"
+    command(
+        "main",
+        f"--config=configs/quickstart.py:{given.variant}",
+        f"--workdir={workdir}",
+        f"--config.train.seed={seed}",
+        *(QUICK if given.quick else ()),
+    )
+    result = {"variant": given.variant, "seed": seed}
+    for views in (1, 10):
+        measured = command(
+            "evaluate",
+            f"--workdir={workdir}",
+            "--checkpoint=latest",
+            f"--views={views}",
+        )
+        result[f"views_{measured['views']}"] = {
+            name: measured[name] for name in ("top1_error", "loss", "examples")
+        }
+    metrics = given.output / f"{given.variant}-seed{seed}-metrics.jsonl"
+    given.output.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(workdir / METRICS_FILE, metrics)
+    return {**result, **harness.machine("jax", "flax", "optax")}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = experiment.parser(__doc__, quick="two steps")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variant", default="code2012")
-    parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
-    given.output.mkdir(parents=True, exist_ok=True)
-    runs = []
+    if given.quick:
+        given.seeds = 1
+    results = []
     for seed in range(given.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            workdir = f"--workdir={folder}/run"
-            begin = time.monotonic()
-            config = f"--config=configs/quickstart.py:{given.variant}"
-            command("main", config, workdir, f"--config.train.seed={seed}")
-            seconds = time.monotonic() - begin
-            last = "--checkpoint=latest"
-            result = {"seed": seed, "seconds": round(seconds, 1)}
-            for views in (1, 10):
-                errors = command("evaluate", workdir, last, f"--views={views}")
-                result[f"views_{errors['views']}"] = {
-                    name: errors[name] for name in ("top1_error", "loss", "examples")
-                }
-            metrics = (Path(folder) / "run" / "metrics.jsonl").read_text()
-        name = f"{given.variant}-seed{seed}-metrics.jsonl"
-        (given.output / name).write_text(metrics)
-        runs.append(result)
-        print(json.dumps(result), file=sys.stderr)
-    described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    commit = subprocess.run(described, capture_output=True, text=True).stdout.strip()
-    summary = {
+        progress.say(f"{given.variant}, seed {seed}")
+        results.append(run(seed, given))
+        path = given.output / "quickstart.jsonl"
+        experiment.keep(path, results[-1], "variant", "seed")
+    done = {
         "experiment": "quickstart",
         "variant": given.variant,
-        "runs": runs,
-        "top1_error_mean": {
-            views: statistics.mean(run[views]["top1_error"] for run in runs)
+        "top1_error": {
+            views: [result[views]["top1_error"] for result in results]
             for views in ("views_1", "views_5")
         },
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "jax": importlib.metadata.version("jax"),
-        "commit": commit,
     }
-    path = given.output / f"{given.variant}.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n")
-    print(json.dumps(summary))
+    done["mean"] = {
+        views: statistics.mean(e) for views, e in done["top1_error"].items()
+    }
+    progress.print_result(done)
 
 
 if __name__ == "__main__":
-    main()
+    errors.exit_with(main)

@@ -83,7 +83,7 @@ def train(dataset, *, pixels, activation, rate, seed, epochs, folder):
         seed=seed,
         crop=dataset.size,
         validates=False,
-        enough=lambda workdir: reached(workdir, per_epoch) is not None,
+        enough=lambda workdir: reached(workdir, per_epoch, epochs) is not None,
     )
     return {
         "pixels": pixels,
@@ -91,15 +91,15 @@ def train(dataset, *, pixels, activation, rate, seed, epochs, folder):
         "rate": rate,
         "seed": seed,
         "diverged": state is None,
-        "epochs_to_target": reached(workdir, per_epoch),
-        "curve": curve(workdir, per_epoch),
+        "epochs_to_target": reached(workdir, per_epoch, epochs),
+        "curve": curve(workdir, per_epoch, epochs),
     }
 
 
-def running_errors(workdir, per_epoch):
+def running_errors(workdir, per_epoch, epochs):
     """The training error averaged over the epoch that ends at each step, from the
-    first whole epoch on."""
-    lines = in_memory.metrics_of(workdir, "train")
+    first whole epoch to the last of so many; the run may have gone on behind."""
+    lines = in_memory.metrics_of(workdir, "train")[: round(epochs * per_epoch)]
     each = np.asarray([line["top1_error"] for line in lines])
     window = round(per_epoch)
     if len(each) < window:
@@ -108,17 +108,17 @@ def running_errors(workdir, per_epoch):
     return (sums[window:] - sums[:-window]) / window
 
 
-def reached(workdir, per_epoch):
-    """After how many epochs the training error is at the target, or None."""
-    there = np.flatnonzero(running_errors(workdir, per_epoch) <= TARGET)
+def reached(workdir, per_epoch, epochs):
+    """After how many of the epochs the training error is at the target, or None."""
+    there = np.flatnonzero(running_errors(workdir, per_epoch, epochs) <= TARGET)
     if not len(there):
         return None
     return round(float(there[0] + round(per_epoch)) / per_epoch, 3)
 
 
-def curve(workdir, per_epoch):
+def curve(workdir, per_epoch, epochs):
     """Pairs of epoch and training error, ten an epoch."""
-    running = running_errors(workdir, per_epoch)
+    running = running_errors(workdir, per_epoch, epochs)
     window = round(per_epoch)
     places = range(0, len(running), max(1, window // POINTS_AN_EPOCH))
     return [
