@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--encoding",
         choices=description.ENCODINGS,
         default="jpeg",
-        help="JPEG of quality 95, or raw pixels: six times the disk, faster to read",
+        help="JPEG of quality 95, or raw pixels: more disk, faster to read",
     )
     add("--size", type=int, default=256, help="side of the stored pictures, in pixels")
     add(

@@ -10,7 +10,7 @@ Command:    python -m alexnet_jax.main --config=configs/cifar10.py --workdir=run
 Data:       python -m alexnet_jax.prepare --source=folder --input=FOLDER --size=32
                 --encoding=raw --output=PREPARED
             where FOLDER has train/CLASS and validation/CLASS with CIFAR-10's pictures;
-            or --source=tfds --input=cifar10.
+            or --source=tfds --input=cifar10 (see experiments/README.md).
 Variants:   :small (default), :four_layers, :four_layers_norm
 Hardware:   any; an epoch of :small takes minutes on two CPU cores.
 Expected:   published for :small, Zhang et al., table 1: 76.07 % accuracy as it stands

@@ -6,7 +6,7 @@ scikit-learn, enlarged so that the network sees 67x67, the smallest size that wo
 A fifth is held out, drawn once from a fixed seed.
 
 Command:    python -m alexnet_jax.main --config=configs/quickstart.py --workdir=run
-Variants:   :code2012 (default), :paper (which stays at chance), :conv6, and the
+Variants:   :code2012 (default), :paper (which hardly begins), :conv6, and the
             ablations of configs/imagenet.py
 Hardware:   any; a CPU shows itself as two devices, one for each tower.
 Expected:   see the README's results.

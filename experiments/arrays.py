@@ -3,19 +3,30 @@
 Batches are made by the package's own code, so that a step, an example's place and the
 seed decide them here too; only the order of the examples is drawn by NumPy instead of
 Grain.
+
+As a command it writes a prepared data set into one file, which the experiments also
+take as `--data`, and which needs neither Grain nor its record format to be read:
+
+    python experiments/arrays.py --data=PREPARED --output=FILE.npz
 """
 
 import concurrent.futures
 import dataclasses
 import functools
+import sys
 import zipfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# isort: split
+
 import numpy as np
 
-from alexnet_jax import batches
+from alexnet_jax import batches, errors, progress
 from alexnet_jax.arguments import Parser
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.dataset import Dataset, Example
@@ -206,3 +217,21 @@ def evaluation_batches(source: ArraySource, batch_size: int) -> Iterator[HostBat
             threads=THREADS,
             timeout=SECONDS_A_BATCH,
         )
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, prog="python experiments/arrays.py")
+    parser.add_argument("--data", type=Path, required=True, metavar="PREPARED")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.npz")
+    given = parser.parse_args()
+    if given.output.suffix != ".npz":
+        parser.error(f"--output={given.output} must end in .npz")
+    dataset = open_data(given.data)
+    with errors.writing(given.output):
+        save_arrays(given.output, dataset)
+    counts = {name: len(source) for name, source in dataset.splits.items()}
+    progress.print_result({"output": str(given.output), **counts})
+
+
+if __name__ == "__main__":
+    errors.exit_with(main)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alexnet_jax import prepare
 from alexnet_jax.errors import InputError
 from alexnet_jax.main import config_folder
 from alexnet_jax.report import CLOCK_FIELDS
@@ -96,6 +97,37 @@ def test_arrays_survive_the_way_to_another_machine(digits, tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "digits.npz").read_bytes()[:99])
     with pytest.raises(InputError, match=r"cut.npz is no file of arrays"):
         arrays.open_data(tmp_path / "cut.npz")
+
+
+def test_a_prepared_set_is_written_into_one_file(
+    picture_folder, tmp_path, monkeypatch, capsys
+):
+    prepared = tmp_path / "prepared"
+    prepare.prepare(
+        source="folder",
+        input_path=str(picture_folder),
+        output=prepared,
+        size=16,
+        encoding="raw",
+        workers=1,
+    )
+
+    def written(output):
+        arguments = ["arrays.py", f"--data={prepared}", f"--output={output}"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        arrays.main()
+
+    written(tmp_path / "set.npz")
+    expected = arrays.open_data(prepared)
+    found = arrays.open_data(tmp_path / "set.npz")
+    assert found.class_names == expected.class_names
+    for name, source in expected.splits.items():
+        np.testing.assert_array_equal(found.splits[name].images, source.images)
+        np.testing.assert_array_equal(found.splits[name].labels, source.labels)
+    result = json.loads(capsys.readouterr().out)
+    assert result["train"] == len(expected.splits["train"])
+    with pytest.raises(InputError, match="set.npy must end in .npz"):
+        written(tmp_path / "set.npy")
 
 
 def values():

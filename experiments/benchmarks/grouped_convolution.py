@@ -19,20 +19,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
-from jax.sharding import NamedSharding
 
-from alexnet_jax import mesh as meshes
-from alexnet_jax import optimizer, step
+from alexnet_jax import hugepages, step
 from alexnet_jax.model import AlexNet
-from alexnet_jax.schedule import make_schedule
 
 import harness
-
-
-CLASSES, SIZE = 1000, 224
+import sides
+from sides import CLASSES, SIZE
 
 
 def usual_norm(x, *, size, k, alpha, beta, spatial=False):
@@ -94,7 +89,11 @@ def without_towers(params):
     return {name: joined(name, layer) for name, layer in params.items()}
 
 
-def usual_side(params, host, mean):
+def usual_side(batch_size):
+    """A function that makes one step of the usual network, and waits for it."""
+    images = jnp.zeros((1, SIZE, SIZE, 3))
+    params = AlexNet(num_classes=CLASSES).init(jax.random.key(0), images)["params"]
+    mean = jnp.full((SIZE, SIZE, 3), 120, jnp.float32)
     sgd = optax.chain(optax.add_decayed_weights(0.0005), optax.sgd(0.01, 0.9))
 
     def loss(params, batch, key):
@@ -114,7 +113,7 @@ def usual_side(params, host, mean):
 
     carry = [without_towers(params), None]
     carry[1] = sgd.init(carry[0])
-    batch = jax.device_put(host)
+    batch = jax.device_put(sides.host_batch(batch_size))
 
     def run():
         carry[0], carry[1], value = train(*carry, batch, jax.random.key(0))
@@ -122,27 +121,6 @@ def usual_side(params, host, mean):
         jax.block_until_ready(carry[0])
 
     return run
-
-
-def our_side(host, tower):
-    mesh = meshes.open_mesh(towers=2, data=1, tower=tower)
-    model = AlexNet(num_classes=CLASSES)
-    schedule = make_schedule(steps_per_epoch=1000)
-    sgd = optimizer.momentum_sgd(schedule)
-    state = step.init_state(model, sgd, mesh, SIZE, 0)
-    train = step.make_train_step(model, sgd, schedule, mesh, 0)
-    batch = jax.device_put(host, NamedSharding(mesh, meshes.EXAMPLES))
-    mean = np.full((SIZE, SIZE, 3), 120, np.float32)
-    carry = [state]
-    params = jax.tree.map(np.asarray, jax.device_get(state.params))
-    mean_on_mesh = jax.device_put(mean, step.replicated(mesh))
-
-    def run():
-        carry[0], metrics = train(carry[0], batch, mean_on_mesh)
-        jax.block_until_ready(metrics)
-        jax.block_until_ready(carry[0].params)
-
-    return run, params, mean
 
 
 def rate(run, given):
@@ -159,22 +137,16 @@ def main():
     parser.add_argument("--steps", type=int, default=2, help="in a round and side")
     parser.add_argument("--tower", type=int, default=2, help="devices for the towers")
     parser.add_argument("--output", type=Path, help="folder for the raw results")
+    parser.set_defaults(dtype="float32")
     given = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", given.tower)
-    rng = np.random.default_rng(0)
-    shape = (given.batch_size, SIZE, SIZE, 3)
-    host = {
-        "image": rng.integers(0, 256, shape, dtype=np.uint8),
-        "label": rng.integers(0, CLASSES, given.batch_size).astype(np.int32),
-        "colour_shift": rng.normal(0, 9, (given.batch_size, 3)).astype(np.float32),
+    runs = {
+        "ours": sides.ours("train", given.batch_size, given),
+        "usual": usual_side(given.batch_size),
     }
-    ours, params, mean = our_side(host, given.tower)
-    usual = usual_side(jax.tree.map(jnp.asarray, params), host, jnp.asarray(mean))
-    sides = {"ours": ours, "usual": usual}
-    for run in sides.values():
+    for run in runs.values():
         run()
     measured = harness.in_turn(
-        {name: functools.partial(rate, run, given) for name, run in sides.items()},
+        {name: functools.partial(rate, run, given) for name, run in runs.items()},
         given.rounds,
     )
     ratio = harness.ratio(measured, "ours", "usual")
@@ -193,4 +165,5 @@ def main():
 
 
 if __name__ == "__main__":
+    hugepages.use()
     main()
