@@ -6,8 +6,6 @@ checkpoint, and compared on every restore. A checkpoint may also come from a str
 what it is made of is looked at before anything is read.
 """
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
-from alexnet_jax import processes, progress
+from alexnet_jax import leftovers, processes
 from alexnet_jax.broken import readable, writable
 from alexnet_jax.errors import Failure, InputError, check_number
 from alexnet_jax.proof import (
@@ -33,7 +31,6 @@ from alexnet_jax.proof import (
 ocp: Any = orbax_v1
 
 STATE, DIGESTS = "state", "digests"
-DAMAGED, DELETED = "damaged", ".deleted"
 
 
 class Checkpoints:
@@ -64,6 +61,7 @@ class Checkpoints:
         self._keep = keep_latest, keep_best
         self._clean = clean
         self._saving: Any = None
+        self._replaced = False
         self._checkpointer = self._open()
 
     def _open(self) -> Any:
@@ -85,9 +83,9 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """What the run that saves here does first, in its main process."""
+        leftovers.drop_replaced(self._directory)
         self._check_notes()
-        for path in self._directory.glob(f"*{DELETED}"):
-            shutil.rmtree(path)
+        leftovers.drop_deleted(self._directory)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -99,10 +97,13 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if error is None:
-                self.wait()
-            with writable(self._directory):
-                self._checkpointer.close()
+            try:
+                if error is None:
+                    self.wait()
+                with writable(self._directory):
+                    self._checkpointer.close()
+            finally:
+                self._drop_replaced()
         except Failure:
             # Where something else went wrong, that is what is told.
             if error is None:
@@ -146,14 +147,16 @@ class Checkpoints:
     def save(self, step: int, state: Any, error: float | None = None) -> None:
         """Start to save the state of a step; the device's copy is free on return.
 
-        A step that is there already is saved again only to add its validation error.
+        A step that is there already is saved again only to add its validation error,
+        and stays until that is committed.
         """
         self.wait()
         steps = self.steps
         if step in steps:
             if error is None or steps[step] is not None:
                 return
-            self._remove({step})
+            self._rename({step}, leftovers.REPLACED)
+            self._replaced = True
         metrics = None if error is None else {METRIC: error}
         with writable(self._directory):
             self._saving = self._checkpointer.save_checkpointables_async(
@@ -175,6 +178,7 @@ class Checkpoints:
                 # To ask for its result ends the thread that saved, and its open files.
                 saving.result()
             self._checkpointer.wait()
+        self._drop_replaced()
         if not self._clean:
             return
         steps = self.steps
@@ -188,14 +192,20 @@ class Checkpoints:
         """Remove checkpoints. Each loses its name first: a kill leaves none in half."""
         if not steps:
             return
+        self._rename(steps, leftovers.DELETED)
         if processes.is_main():
-            with writable(self._directory):
-                for step in steps:
-                    path = self._directory / str(step)
-                    nameless = path.rename(path.with_name(path.name + DELETED))
-                    shutil.rmtree(nameless)
-        processes.wait_for_all("old checkpoints are removed")
+            leftovers.drop_deleted(self._directory)
+
+    def _rename(self, steps: set[int], ending: str) -> None:
+        if processes.is_main():
+            leftovers.rename(self._directory, steps, ending)
+        processes.wait_for_all(f"checkpoints are renamed to {ending}")
         self._checkpointer.reload()
+
+    def _drop_replaced(self) -> None:
+        if self._replaced and processes.is_main():
+            leftovers.drop_replaced(self._directory)
+        self._replaced = False
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, checked, laid out as the abstract state says.
@@ -258,28 +268,23 @@ class Checkpoints:
             )
         if damaged:
             self._checkpointer.close()
-            processes.in_main(lambda: self._move_aside(damaged))
+            processes.in_main(lambda: leftovers.move_aside(self._directory, damaged))
             self._checkpointer = self._open()
         return step, state
 
     def _check_notes(self) -> None:
         """See that the validation errors can be read, which Orbax reads when it opens.
 
-        The run that saves here moves a checkpoint without them out of the way.
+        The run that saves here moves a checkpoint without them out of the way, where
+        others are left.
         """
         damaged = damaged_notes(self._directory)
-        if damaged and not self._clean:
-            raise next(iter(damaged.values()))
-        self._move_aside(damaged)
-
-    def _move_aside(self, damaged: Mapping[Any, InputError]) -> None:
-        """Move checkpoints into a folder of their own; the main process's work."""
-        folder = self._directory.parent / DAMAGED
-        for name, why in damaged.items():
-            progress.say(f"warning: {why}; it is put into {folder}")
-            with writable(self._directory):
-                folder.mkdir(exist_ok=True)
-                place, number = folder / str(name), 1
-                while place.exists():
-                    place = folder / f"{name}-{(number := number + 1)}"
-                (self._directory / str(name)).rename(place)
+        if not damaged:
+            return
+        first = next(iter(damaged.values()))
+        if not self._clean:
+            raise first
+        names = {path.name for path in self._directory.iterdir() if path.name.isdigit()}
+        if names <= set(damaged):
+            raise InputError(f"no whole checkpoint in {self._directory}: {first}")
+        leftovers.move_aside(self._directory, damaged)

@@ -1,6 +1,8 @@
+import errno
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from alexnet_jax import checkpoint, optimizer, processes, step
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import Failure, InputError
 from alexnet_jax.schedule import make_schedule
 
 from networks import flat, mesh_of, tiny
@@ -67,6 +69,75 @@ def test_a_validation_is_added_to_a_checkpoint_that_is_there(directory):
         checkpoints.wait()
         assert checkpoints.steps == {3: 0.25}
         assert int(checkpoints.restore(3, numbers(0))["step"]) == 4
+
+
+def test_a_checkpoint_stays_until_it_is_there_with_its_validation(
+    directory, monkeypatch
+):
+    """Whether the second save fails, or the process is killed in it."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(Failure, match="No space left"),
+        Checkpoints(directory, clean=True) as checkpoints,
+    ):
+        checkpoints.save(3, numbers(3))
+        checkpoints.wait()
+        monkeypatch.setattr(
+            checkpoints._checkpointer, "save_checkpointables_async", full
+        )
+        checkpoints.save(3, numbers(4), 0.25)
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.steps == {3: None}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(directory)])
+    assert killed.returncode == -signal.SIGKILL
+    with Checkpoints(directory, clean=True) as checkpoints:
+        assert checkpoints.steps == {3: None}
+        assert int(checkpoints.restore(3, numbers(0))["step"]) == 3
+        checkpoints.save(3, numbers(4), 0.25)
+        checkpoints.wait()
+        assert [path.name for path in directory.iterdir()] == ["3"]
+        assert int(checkpoints.restore(3, numbers(0))["step"]) == 4
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import jax.numpy as jnp
+from alexnet_jax.checkpoint import Checkpoints
+
+with Checkpoints(Path(sys.argv[1]), clean=True) as checkpoints:
+    checkpoints._checkpointer.save_checkpointables_async = lambda *_, **__: os.kill(
+        os.getpid(), signal.SIGKILL
+    )
+    checkpoints.save(3, {"weights": jnp.zeros((4, 3)), "step": jnp.int32(4)}, 0.25)
+"""
+
+
+def test_what_was_replaced_goes_where_the_newer_one_is_there(directory):
+    """A kill between the commit of the newer one and the removal of the older."""
+    with Checkpoints(directory, clean=True) as checkpoints:
+        checkpoints.save(3, numbers(3), 0.25)
+    shutil.copytree(directory / "3", directory / "3.replaced")
+    with Checkpoints(directory, clean=True) as checkpoints:
+        assert checkpoints.steps == {3: 0.25}
+        assert [path.name for path in directory.iterdir()] == ["3"]
+
+
+@pytest.mark.usefixtures("collected")
+def test_the_only_checkpoint_stays_where_its_validation_cannot_be_read(directory):
+    with Checkpoints(directory, clean=True) as checkpoints:
+        checkpoints.save(3, numbers(3), 0.25)
+    note = directory / "3" / "metrics" / "metrics"
+    whole = note.read_bytes()
+    note.write_bytes(b"")
+    with pytest.raises(InputError, match=r"no whole checkpoint .*metrics can't be re"):
+        Checkpoints(directory, clean=True)
+    note.write_bytes(whole)
+    with Checkpoints(directory, clean=True) as checkpoints:
+        assert checkpoints.steps == {3: 0.25}
 
 
 def test_no_checkpoint_shows_how_to_make_one(directory):

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from orbax.checkpoint._src.path import atomicity
 
-from alexnet_jax import checkpoint, errors, main, sections, step
+from alexnet_jax import errors, leftovers, main, sections, step
 
 from kill_resume import PHASES
 
@@ -106,7 +106,7 @@ sections.SECTIONS["eval"] = validating(sections.SECTIONS["eval"])
 commit = atomicity.AtomicRenameTemporaryPath
 commit.create = after_creating(commit.create)
 commit.finalize = before_committing(commit.finalize)
-checkpoint.shutil = types.SimpleNamespace(rmtree=half_way(shutil.rmtree))
+leftovers.shutil = types.SimpleNamespace(rmtree=half_way(shutil.rmtree))
 
 if __name__ == "__main__":
     errors.exit_with(main.main)

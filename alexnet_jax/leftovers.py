@@ -1,0 +1,56 @@
+"""Checkpoints on their way out: names that nobody takes for one, and what kills leave.
+
+A checkpoint that goes loses its name before its files do, so that a kill leaves none in
+half. One that is saved anew stays under another name until the newer one is committed.
+The functions change the disk, and are the main process's work.
+"""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax import progress
+from alexnet_jax.broken import writable
+from alexnet_jax.errors import InputError
+
+
+DAMAGED, DELETED, REPLACED = "damaged", ".deleted", ".replaced"
+
+
+def rename(directory: Path, steps: Iterable[int], ending: str) -> None:
+    """Take the names of checkpoints away."""
+    with writable(directory):
+        for step in steps:
+            (directory / str(step)).rename(directory / f"{step}{ending}")
+
+
+def drop_deleted(directory: Path) -> None:
+    """Remove what has been renamed to be removed."""
+    with writable(directory):
+        for path in directory.glob(f"*{DELETED}"):
+            shutil.rmtree(path)
+
+
+def drop_replaced(directory: Path) -> None:
+    """Remove what a newer checkpoint has replaced, or else give it its name back."""
+    with writable(directory):
+        for path in directory.glob(f"*{REPLACED}"):
+            newer = path.with_name(path.name.removesuffix(REPLACED))
+            if newer.exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(newer)
+
+
+def move_aside(directory: Path, damaged: Mapping[Any, InputError]) -> None:
+    """Move damaged checkpoints, by name, into a folder beside the directory."""
+    folder = directory.parent / DAMAGED
+    for name, why in damaged.items():
+        progress.say(f"warning: {why}; it is put into {folder}")
+        with writable(directory):
+            folder.mkdir(exist_ok=True)
+            place, number = folder / str(name), 1
+            while place.exists():
+                place = folder / f"{name}-{(number := number + 1)}"
+            (directory / str(name)).rename(place)
