@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jax
-
 from alexnet_jax.errors import Failure, InputError, cannot_write, first_line
+from alexnet_jax.processes import is_of_devices
 
 
 @contextmanager
@@ -21,10 +20,12 @@ def readable(path: Path) -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         yield
-    except (InputError, jax.errors.JaxRuntimeError):
-        # The device's own trouble, want of memory for one, is no damage.
+    except InputError:
         raise
     except Exception as error:
+        if is_of_devices(error):
+            # Their own trouble, want of memory for one, is no damage.
+            raise
         reason = f"{type(error).__name__}: {first_line(error)[:300]}"
         # It leaves work behind, which complains when it is collected.
         gc.collect()
@@ -44,7 +45,7 @@ def writable(directory: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         # TensorStore says it in errors of other kinds, on many lines.
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if is_of_devices(error):
             raise
         reason = first_line(error)[:160]
         raise Failure(cannot_write(directory, reason)) from error

@@ -262,6 +262,13 @@ class Agreement:
         return 0 if before is None else int(before)
 
 
+def is_of_devices(error: BaseException) -> bool:
+    """Whether devices raised it, or the connection between processes."""
+    # A collective that fails while it is dispatched says so in gloo's own words.
+    of_gloo = type(error) is ValueError and "Gloo" in str(error)
+    return of_gloo or isinstance(error, jax.errors.JaxRuntimeError)
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """A run of several processes: they end together, or say that one is lost.
@@ -271,7 +278,9 @@ def together() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not is_of_devices(error):
+            raise
         _leaving.set()
         reason = first_line(error)[:160]
         lost = LOST.format(process=jax.process_index(), reason=reason)

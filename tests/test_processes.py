@@ -1,5 +1,6 @@
 """Several processes as one, on 127.0.0.1: the same bits, and what goes wrong."""
 
+import contextlib
 import json
 import re
 import signal
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import runs
 
-from alexnet_jax import processes
-from alexnet_jax.errors import InputError
+from alexnet_jax import broken, processes
+from alexnet_jax.errors import InputError, ProcessLost
 
 
 SECONDS = 240
@@ -177,3 +178,19 @@ def wait_for(happened, started):
             if process.poll() is not None:
                 pytest.fail(f"ended early: {ended(started)}")
         time.sleep(0.1)
+
+
+GLOO = "UNKNOWN: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:40123"
+
+
+@pytest.mark.parametrize("inside", [None, broken.readable, broken.writable])
+def test_a_lost_connection_is_told_wherever_it_is_noticed(tmp_path, inside):
+    """gloo says it in a plain ValueError where a collective fails at its dispatch."""
+    with (
+        pytest.raises(ProcessLost, match="another process has ended .*Gloo AllReduce"),
+        processes.together(),
+        inside(tmp_path) if inside else contextlib.nullcontext(),
+    ):
+        raise ValueError(GLOO)
+    with pytest.raises(InputError, match="Gloo"), processes.together():
+        raise InputError("no folder Gloo")
