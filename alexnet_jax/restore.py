@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from alexnet_jax import augment, pictures
+from alexnet_jax import augment, pictures, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
@@ -105,16 +105,19 @@ class Member:
 def init_from(
     source: Path,
     params: Any,
-    head: str,
+    model: AlexNet,
     class_names: Sequence[str],
     mesh: jax.sharding.Mesh,
 ) -> Any:
     """A run's parameters to begin another run with.
 
+    What the old network computes otherwise, with parameters of the same shapes, is
+    told.
+
     Args:
       source: work directory of the run, of which the best checkpoint is taken.
       params: freshly drawn ones of the new run.
-      head: the name of its last layer.
+      model: its network.
       class_names: of the new run. Where the old one's are others, the last layer stays
         freshly drawn.
       mesh: where they are laid.
@@ -123,6 +126,7 @@ def init_from(
       InputError: if it is a run of another network; the message names the layers.
     """
     member = open_member(source, "best")
+    head = model.layers[-1]
     same_classes = tuple(class_names) == member.data.class_names
     theirs = member.abstract_params(mesh)
     names = dict.fromkeys([*params, *theirs])
@@ -141,10 +145,27 @@ def init_from(
             f"train.init_from={source} is a run of another network ({told}); give one "
             "of the same layers"
         )
+    if otherwise := _otherwise(member.model, model):
+        progress.say(
+            f"warning: {source} computes otherwise with such parameters: "
+            f"{', '.join(otherwise)}"
+        )
     taken = member.params(mesh)
     if not same_classes:
         taken[head] = params[head]
     return {name: taken[name] for name in params}
+
+
+def _otherwise(theirs: AlexNet, ours: AlexNet) -> list[str]:
+    """What two networks differ in beside the shapes and beginnings of parameters."""
+    of_parameters = ("num_classes", "kernel_std", "bias")
+    of_the_run = ("dtype", "tower_axis", "parent", "name")
+    told = []
+    for field in dataclasses.fields(ours):
+        there, here = getattr(theirs, field.name), getattr(ours, field.name)
+        if field.name not in (*of_parameters, *of_the_run) and there != here:
+            told.append(f"model.{field.name}={there!r} there and {here!r} here")
+    return told
 
 
 def _shapes(layer: Any) -> str:

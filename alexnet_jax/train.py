@@ -110,7 +110,7 @@ def _run(
                 params = restore.init_from(
                     plan.init_from,
                     state.params,
-                    model.layers[-1],
+                    model,
                     dataset.class_names,
                     mesh,
                 )

@@ -8,7 +8,8 @@ from typing import Any
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # Run 145 of the 2012 code, which gave the paper's published digits.
+    # Run 145 of the 2012 code, which gave the paper's published digits. Its log ends
+    # with the biases' rate as it was, that of its twin on the set of 2010 after a drop.
     "code2012": {
         "model": {
             "towers": 2,
@@ -68,8 +69,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "schedule": {"bias_drops": 3},
     },
     # BVLC's AlexNet as Caffe trains it, for 227x227: normalisation across the border
-    # between towers, no same-map norm, biases of 0.1 (BVLC/caffe,
-    # models/bvlc_alexnet). Its solver's decay of biases is none, its batch 256.
+    # between towers, no same-map norm, biases of 0.1, no colour shift (BVLC/caffe,
+    # models/bvlc_alexnet). Its solver's decay of biases is none, its batch 256. Caffe
+    # scales what dropout keeps, so that fc7 and fc8 begin there with twice the effect.
     "caffe": {
         "model": {
             "norm_before_relu": (),
@@ -79,6 +81,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "kernel_std": (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01),
             "bias": (0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0),
         },
+        "schedule": {"bias_drops": 4, "colour_shift": 0.0},
     },
     # torchvision's AlexNet: the single tower of "One weird trick" (Krizhevsky 2014,
     # 1404.5997) without normalisation, and dropout before fc6 and fc7. It draws its
@@ -97,7 +100,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "bias": (0.0,) * 8,
         },
         "optimizer": {"bias_rate": 1.0, "bias_weight_decay": 0.0005},
-        "schedule": {"bias_drops": 3},
+        "schedule": {"bias_drops": 3, "colour_shift": 0.0},
     },
     # The four-layer network of figure 1, for CIFAR-10. The paper leaves it to the 2012
     # code's examples; this has the widths of their fast network. Its initial kernels
@@ -156,6 +159,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 # Caffe's reference network: pooling before normalisation, biases of 1.
 PRESETS["caffenet"] = {
+    **PRESETS["caffe"],
     "model": {
         **PRESETS["caffe"]["model"],
         "norm_after_pool": True,

@@ -285,14 +285,21 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
-def test_the_last_layer_is_drawn_anew_for_other_classes(straight):
+def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     mesh = mesh_of(1, 2)
+    model = restore.open_member(straight, "best").model
     params = {
         name: {kind: array + 1 for kind, array in layer.items()}
         for name, layer in restore.open_member(straight, "best").params(mesh).items()
     }
     others = [f"class {number}" for number in range(10)]
-    taken = restore.init_from(straight, params, "fc8", others, mesh)
+    taken = restore.init_from(straight, params, model, others, mesh)
+    assert "warning" not in capsys.readouterr().err
+    otherwise = model.clone(norm_k=1.0, kernel_std=(0.1,) * 8)
+    restore.init_from(straight, params, otherwise, others, mesh)
+    told = capsys.readouterr().err
+    assert "otherwise with such parameters: model.norm_k=2.0 there and 1.0 here" in told
+    assert "kernel_std" not in told
     assert taken["fc8"] is params["fc8"]
     for name in params:
         same = (taken[name]["kernel"] == params[name]["kernel"]).all()
@@ -300,7 +307,7 @@ def test_the_last_layer_is_drawn_anew_for_other_classes(straight):
     params["conv1"]["kernel"] = params["conv1"]["kernel"][..., :2]
     params["conv9"] = params["conv2"]
     with pytest.raises(InputError, match=r"another network \(conv1 .*conv9 missing"):
-        restore.init_from(straight, params, "fc8", others, mesh)
+        restore.init_from(straight, params, model, others, mesh)
 
 
 def test_a_second_run_in_a_directory_is_refused(tmp_path):
