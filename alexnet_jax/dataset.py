@@ -11,6 +11,10 @@ from jaxtyping import UInt8
 from alexnet_jax.moments import Statistics
 
 
+# Side of a stored picture, in pixels.
+LARGEST_SIZE = 4096
+
+
 class Example(TypedDict):
     """One stored picture, `size` pixels a side, and its class."""
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from alexnet_jax import moments
+from alexnet_jax.dataset import LARGEST_SIZE
 from alexnet_jax.errors import InputError
 
 
@@ -81,7 +82,7 @@ def read_description(folder: Path) -> Description:
 
 def _checked(folder: Path, described: dict[str, Any]) -> Description:
     size, encoding = described["size"], described["encoding"]
-    if not (isinstance(size, int) and 0 < size <= 4096):
+    if not (isinstance(size, int) and 0 < size <= LARGEST_SIZE):
         raise ValueError(f"size {size!r}")
     if encoding not in ENCODINGS:
         raise ValueError(f"encoding {encoding!r}")

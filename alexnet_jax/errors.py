@@ -57,25 +57,33 @@ class Interrupted(Exception):
 
 
 def check_number(
-    name: str, value: float, *, least: float = 0, below: float = math.inf
+    name: str,
+    value: Any,
+    *,
+    least: float = 0,
+    below: float = math.inf,
+    whole: bool = False,
 ) -> None:
     """Raise an InputError if a number that a user gave is out of its range.
 
     Args:
       name: what the user knows it as.
-      value: the number; not a number and infinity are never in range.
+      value: what was given; not a number and infinity are never in range.
       least: the smallest that is.
       below: what it must not reach.
+      whole: whether it must be an integer.
     """
-    if least <= value < below:
+    if not isinstance(value, int if whole else int | float):
+        wanted = f"be a {'whole ' if whole else ''}number"
+    elif least <= value < below and value > -math.inf:
         return
-    if below < math.inf:
+    elif below < math.inf:
         wanted = f"lie from {least} up to {below}"
     elif not math.isfinite(value):
         wanted = "be finite"
     else:
         wanted = f"be at least {least}" if least else "not be negative"
-    raise InputError(f"{name}={value} must {wanted}")
+    raise InputError(f"{name}={value!r} must {wanted}")
 
 
 def first_line(error: BaseException) -> str:

@@ -26,6 +26,10 @@ from alexnet_jax.restore import Member, open_member
 from alexnet_jax.sections import call, plain
 
 
+# The sources that are nothing without a path.
+WITH_PATH = ("prepared", "folder", "imagenet", "tfds")
+
+
 def evaluate(
     workdirs_given: Sequence[Path],
     *,
@@ -180,6 +184,10 @@ def _first_other_class(here: Sequence[str], there: Sequence[str]) -> str:
 
 def _open_pipeline(member: Member, path: str | None) -> Pipeline:
     data = {**member.config["data"], "path": path}
+    if path is None and data.get("source", "prepared") in WITH_PATH:
+        raise InputError(
+            f"{member.workdir} doesn't say where its data lie; give --data_path=PATH"
+        )
     return call({"data": data}, "data")
 
 

@@ -65,7 +65,7 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
         insight = None
     page = Page(f"Run {run.name}", _subtitle(workdir, member))
     page.section("Result")
-    page.numbers(_numbers(run, member))
+    page.numbers(_numbers(run))
     with charts.styled():
         _add_curves(page, charts, [run], workdir)
         _add_kernels(page, member, workdir)
@@ -135,7 +135,7 @@ def _subtitle(workdir: Path, member: Member) -> str:
     )
 
 
-def _numbers(run: Curves, member: Member) -> list[tuple[str, str]]:
+def _numbers(run: Curves) -> list[tuple[str, str]]:
     best = run.best()
     told = run.splits["train"]
     pairs = [

@@ -37,7 +37,7 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
     ):
         if unknown := set(getattr(network, name) or ()) - set(network.layers[:-1]):
             raise InputError(
-                f"model.{name} names {', '.join(sorted(unknown))}; "
+                f"model.{name} names {', '.join(sorted(map(str, unknown)))}; "
                 f"the layers are {', '.join(network.layers[:-1])}"
             )
     for name, known in (("activation", activations), ("dtype", DTYPES)):
@@ -48,9 +48,17 @@ def check_arguments(network: Any, *, activations: Iterable[str]) -> None:
             )
     for name in ("channels", "hidden", "kernel_sizes", "strides"):
         for value in getattr(network, name):
-            check_number(f"a number of model.{name}", value, least=1)
+            check_number(f"a number of model.{name}", value, least=1, whole=True)
     for value in network.kernel_std:
         check_number("a number of model.kernel_std", value)
+    for value in network.bias:
+        check_number("a number of model.bias", value, least=-math.inf)
+    for side, stride in zip(network.kernel_sizes, network.strides, strict=True):
+        if stride == 1 and side % 2 == 0:
+            raise InputError(
+                f"model.kernel_sizes={tuple(network.kernel_sizes)} has kernels of "
+                f"{side}; where model.strides is 1 they must be odd, to keep the size"
+            )
     for width in (*network.channels, *network.hidden):
         if width % network.towers:
             raise InputError(

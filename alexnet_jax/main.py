@@ -94,6 +94,11 @@ def _check_known(name: str, config: ConfigDict) -> None:
         section = section.get(part) if isinstance(section, ConfigDict) else None
     if not isinstance(section, ConfigDict):
         raise InputError(f"--{name} is unknown; sections are {', '.join(config)}")
+    if not section:
+        raise InputError(
+            f"--{name} can't be given here; set it in a config file of your own, as a "
+            f"dictionary: config.{'.'.join(sections)}"
+        )
     if key not in section:
         raise InputError(f"--{name} is unknown; choose from {', '.join(section)}")
 

@@ -57,7 +57,7 @@ class AlexNet(nn.Module):
       kernel_sizes: side of each convolution's kernels.
       strides: of each convolution. One with a stride sees zeros to the right and
         bottom, up to the next whole stride, as in the 2012 code (224 becomes 227); one
-        without keeps the size.
+        without keeps the size, and must have odd kernels.
       picture_padding: zeros to the left of pictures and above them, as torchvision has
         two of them.
       whiten: whether each picture is brought to mean 0 and variance 1 first.

@@ -8,6 +8,7 @@ nothing. So the step is the whole state of the data, and nothing of Grain is sav
 import dataclasses
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,8 +50,10 @@ class Pipeline:
                 f"data.threads={self.threads} and data.buffer={self.buffer} must be at "
                 f"least 1, data.workers={self.workers} at least 0"
             )
-        if not self.timeout > 0:
-            raise InputError(f"data.timeout={self.timeout} must be above 0")
+        if not 0 < self.timeout < threading.TIMEOUT_MAX:
+            raise InputError(
+                f"data.timeout={self.timeout} must be above 0 and finite, in seconds"
+            )
 
 
 def open_pipeline(

@@ -64,9 +64,12 @@ def make_plan(
         raise InputError("give train.steps or train.epochs")
     meshes.check_batch(batch_size, 1, "train.batch_size")
     steps_per_epoch = examples / batch_size
+    if epochs is not None:
+        check_number("train.epochs", epochs)
     if steps is None:
         steps = round((epochs or 0) * steps_per_epoch)
-    check_number("train.seed", seed)
+    # JAX would take the seed's lower 32 bits.
+    check_number("train.seed", seed, below=2**32)
     lengths = {
         "train.steps": steps,
         "train.validate_steps": validate_steps,

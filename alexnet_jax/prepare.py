@@ -29,7 +29,7 @@ from alexnet_jax import (
     workers,
 )
 from alexnet_jax.arguments import Parser
-from alexnet_jax.dataset import Dataset
+from alexnet_jax.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.moments import MEAN_FILE, PixelSums
 from alexnet_jax.originals import Originals
@@ -87,7 +87,9 @@ def prepare(
             f"--output={output} is where a disk is mounted, and the set is moved to "
             f"its place as a whole; choose a folder in it, like {output / 'prepared'}"
         )
-    check_number("--size", size, least=1)
+    check_number("--size", size, least=1, below=LARGEST_SIZE + 1)
+    if source in ("folder", "imagenet") and not Path(input_path).is_dir():
+        raise InputError(f"--input={input_path} is not a folder")
     if workers is not None:
         check_number("--workers", workers, least=1)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -1,5 +1,6 @@
 """What a checkpoint must be made of, and the digests that prove its arrays."""
 
+import collections
 import hashlib
 import json
 import os
@@ -17,7 +18,8 @@ from alexnet_jax.errors import InputError, first_line
 METRIC = "top1_error"
 METRICS = "metrics"
 
-# No checkpoint of ours has more files, or any of its notes more bytes.
+# No checkpoint of ours has more files, nor have so many been kept, and none of its
+# notes has more bytes.
 MAX_FILES = 10_000
 MAX_NOTE_BYTES = 2**24
 
@@ -30,8 +32,10 @@ def check_files(path: Path) -> None:
     Raises:
       InputError: naming what is there besides, or has a size that nothing of ours has.
     """
-    count = 0
+    counts: collections.Counter[str] = collections.Counter()
     for folder, folders, files in os.walk(path, followlinks=False):
+        # Each checkpoint, or part of one, by itself.
+        within = next(iter(Path(folder).relative_to(path).parts), "")
         for name in (*folders, *files):
             found = Path(folder, name)
             try:
@@ -41,11 +45,11 @@ def check_files(path: Path) -> None:
                 continue
             kind = status.st_mode
             note = not any(part in ("d", "array") for part in found.parts[-3:-1])
-            count += 1
+            counts[within] += 1
             wrong = None
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 wrong = "is neither a file nor a folder"
-            elif count > MAX_FILES:
+            elif counts[within] > MAX_FILES:
                 wrong = f"is one file of more than {MAX_FILES}"
             elif note and status.st_size > MAX_NOTE_BYTES:
                 wrong = f"has {status.st_size} bytes, and no note has so many"

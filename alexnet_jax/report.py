@@ -85,7 +85,8 @@ class Report:
             # An extra: not there to be resolved where it isn't installed.
             board = importlib.import_module("tensorboardX")
             folder = str(workdir / "tensorboard")
-            self._board = board.SummaryWriter(folder, purge_step=start)
+            # What is there of later steps will be written again.
+            self._board = board.SummaryWriter(folder, purge_step=start + 1)
 
     def __enter__(self) -> "Report":
         self._progress.start()

@@ -156,8 +156,10 @@ def make_schedule(
         check_number("schedule.reference_batch", reference_batch, least=1)
     if not 0 < factor <= 1:
         raise InputError(f"schedule.factor={factor} must lie above 0 and up to 1")
-    if list(epochs) != sorted(epochs) or min(epochs, default=0) < 0:
-        raise InputError(f"schedule.epochs={tuple(epochs)} must rise from 0 on")
+    for epoch in epochs:
+        check_number("a number of schedule.epochs", epoch)
+    if list(epochs) != sorted(epochs):
+        raise InputError(f"schedule.epochs={tuple(epochs)} must rise")
     scale = batch_size / reference_batch if batch_size and reference_batch else 1.0
 
     def steps(epoch: float) -> int:

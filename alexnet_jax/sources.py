@@ -6,9 +6,9 @@ a whole stored picture and a label; what is cut out of it is decided later.
 
 from collections.abc import Callable
 
-from alexnet_jax.dataset import Dataset
+from alexnet_jax.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.digits import open_digits
-from alexnet_jax.errors import InputError
+from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.folder import open_folder
 from alexnet_jax.imagenet import open_imagenet
 from alexnet_jax.prepared import open_prepared
@@ -42,6 +42,7 @@ def open_dataset(
         raise InputError(
             f"data.source={source!r} unknown; choose from {', '.join(sorted(SOURCES))}"
         )
+    check_number("data.size", size, least=1, below=LARGEST_SIZE + 1)
     if not 0 < validation_fraction < 1:
         raise InputError(
             f"data.validation_fraction={validation_fraction} must lie between 0 and 1"

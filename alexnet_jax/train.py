@@ -19,6 +19,7 @@ from alexnet_jax import processes, progress, reading, restore
 from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.curves import read_curves
 from alexnet_jax.errors import Diverged, InputError, Interrupted
 from alexnet_jax.interrupt import Interrupts
 from alexnet_jax.kernels import save_kernels
@@ -184,6 +185,11 @@ def _run(
             raise Interrupted(signal)
     if processes.is_main() and kernels.shape[3] == 3:
         save_kernels(kernels, workdir / workdirs.FIGURES / "kernels.png")
+    if not result:
+        # The run was at its end already.
+        told = read_curves(workdir).splits["validation"]
+        names = ("loss", "top1_error", "top5_error") if told else ()
+        result = {name: float(told[name][-1]) for name in names}
     return {"step": int(state.step), "workdir": str(workdir), **result}
 
 

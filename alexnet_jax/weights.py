@@ -92,9 +92,9 @@ def import_weights(
     settings = plain(config)
     model: AlexNet = call(settings, "model", num_classes=classes)
     params = to_params(model, layers, origin, where=str(path))
+    statistics = Statistics(_mean(mean, origin), np.zeros(3), np.eye(3))
     workdirs.create(workdir)
     workdirs.start_run(workdir, settings)
-    statistics = Statistics(_mean(mean, origin), np.zeros(3), np.eye(3))
     workdirs.write_data(
         workdir,
         workdirs.Data(names, SIZE, origin.crop, f"weights of {path.name}", statistics),

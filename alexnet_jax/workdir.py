@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax import files, moments
+from alexnet_jax.dataset import LARGEST_SIZE
 from alexnet_jax.environment import environment
 from alexnet_jax.errors import InputError, first_line, writing
 from alexnet_jax.moments import Statistics
 
 
 FORMAT_VERSION = 1
-# Of a picture's side in pixels, and of a file of names and settings in bytes.
-LARGEST_SIZE, LARGEST_FILE = 4096, 2**26
+# Of a file of names and settings, in bytes.
+LARGEST_FILE = 2**26
 CONFIG_FILE, RUN_FILE, DATASET_FILE = "config.json", "run.json", "dataset.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 
@@ -199,7 +200,7 @@ def check_run(
         changes = [
             f"{key} {before!r} -> {after!r}"
             for key, before, after in differences(
-                complete(_read(path)), complete(config)
+                complete(read_config(workdir)), complete(config)
             )
             if not any(key == free or key.startswith(f"{free}.") for free in FREE)
         ]

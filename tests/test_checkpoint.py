@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, optimizer, processes, step
+from alexnet_jax import checkpoint, optimizer, processes, proof, step
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import Failure, InputError
 from alexnet_jax.schedule import make_schedule
@@ -288,6 +288,19 @@ def test_where_no_checkpoint_is_whole_they_stay(directory):
     ):
         checkpoints.restore_latest(state(0))
     assert (directory / "1").is_dir()
+
+
+def test_many_checkpoints_are_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(proof, "MAX_FILES", 40)
+    for name in map(str, range(30)):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            (tmp_path / name / f"file{number}").touch()
+    proof.check_files(tmp_path)
+    for number in range(11):
+        (tmp_path / "7" / f"more{number}").touch()
+    with pytest.raises(InputError, match=r"7/\w+ is one file of more than 40"):
+        proof.check_files(tmp_path)
 
 
 def add_link(path):

@@ -65,6 +65,9 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "batch_size" in refused(*base, "--config.train.batch_size=many")
     assert "batch_size" in refused(*base, "--config.train.batch_size=1.5")
     assert "stray argument extra" in refused(*base, "extra")
+    assert "set it in a config file of your own" in refused(
+        *base, "--config.schedule.layer_rates.conv1=0.1"
+    )
     assert "nosuchflag" in refused(*base, "--nosuchflag=1")
     assert "no variant 'old'" in refused("--config=imagenet:old", "--workdir=x")
 
@@ -73,11 +76,25 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     ("override", "shown"),
     [
         ("--config.train.batch_size=0", "train.batch_size=0 must be at least 1"),
-        ("--config.train.seed=-1", "train.seed=-1 must not be negative"),
+        ("--config.train.seed=-1", "train.seed=-1 must lie from 0 up to 4294967296"),
         ("--config.model.towers=0", "model.towers=0 must be at least 1"),
         ("--config.model.norm_size=4", "model.norm_size=4 must be odd"),
         ("--config.model.norm_k=0", "model.norm_k=0.0 must be finite and above 0"),
         ("--config.model.norm_beta=-1", "model.norm_beta=-1.0 must not be negative"),
+        ("--config.train.epochs=inf", "train.epochs=inf must be finite"),
+        ("--config.train.epochs=nan", "train.epochs=nan must be finite"),
+        ("--config.train.epochs=-1", "train.epochs=-1.0 must not be negative"),
+        ("--config.train.seed=4294967296", "train.seed=4294967296 must lie from 0"),
+        ("--config.data.timeout=inf", "data.timeout=inf must be above 0 and finite"),
+        ("--config.data.size=5000", "data.size=5000 must lie from 1 up to 4097"),
+        (
+            "--config.model.kernel_sizes=(11,4,3,3,3)",
+            "has kernels of 4; where model.strides is 1 they must be odd",
+        ),
+        (
+            "--config.schedule.epochs=(1e999,)",
+            "a number of schedule.epochs=inf must be finite",
+        ),
         ("--config.schedule.bias_drops=-1", "bias_drops=-1 must not be negative"),
         (
             "--config.data.validation_fraction=0.0001",

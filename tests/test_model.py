@@ -1,4 +1,6 @@
+import dataclasses
 import runpy
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +10,11 @@ from jax import lax
 from test_lrn import channel_loop, map_loop
 from test_pooling import pool_loop
 
+from alexnet_jax import geometry
 from alexnet_jax import mesh as meshes
 from alexnet_jax.errors import InputError
 from alexnet_jax.main import config_folder, load_config
-from alexnet_jax.model import AlexNet
+from alexnet_jax.model import ACTIVATIONS, AlexNet
 from alexnet_jax.sections import call, plain
 from alexnet_jax.workdir import differences, flat
 
@@ -399,6 +402,25 @@ def test_arguments_that_do_not_fit_together(changes, shown):
         jax.eval_shape(
             tiny(**changes).init, jax.random.key(0), jnp.zeros((1, 67, 67, 3))
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("channels", ("a", 8, 8, 8, 8), "model.channels='a' must be a whole number"),
+        ("channels", (8.0, 8, 8, 8, 8), "model.channels=8.0 must be a whole number"),
+        ("exchanges", (1,), "model.exchanges names 1; the layers are conv1"),
+        ("bias", ("a", *(0.0,) * 7), "model.bias='a' must be a number"),
+        ("bias", (float("nan"), *(0.0,) * 7), "model.bias=nan must be finite"),
+    ],
+)
+def test_entries_of_another_kind_are_refused(name, value, shown):
+    """What a command line may give; the tests' own check of types doesn't see it."""
+    network = tiny()
+    fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}
+    fields = {**fields, name: value, "layers": network.layers}
+    with pytest.raises(InputError, match=shown):
+        geometry.check_arguments(SimpleNamespace(**fields), activations=ACTIVATIONS)
 
 
 def test_an_unknown_layer_names_those_there_are():

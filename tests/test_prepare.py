@@ -296,6 +296,10 @@ def test_an_output_that_is_in_the_way(tmp_path, picture_folder):
         prepared_from(picture_folder, tmp_path / "out" / "dataset.json" / "below")
     with pytest.raises(InputError, match="--workers=0 must be at least 1"):
         prepared_from(picture_folder, tmp_path / "other", workers=0)
+    with pytest.raises(InputError, match="--size=5000 must lie from 1 up to 4097"):
+        prepared_from(picture_folder, tmp_path / "other", size=5000)
+    with pytest.raises(InputError, match="--input=.*nowhere is not a folder"):
+        prepared_from(tmp_path / "nowhere", tmp_path / "other")
 
 
 SLOW = """

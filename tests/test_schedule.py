@@ -68,7 +68,7 @@ def test_the_colour_shift_is_turned_off_at_its_epoch():
         ({"learning_rate": -1.0}, "learning_rate=-1.0 must not be negative"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be finite"),
         ({"patience": 0}, "patience=0 must be at least 1"),
-        ({"kind": "steps", "epochs": (-1, 2)}, "must rise from 0 on"),
+        ({"kind": "steps", "epochs": (-1, 2)}, "epochs=-1 must not be negative"),
         ({"factor": 0.0}, "above 0"),
         ({"kind": "steps", "epochs": (3, 2)}, "must rise"),
         ({"warmup_epochs": -1.0}, "warmup_epochs=-1.0 must not be negative"),

@@ -82,9 +82,14 @@ def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path):
-    workdir = runs.run(tmp_path, "run", "--config.train.steps=2")
+    config, workdir = runs.parse(
+        runs.arguments(tmp_path, "run", "--config.train.steps=2")
+    )
+    first = train.run(config, workdir)
     before = runs.lines(workdir)
-    runs.run(tmp_path, "run", "--config.train.steps=2")
+    assert first["step"] == 2
+    assert first["top1_error"] == before[-1]["top1_error"]
+    assert train.run(config, workdir) == first
     assert runs.lines(workdir) == before
 
 
@@ -182,6 +187,15 @@ def test_a_resume_refuses_another_network_or_other_data(straight, override, show
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_damaged_config_is_told(straight, tmp_path):
+    config = workdirs.read_config(straight)
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    (workdir / "config.json").write_text('{"data": 5}')
+    with pytest.raises(InputError, match="config.json is damaged"):
+        workdirs.check_run(workdir, config, "", sections.completed)
 
 
 def test_other_data_are_refused(straight):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import alexnet_jax
-from alexnet_jax import caffemodel, export, layout, torch_file, weights
+from alexnet_jax import caffemodel, evaluate, export, layout, torch_file, weights
 from alexnet_jax.errors import InputError
 from alexnet_jax.layout import Layer, Origin
 from alexnet_jax.main import config_folder
@@ -414,6 +414,10 @@ def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, whiten):
     monkeypatch.setattr(weights, "load_config", lambda *_: config)
     monkeypatch.setattr(weights, "SIZE", 77)
     workdir = tmp_path / "run"
+    with pytest.raises(InputError, match="--mean=.*none.npy can't be read"):
+        weights.import_weights(
+            tmp_path / "x.onnx", workdir, "code2012", mean=tmp_path / "none.npy"
+        )
     count = weights.import_weights(tmp_path / "x.onnx", workdir, "code2012")
     model, variables, _, names = alexnet_jax.load(workdir)
     assert count == sum(a.size for a in jax.tree.leaves(variables["params"]))
@@ -431,3 +435,5 @@ def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, whiten):
     assert header["conv2.weight"]["shape"] == [16, 4, 5, 5]
     with pytest.raises(InputError, match="is not empty"):
         weights.import_weights(path, workdir, "code2012")
+    with pytest.raises(InputError, match="its data lie; give --data_path=PATH"):
+        evaluate.evaluate([workdir])

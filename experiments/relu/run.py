@@ -51,7 +51,10 @@ PIXELS = {
     },
 }
 # Pixels span 256 levels, and gradients of the first kernels grow with them.
-RATES = {"whitened": (0.003, 0.01, 0.03, 0.1), "raw": (0.0003, 0.001, 0.003, 0.01)}
+RATES = {
+    "whitened": (0.003, 0.01, 0.03, 0.1),
+    "raw": (0.0003, 0.001, 0.003, 0.01, 0.03),
+}
 TARGET = 0.25
 BATCH = 128
 POINTS_AN_EPOCH = 10
