@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "experiments" / "benchmarks")]
 
 import jax
 import numpy as np
@@ -24,6 +25,8 @@ from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, processes, step
 from alexnet_jax.model import AlexNet
 from alexnet_jax.schedule import make_schedule
+
+import sides
 
 
 def measured_rate(devices, data, tower, batch, count=1):
@@ -56,19 +59,13 @@ def loop(text):
     """One process of a measurement."""
     data, tower, batch = map(int, text.split(","))
     mesh = meshes.open_mesh(towers=2, data=data, tower=tower)
-    share, shares = meshes.data_share(mesh)
+    _, shares = meshes.data_share(mesh)
     model, size = AlexNet(num_classes=1000), 224
     schedule = make_schedule(steps_per_epoch=1000)
     sgd = optimizer.momentum_sgd(schedule)
     state = step.init_state(model, sgd, mesh, size, 0)
     train = step.make_train_step(model, sgd, schedule, mesh, 0)
-    rng = np.random.default_rng(share)
-    local = batch // shares
-    host = {
-        "image": rng.integers(0, 256, (local, size, size, 3), np.uint8),
-        "label": rng.integers(0, 1000, local, np.int32),
-        "colour_shift": rng.normal(0, 9, (local, 3)).astype(np.float32),
-    }
+    host = sides.host_batch(batch // shares)
     place = NamedSharding(mesh, meshes.EXAMPLES)
     arrays = {
         name: jax.make_array_from_process_local_data(place, array)
