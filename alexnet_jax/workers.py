@@ -24,10 +24,12 @@ _stop: Any = None
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many cores this process may use: of its affinity, and of its container's
+    share where that is less."""
+    # Not needed by those who only import the package.
+    import joblib
+
+    return joblib.cpu_count()
 
 
 def spread(

@@ -1,6 +1,8 @@
 """How the devices of a mesh are opened."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -25,3 +27,14 @@ def test_a_number_of_threads_that_is_given_stays(monkeypatch):
     monkeypatch.setattr(meshes, "cores", lambda: 1)
     meshes.open_mesh(towers=2)
     assert os.environ["PJRT_NPROC"] == "3"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's")
+def test_a_process_bound_to_one_core_counts_one():
+    program = """
+import os
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from alexnet_jax.workers import cores
+assert cores() == 1
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
