@@ -25,6 +25,7 @@ from alexnet_jax.proof import (
     error_digest,
     named,
 )
+from alexnet_jax.workdir import REPLACED
 
 
 # Its annotations want types of its own where any path or policy will do.
@@ -61,7 +62,7 @@ class Checkpoints:
         self._keep = keep_latest, keep_best
         self._clean = clean
         self._saving: Any = None
-        self._replaced = False
+        self._replacing = False
         self._checkpointer = self._open()
 
     def _open(self) -> Any:
@@ -83,7 +84,7 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """What the run that saves here does first, in its main process."""
-        leftovers.drop_replaced(self._directory)
+        leftovers.put_back(self._directory, damaged_notes(self._directory))
         self._check_notes()
         leftovers.drop_deleted(self._directory)
 
@@ -103,7 +104,8 @@ class Checkpoints:
                 with writable(self._directory):
                     self._checkpointer.close()
             finally:
-                self._drop_replaced()
+                if self._replacing and processes.is_main():
+                    leftovers.put_back(self._directory, {})
         except Failure:
             # Where something else went wrong, that is what is told.
             if error is None:
@@ -126,10 +128,12 @@ class Checkpoints:
         """
         steps = self.steps
         if not steps:
+            killed = any(self._directory.glob(f"*{REPLACED}"))
             raise InputError(
                 f"no checkpoint in {self._directory}; train with "
                 f"`python -m alexnet_jax.main --config=NAME --workdir="
                 f"{self._directory.parent}`"
+                + (", which also mends what a kill in a save has left" * killed)
             )
         if which == "latest":
             return max(steps)
@@ -155,8 +159,8 @@ class Checkpoints:
         if step in steps:
             if error is None or steps[step] is not None:
                 return
-            self._rename({step}, leftovers.REPLACED)
-            self._replaced = True
+            self._replacing = True
+            self._rename({step}, REPLACED)
         metrics = None if error is None else {METRIC: error}
         with writable(self._directory):
             self._saving = self._checkpointer.save_checkpointables_async(
@@ -178,7 +182,8 @@ class Checkpoints:
                 # To ask for its result ends the thread that saved, and its open files.
                 saving.result()
             self._checkpointer.wait()
-        self._drop_replaced()
+        if self._replacing:
+            self._drop_replaced()
         if not self._clean:
             return
         steps = self.steps
@@ -203,9 +208,9 @@ class Checkpoints:
         self._checkpointer.reload()
 
     def _drop_replaced(self) -> None:
-        if self._replaced and processes.is_main():
+        if processes.is_main():
             leftovers.drop_replaced(self._directory)
-        self._replaced = False
+        self._replacing = False
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of a step, checked, laid out as the abstract state says.
@@ -270,6 +275,11 @@ class Checkpoints:
             self._checkpointer.close()
             processes.in_main(lambda: leftovers.move_aside(self._directory, damaged))
             self._checkpointer = self._open()
+            if max(self.steps) > step:
+                # What a damaged one was to replace is back under its name.
+                return self.restore_latest(abstract_state)
+        if self._clean:
+            self._drop_replaced()
         return step, state
 
     def _check_notes(self) -> None:
@@ -285,6 +295,6 @@ class Checkpoints:
         if not self._clean:
             raise first
         names = {path.name for path in self._directory.iterdir() if path.name.isdigit()}
-        if names <= set(damaged):
+        if names and names <= set(damaged):
             raise InputError(f"no whole checkpoint in {self._directory}: {first}")
         leftovers.move_aside(self._directory, damaged)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import numbers
 import os
 import signal
 import sys
@@ -73,12 +74,14 @@ def check_number(
       below: what it must not reach.
       whole: whether it must be an integer.
     """
-    if not isinstance(value, int if whole else int | float):
+    # NumPy's are among them.
+    kind: Any = numbers.Integral if whole else numbers.Real
+    if not isinstance(value, kind):
         wanted = f"be a {'whole ' if whole else ''}number"
     elif least <= value < below and value > -math.inf:
         return
     elif below < math.inf:
-        wanted = f"lie from {least} up to {below}"
+        wanted = f"lie from {least} to below {below}"
     elif not math.isfinite(value):
         wanted = "be finite"
     else:

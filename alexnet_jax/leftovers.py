@@ -13,9 +13,10 @@ from typing import Any
 from alexnet_jax import progress
 from alexnet_jax.broken import writable
 from alexnet_jax.errors import InputError
+from alexnet_jax.workdir import REPLACED
 
 
-DAMAGED, DELETED, REPLACED = "damaged", ".deleted", ".replaced"
+DAMAGED, DELETED = "damaged", ".deleted"
 
 
 def rename(directory: Path, steps: Iterable[int], ending: str) -> None:
@@ -32,15 +33,27 @@ def drop_deleted(directory: Path) -> None:
             shutil.rmtree(path)
 
 
+def put_back(directory: Path, damaged: Mapping[str, InputError]) -> None:
+    """Give what was to be replaced its name back, where no newer one is whole.
+
+    Args:
+      directory: the checkpoints.
+      damaged: those known to be damaged, by name; they are moved out of the way.
+    """
+    for path in directory.glob(f"*{REPLACED}"):
+        newer = path.with_name(path.name.removesuffix(REPLACED))
+        if newer.name in damaged:
+            move_aside(directory, {newer.name: damaged[newer.name]})
+        if not newer.exists():
+            with writable(directory):
+                path.rename(newer)
+
+
 def drop_replaced(directory: Path) -> None:
-    """Remove what a newer checkpoint has replaced, or else give it its name back."""
+    """Remove what has been replaced."""
     with writable(directory):
         for path in directory.glob(f"*{REPLACED}"):
-            newer = path.with_name(path.name.removesuffix(REPLACED))
-            if newer.exists():
-                shutil.rmtree(path)
-            else:
-                path.rename(newer)
+            shutil.rmtree(path)
 
 
 def move_aside(directory: Path, damaged: Mapping[Any, InputError]) -> None:

@@ -216,6 +216,16 @@ def _check_finite(loss: float, what: str) -> None:
         raise Diverged(f"{what} is {loss}; {DIVERGED}")
 
 
+def last_validation(workdir: Path) -> dict[str, float]:
+    """Loss and errors of a run's last validation; empty where none is written down."""
+    path = workdir / METRICS_FILE
+    for text in reversed(path.read_text().splitlines() if path.exists() else []):
+        line = json.loads(text)
+        if line["split"] == "validation":
+            return {name: line[name] for name in ("loss", "top1_error", "top5_error")}
+    return {}
+
+
 def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
     """Cut metrics.jsonl back to a step, and off a line that was not finished.
 

@@ -19,7 +19,6 @@ from alexnet_jax import processes, progress, reading, restore
 from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.curves import read_curves
 from alexnet_jax.errors import Diverged, InputError, Interrupted
 from alexnet_jax.interrupt import Interrupts
 from alexnet_jax.kernels import save_kernels
@@ -187,9 +186,7 @@ def _run(
         save_kernels(kernels, workdir / workdirs.FIGURES / "kernels.png")
     if not result:
         # The run was at its end already.
-        told = read_curves(workdir).splits["validation"]
-        names = ("loss", "top1_error", "top5_error") if told else ()
-        result = {name: float(told[name][-1]) for name in names}
+        result = reports.last_validation(workdir)
     return {"step": int(state.step), "workdir": str(workdir), **result}
 
 

@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 LARGEST_FILE = 2**26
 CONFIG_FILE, RUN_FILE, DATASET_FILE = "config.json", "run.json", "dataset.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
+# Behind the step of a checkpoint that a newer one of that step is to take the place of.
+REPLACED = ".replaced"
 
 # Where a process finds the data, and how it reads them.
 OWN = ("data.path", "data.threads", "data.workers", "data.buffer", "data.timeout")
@@ -172,7 +174,9 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 def has_checkpoints(workdir: Path) -> bool:
     """Whether a run has saved anything; one that has not binds nobody."""
     folder = workdir / CHECKPOINTS
-    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+    return folder.is_dir() and any(
+        path.name.removesuffix(REPLACED).isdecimal() for path in folder.iterdir()
+    )
 
 
 def check_run(

@@ -25,6 +25,10 @@ from alexnet_jax import files
 from alexnet_jax.arguments import Parser
 
 
+# What a result says of how it was made.
+PROVENANCE = ("cores", "processor", "python", "versions", "commit", "time")
+
+
 def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> Parser:
     """A parser with the options that experiments have in common.
 
@@ -49,6 +53,9 @@ def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> P
 def keep(path: Path, line: dict[str, Any], *identity: str) -> list[dict[str, Any]]:
     """Put a result into a file of JSON lines, in the place of an older one.
 
+    One that differs from the older one in nothing that was measured leaves it as it is,
+    with the hardware and the commit of its measurement.
+
     Args:
       path: the file; it and its folder may not be there yet.
       line: the result.
@@ -61,9 +68,16 @@ def keep(path: Path, line: dict[str, Any], *identity: str) -> list[dict[str, Any
     def name(result: dict[str, Any]) -> list[Any]:
         return [result.get(key) for key in identity]
 
+    def measured(result: dict[str, Any]) -> dict[str, Any]:
+        # As it comes back from the file, where tuples are lists.
+        result = json.loads(json.dumps(result))
+        return {key: result[key] for key in result if key not in PROVENANCE}
+
     path.parent.mkdir(parents=True, exist_ok=True)
     results = kept(path)
     places = [n for n, other in enumerate(results) if name(other) == name(line)]
+    if places and measured(results[places[0]]) == measured(line):
+        return results
     if places:
         results[places[0]] = line
     else:

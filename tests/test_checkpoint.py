@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, optimizer, processes, proof, step
+from alexnet_jax import checkpoint, optimizer, processes, proof, step, workdir
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import Failure, InputError
 from alexnet_jax.schedule import make_schedule
@@ -23,6 +23,19 @@ from networks import flat, mesh_of, tiny
 @pytest.fixture
 def directory(tmp_path):
     return tmp_path / "run" / "checkpoints"
+
+
+# After a failed load Orbax leaves coroutines to the collector, which then complains of
+# them: here and now, and not in some later test.
+@pytest.fixture
+def collected():
+    yield
+    gc.collect()
+
+
+broken_loads = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 def numbers(value):
@@ -116,14 +129,69 @@ with Checkpoints(Path(sys.argv[1]), clean=True) as checkpoints:
 """
 
 
-def test_what_was_replaced_goes_where_the_newer_one_is_there(directory):
-    """A kill between the commit of the newer one and the removal of the older."""
+def test_what_was_replaced_goes_when_the_newer_one_is_found_whole(directory):
     with Checkpoints(directory, clean=True) as checkpoints:
         checkpoints.save(3, numbers(3), 0.25)
     shutil.copytree(directory / "3", directory / "3.replaced")
     with Checkpoints(directory, clean=True) as checkpoints:
         assert checkpoints.steps == {3: 0.25}
+        assert (directory / "3.replaced").exists()
+        assert checkpoints.restore_latest(numbers(0))[0] == 3
         assert [path.name for path in directory.iterdir()] == ["3"]
+
+
+@broken_loads
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize("part", ["metrics", "state"])
+def test_what_was_replaced_is_taken_where_the_newer_one_is_damaged(
+    directory, part, capsys
+):
+    with Checkpoints(directory, clean=True) as checkpoints:
+        checkpoints.save(2, numbers(2))
+        checkpoints.save(3, numbers(3))
+    shutil.copytree(directory / "3", directory.parent / "kept")
+    with Checkpoints(directory, clean=True) as checkpoints:
+        checkpoints.save(3, numbers(4), 0.25)
+    shutil.move(directory.parent / "kept", directory / "3.replaced")
+    for path in (directory / "3" / part).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with Checkpoints(directory, clean=True) as checkpoints:
+        step, state = checkpoints.restore_latest(numbers(0))
+        assert (step, int(state["step"])) == (3, 3)
+        assert checkpoints.steps == {2: None, 3: None}
+    assert (directory.parent / "damaged" / "3").is_dir()
+    assert f"warning: checkpoint {directory / '3'}" in capsys.readouterr().err
+
+
+def test_a_run_whose_only_checkpoint_is_being_replaced_still_binds(directory):
+    with Checkpoints(directory, clean=True) as checkpoints:
+        checkpoints.save(3, numbers(3))
+    (directory / "3").rename(directory / "3.replaced")
+    assert workdir.has_checkpoints(directory.parent)
+    with (
+        Checkpoints(directory) as checkpoints,
+        pytest.raises(InputError, match="which also mends what a kill in a save"),
+    ):
+        checkpoints.find("latest")
+
+
+def test_a_lost_process_while_names_change_leaves_the_checkpoint(
+    directory, monkeypatch
+):
+    def lost(what):
+        raise processes.ProcessLost("another process has ended")
+
+    with (
+        pytest.raises(processes.ProcessLost),
+        Checkpoints(directory, clean=True) as checkpoints,
+    ):
+        checkpoints.save(3, numbers(3))
+        checkpoints.wait()
+        monkeypatch.setattr(processes, "wait_for_all", lost)
+        checkpoints.save(3, numbers(4), 0.25)
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.steps == {3: None}
 
 
 @pytest.mark.usefixtures("collected")
@@ -172,19 +240,6 @@ def test_a_state_restores_on_other_meshes(directory):
             np.testing.assert_array_equal(
                 parameters["params"]["conv1"]["kernel"], kernel
             )
-
-
-# After a failed load Orbax leaves coroutines to the collector, which then complains of
-# them: here and now, and not in some later test.
-@pytest.fixture
-def collected():
-    yield
-    gc.collect()
-
-
-broken_loads = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 
 
 def state(seed):

@@ -183,6 +183,18 @@ def test_a_result_takes_the_place_of_an_older_one(tmp_path, monkeypatch):
     assert [json.loads(t) for t in path.read_text().splitlines()] == results
 
 
+def test_a_result_that_is_the_same_keeps_what_it_was_measured_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    keep = runpy.run_path(str(EXPERIMENTS / "experiment.py"))["keep"]
+    path = tmp_path / "results.jsonl"
+    first = {"seed": 0, "curve": [[1, 0.5]], "commit": "a", "processor": "old"}
+    keep(path, first, "seed")
+    again = {**first, "curve": ((1, 0.5),), "commit": "b", "processor": "new"}
+    assert keep(path, again, "seed") == [first]
+    longer = {**again, "curve": [[1, 0.5], [2, 0.4]]}
+    assert keep(path, longer, "seed") == [longer]
+
+
 def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
     root = EXPERIMENTS.parent
     for folder in (root / "configs", EXPERIMENTS / "generalisation"):

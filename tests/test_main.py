@@ -76,7 +76,7 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     ("override", "shown"),
     [
         ("--config.train.batch_size=0", "train.batch_size=0 must be at least 1"),
-        ("--config.train.seed=-1", "train.seed=-1 must lie from 0 up to 4294967296"),
+        ("--config.train.seed=-1", "train.seed=-1 must lie from 0 to below 4294967296"),
         ("--config.model.towers=0", "model.towers=0 must be at least 1"),
         ("--config.model.norm_size=4", "model.norm_size=4 must be odd"),
         ("--config.model.norm_k=0", "model.norm_k=0.0 must be finite and above 0"),
@@ -86,7 +86,7 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
         ("--config.train.epochs=-1", "train.epochs=-1.0 must not be negative"),
         ("--config.train.seed=4294967296", "train.seed=4294967296 must lie from 0"),
         ("--config.data.timeout=inf", "data.timeout=inf must be above 0 and finite"),
-        ("--config.data.size=5000", "data.size=5000 must lie from 1 up to 4097"),
+        ("--config.data.size=5000", "data.size=5000 must lie from 1 to below 4097"),
         (
             "--config.model.kernel_sizes=(11,4,3,3,3)",
             "has kernels of 4; where model.strides is 1 they must be odd",

@@ -33,8 +33,13 @@ def test_a_number_of_threads_that_is_given_stays(monkeypatch):
 def test_a_process_bound_to_one_core_counts_one():
     program = """
 import os
-os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 from alexnet_jax.workers import cores
+assert cores() == int(os.environ["LOKY_MAX_CPU_COUNT"])
+os.environ.pop("LOKY_MAX_CPU_COUNT")
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 assert cores() == 1
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    # One less than there are, as a container may say; at least one.
+    fewer = str(max(1, len(os.sched_getaffinity(0)) - 1))
+    environment = {**os.environ, "LOKY_MAX_CPU_COUNT": fewer}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

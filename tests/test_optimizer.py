@@ -65,7 +65,7 @@ def assert_close(params, expected):
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [
-        ({"momentum": 1.0}, "optimizer.momentum=1.0 must lie from 0 up to 1"),
+        ({"momentum": 1.0}, "optimizer.momentum=1.0 must lie from 0 to below 1"),
         ({"weight_decay": -1.0}, "optimizer.weight_decay=-1.0 must not be negative"),
         ({"bias_rate": float("inf")}, "optimizer.bias_rate=inf must be finite"),
     ],

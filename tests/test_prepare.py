@@ -145,8 +145,8 @@ prepare.prepare(source="folder", input_path=sys.argv[1], output=Path(sys.argv[2]
 def test_a_killed_preparation_goes_on_and_ends_the_same(
     tmp_path, picture_folder, many_shards, monkeypatch, capsys
 ):
-    prepared_from(picture_folder, tmp_path / "straight")
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    prepared_from(picture_folder, tmp_path / "straight")
     assert "checking finished shards" not in capsys.readouterr().err
     output = tmp_path / "killed"
     done = subprocess.run(
@@ -296,7 +296,7 @@ def test_an_output_that_is_in_the_way(tmp_path, picture_folder):
         prepared_from(picture_folder, tmp_path / "out" / "dataset.json" / "below")
     with pytest.raises(InputError, match="--workers=0 must be at least 1"):
         prepared_from(picture_folder, tmp_path / "other", workers=0)
-    with pytest.raises(InputError, match="--size=5000 must lie from 1 up to 4097"):
+    with pytest.raises(InputError, match="--size=5000 must lie from 1 to below 4097"):
         prepared_from(picture_folder, tmp_path / "other", size=5000)
     with pytest.raises(InputError, match="--input=.*nowhere is not a folder"):
         prepared_from(tmp_path / "nowhere", tmp_path / "other")

@@ -17,12 +17,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from alexnet_jax import hugepages
+
+
+if __name__ == "__main__":
+    # Before the imports that take long, since it starts the process anew.
+    hugepages.use()
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from alexnet_jax import hugepages, step
+from alexnet_jax import step
 from alexnet_jax.model import AlexNet
 
 import harness
@@ -165,5 +172,4 @@ def main():
 
 
 if __name__ == "__main__":
-    hugepages.use()
     main()

@@ -19,9 +19,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from alexnet_jax import hugepages
+
+
+if __name__ == "__main__":
+    # Before the imports that take long, since it starts the process anew.
+    hugepages.use()
+
 import jax
 
-from alexnet_jax import convolution, hugepages
+from alexnet_jax import convolution
 
 import harness
 
@@ -102,5 +109,4 @@ def main():
 
 
 if __name__ == "__main__":
-    hugepages.use()
     main()

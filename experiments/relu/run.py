@@ -160,13 +160,14 @@ def promise(result):
 
 
 def summary(results):
-    """The table: for each network its rate, and for every seed the epochs to the target
+    """The table: for each network and rate, for every seed the epochs to the target
     and, where it wasn't reached, how many were learned."""
     chosen = [result for result in results if result.get("chosen")]
     table = {}
     for result in chosen:
-        empty = {"rate": result["rate"], "epochs": [], "not_reached_in": []}
-        row = table.setdefault(f"{result['activation']}, {result['pixels']}", empty)
+        empty = {"epochs": [], "not_reached_in": []}
+        name = f"{result['activation']}, {result['pixels']}, rate {result['rate']:g}"
+        row = table.setdefault(name, empty)
         row["epochs"].append(result["epochs_to_target"])
         if result["epochs_to_target"] is None:
             learned = result["curve"][-1][0] if result["curve"] else 0.0
@@ -194,9 +195,9 @@ def draw(results, path):
                 *np.transpose(result["curve"]),
                 color=colours[activation],
                 linestyle="-" if activation == "relu" else "--",
-                label=None if activation in labelled else label,
+                label=None if label in labelled else label,
             )
-            labelled.add(activation)
+            labelled.add(label)
         axes.axhline(TARGET, color="grey", linewidth=0.8)
         axes.set_title(f"{pixels} pixels")
         axes.set_xlabel("epochs")
