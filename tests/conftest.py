@@ -1,8 +1,12 @@
 """Every test sees two CPU devices, strict types, and annotations that are checked."""
 
 import os
+import signal
 import tempfile
 
+
+# A shell has those it starts in the background ignore Ctrl-C, and their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In the environment too, for the processes that tests start.
 os.environ["JAX_PLATFORMS"] = "cpu"
