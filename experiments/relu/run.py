@@ -187,17 +187,20 @@ def draw(results, path):
         1, count, figsize=(5.5 * count, 4), sharey=True, squeeze=False
     )
     for axes, pixels in zip(panels[0], shown, strict=False):
-        labelled = set()
+        styles = {}
         for result in (line for line in lines if line["pixels"] == pixels):
             activation = result["activation"]
-            label = f"{activation}, rate {result['rate']:g}"
+            name = f"{activation}, rate {result['rate']:g}"
+            # A further rate is dotted.
+            further = any(other.startswith(f"{activation},") for other in styles)
+            style = ":" if further else "-" if activation == "relu" else "--"
             axes.plot(
                 *np.transpose(result["curve"]),
                 color=colours[activation],
-                linestyle="-" if activation == "relu" else "--",
-                label=None if label in labelled else label,
+                linestyle=styles.get(name, style),
+                label=None if name in styles else name,
             )
-            labelled.add(label)
+            styles.setdefault(name, style)
         axes.axhline(TARGET, color="grey", linewidth=0.8)
         axes.set_title(f"{pixels} pixels")
         axes.set_xlabel("epochs")
