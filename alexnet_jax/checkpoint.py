@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
-from alexnet_jax import leftovers, processes
+from alexnet_jax import agreement, leftovers, processes
 from alexnet_jax.broken import readable, writable
 from alexnet_jax.errors import Failure, InputError, check_number
 from alexnet_jax.proof import (
@@ -68,7 +68,7 @@ class Checkpoints:
     def _open(self) -> Any:
         check_files(self._directory)
         if self._clean:
-            processes.in_main(self._tidy)
+            agreement.in_main(self._tidy)
         else:
             self._check_notes()
         with readable(self._directory):
@@ -263,7 +263,7 @@ class Checkpoints:
                 state = self.restore(step, abstract_state)
             except InputError as error:
                 why = error
-            if processes.all_of(state is not None):
+            if agreement.all_of(state is not None):
                 break
             damaged[step] = why
         else:
@@ -273,7 +273,7 @@ class Checkpoints:
             )
         if damaged:
             self._checkpointer.close()
-            processes.in_main(lambda: leftovers.move_aside(self._directory, damaged))
+            agreement.in_main(lambda: leftovers.move_aside(self._directory, damaged))
             self._checkpointer = self._open()
             if max(self.steps) > step:
                 # What a damaged one was to replace is back under its name.

@@ -1,4 +1,4 @@
-"""Several processes that train as one, through `jax.distributed`.
+"""Several processes that train as one, through `jax.distributed`: they join and part.
 
 Every process runs the same program on its own devices and reads its own part of each
 batch. The first one, the main process, writes the run's files and talks; all of them
@@ -6,8 +6,6 @@ save their part of a checkpoint into one directory, which all of them must see.
 """
 
 import ctypes
-import hashlib
-import json
 import os
 import re
 import signal
@@ -15,16 +13,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import progress
 from alexnet_jax.errors import InputError, Interrupted, ProcessLost, first_line
@@ -167,101 +161,6 @@ def wait_for_all(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
-def all_of(well: bool) -> bool:
-    """Whether it is true in every process."""
-    if jax.process_count() == 1:
-        return well
-    return bool(multihost_utils.process_allgather(np.int32(well)).all())
-
-
-def in_main(action: Callable[[], object]) -> None:
-    """Do something in the main process, and see in all of them that it went well.
-
-    Raises:
-      InputError: in every process, if the main one raised it.
-    """
-    refused = None
-    if is_main():
-        try:
-            action()
-        except InputError as error:
-            refused = error
-    if jax.process_count() > 1:
-        number = np.int32(refused is not None)
-        if multihost_utils.broadcast_one_to_all(number):
-            _part()
-            refused = refused or InputError("process 0 has refused to start")
-    if refused is not None:
-        raise refused
-
-
-def check_same(settings: Mapping[str, Any]) -> None:
-    """See that every process has been given the same.
-
-    Args:
-      settings: flat, by dotted key.
-
-    Raises:
-      InputError: in every process, naming the keys at which one differs from the main
-        process.
-    """
-    if jax.process_count() == 1:
-        return
-    # Fixed sizes, so that processes that differ still meet in the same exchange.
-    mine = {key: _digest([key, value]) for key, value in settings.items()}
-    names = _digest(sorted(mine))
-    same_names = multihost_utils.process_allgather(names)
-    if (same_names != same_names[0]).any():
-        _part()
-        raise InputError(
-            "the processes were given configs with different keys; give every process "
-            "the same command"
-        )
-    table = np.stack([mine[key] for key in sorted(mine)])
-    tables = multihost_utils.process_allgather(table)
-    differing = [
-        f"{key} (process {', '.join(map(str, np.flatnonzero(other)))})"
-        for key, other in zip(
-            sorted(mine), (tables != tables[0]).any(axis=-1).T, strict=True
-        )
-        if other.any()
-    ]
-    if differing:
-        _part()
-        raise InputError(
-            f"processes differ from process 0 in {'; '.join(differing)}; give every "
-            "process the same config and the same data"
-        )
-
-
-def _digest(value: Any) -> np.ndarray:
-    text = json.dumps(value, sort_keys=True)
-    return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-
-
-class Agreement:
-    """A number on which all processes agree, one step late and without waiting for it.
-
-    A signal reaches one process; all of them must stop at the same step.
-    """
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._place = NamedSharding(mesh, P(mesh.axis_names))
-        everywhere = NamedSharding(mesh, P())
-        self._largest = jax.jit(jnp.max, out_shardings=everywhere)
-        self._local = len(mesh.local_devices)
-        self._pending: jax.Array | None = None
-
-    def largest(self, number: int) -> int:
-        """Hand in this step's number; returns the largest of the step before."""
-        if jax.process_count() == 1:
-            return number
-        local = np.full(self._local, number, np.int32)
-        numbers = jax.make_array_from_process_local_data(self._place, local)
-        before, self._pending = self._pending, self._largest(numbers)
-        return 0 if before is None else int(before)
-
-
 def is_of_devices(error: BaseException) -> bool:
     """Whether devices raised it, or the connection between processes."""
     # A collective that fails while it is dispatched says so in gloo's own words.
@@ -286,13 +185,13 @@ def together() -> Iterator[None]:
         lost = LOST.format(process=jax.process_index(), reason=reason)
         raise ProcessLost(lost) from error
     except Interrupted:
-        _part()
+        part()
         raise
     else:
-        _part()
+        part()
 
 
-def _part() -> None:
+def part() -> None:
     """Leave the others. JAX aborts a process whose coordinator has gone, so the main
     process, which is that, goes last."""
     wait_for_all("the run's end")

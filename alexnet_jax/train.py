@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from alexnet_jax import agreement, processes, progress, reading, restore
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import processes, progress, reading, restore
 from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
@@ -56,10 +56,10 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     mesh = call(settings, "mesh", towers=towers)
     pipeline = call(settings, "data")
     fingerprint = pipeline.dataset.fingerprint
-    processes.check_same({**workdirs.comparable(settings), "the data": fingerprint})
+    agreement.check_same({**workdirs.comparable(settings), "the data": fingerprint})
     with contextlib.ExitStack() as held:
         lock = locked(workdir, f"{workdir} is in use")
-        processes.in_main(lambda: held.enter_context(lock))
+        agreement.in_main(lambda: held.enter_context(lock))
         return _run(settings, workdir, mesh, pipeline)
 
 
@@ -137,7 +137,7 @@ def _run(
             revalidate=late,
             writes=processes.is_main(),
         )
-        stop = processes.Agreement(mesh)
+        stop = agreement.Agreement(mesh)
         result: dict[str, float] = {}
 
         def save(
