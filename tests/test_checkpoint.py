@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, optimizer, processes, proof, step, workdir
+from alexnet_jax import (
+    agreement,
+    checkpoint,
+    optimizer,
+    processes,
+    proof,
+    step,
+    workdir,
+)
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import Failure, InputError
 from alexnet_jax.schedule import make_schedule
@@ -307,7 +315,7 @@ def test_all_processes_take_the_checkpoint_that_all_can_read(directory, monkeypa
         checkpoints.save(2, state(2))
         checkpoints.wait()
         answers = iter([False, True])
-        monkeypatch.setattr(processes, "all_of", lambda well: next(answers))
+        monkeypatch.setattr(agreement, "all_of", lambda well: next(answers))
         step, restored = checkpoints.restore_latest(state(0))
         assert step == 1
         assert set(checkpoints.steps) == {1}
