@@ -2,7 +2,7 @@
 
 import sys
 
-from alexnet_jax.errors import InputError, exit_with
+from alexnet_jax.runtime.errors import InputError, exit_with
 
 
 COMMANDS = {

@@ -15,8 +15,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.errors import InputError
 from alexnet_jax.processes import is_main, part
+from alexnet_jax.runtime.errors import InputError
 
 
 def all_of(well: bool) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from alexnet_jax.errors import InputError
 from alexnet_jax.originals import check_name
+from alexnet_jax.runtime.errors import InputError
 
 
 # Real headers, long names included, are a few blocks; a hostile one would fill memory.

@@ -8,8 +8,8 @@ import numpy as np
 
 from alexnet_jax import augment
 from alexnet_jax.dataset import Source
-from alexnet_jax.errors import DataStalled
 from alexnet_jax.moments import Statistics
+from alexnet_jax.runtime.errors import DataStalled
 
 
 HostBatch = dict[str, np.ndarray]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 MAX_BYTES = 2**31

@@ -15,7 +15,6 @@ from orbax.checkpoint import v1 as orbax_v1
 
 from alexnet_jax import agreement, leftovers, processes
 from alexnet_jax.broken import readable, writable
-from alexnet_jax.errors import Failure, InputError, check_number
 from alexnet_jax.proof import (
     METRIC,
     check_files,
@@ -25,6 +24,7 @@ from alexnet_jax.proof import (
     error_digest,
     named,
 )
+from alexnet_jax.runtime.errors import Failure, InputError, check_number
 from alexnet_jax.workdir import REPLACED
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from alexnet_jax.dataset import Dataset, Example, Source, fingerprint
-from alexnet_jax.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_number
 
 
 PIXELS = ("true", "shuffled", "random")

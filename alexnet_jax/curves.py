@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from alexnet_jax.errors import InputError
 from alexnet_jax.report import METRICS_FILE
+from alexnet_jax.runtime.errors import InputError
 
 
 SPLITS = ("train", "validation")

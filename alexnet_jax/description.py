@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from alexnet_jax import moments
 from alexnet_jax.dataset import LARGEST_SIZE
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 FORMAT_VERSION = 2

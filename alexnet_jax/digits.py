@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.dataset import Dataset, Example, fingerprint
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from alexnet_jax import losses, progress, reading
+from alexnet_jax import losses, reading
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.restore import Member
+from alexnet_jax.runtime import progress
 
 
 class Outputs(NamedTuple):

@@ -1,6 +1,6 @@
 """Restore a checkpoint, or several as an ensemble, and measure their errors."""
 
-from alexnet_jax import hugepages
+from alexnet_jax.runtime import hugepages
 
 
 if __name__ == "__main__":
@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import errors, progress
 from alexnet_jax import mesh as meshes
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.arguments import Parser
 from alexnet_jax.ensemble import combine, run_over
-from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.restore import Member, open_member
+from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.sections import call, plain
 
 

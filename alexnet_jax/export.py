@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import convolution, files, lrn
+from alexnet_jax import convolution, lrn
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax.errors import writing
 from alexnet_jax.layout import Layer, from_params
 from alexnet_jax.model import AlexNet
 from alexnet_jax.restore import Member, open_member
+from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime.errors import writing
 
 
 OPSET = 18
@@ -29,13 +30,13 @@ def to_safetensors(workdir: Path, checkpoint: str | int, path: Path) -> None:
     Raises:
       InputError: if there is no such checkpoint, or the package isn't installed.
     """
-    safetensors = files.package("safetensors.numpy", path)
+    safetensors = atomic.package("safetensors.numpy", path)
     member = open_member(workdir, checkpoint)
     arrays = {"mean": _mean(member)}
     for name, kernel, bias in _layers(member):
         arrays |= {f"{name}.weight": kernel, f"{name}.bias": bias}
     with writing(path):
-        files.replace(path, safetensors.save(arrays))
+        atomic.replace(path, safetensors.save(arrays))
 
 
 def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
@@ -47,7 +48,7 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
     Raises:
       InputError: if there is no such checkpoint, or the package isn't installed.
     """
-    onnx = files.package("onnx", path)
+    onnx = atomic.package("onnx", path)
     member = open_member(workdir, checkpoint)
     graph = _Graph(onnx.helper, onnx.numpy_helper)
     crop = member.data.crop
@@ -67,7 +68,7 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
     )
     onnx.checker.check_model(model)
     with writing(path):
-        files.replace(path, model.SerializeToString())
+        atomic.replace(path, model.SerializeToString())
 
 
 def _layers(member: Member) -> list[Layer]:

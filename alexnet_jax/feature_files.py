@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from alexnet_jax import files
-from alexnet_jax.errors import InputError, first_line, writing
+from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime.errors import InputError, first_line, writing
 
 
 # Longer names are cut off in Zarr, where all have the same room.
@@ -84,7 +84,7 @@ class Output:
         """Write down how far it has come; first of all, to have something to go on."""
         note = {"job": self._job, "done": self.done, "refused": self.refused}
         with writing(self._note):
-            files.write_json(self._note, note)
+            atomic.write_json(self._note, note)
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def _zarr(
     path: Path, shapes: Mapping[str, tuple[int, ...]], rows_at_once: int, output: Output
 ) -> Iterator[Write]:
     """A Zarr group with an array for each layer, and `name` and `label`."""
-    zarr = files.package("zarr", path)
+    zarr = atomic.package("zarr", path)
     output.take_note()
     with writing(path):
         mode = "r+" if output.done else "w"

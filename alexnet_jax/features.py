@@ -22,10 +22,11 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from alexnet_jax import dataset as datasets
-from alexnet_jax import description, feature_files, gallery, progress
-from alexnet_jax.arguments import Parser
-from alexnet_jax.errors import Failure, InputError, check_number, exit_with
+from alexnet_jax import description, feature_files, gallery
 from alexnet_jax.restore import Member, open_member
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import Failure, InputError, check_number, exit_with
 from alexnet_jax.sources import open_dataset
 
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import files, kernels, progress
+from alexnet_jax import kernels
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.arguments import Parser
 from alexnet_jax.curves import Curves, read_curves
-from alexnet_jax.errors import InputError, exit_with, writing
 from alexnet_jax.insight import Insight, look
 from alexnet_jax.page import Page
 from alexnet_jax.restore import Member, open_member
+from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import InputError, exit_with, writing
 
 
 REPORT_FILE, COMPARISON_FILE = "report.html", "comparison.html"
@@ -122,7 +123,7 @@ def write_comparison(workdirs_given: Sequence[Path]) -> Path:
 
 def _write(path: Path, page: Page) -> Path:
     with writing(path):
-        files.replace(path, page.html())
+        atomic.replace(path, page.html())
     return path
 
 

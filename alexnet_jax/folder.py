@@ -6,8 +6,8 @@ from pathlib import Path
 
 from alexnet_jax import pictures
 from alexnet_jax.dataset import Dataset, fingerprint
-from alexnet_jax.errors import InputError
 from alexnet_jax.originals import FileOriginals, Piece, check_name
+from alexnet_jax.runtime.errors import InputError
 
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid")}

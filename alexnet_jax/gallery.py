@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from alexnet_jax import pictures
-from alexnet_jax.errors import InputError
-from alexnet_jax.workers import cores
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.process_pool import cores
 
 
 # Decoded ahead of whoever takes them, for each thread.

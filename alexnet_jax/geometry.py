@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.pooling import pooled_size
+from alexnet_jax.runtime.errors import InputError, check_number
 
 
 LARGEST_STEP = 4096

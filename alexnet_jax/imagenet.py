@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import archives, progress
+from alexnet_jax import archives
 from alexnet_jax.archives import Member
 from alexnet_jax.dataset import Dataset, fingerprint
-from alexnet_jax.errors import InputError
 from alexnet_jax.folder import open_folder
 from alexnet_jax.originals import FileOriginals, Piece
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import InputError
 
 
 ARCHIVES = {

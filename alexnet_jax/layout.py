@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
+from alexnet_jax.runtime.errors import InputError
 
 
 class Layer(NamedTuple):

@@ -12,7 +12,7 @@ A config is a Python file with a function `get_config`, and is run as code. The 
 that come with the package are also found by name: `--config=quickstart`.
 """
 
-from alexnet_jax import hugepages
+from alexnet_jax.runtime import hugepages
 
 
 if __name__ == "__main__":
@@ -29,8 +29,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import errors, figures, processes, progress, train
-from alexnet_jax.errors import Failure, InputError
+from alexnet_jax import figures, processes, train
+from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime.errors import Failure, InputError
 
 
 USAGE = (

@@ -10,8 +10,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.errors import InputError, check_number
-from alexnet_jax.workers import cores
+from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.process_pool import cores
 
 
 DATA, TOWER = "data", "tower"

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from alexnet_jax import geometry, lrn, pooling
 from alexnet_jax.convolution import convolve
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.towers import (
     TowerParameters,
     add_bias,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Integer, UInt8
 
-from alexnet_jax.errors import InputError, first_line, writing
+from alexnet_jax.runtime.errors import InputError, first_line, writing
 
 
 MEAN_FILE = "mean.npy"

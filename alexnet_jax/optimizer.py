@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from alexnet_jax.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_number
 from alexnet_jax.schedule import Schedule
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from alexnet_jax import pictures
 from alexnet_jax.dataset import Example, fingerprint
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 MAX_NAME_BYTES = 4096

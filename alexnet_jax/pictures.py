@@ -15,7 +15,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from alexnet_jax.errors import InputError, first_line
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 FORMATS = {

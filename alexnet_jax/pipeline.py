@@ -23,11 +23,11 @@ from alexnet_jax import augment, batches
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.corruption import corrupt
 from alexnet_jax.dataset import Dataset
-from alexnet_jax.errors import InputError
 from alexnet_jax.mesh import EXAMPLES
 from alexnet_jax.moments import PixelSums, Statistics
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.process_pool import cores
 from alexnet_jax.sources import open_dataset
-from alexnet_jax.workers import cores
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

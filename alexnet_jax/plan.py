@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from alexnet_jax import mesh as meshes
-from alexnet_jax.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

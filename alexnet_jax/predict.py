@@ -12,9 +12,9 @@ import numpy as np
 from alexnet_jax import gallery, losses
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax.arguments import Parser
-from alexnet_jax.errors import Failure, InputError, exit_with
 from alexnet_jax.restore import open_member
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import Failure, InputError, exit_with
 
 
 BEST = 5

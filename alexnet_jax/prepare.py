@@ -18,21 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import (
-    description,
-    errors,
-    files,
-    pictures,
-    progress,
-    shards,
-    sources,
-    workers,
-)
-from alexnet_jax.arguments import Parser
+from alexnet_jax import description, pictures, shards, sources
 from alexnet_jax.dataset import LARGEST_SIZE, Dataset
-from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.moments import MEAN_FILE, PixelSums
 from alexnet_jax.originals import Originals
+from alexnet_jax.runtime import atomic, errors, progress
+from alexnet_jax.runtime import process_pool as workers
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import InputError, check_number
 from alexnet_jax.shards import ShardTask
 from alexnet_jax.unfinished import (
     NOTES_FOLDER,
@@ -232,7 +225,7 @@ def _finish(
     statistics.save_mean(folder)
     described["mean_sha256"] = description.sha256(folder / MEAN_FILE)
     described.update(statistics.to_json())
-    files.write_json(folder / description.DATASET_FILE, described)
+    atomic.write_json(folder / description.DATASET_FILE, described)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from alexnet_jax import description as descriptions
 from alexnet_jax import pictures
 from alexnet_jax.dataset import Dataset, Example, fingerprint
 from alexnet_jax.description import AGAIN, Shard
-from alexnet_jax.errors import InputError, first_line
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 _LENGTH = struct.Struct("<H")

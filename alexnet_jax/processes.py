@@ -20,8 +20,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from alexnet_jax import progress
-from alexnet_jax.errors import InputError, Interrupted, ProcessLost, first_line
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import InputError, Interrupted, ProcessLost, first_line
 
 
 SECONDS_TO_JOIN = 120

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import mesh as meshes
-from alexnet_jax.errors import InputError, first_line
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 METRIC = "top1_error"

@@ -14,9 +14,9 @@ import absl.flags
 import grain
 
 from alexnet_jax.batches import HostBatch
-from alexnet_jax.errors import DataStalled, Failure, InputError
 from alexnet_jax.pipeline import Pipeline
-from alexnet_jax.workers import follow_parent
+from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
+from alexnet_jax.runtime.process_pool import follow_parent
 
 
 # Batches in the making at once: the next one fills the threads at the end of the last.

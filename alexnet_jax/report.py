@@ -14,8 +14,9 @@ from typing import Any
 
 import jax
 
-from alexnet_jax import files, losses, progress
-from alexnet_jax.errors import (
+from alexnet_jax import losses
+from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime.errors import (
     Diverged,
     Failure,
     InputError,
@@ -257,4 +258,4 @@ def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
             ) from error
         if not later and (keep_validation or not repeated):
             kept.append(text + "\n")
-    files.replace(path, "".join(kept))
+    atomic.replace(path, "".join(kept))

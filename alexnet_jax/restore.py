@@ -12,14 +12,15 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from alexnet_jax import augment, pictures, progress
+from alexnet_jax import augment, pictures
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.sections import call, plain
 
 

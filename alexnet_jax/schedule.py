@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from alexnet_jax.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_number
 
 
 Stages = tuple[tuple[int, float], ...]

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax import description, files, pictures, prepared, progress
-from alexnet_jax.errors import InputError, first_line
+from alexnet_jax import description, pictures, prepared
 from alexnet_jax.moments import PixelSums
 from alexnet_jax.originals import Originals
+from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 class ShardTask(NamedTuple):
@@ -92,7 +93,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             "mended": mended,
             "refused": refused,
         }
-        files.write_json(task.note, note)
+        atomic.write_json(task.note, note)
         return task.path
     except (OSError, RuntimeError) as error:
         # The writer's own kind is RuntimeError, with the system's reason in it.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.dataset import Dataset, fingerprint
-from alexnet_jax.errors import InputError, first_line
 from alexnet_jax.originals import Original, Originals
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

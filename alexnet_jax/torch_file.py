@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 MAX_PROGRAM = 2**24

@@ -13,19 +13,20 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import agreement, processes, progress, reading, restore
+from alexnet_jax import agreement, processes, reading, restore
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.errors import Diverged, InputError, Interrupted
-from alexnet_jax.interrupt import Interrupts
 from alexnet_jax.kernels import save_kernels
-from alexnet_jax.lock import locked
 from alexnet_jax.model import AlexNet
 from alexnet_jax.optimizer import after_validation
 from alexnet_jax.pipeline import Pipeline
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
+from alexnet_jax.runtime.lock import locked
+from alexnet_jax.runtime.signals import Interrupts
 from alexnet_jax.sections import SECTIONS, call, completed, plain
 
 

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import files, progress, shards
-from alexnet_jax.errors import InputError
-from alexnet_jax.lock import LOCK_FILE, locked
+from alexnet_jax import shards
+from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.lock import LOCK_FILE, locked
 
 
 JOB_FILE, REFUSED_FILE = "job.json", "refused.txt"
@@ -49,7 +50,7 @@ def _resume(unfinished: Path, job: dict[str, Any]) -> None:
     """Make the folders for the work, emptied of what another job left."""
     file = unfinished / JOB_FILE
     folders = [unfinished / SET_FOLDER, unfinished / NOTES_FOLDER]
-    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + files.PART, REFUSED_FILE}
+    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + atomic.PART, REFUSED_FILE}
     ours |= {folder.name for folder in folders}
     if strangers := sorted({path.name for path in unfinished.iterdir()} - ours):
         raise InputError(
@@ -65,10 +66,10 @@ def _resume(unfinished: Path, job: dict[str, Any]) -> None:
         if before != job:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
-        for left in folder.glob(f"*{files.PART}"):
+        for left in folder.glob(f"*{atomic.PART}"):
             left.unlink()
     if before != job:
-        files.write_json(file, job)
+        atomic.write_json(file, job)
         shards.sync(file)
 
 

@@ -11,9 +11,9 @@ from alexnet_jax import losses, reading
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
-from alexnet_jax.errors import InputError
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pipeline import Pipeline
+from alexnet_jax.runtime.errors import InputError
 
 
 def make_validation(

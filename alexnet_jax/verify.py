@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from array_record.python.array_record_module import ArrayRecordReader
 
 from alexnet_jax import description as descriptions
-from alexnet_jax import errors, prepared, progress
-from alexnet_jax import workers as processes
-from alexnet_jax.arguments import Parser
+from alexnet_jax import prepared
 from alexnet_jax.description import Description, Shard
-from alexnet_jax.errors import InputError, check_number
 from alexnet_jax.moments import MEAN_FILE
+from alexnet_jax.runtime import errors, process_pool, progress
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import InputError, check_number
 
 
 class ShardCheck(NamedTuple):
@@ -50,11 +50,11 @@ def verify(path: Path, *, workers: int | None = None) -> list[str]:
     ]
     total = sum(shard.examples for shard in descriptions.all_shards(description))
     with progress.counted("verifying", total) as advance:
-        for found in processes.spread(
+        for found in process_pool.spread(
             check_shard,
             tasks,
             # A process is not started for less than it takes to start one.
-            processes=workers or min(processes.cores(), -(-total // 4096)),
+            processes=workers or min(process_pool.cores(), -(-total // 4096)),
             advance=advance,
         ):
             faults += found

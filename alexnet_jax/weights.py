@@ -23,19 +23,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import caffemodel, description, progress, torch_file
+from alexnet_jax import caffemodel, description, torch_file
 from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer as optimizers
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.arguments import Parser
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.errors import InputError, exit_with
 from alexnet_jax.export import to_onnx, to_safetensors
-from alexnet_jax.files import package
 from alexnet_jax.layout import Layer, Origin, to_params
 from alexnet_jax.main import load_config
 from alexnet_jax.model import AlexNet
 from alexnet_jax.moments import Statistics
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.atomic import package
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import InputError, exit_with
 from alexnet_jax.schedule import make_schedule
 from alexnet_jax.sections import call, plain
 from alexnet_jax.step import TrainState

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import files, moments
+from alexnet_jax import moments
 from alexnet_jax.dataset import LARGEST_SIZE
 from alexnet_jax.environment import environment
-from alexnet_jax.errors import InputError, first_line, writing
 from alexnet_jax.moments import Statistics
+from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime.errors import InputError, first_line, writing
 
 
 FORMAT_VERSION = 1
@@ -281,4 +282,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, value: Any) -> None:
     with writing(path):
-        files.write_json(path, value)
+        atomic.write_json(path, value)

@@ -26,12 +26,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from alexnet_jax import batches, errors, progress
-from alexnet_jax.arguments import Parser
+from alexnet_jax import batches
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.dataset import Dataset, Example
-from alexnet_jax.errors import InputError
 from alexnet_jax.moments import PixelSums, Statistics
+from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import InputError
 
 
 THREADS = 1

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-from alexnet_jax.errors import Failure, Interrupted
+from alexnet_jax.runtime.errors import Failure, Interrupted
 
 from experiment import ROOT
 

@@ -21,8 +21,8 @@ sys.path[1:1] = [
     str(ROOT / "experiments" / "benchmarks"),
 ]
 
-from alexnet_jax import files
-from alexnet_jax.arguments import Parser
+from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime.cli import Parser
 
 
 # What a result says of how it was made.
@@ -82,7 +82,7 @@ def keep(path: Path, line: dict[str, Any], *identity: str) -> list[dict[str, Any
         results[places[0]] = line
     else:
         results.append(line)
-    files.replace(path, "".join(json.dumps(result) + "\n" for result in results))
+    atomic.replace(path, "".join(json.dumps(result) + "\n" for result in results))
     return results
 
 

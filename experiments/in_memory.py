@@ -16,16 +16,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, Sharding
 
-from alexnet_jax import augment, losses, progress, report
+from alexnet_jax import augment, losses, report
 from alexnet_jax import mesh as meshes
 from alexnet_jax import step as steps
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.dataset import Dataset
-from alexnet_jax.errors import Diverged, Interrupted
-from alexnet_jax.interrupt import Interrupts
 from alexnet_jax.model import AlexNet
 from alexnet_jax.optimizer import momentum_sgd
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import Diverged, Interrupted
+from alexnet_jax.runtime.signals import Interrupts
 from alexnet_jax.schedule import make_schedule
 
 from arrays import ArraySource, evaluation_batches, train_batches

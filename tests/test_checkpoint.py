@@ -22,7 +22,7 @@ from alexnet_jax import (
     workdir,
 )
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.errors import Failure, InputError
+from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.schedule import make_schedule
 
 from networks import flat, mesh_of, tiny

@@ -6,7 +6,7 @@ import pytest
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import sources
 from alexnet_jax.corruption import corrupt
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

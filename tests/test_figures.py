@@ -9,9 +9,9 @@ import runs
 from PIL import Image
 
 from alexnet_jax import curves, evaluate, figures
-from alexnet_jax.errors import InputError
 from alexnet_jax.insight import look
 from alexnet_jax.restore import open_member
+from alexnet_jax.runtime.errors import InputError
 
 
 pytest.importorskip("matplotlib")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import archives, prepare, progress, sources, verify
-from alexnet_jax.errors import InputError
+from alexnet_jax import archives, prepare, sources, verify
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import InputError
 
 
 NUMBERS = sorted(number for number, _ in fakes.WNIDS.values())

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax import prepare
-from alexnet_jax.errors import InputError
 from alexnet_jax.main import config_folder
 from alexnet_jax.report import CLOCK_FIELDS
+from alexnet_jax.runtime.errors import InputError
 
 from networks import flat
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from alexnet_jax.errors import InputError
-from alexnet_jax.lock import LOCK_FILE, locked
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.lock import LOCK_FILE, locked
 
 
 HOLD = """

@@ -7,7 +7,7 @@ import pytest
 import runs
 
 from alexnet_jax import main
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,9 @@ from test_pooling import pool_loop
 
 from alexnet_jax import geometry
 from alexnet_jax import mesh as meshes
-from alexnet_jax.errors import InputError
 from alexnet_jax.main import config_folder, load_config
 from alexnet_jax.model import ACTIVATIONS, AlexNet
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.sections import call, plain
 from alexnet_jax.workdir import differences, flat
 

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax.errors import InputError
 from alexnet_jax.optimizer import after_validation, momentum_sgd, rate_state
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.schedule import make_schedule
 
 

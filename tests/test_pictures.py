@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import pictures
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 def encoded(image, kind, **options):

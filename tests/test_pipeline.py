@@ -12,7 +12,7 @@ import pytest
 
 from alexnet_jax import augment, prepare, reading
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax.errors import DataStalled, Failure, InputError
+from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import feature_files, features, gallery, predict, prepare
-from alexnet_jax.errors import Failure, InputError
+from alexnet_jax.runtime.errors import Failure, InputError
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import moments, prepare, prepared, progress, sources, verify
-from alexnet_jax.errors import InputError
+from alexnet_jax import moments, prepare, prepared, sources, verify
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import InputError
 
 
 def prepared_from(folder, output, **options):

@@ -14,7 +14,7 @@ import pytest
 import runs
 
 from alexnet_jax import broken, processes
-from alexnet_jax.errors import InputError, ProcessLost
+from alexnet_jax.runtime.errors import InputError, ProcessLost
 
 
 SECONDS = 240

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 from alexnet_jax import report as reports
-from alexnet_jax.errors import Diverged, Failure, InputError
 from alexnet_jax.report import METRICS_FILE, Report, cut_metrics
+from alexnet_jax.runtime.errors import Diverged, Failure, InputError
 
 
 def metrics(loss):

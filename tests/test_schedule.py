@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.errors import InputError
 from alexnet_jax.main import load_config
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.schedule import make_schedule
 from alexnet_jax.sections import call, plain
 

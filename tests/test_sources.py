@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import sources
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 def open_folder(path, size=64, validation_fraction=0.25):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import prepare, sources, verify
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 def opened(path, fraction=0.25):

@@ -14,10 +14,10 @@ from PIL import Image
 from alexnet_jax import main, restore, sections, train, validation
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.errors import Diverged, InputError, Interrupted
-from alexnet_jax.lock import locked
 from alexnet_jax.plan import make_plan
 from alexnet_jax.prepare import prepare
+from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
+from alexnet_jax.runtime.lock import locked
 
 from networks import mesh_of
 

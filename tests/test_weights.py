@@ -15,10 +15,10 @@ import pytest
 
 import alexnet_jax
 from alexnet_jax import caffemodel, evaluate, export, layout, torch_file, weights
-from alexnet_jax.errors import InputError
 from alexnet_jax.layout import Layer, Origin
 from alexnet_jax.main import config_folder
 from alexnet_jax.model import AlexNet
+from alexnet_jax.runtime.errors import InputError
 
 
 SMALL = {"channels": (8, 16, 8, 16, 8), "hidden": (24, 16), "num_classes": 7}

@@ -29,8 +29,8 @@ import experiment
 
 from preset_values import ABLATIONS
 
-from alexnet_jax import errors, files, progress
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime import atomic, errors, progress
+from alexnet_jax.runtime.errors import InputError
 
 import harness
 from commands import QUICK, command
@@ -121,7 +121,7 @@ def main():
                 )
     results = [line for line in experiment.kept(path) if what.items() <= line.items()]
     done = {"experiment": "ablations", **what, "table": table(results)}
-    files.replace(given.output / "ablations.json", json.dumps(done, indent=2) + "\n")
+    atomic.replace(given.output / "ablations.json", json.dumps(done, indent=2) + "\n")
     progress.print_result(done)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from alexnet_jax import hugepages
+from alexnet_jax.runtime import hugepages
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from alexnet_jax import hugepages
+from alexnet_jax.runtime import hugepages
 
 import harness
 from sides import PEERS, SMALL_PAGES, ours, torch_side

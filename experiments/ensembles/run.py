@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from alexnet_jax import errors, progress
+from alexnet_jax.runtime import errors, progress
 
 import harness
 from commands import QUICK, command

@@ -35,9 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax import augment, errors, losses, progress
+from alexnet_jax import augment, losses
 from alexnet_jax.corruption import corrupt
 from alexnet_jax.moments import Statistics
+from alexnet_jax.runtime import errors, progress
 from alexnet_jax.step import cut_views
 
 import arrays

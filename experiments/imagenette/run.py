@@ -27,8 +27,8 @@ import experiment
 import numpy as np
 from scipy.special import softmax
 
-from alexnet_jax import errors, progress
 from alexnet_jax.report import METRICS_FILE
+from alexnet_jax.runtime import errors, progress
 
 import harness
 from commands import QUICK, command

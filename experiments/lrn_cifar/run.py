@@ -25,7 +25,7 @@ import experiment
 
 from preset_values import merged
 
-from alexnet_jax import errors, progress
+from alexnet_jax.runtime import errors, progress
 
 import arrays
 import harness

@@ -33,8 +33,8 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from alexnet_jax import errors, progress
 from alexnet_jax.optimizer import momentum_sgd
+from alexnet_jax.runtime import errors, progress
 from alexnet_jax.schedule import make_schedule
 
 import harness

@@ -24,8 +24,8 @@ import experiment
 
 # isort: split
 
-from alexnet_jax import errors, progress
 from alexnet_jax.report import METRICS_FILE
+from alexnet_jax.runtime import errors, progress
 
 import harness
 from commands import QUICK, command

@@ -53,9 +53,9 @@ from alexnet_jax import (
     workdir,
 )
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.errors import InputError
 from alexnet_jax.moments import MEAN_FILE, Statistics
 from alexnet_jax.prepared import open_prepared
+from alexnet_jax.runtime.errors import InputError
 
 import harness
 

@@ -34,7 +34,7 @@ import experiment
 import numpy as np
 from preset_values import merged
 
-from alexnet_jax import errors, progress
+from alexnet_jax.runtime import errors, progress
 
 import arrays
 import harness

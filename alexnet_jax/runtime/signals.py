@@ -5,7 +5,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from alexnet_jax.errors import Interrupted
+from alexnet_jax.runtime.errors import Interrupted
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

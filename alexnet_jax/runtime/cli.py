@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):

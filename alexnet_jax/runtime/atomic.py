@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 PART = ".part"

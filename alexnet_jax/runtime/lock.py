@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alexnet_jax import progress
-from alexnet_jax.errors import InputError, writing
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import InputError, writing
 
 
 LOCK_FILE = "lock"

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from alexnet_jax.errors import InputError
+from alexnet_jax.runtime.errors import InputError
 
 
 SECONDS_BETWEEN_LOOKS = 0.1
