@@ -17,7 +17,7 @@ import numpy as np
 from alexnet_jax import mesh as meshes
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.ensemble import combine, run_over
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.restore import Member, open_member
 from alexnet_jax.runtime import errors, progress

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import convolution, lrn
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax.layout import Layer, from_params
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn import convolution, lrn
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.restore import Member, open_member
 from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.errors import writing

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import InputError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.plan import make_plan
 from alexnet_jax.runtime.errors import InputError

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from alexnet_jax import losses
 from alexnet_jax import mesh as meshes
 from alexnet_jax.mesh import DATA, EVERYWHERE, EXAMPLES
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import rate_state
 from alexnet_jax.schedule import Schedule
 

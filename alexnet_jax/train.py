@@ -20,7 +20,7 @@ from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.kernels import save_kernels
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import after_validation
 from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.runtime import progress

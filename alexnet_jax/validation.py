@@ -11,7 +11,7 @@ from alexnet_jax import losses, reading
 from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.runtime.errors import InputError
 

@@ -31,8 +31,8 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.export import to_onnx, to_safetensors
 from alexnet_jax.layout import Layer, Origin, to_params
 from alexnet_jax.main import load_config
-from alexnet_jax.model import AlexNet
 from alexnet_jax.moments import Statistics
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.atomic import package
 from alexnet_jax.runtime.cli import Parser

@@ -22,7 +22,7 @@ from alexnet_jax import step as steps
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.dataset import Dataset
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Diverged, Interrupted

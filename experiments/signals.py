@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_jax import augment, losses
 from alexnet_jax.dataset import Dataset
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 
 
 EXAMPLES = 512

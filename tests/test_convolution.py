@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import convolution
+from alexnet_jax.nn import convolution
 
 
 # Height, width, side of the kernel, stride.

@@ -171,7 +171,7 @@ def test_enough_ends_a_run_also_when_it_is_started_again(digits, tmp_path):
 
 
 def test_the_gradient_beside_finite_differences(digits):
-    from alexnet_jax.model import AlexNet
+    from alexnet_jax.nn.alexnet import AlexNet
 
     model = AlexNet(num_classes=10, **values()["model"])
     source = digits.splits["train"]

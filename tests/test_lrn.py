@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import lrn
+from alexnet_jax.nn import lrn
 
 
 def channel_loop(x, size, k, alpha, beta):

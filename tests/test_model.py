@@ -10,10 +10,10 @@ from jax import lax
 from test_lrn import channel_loop, map_loop
 from test_pooling import pool_loop
 
-from alexnet_jax import geometry
 from alexnet_jax import mesh as meshes
 from alexnet_jax.main import config_folder, load_config
-from alexnet_jax.model import ACTIVATIONS, AlexNet
+from alexnet_jax.nn import shapes as geometry
+from alexnet_jax.nn.alexnet import ACTIVATIONS, AlexNet
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.sections import call, plain
 from alexnet_jax.workdir import differences, flat

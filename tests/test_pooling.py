@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import lrn
-from alexnet_jax.pooling import max_pool, pooled_size
+from alexnet_jax.nn import lrn
+from alexnet_jax.nn.pooling import max_pool, pooled_size
 
 
 def windows(size, window, stride, partial):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax import mesh as meshes
-from alexnet_jax import model as models
 from alexnet_jax import optimizer, step
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn import alexnet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.schedule import make_schedule
 
 from networks import batches, flat, mesh_of, parts, placed, replicated, tiny
@@ -96,9 +96,9 @@ def test_a_gradient_of_nothing_is_noticed():
 def test_the_bits_depend_on_the_tower_in_the_dropout_key(setting, monkeypatch):
     """Were a device's place folded in instead, towers on one device would differ."""
     whole, _ = five_steps((1, 1), **setting)
-    indices = models.AlexNet._tower_indices
+    indices = alexnet.AlexNet._tower_indices
     monkeypatch.setattr(
-        models.AlexNet, "_tower_indices", lambda self: list(range(len(indices(self))))
+        alexnet.AlexNet, "_tower_indices", lambda self: list(range(len(indices(self))))
     )
     split, _ = five_steps((1, 2), **setting)
     # Parameters start alike, as they are drawn outside the mesh.

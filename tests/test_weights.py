@@ -17,7 +17,7 @@ import alexnet_jax
 from alexnet_jax import caffemodel, evaluate, export, layout, torch_file, weights
 from alexnet_jax.layout import Layer, Origin
 from alexnet_jax.main import config_folder
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import InputError
 
 

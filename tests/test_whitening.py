@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.whitening import whiten
+from alexnet_jax.nn.standardize import whiten
 
 
 def test_each_picture_has_mean_zero_and_variance_one():

@@ -30,7 +30,7 @@ import optax
 from jax import lax
 
 from alexnet_jax import step
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 
 import harness
 import sides

@@ -26,7 +26,7 @@ import jax
 from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, reading, step, train
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.schedule import make_schedule
 
 import harness

@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 import jax
 
-from alexnet_jax import convolution
+from alexnet_jax.nn import convolution
 
 import harness
 

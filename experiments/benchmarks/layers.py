@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax import lrn, pooling
-from alexnet_jax.convolution import convolve
+from alexnet_jax.nn import lrn, pooling
+from alexnet_jax.nn.convolution import convolve
 
 from sides import CLASSES, SIZE
 

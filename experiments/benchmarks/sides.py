@@ -34,7 +34,7 @@ def ours(mode, batch_size, given):
 
     from alexnet_jax import mesh as meshes
     from alexnet_jax import optimizer, step
-    from alexnet_jax.model import AlexNet
+    from alexnet_jax.nn.alexnet import AlexNet
     from alexnet_jax.schedule import make_schedule
 
     mesh = meshes.open_mesh(

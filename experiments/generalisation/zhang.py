@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from preset_values import PRESETS
 
-from alexnet_jax.model import AlexNet
-from alexnet_jax.whitening import whiten
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.standardize import whiten
 
 
 # As TensorFlow's slim had it, which the paper used: a shift and no scale.

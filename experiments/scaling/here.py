@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding
 
 from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, processes, step
-from alexnet_jax.model import AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.schedule import make_schedule
 
 import sides

@@ -20,10 +20,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from alexnet_jax import geometry, lrn, pooling
-from alexnet_jax.convolution import convolve
-from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.towers import (
+from alexnet_jax.nn import lrn, pooling, shapes
+from alexnet_jax.nn.convolution import convolve
+from alexnet_jax.nn.standardize import whiten
+from alexnet_jax.nn.towers import (
     TowerParameters,
     add_bias,
     dropout,
@@ -31,7 +31,7 @@ from alexnet_jax.towers import (
     own_part,
     tower_indices,
 )
-from alexnet_jax.whitening import whiten
+from alexnet_jax.runtime.errors import InputError
 
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid}
@@ -151,7 +151,7 @@ class AlexNet(nn.Module):
         None where some window of a layer doesn't fit exactly.
         """
         pooled = [layer in self.pools for layer in self.layers]
-        return geometry.output_sides(
+        return shapes.output_sides(
             side + self.picture_padding,
             convolutions=list(
                 zip(self.kernel_sizes, self.strides, pooled, strict=False)
@@ -167,9 +167,9 @@ class AlexNet(nn.Module):
 
         It names the nearest sizes that do.
         """
-        geometry.check_arguments(self, activations=ACTIVATIONS)
+        shapes.check_arguments(self, activations=ACTIVATIONS)
         for side, what in ((height, "height"), (width, "width")):
-            geometry.check_side(side, what, lambda side: self.sizes(side) is not None)
+            shapes.check_side(side, what, lambda side: self.sizes(side) is not None)
 
     @nn.compact
     def __call__(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from alexnet_jax.pooling import pooled_size
+from alexnet_jax.nn.pooling import pooled_size
 from alexnet_jax.runtime.errors import InputError, check_number
 
 

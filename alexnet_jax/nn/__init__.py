@@ -1,0 +1,1 @@
+"""The network: AlexNet, its towers, its layers, its presets. JAX and Flax alone."""
