@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alexnet_jax.processes import is_of_devices
+from alexnet_jax.distributed.multihost import is_of_devices
 from alexnet_jax.runtime.errors import Failure, InputError, cannot_write, first_line
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
-from alexnet_jax import agreement, leftovers, processes
+from alexnet_jax import leftovers
 from alexnet_jax.broken import readable, writable
+from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.proof import (
     METRIC,
     check_files,
@@ -68,7 +69,7 @@ class Checkpoints:
     def _open(self) -> Any:
         check_files(self._directory)
         if self._clean:
-            agreement.in_main(self._tidy)
+            consensus.in_main(self._tidy)
         else:
             self._check_notes()
         with readable(self._directory):
@@ -104,7 +105,7 @@ class Checkpoints:
                 with writable(self._directory):
                     self._checkpointer.close()
             finally:
-                if self._replacing and processes.is_main():
+                if self._replacing and multihost.is_main():
                     leftovers.put_back(self._directory, {})
         except Failure:
             # Where something else went wrong, that is what is told.
@@ -198,17 +199,17 @@ class Checkpoints:
         if not steps:
             return
         self._rename(steps, leftovers.DELETED)
-        if processes.is_main():
+        if multihost.is_main():
             leftovers.drop_deleted(self._directory)
 
     def _rename(self, steps: set[int], ending: str) -> None:
-        if processes.is_main():
+        if multihost.is_main():
             leftovers.rename(self._directory, steps, ending)
-        processes.wait_for_all(f"checkpoints are renamed to {ending}")
+        multihost.wait_for_all(f"checkpoints are renamed to {ending}")
         self._checkpointer.reload()
 
     def _drop_replaced(self) -> None:
-        if processes.is_main():
+        if multihost.is_main():
             leftovers.drop_replaced(self._directory)
         self._replacing = False
 
@@ -263,7 +264,7 @@ class Checkpoints:
                 state = self.restore(step, abstract_state)
             except InputError as error:
                 why = error
-            if agreement.all_of(state is not None):
+            if consensus.all_of(state is not None):
                 break
             damaged[step] = why
         else:
@@ -273,7 +274,7 @@ class Checkpoints:
             )
         if damaged:
             self._checkpointer.close()
-            agreement.in_main(lambda: leftovers.move_aside(self._directory, damaged))
+            consensus.in_main(lambda: leftovers.move_aside(self._directory, damaged))
             self._checkpointer = self._open()
             if max(self.steps) > step:
                 # What a damaged one was to replace is back under its name.

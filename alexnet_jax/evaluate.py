@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import mesh as meshes
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.ensemble import combine, run_over
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.pipeline import Pipeline

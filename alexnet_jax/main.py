@@ -29,7 +29,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import figures, processes, train
+from alexnet_jax import figures, train
+from alexnet_jax.distributed import multihost
 from alexnet_jax.runtime import errors, progress
 from alexnet_jax.runtime.errors import Failure, InputError
 
@@ -194,7 +195,7 @@ def start_processes(arguments: Sequence[str]) -> tuple[list[str], bool]:
         raise InputError(f"{error}; {USAGE}") from error
     if given.distributed is not None:
         address = given.distributed or None
-        processes.start(address, given.processes, given.process)
+        multihost.start(address, given.processes, given.process)
     elif given.processes is not None or given.process is not None:
         raise InputError("--processes and --process go with --distributed=HOST:PORT")
     return rest, given.distributed is not None
@@ -209,9 +210,9 @@ def main() -> None:
     rest, several = start_processes(arguments)
     config, workdir = parse(rest)
     # Asking how many processes there are opens the devices; the run does that itself.
-    with processes.together() if several else contextlib.nullcontext():
+    with multihost.together() if several else contextlib.nullcontext():
         result: dict[str, Any] = train.run(config, workdir)
-    if processes.is_main():
+    if multihost.is_main():
         if not several:
             draw(workdir)
         progress.print_result(result)

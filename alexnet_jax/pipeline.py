@@ -23,7 +23,7 @@ from alexnet_jax import augment, batches
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.corruption import corrupt
 from alexnet_jax.dataset import Dataset
-from alexnet_jax.mesh import EXAMPLES
+from alexnet_jax.distributed.mesh import EXAMPLES
 from alexnet_jax.moments import PixelSums, Statistics
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores

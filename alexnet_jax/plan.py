@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from alexnet_jax import mesh as meshes
+from alexnet_jax.distributed import mesh
 from alexnet_jax.runtime.errors import InputError, check_number
 
 
@@ -62,7 +62,7 @@ def make_plan(
     """
     if steps is None and epochs is None:
         raise InputError("give train.steps or train.epochs")
-    meshes.check_batch(batch_size, 1, "train.batch_size")
+    mesh.check_batch(batch_size, 1, "train.batch_size")
     steps_per_epoch = examples / batch_size
     if epochs is not None:
         check_number("train.epochs", epochs)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import gallery, losses
-from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.restore import open_member
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, InputError, exit_with

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import mesh as meshes
+from alexnet_jax.distributed import mesh
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
@@ -116,7 +116,7 @@ def digests(state: Any, *, abstract: bool = False) -> dict[str, Any]:
     abstract, what will hold it."""
     if abstract:
         return {name: np.zeros(32, np.uint8) for name in named(state)}
-    return {name: _digest(meshes.whole(array)) for name, array in named(state).items()}
+    return {name: _digest(mesh.whole(array)) for name, array in named(state).items()}
 
 
 def error_digest(error: float | None) -> dict[str, np.ndarray]:

@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.plan import make_plan
@@ -23,7 +23,7 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "schedule": make_schedule,
     "train": make_plan,
     "eval": make_validation,
-    "mesh": meshes.open_mesh,
+    "mesh": mesh.open_mesh,
     "checkpoint": Checkpoints,
 }
 # But for these, which the run itself gives.

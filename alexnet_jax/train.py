@@ -13,12 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import agreement, processes, reading, restore
-from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
+from alexnet_jax import reading, restore
 from alexnet_jax import report as reports
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.distributed import consensus, multihost
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.kernels import save_kernels
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import after_validation
@@ -57,10 +58,10 @@ def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]
     mesh = call(settings, "mesh", towers=towers)
     pipeline = call(settings, "data")
     fingerprint = pipeline.dataset.fingerprint
-    agreement.check_same({**workdirs.comparable(settings), "the data": fingerprint})
+    consensus.check_same({**workdirs.comparable(settings), "the data": fingerprint})
     with contextlib.ExitStack() as held:
         lock = locked(workdir, f"{workdir} is in use")
-        agreement.in_main(lambda: held.enter_context(lock))
+        consensus.in_main(lambda: held.enter_context(lock))
         return _run(settings, workdir, mesh, pipeline)
 
 
@@ -93,10 +94,10 @@ def _run(
         # One of several processes can't leave alone; they stop together, after a step.
         alone = jax.process_count() == 1
         check = interrupts.check if alone else lambda: None
-        if processes.is_main():
+        if multihost.is_main():
             workdirs.start_run(workdir, settings)
             measure_data(workdir, pipeline, check)
-        processes.wait_for_all("the data are measured")
+        multihost.wait_for_all("the data are measured")
         data = workdirs.read_data(workdir)
         mean = pipelines.mean_crop(data.statistics, pipeline.crop)
         mean = jax.device_put(mean, steps.replicated(mesh))
@@ -136,9 +137,9 @@ def _run(
             steps_per_epoch=plan.steps_per_epoch,
             batch_size=plan.batch_size,
             revalidate=late,
-            writes=processes.is_main(),
+            writes=multihost.is_main(),
         )
-        stop = agreement.Agreement(mesh)
+        stop = consensus.Agreement(mesh)
         result: dict[str, float] = {}
 
         def save(
@@ -183,7 +184,7 @@ def _run(
         if signal:
             progress.say(f"stopped; `{workdir}` goes on where it stands")
             raise Interrupted(signal)
-    if processes.is_main() and kernels.shape[3] == 3:
+    if multihost.is_main() and kernels.shape[3] == 3:
         save_kernels(kernels, workdir / workdirs.FIGURES / "kernels.png")
     if not result:
         # The run was at its end already.

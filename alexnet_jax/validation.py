@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from alexnet_jax import losses, reading
-from alexnet_jax import mesh as meshes
 from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.runtime.errors import InputError

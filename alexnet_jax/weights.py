@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import caffemodel, description, torch_file
-from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer as optimizers
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.export import to_onnx, to_safetensors
 from alexnet_jax.layout import Layer, Origin, to_params
 from alexnet_jax.main import load_config

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, Sharding
 
 from alexnet_jax import augment, losses, report
-from alexnet_jax import mesh as meshes
 from alexnet_jax import step as steps
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.dataset import Dataset
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.runtime import progress

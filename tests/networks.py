@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, step
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.schedule import make_schedule
 

@@ -12,16 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import (
-    agreement,
-    checkpoint,
-    optimizer,
-    processes,
-    proof,
-    step,
-    workdir,
-)
+from alexnet_jax import checkpoint, optimizer, proof, step, workdir
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.schedule import make_schedule
 
@@ -188,15 +181,15 @@ def test_a_lost_process_while_names_change_leaves_the_checkpoint(
     directory, monkeypatch
 ):
     def lost(what):
-        raise processes.ProcessLost("another process has ended")
+        raise multihost.ProcessLost("another process has ended")
 
     with (
-        pytest.raises(processes.ProcessLost),
+        pytest.raises(multihost.ProcessLost),
         Checkpoints(directory, clean=True) as checkpoints,
     ):
         checkpoints.save(3, numbers(3))
         checkpoints.wait()
-        monkeypatch.setattr(processes, "wait_for_all", lost)
+        monkeypatch.setattr(multihost, "wait_for_all", lost)
         checkpoints.save(3, numbers(4), 0.25)
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.steps == {3: None}
@@ -315,7 +308,7 @@ def test_all_processes_take_the_checkpoint_that_all_can_read(directory, monkeypa
         checkpoints.save(2, state(2))
         checkpoints.wait()
         answers = iter([False, True])
-        monkeypatch.setattr(agreement, "all_of", lambda well: next(answers))
+        monkeypatch.setattr(consensus, "all_of", lambda well: next(answers))
         step, restored = checkpoints.restore_latest(state(0))
         assert step == 1
         assert set(checkpoints.steps) == {1}

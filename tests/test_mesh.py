@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from alexnet_jax import mesh as meshes
+from alexnet_jax.distributed import mesh
 
 
 @pytest.mark.parametrize(
@@ -17,15 +17,15 @@ def test_devices_have_threads_enough_on_few_cores(monkeypatch, cores, threads):
     # Set first, so that it is taken back afterwards.
     monkeypatch.setenv("PJRT_NPROC", "")
     monkeypatch.delenv("PJRT_NPROC")
-    monkeypatch.setattr(meshes, "cores", lambda: cores)
-    meshes.open_mesh(towers=2)
+    monkeypatch.setattr(mesh, "cores", lambda: cores)
+    mesh.open_mesh(towers=2)
     assert os.environ.get("PJRT_NPROC") == threads
 
 
 def test_a_number_of_threads_that_is_given_stays(monkeypatch):
     monkeypatch.setenv("PJRT_NPROC", "3")
-    monkeypatch.setattr(meshes, "cores", lambda: 1)
-    meshes.open_mesh(towers=2)
+    monkeypatch.setattr(mesh, "cores", lambda: 1)
+    mesh.open_mesh(towers=2)
     assert os.environ["PJRT_NPROC"] == "3"
 
 

@@ -10,7 +10,7 @@ from jax import lax
 from test_lrn import channel_loop, map_loop
 from test_pooling import pool_loop
 
-from alexnet_jax import mesh as meshes
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.main import config_folder, load_config
 from alexnet_jax.nn import shapes as geometry
 from alexnet_jax.nn.alexnet import ACTIVATIONS, AlexNet

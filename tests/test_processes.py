@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import runs
 
-from alexnet_jax import broken, processes
+from alexnet_jax import broken
+from alexnet_jax.distributed import multihost
 from alexnet_jax.runtime.errors import InputError, ProcessLost
 
 
@@ -167,7 +168,7 @@ def test_a_process_that_never_joins_is_named():
 )
 def test_arguments_that_do_not_fit_together(given, missing):
     with pytest.raises(InputError, match=re.escape(missing)):
-        processes.start(*given)
+        multihost.start(*given)
 
 
 def wait_for(happened, started):
@@ -188,9 +189,9 @@ def test_a_lost_connection_is_told_wherever_it_is_noticed(tmp_path, inside):
     """gloo says it in a plain ValueError where a collective fails at its dispatch."""
     with (
         pytest.raises(ProcessLost, match="another process has ended .*Gloo AllReduce"),
-        processes.together(),
+        multihost.together(),
         inside(tmp_path) if inside else contextlib.nullcontext(),
     ):
         raise ValueError(GLOO)
-    with pytest.raises(InputError, match="Gloo"), processes.together():
+    with pytest.raises(InputError, match="Gloo"), multihost.together():
         raise InputError("no folder Gloo")

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, step
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn import alexnet
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.schedule import make_schedule

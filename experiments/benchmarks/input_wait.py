@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 
-from alexnet_jax import mesh as meshes
 from alexnet_jax import optimizer, reading, step, train
 from alexnet_jax import pipeline as pipelines
+from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.schedule import make_schedule
 
@@ -42,7 +42,7 @@ class Side:
         self.batch_size = given.batch_size
         self.pipeline = pipelines.open_pipeline(path=str(given.data))
         dataset = self.pipeline.dataset
-        self.mesh = meshes.open_mesh(towers=2, data=1, tower=given.tower)
+        self.mesh = mesh.open_mesh(towers=2, data=1, tower=given.tower)
         model = AlexNet(num_classes=len(dataset.class_names))
         # So small that thousands of steps on one batch don't run away.
         schedule = make_schedule(steps_per_epoch=1000, learning_rate=1e-4)

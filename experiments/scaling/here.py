@@ -21,8 +21,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from alexnet_jax import mesh as meshes
-from alexnet_jax import optimizer, processes, step
+from alexnet_jax import optimizer, step
+from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.distributed import multihost
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.schedule import make_schedule
 
@@ -137,8 +138,8 @@ def main():
         loop(given.loop)
         return
     port, count, index = map(int, given.join.split(","))
-    processes.start(f"127.0.0.1:{port}", count, index)
-    with processes.together():
+    multihost.start(f"127.0.0.1:{port}", count, index)
+    with multihost.together():
         loop(given.loop)
 
 

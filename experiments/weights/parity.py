@@ -34,10 +34,10 @@ from torch.nn import functional as F
 
 import alexnet_jax
 from alexnet_jax import export, weights
-from alexnet_jax import mesh as meshes
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.main import load_config
 from alexnet_jax.moments import Statistics
 from alexnet_jax.optimizer import momentum_sgd

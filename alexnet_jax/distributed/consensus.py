@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.processes import is_main, part
+from alexnet_jax.distributed.multihost import is_main, part
 from alexnet_jax.runtime.errors import InputError
 
 
