@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from alexnet_jax.originals import check_name
+from alexnet_jax.data.encoded import check_name
 from alexnet_jax.runtime.errors import InputError
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from alexnet_jax.dataset import Dataset, Example, Source, fingerprint
+from alexnet_jax.data.dataset import Dataset, Example, Source, fingerprint
 from alexnet_jax.runtime.errors import InputError, check_number
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from alexnet_jax import moments
-from alexnet_jax.dataset import LARGEST_SIZE
+from alexnet_jax.data import statistics as moments
+from alexnet_jax.data.dataset import LARGEST_SIZE
 from alexnet_jax.runtime.errors import InputError
 
 

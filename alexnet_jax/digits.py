@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.dataset import Dataset, Example, fingerprint
+from alexnet_jax.data.dataset import Dataset, Example, fingerprint
 from alexnet_jax.runtime.errors import InputError
 
 

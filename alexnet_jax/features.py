@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from alexnet_jax import dataset as datasets
-from alexnet_jax import description, feature_files, gallery
+from alexnet_jax import description, feature_files
+from alexnet_jax.data import dataset as datasets
+from alexnet_jax.data import image_files
 from alexnet_jax.restore import Member, open_member
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser
@@ -119,7 +120,9 @@ def write_features(
             group = list(itertools.islice(rows, batch_size))
             started = None
             if group:
-                images = gallery.stacked((r.picture for r in group), batch_size, side)
+                images = image_files.stacked(
+                    (r.picture for r in group), batch_size, side
+                )
                 started = group, run(params, images)
             if pending is not None:
                 # While the device works on the next ones.
@@ -154,12 +157,12 @@ def open_input(given: Path, member: Member, split: str) -> Input:
         return _prepared(given, member, split)
     if not given.is_dir():
         raise InputError(f"--input={given} is not a folder")
-    paths = gallery.find([str(given)])
+    paths = image_files.find([str(given)])
     # Pictures in a folder that is named as a class have its label.
     labels = {name: label for label, name in enumerate(member.data.class_names)}
 
     def rows(start: int) -> Iterator[Row]:
-        for path, picture, error in gallery.shown(paths[start:], member.data.size):
+        for path, picture, error in image_files.shown(paths[start:], member.data.size):
             label = labels.get(path.parent.name, NO_LABEL)
             yield Row(str(path.relative_to(given)), label, picture, error)
 
@@ -194,7 +197,7 @@ def _prepared(given: Path, member: Member, split: str) -> Input:
     return Input(
         len(source),
         f"{dataset.fingerprint}/{split}",
-        lambda start: gallery.ahead(row, range(start, len(source))),
+        lambda start: image_files.ahead(row, range(start, len(source))),
     )
 
 

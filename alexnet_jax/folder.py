@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from alexnet_jax import pictures
-from alexnet_jax.dataset import Dataset, fingerprint
-from alexnet_jax.originals import FileOriginals, Piece, check_name
+from alexnet_jax.data import images
+from alexnet_jax.data.dataset import Dataset, fingerprint
+from alexnet_jax.data.encoded import FileOriginals, Piece, check_name
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -100,7 +100,7 @@ def _pictures(root: Path, class_names: tuple[str, ...]) -> dict[str, list[Path]]
         found[name] = sorted(
             file
             for file in (root / name).rglob("*")
-            if file.suffix.lower() in pictures.ENDINGS
+            if file.suffix.lower() in images.ENDINGS
             and file.is_file()
             and not file.name.startswith(".")
         )
@@ -109,7 +109,7 @@ def _pictures(root: Path, class_names: tuple[str, ...]) -> dict[str, list[Path]]
         if not found[name]:
             raise InputError(
                 f"class folder {root / name} has no pictures "
-                f"({', '.join(sorted(pictures.ENDINGS))}); add some or remove it"
+                f"({', '.join(sorted(images.ENDINGS))}); add some or remove it"
             )
     return found
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from alexnet_jax import archives
 from alexnet_jax.archives import Member
-from alexnet_jax.dataset import Dataset, fingerprint
+from alexnet_jax.data.dataset import Dataset, fingerprint
+from alexnet_jax.data.encoded import FileOriginals, Piece
 from alexnet_jax.folder import open_folder
-from alexnet_jax.originals import FileOriginals, Piece
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 

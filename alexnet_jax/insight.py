@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from alexnet_jax import augment, gallery
+from alexnet_jax import augment
+from alexnet_jax.data import image_files
 from alexnet_jax.restore import Member
 from alexnet_jax.sections import call
 
@@ -69,7 +70,7 @@ def look(member: Member, data_path: Path | None = None) -> Insight:
     source = pipeline.dataset.splits["validation"]
     count = min(len(source), MOST_EXAMPLES)
     chosen = np.linspace(0, len(source) - 1, count).astype(int)
-    examples = [*gallery.ahead(source.__getitem__, chosen.tolist())]
+    examples = [*image_files.ahead(source.__getitem__, chosen.tolist())]
     stored = np.stack([example["image"] for example in examples])
     probabilities, hidden = _outputs(member, stored)
     return Insight(
@@ -94,7 +95,7 @@ def _outputs(member: Member, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
     size = min(BATCH_SIZE, len(images))
     for start in range(0, len(images), size):
         batch = images[start : start + size]
-        whole = gallery.stacked(batch, size, images.shape[1])
+        whole = image_files.stacked(batch, size, images.shape[1])
         p, h = jax.device_get(run(member.plain_params, whole))
         probabilities.append(p[: len(batch)])
         hidden.append(h[: len(batch)])

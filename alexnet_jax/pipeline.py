@@ -22,9 +22,9 @@ from jaxtyping import Float
 from alexnet_jax import augment, batches
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.corruption import corrupt
-from alexnet_jax.dataset import Dataset
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.statistics import PixelSums, Statistics
 from alexnet_jax.distributed.mesh import EXAMPLES
-from alexnet_jax.moments import PixelSums, Statistics
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores
 from alexnet_jax.sources import open_dataset

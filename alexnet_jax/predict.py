@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import gallery, losses
+from alexnet_jax import losses
 from alexnet_jax import pipeline as pipelines
+from alexnet_jax.data import image_files
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.restore import open_member
 from alexnet_jax.runtime.cli import Parser
@@ -58,10 +59,10 @@ def predict(
     run = member.evaluator(mesh, views)
     size, names = member.data.size, member.data.class_names
     batch_size = min(batch_size, len(paths))
-    pictures = gallery.shown(paths, size)
+    pictures = image_files.shown(paths, size)
     while group := list(itertools.islice(pictures, batch_size)):
         batch = {
-            "image": gallery.stacked((s.picture for s in group), batch_size, size),
+            "image": image_files.stacked((s.picture for s in group), batch_size, size),
             "label": np.zeros(batch_size, np.int32),
             "mask": np.zeros(batch_size, np.bool_),
         }
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failed = 0
     for prediction in predict(
         given.workdir,
-        gallery.find(given.pictures),
+        image_files.find(given.pictures),
         views=given.views,
         checkpoint=given.checkpoint,
     ):

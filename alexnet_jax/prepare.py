@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import description, pictures, shards, sources
-from alexnet_jax.dataset import LARGEST_SIZE, Dataset
-from alexnet_jax.moments import MEAN_FILE, PixelSums
-from alexnet_jax.originals import Originals
+from alexnet_jax import description, shards, sources
+from alexnet_jax.data import images
+from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
+from alexnet_jax.data.encoded import Originals
+from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
 from alexnet_jax.runtime import atomic, errors, progress
 from alexnet_jax.runtime import process_pool as workers
 from alexnet_jax.runtime.cli import Parser
@@ -99,8 +100,8 @@ def prepare(
         "source": source,
         "size": size,
         "encoding": encoding,
-        "jpeg_quality": pictures.JPEG_QUALITY if encoding == "jpeg" else None,
-        "resize_filter": pictures.RESIZE_FILTER,
+        "jpeg_quality": images.JPEG_QUALITY if encoding == "jpeg" else None,
+        "resize_filter": images.RESIZE_FILTER,
         "versions": {
             name: importlib.metadata.version(name) for name in ("pillow", "simplejpeg")
         },

@@ -15,8 +15,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
 from alexnet_jax import description as descriptions
-from alexnet_jax import pictures
-from alexnet_jax.dataset import Dataset, Example, fingerprint
+from alexnet_jax.data import images
+from alexnet_jax.data.dataset import Dataset, Example, fingerprint
 from alexnet_jax.description import AGAIN, Shard
 from alexnet_jax.runtime.errors import InputError, first_line
 
@@ -57,7 +57,7 @@ def unpack(record: bytes) -> Record:
 
 def encode(picture: np.ndarray, encoding: str) -> bytes:
     """A stored picture as it stands in a record."""
-    return pictures.encode_jpeg(picture) if encoding == "jpeg" else picture.tobytes()
+    return images.encode_jpeg(picture) if encoding == "jpeg" else picture.tobytes()
 
 
 def decode(picture: memoryview, encoding: str, size: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def decode(picture: memoryview, encoding: str, size: int) -> np.ndarray:
     """
     if encoding == "raw":
         return np.frombuffer(picture, np.uint8).reshape(size, size, 3)
-    pixels = pictures.decode_jpeg(picture)
+    pixels = images.decode_jpeg(picture)
     if pixels.shape != (size, size, 3):
         raise ValueError(f"a picture of {pixels.shape} where {size} x {size} is stored")
     return pixels

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax import description, pictures, prepared
-from alexnet_jax.moments import PixelSums
-from alexnet_jax.originals import Originals
+from alexnet_jax import description, prepared
+from alexnet_jax.data import images
+from alexnet_jax.data.encoded import Originals
+from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import InputError, first_line
 
@@ -67,7 +68,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             name = task.originals.name(index)
             try:
                 where, label, data = task.originals.original(index)
-                picture, how = pictures.decode(data, where, size=task.originals.size)
+                picture, how = images.decode(data, where, size=task.originals.size)
             except InputError as error:
                 refused.append({"name": name, "reason": str(error)})
                 advance(1)

@@ -6,7 +6,7 @@ a whole stored picture and a label; what is cut out of it is decided later.
 
 from collections.abc import Callable
 
-from alexnet_jax.dataset import LARGEST_SIZE, Dataset
+from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.digits import open_digits
 from alexnet_jax.folder import open_folder
 from alexnet_jax.imagenet import open_imagenet

@@ -9,8 +9,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.dataset import Dataset, fingerprint
-from alexnet_jax.originals import Original, Originals
+from alexnet_jax.data.dataset import Dataset, fingerprint
+from alexnet_jax.data.encoded import Original, Originals
 from alexnet_jax.runtime.errors import InputError, first_line
 
 

@@ -8,8 +8,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from alexnet_jax import description as descriptions
 from alexnet_jax import prepared
+from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.description import Description, Shard
-from alexnet_jax.moments import MEAN_FILE
 from alexnet_jax.runtime import errors, process_pool, progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError, check_number

@@ -27,11 +27,11 @@ from alexnet_jax import caffemodel, description, torch_file
 from alexnet_jax import optimizer as optimizers
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.export import to_onnx, to_safetensors
 from alexnet_jax.layout import Layer, Origin, to_params
 from alexnet_jax.main import load_config
-from alexnet_jax.moments import Statistics
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.atomic import package

@@ -28,8 +28,8 @@ import numpy as np
 
 from alexnet_jax import batches
 from alexnet_jax.batches import HostBatch
-from alexnet_jax.dataset import Dataset, Example
-from alexnet_jax.moments import PixelSums, Statistics
+from alexnet_jax.data.dataset import Dataset, Example
+from alexnet_jax.data.statistics import PixelSums, Statistics
 from alexnet_jax.runtime import errors, progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError

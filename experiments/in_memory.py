@@ -20,7 +20,7 @@ from alexnet_jax import augment, losses, report
 from alexnet_jax import step as steps
 from alexnet_jax.batches import HostBatch
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.dataset import Dataset
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_sgd

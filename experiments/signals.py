@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import augment, losses
-from alexnet_jax.dataset import Dataset
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.nn.alexnet import AlexNet
 
 

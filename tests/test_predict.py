@@ -10,7 +10,8 @@ import runs
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax import feature_files, features, gallery, predict, prepare
+from alexnet_jax import feature_files, features, predict, prepare
+from alexnet_jax.data import image_files
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
@@ -41,19 +42,19 @@ def by_hand(workdir, paths, layers=()):
 
 
 def test_pictures_are_found_in_order(pictures):
-    found = gallery.find([str(pictures / "2"), str(pictures / "0" / "*.png")])
+    found = image_files.find([str(pictures / "2"), str(pictures / "0" / "*.png")])
     names = ["2/11.png", "2/2.png", "2/5.png", "2/8.png"]
     names += ["0/0.png", "0/3.png", "0/6.png", "0/9.png"]
     assert [str(path.relative_to(pictures)) for path in found] == names
     with pytest.raises(InputError, match=r"nothing\*.jpg does not exist"):
-        gallery.find([str(pictures / "nothing*.jpg")])
+        image_files.find([str(pictures / "nothing*.jpg")])
 
 
 def test_more_pictures_are_never_decoded_than_are_taken(monkeypatch):
     made = []
-    monkeypatch.setattr(gallery, "AHEAD", 3)
-    monkeypatch.setattr(gallery, "cores", lambda: 2)
-    results = gallery.ahead(lambda item: made.append(item) or item, range(100))
+    monkeypatch.setattr(image_files, "AHEAD", 3)
+    monkeypatch.setattr(image_files, "cores", lambda: 2)
+    results = image_files.ahead(lambda item: made.append(item) or item, range(100))
     assert [next(results) for _ in range(5)] == list(range(5))
     assert len(made) <= 5 + 6
     results.close()
@@ -61,7 +62,7 @@ def test_more_pictures_are_never_decoded_than_are_taken(monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [3, 32])
 def test_predictions_are_those_of_a_forward_pass(workdir, pictures, batch_size):
-    paths = gallery.find([str(pictures / "2"), str(pictures / "0")])
+    paths = image_files.find([str(pictures / "2"), str(pictures / "0")])
     probabilities, _, names = by_hand(workdir, paths)
     told = [*predict.predict(workdir, paths, batch_size=batch_size)]
     assert [prediction.path for prediction in told] == paths
@@ -100,7 +101,7 @@ def test_features_are_those_of_a_forward_pass(workdir, pictures, tmp_path, capsy
     assert refused == 1
     assert "4.png is not a picture" in capsys.readouterr().err
     group = zarr.open_group(output, mode="r")
-    paths = gallery.find([str(pictures)])
+    paths = image_files.find([str(pictures)])
     names = [str(path.relative_to(pictures)) for path in paths]
     assert [name.decode() for name in group["name"][:]] == names
     # Digits are classes, and so are their names.
@@ -127,7 +128,7 @@ def test_features_go_on_where_they_were_stopped(
     assert refused == 1
     expected = np.load(whole)
     assert expected.shape == (12, 16)
-    shown, asked = gallery.shown, []
+    shown, asked = image_files.shown, []
 
     def power_cut(paths, size):
         asked.append(len(paths))
@@ -136,7 +137,7 @@ def test_features_go_on_where_they_were_stopped(
                 raise RuntimeError("power cut")
             yield picture
 
-    monkeypatch.setattr(gallery, "shown", power_cut)
+    monkeypatch.setattr(image_files, "shown", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         write(stopped)
     with pytest.raises(InputError, match="the beginning of other features"):
@@ -144,7 +145,7 @@ def test_features_go_on_where_they_were_stopped(
     # As if killed while the next rows were on their way.
     with stopped.open("ab") as file:
         file.write(b"half a row")
-    monkeypatch.setattr(gallery, "shown", shown)
+    monkeypatch.setattr(image_files, "shown", shown)
     # The picture that can't be read was among those written before.
     assert write(stopped) == refused
     assert asked == [12]

@@ -31,9 +31,9 @@ from alexnet_jax import feature_files, features
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.main import load_config
-from alexnet_jax.moments import Statistics
 from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.prepare import prepare
 from alexnet_jax.restore import open_member

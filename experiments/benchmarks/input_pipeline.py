@@ -34,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from alexnet_jax import pictures, prepare, prepared, reading, sources
 from alexnet_jax import pipeline as pipelines
+from alexnet_jax import prepare, prepared, reading, sources
+from alexnet_jax.data import images
 
 import harness
 
@@ -83,7 +84,7 @@ def opened(form, work):
 
 def decoded(form, data):
     if form == "originals":
-        return pictures.decode(data, "picture", size=SIZE).picture
+        return images.decode(data, "picture", size=SIZE).picture
     return prepared.decode(memoryview(data), form, SIZE)
 
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import scipy.io
 
-from alexnet_jax import pictures
+from alexnet_jax.data import images
 
 import harness
 
@@ -155,7 +155,7 @@ def main():
     originals = sorted(
         file
         for file in given.originals.iterdir()
-        if file.suffix in pictures.ENDINGS or file.suffix == ".JPEG"
+        if file.suffix in images.ENDINGS or file.suffix == ".JPEG"
     )
     roots = {}
     for part, repeats in (("all", given.repeats), ("tenth", given.repeats // 10)):

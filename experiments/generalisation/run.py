@@ -37,7 +37,7 @@ import optax
 
 from alexnet_jax import augment, losses
 from alexnet_jax.corruption import corrupt
-from alexnet_jax.moments import Statistics
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime import errors, progress
 from alexnet_jax.step import cut_views
 

@@ -43,17 +43,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax import (
-    archives,
-    description,
-    pictures,
-    prepare,
-    prepared,
-    report,
-    workdir,
-)
+from alexnet_jax import archives, description, prepare, prepared, report, workdir
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.moments import MEAN_FILE, Statistics
+from alexnet_jax.data import images
+from alexnet_jax.data.statistics import MEAN_FILE, Statistics
 from alexnet_jax.prepared import open_prepared
 from alexnet_jax.runtime.errors import InputError
 
@@ -214,7 +207,7 @@ class Borders:
                 prepared.decode(record.picture, encoding, 16)
 
     def picture_of(self, data):
-        decoded = pictures.decode(data, "picture", size=8)
+        decoded = images.decode(data, "picture", size=8)
         assert decoded.picture.shape == (8, 8, 3)
         assert decoded.picture.dtype == np.uint8
 

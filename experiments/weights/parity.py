@@ -37,9 +37,9 @@ from alexnet_jax import export, weights
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.main import load_config
-from alexnet_jax.moments import Statistics
 from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.schedule import make_schedule
 from alexnet_jax.sections import call, plain

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from alexnet_jax import pictures
+from alexnet_jax.data import images as pictures
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores
 

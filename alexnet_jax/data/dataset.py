@@ -8,7 +8,7 @@ from typing import Protocol, TypedDict, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from alexnet_jax.moments import Statistics
+from alexnet_jax.data.statistics import Statistics
 
 
 # Side of a stored picture, in pixels.

@@ -5,8 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax import pictures
-from alexnet_jax.dataset import Example, fingerprint
+from alexnet_jax.data import images
+from alexnet_jax.data.dataset import Example, fingerprint
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -55,7 +55,7 @@ class Originals(abc.ABC):
 
     def __getitem__(self, index: int) -> Example:
         where, label, data = self.original(index)
-        picture = pictures.decode(data, where, size=self.size).picture
+        picture = images.decode(data, where, size=self.size).picture
         return {"image": picture, "label": label}
 
 
@@ -110,7 +110,7 @@ class FileOriginals(Originals):
     def original(self, index: int) -> Original:
         """The file."""
         piece, where = self.pieces[index], self.where(index)
-        pictures.check_bytes(piece.length, where)
+        images.check_bytes(piece.length, where)
         try:
             with (self.root / piece.path).open("rb", buffering=0) as file:
                 file.seek(piece.offset)

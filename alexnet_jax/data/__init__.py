@@ -1,0 +1,1 @@
+"""From files to uint8 batches on the host. No JAX."""
