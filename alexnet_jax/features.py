@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from alexnet_jax import description, feature_files
+from alexnet_jax import feature_files
 from alexnet_jax.data import dataset as datasets
 from alexnet_jax.data import image_files
+from alexnet_jax.data.prepared import manifest
 from alexnet_jax.restore import Member, open_member
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser
@@ -153,7 +154,7 @@ def open_input(given: Path, member: Member, split: str) -> Input:
     Raises:
       InputError: if there are none, or they are stored at another size.
     """
-    if (given / description.DATASET_FILE).is_file():
+    if (given / manifest.DATASET_FILE).is_file():
         return _prepared(given, member, split)
     if not given.is_dir():
         raise InputError(f"--input={given} is not a folder")

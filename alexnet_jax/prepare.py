@@ -18,22 +18,23 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import description, shards, sources
+from alexnet_jax import sources
 from alexnet_jax.data import images
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.encoded import Originals
-from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
-from alexnet_jax.runtime import atomic, errors, progress
-from alexnet_jax.runtime import process_pool as workers
-from alexnet_jax.runtime.cli import Parser
-from alexnet_jax.runtime.errors import InputError, check_number
-from alexnet_jax.shards import ShardTask
-from alexnet_jax.unfinished import (
+from alexnet_jax.data.prepared import manifest, shard_writer
+from alexnet_jax.data.prepared.shard_writer import ShardTask
+from alexnet_jax.data.prepared.staging import (
     NOTES_FOLDER,
     SET_FOLDER,
     check_refused,
     unfinished_work,
 )
+from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
+from alexnet_jax.runtime import atomic, errors, progress
+from alexnet_jax.runtime import process_pool as workers
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import InputError, check_number
 
 
 EXAMPLES_IN_SHARD = 4096
@@ -96,7 +97,7 @@ def prepare(
     )
     unfinished = output.with_name(output.name + ".unfinished")
     job = {
-        "format_version": description.FORMAT_VERSION,
+        "format_version": manifest.FORMAT_VERSION,
         "source": source,
         "size": size,
         "encoding": encoding,
@@ -115,9 +116,9 @@ def prepare(
             _finish(unfinished / SET_FOLDER, tasks, described)
             # On the disk before it has its name, whatever happens to the power.
             for path in (*(unfinished / SET_FOLDER).iterdir(), unfinished / SET_FOLDER):
-                shards.sync(path)
+                shard_writer.sync(path)
             (unfinished / SET_FOLDER).replace(output)
-            shards.sync(output.parent)
+            shard_writer.sync(output.parent)
             shutil.rmtree(unfinished)
     except OSError as error:
         raise InputError(
@@ -161,7 +162,7 @@ def _write(
     tasks: dict[str, list[ShardTask]], processes: int | None, *, refusals: bool
 ) -> None:
     everything = [task for members in tasks.values() for task in members]
-    missing = shards.missing(everything, refusals=refusals)
+    missing = shard_writer.missing(everything, refusals=refusals)
     notes = {task.path: task.note for task in everything}
     for left in everything[0].path.parent.iterdir():
         # Of an input with more or fewer pictures.
@@ -176,11 +177,11 @@ def _write(
         progress.say(f"going on: {total - left} of {total} pictures are prepared")
     with progress.counted("preparing", total, completed=total - left) as advance:
         for path in workers.spread(
-            shards.write_shard, missing, processes=processes, advance=advance
+            shard_writer.write_shard, missing, processes=processes, advance=advance
         ):
             # Here, where nothing else is to do, while the workers go on.
             try:
-                shards.sync(path)
+                shard_writer.sync(path)
             except OSError:
                 notes[path].unlink()
                 raise
@@ -224,9 +225,9 @@ def _finish(
         sums += PixelSums.load(task.sums)
     statistics = sums.statistics()
     statistics.save_mean(folder)
-    described["mean_sha256"] = description.sha256(folder / MEAN_FILE)
+    described["mean_sha256"] = manifest.sha256(folder / MEAN_FILE)
     described.update(statistics.to_json())
-    atomic.write_json(folder / description.DATASET_FILE, described)
+    atomic.write_json(folder / manifest.DATASET_FILE, described)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -255,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     add(
         "--encoding",
-        choices=description.ENCODINGS,
+        choices=manifest.ENCODINGS,
         default="jpeg",
         help="JPEG of quality 95, or raw pixels: more disk, faster to read",
     )

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from alexnet_jax import description as descriptions
-from alexnet_jax import prepared
+from alexnet_jax.data.prepared import manifest
+from alexnet_jax.data.prepared import record as prepared
+from alexnet_jax.data.prepared.manifest import Description, Shard
 from alexnet_jax.data.statistics import MEAN_FILE
-from alexnet_jax.description import Description, Shard
 from alexnet_jax.runtime import errors, process_pool, progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError, check_number
@@ -36,19 +36,19 @@ def verify(path: Path, *, workers: int | None = None) -> list[str]:
     """
     if workers is not None:
         check_number("--workers", workers, least=1)
-    description: Description = descriptions.read_description(path)
+    description: Description = manifest.read_description(path)
     faults = []
     try:
-        descriptions.load_statistics(description)
+        manifest.load_statistics(description)
     except (OSError, ValueError) as error:
         faults.append(f"{path / MEAN_FILE}: {error}")
     tasks = [
         ShardCheck(
             shard, description.size, description.encoding, len(description.class_names)
         )
-        for shard in descriptions.all_shards(description)
+        for shard in manifest.all_shards(description)
     ]
-    total = sum(shard.examples for shard in descriptions.all_shards(description))
+    total = sum(shard.examples for shard in manifest.all_shards(description))
     with progress.counted("verifying", total) as advance:
         for found in process_pool.spread(
             check_shard,
@@ -65,12 +65,12 @@ def check_shard(task: ShardCheck, advance: Callable[[int], None]) -> list[str]:
     """The faults of one shard."""
     shard = task.shard
     try:
-        descriptions.check_shard(shard)
+        manifest.check_shard(shard)
     except InputError as error:
         return [str(error)]
     faults = []
     try:
-        if descriptions.sha256(shard.path) != shard.sha256:
+        if manifest.sha256(shard.path) != shard.sha256:
             faults.append(f"{shard.path}: its checksum differs")
     except OSError as error:
         return [f"{shard.path}: can't be read ({error.strerror})"]

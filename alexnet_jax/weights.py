@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import caffemodel, description, torch_file
+from alexnet_jax import caffemodel, torch_file
 from alexnet_jax import optimizer as optimizers
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.export import to_onnx, to_safetensors
@@ -234,7 +235,7 @@ def class_names_of(path: Path) -> tuple[str, ...]:
       InputError: if it is neither.
     """
     if path.is_dir():
-        return description.read_description(path).class_names
+        return manifest.read_description(path).class_names
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import prepare, prepared, sources, verify
+from alexnet_jax import prepare, sources, verify
 from alexnet_jax.data import statistics as moments
+from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 

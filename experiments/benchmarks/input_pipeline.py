@@ -35,8 +35,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import prepare, prepared, reading, sources
+from alexnet_jax import prepare, reading, sources
 from alexnet_jax.data import images
+from alexnet_jax.data.prepared import record as prepared
 
 import harness
 

@@ -43,11 +43,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax import archives, description, prepare, prepared, report, workdir
+from alexnet_jax import archives, prepare, report, workdir
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import images
+from alexnet_jax.data.prepared import manifest
+from alexnet_jax.data.prepared import record as prepared
+from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.statistics import MEAN_FILE, Statistics
-from alexnet_jax.prepared import open_prepared
 from alexnet_jax.runtime.errors import InputError
 
 import harness
@@ -106,7 +108,7 @@ class Borders:
             "description": [self._prepared(smooth)],
             "record": [
                 prepared.pack(prepared.encode(smooth[:16, :16], kind), 1, "a/b.jpg")
-                for kind in description.ENCODINGS
+                for kind in manifest.ENCODINGS
             ],
             "picture": self._pictures(smooth),
             "workdir": self._workdir_files(),
@@ -141,7 +143,7 @@ class Borders:
             validation_fraction=0.5,
             workers=1,
         )
-        return (self.prepared / description.DATASET_FILE).read_bytes()
+        return (self.prepared / manifest.DATASET_FILE).read_bytes()
 
     def _workdir_files(self):
         """The files of a work directory, each behind a byte that says which it is."""
@@ -190,9 +192,9 @@ class Borders:
         return file.getvalue()
 
     def description_of(self, data):
-        (self.prepared / description.DATASET_FILE).write_bytes(data)
-        described = description.read_description(self.prepared)
-        for shard in description.all_shards(described):
+        (self.prepared / manifest.DATASET_FILE).write_bytes(data)
+        described = manifest.read_description(self.prepared)
+        for shard in manifest.all_shards(described):
             assert shard.path.parent == self.prepared, shard
         dataset = open_prepared(str(self.prepared), 16, 0.5)
         for source in dataset.splits.values():
@@ -202,7 +204,7 @@ class Borders:
 
     def record_of(self, data):
         record = prepared.unpack(data)
-        for encoding in description.ENCODINGS:
+        for encoding in manifest.ENCODINGS:
             with contextlib.suppress(ValueError):
                 prepared.decode(record.picture, encoding, 16)
 

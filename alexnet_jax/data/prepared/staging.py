@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import shards
+from alexnet_jax.data.prepared import shard_writer
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.lock import LOCK_FILE, locked
@@ -70,7 +70,7 @@ def _resume(unfinished: Path, job: dict[str, Any]) -> None:
             left.unlink()
     if before != job:
         atomic.write_json(file, job)
-        shards.sync(file)
+        shard_writer.sync(file)
 
 
 def check_refused(described: dict[str, Any], on_error: str, unfinished: Path) -> None:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax import description, prepared
 from alexnet_jax.data import images
 from alexnet_jax.data.encoded import Originals
+from alexnet_jax.data.prepared import manifest, record
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import InputError, first_line
@@ -74,8 +74,8 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
                 advance(1)
                 continue
             mended.update(how)
-            encoded = prepared.encode(picture, task.encoding)
-            writer.write(prepared.pack(encoded, label, name))
+            encoded = record.encode(picture, task.encoding)
+            writer.write(record.pack(encoded, label, name))
             written += 1
             if task.measured:
                 sums.add(picture)
@@ -89,8 +89,8 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             "file": task.path.name,
             "examples": written,
             "bytes": task.path.stat().st_size,
-            "sha256": description.sha256(task.path),
-            "sums_sha256": description.sha256(task.sums) if task.measured else None,
+            "sha256": manifest.sha256(task.path),
+            "sums_sha256": manifest.sha256(task.sums) if task.measured else None,
             "mended": mended,
             "refused": refused,
         }
@@ -127,11 +127,11 @@ def _finished(task: ShardTask, *, refusals: bool) -> bool:
     """Whether a shard of these originals is there, whole, as its note says."""
     try:
         note = json.loads(task.note.read_text(encoding="utf-8"))
-        sums = description.sha256(task.sums) if task.measured else None
+        sums = manifest.sha256(task.sums) if task.measured else None
         return (
             (refusals or not note["refused"])
             and note["originals"] == task.originals.fingerprint()
-            and note["sha256"] == description.sha256(task.path)
+            and note["sha256"] == manifest.sha256(task.path)
             and note["sums_sha256"] == sums
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,10 +14,10 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 
-from alexnet_jax import description as descriptions
 from alexnet_jax.data import images
 from alexnet_jax.data.dataset import Dataset, Example, fingerprint
-from alexnet_jax.description import AGAIN, Shard
+from alexnet_jax.data.prepared import manifest
+from alexnet_jax.data.prepared.manifest import AGAIN, Shard
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
@@ -150,10 +150,10 @@ def open_prepared(path: str | None, size: int, validation_fraction: float) -> Da
             "alexnet_jax.prepare --source=folder --input=PICTURES --output=DIR` and "
             "train with --config.data.path=DIR"
         )
-    description = descriptions.read_description(Path(path))
-    statistics = descriptions.load_statistics(description)
-    for shard in descriptions.all_shards(description):
-        descriptions.check_shard(shard)
+    description = manifest.read_description(Path(path))
+    statistics = manifest.load_statistics(description)
+    for shard in manifest.all_shards(description):
+        manifest.check_shard(shard)
     for split in ("train", "validation"):
         if not sum(shard.examples for shard in description.shards.get(split, ())):
             raise InputError(f"{path} has no examples of split {split}; {AGAIN}")
@@ -166,7 +166,7 @@ def open_prepared(path: str | None, size: int, validation_fraction: float) -> Da
         class_ids=description.class_ids,
         size=description.size,
         fingerprint=fingerprint(
-            shard.sha256 for shard in descriptions.all_shards(description)
+            shard.sha256 for shard in manifest.all_shards(description)
         ),
         statistics=statistics,
     )

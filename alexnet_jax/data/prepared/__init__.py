@@ -1,0 +1,1 @@
+"""The prepared format: records, shards, manifest, staging."""
