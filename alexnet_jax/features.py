@@ -25,11 +25,11 @@ from alexnet_jax import feature_files
 from alexnet_jax.data import dataset as datasets
 from alexnet_jax.data import image_files
 from alexnet_jax.data.prepared import manifest
+from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.restore import Member, open_member
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, InputError, check_number, exit_with
-from alexnet_jax.sources import open_dataset
 
 
 BATCH_SIZE = 64

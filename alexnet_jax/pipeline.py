@@ -21,13 +21,13 @@ from jaxtyping import Float
 
 from alexnet_jax import augment, batches
 from alexnet_jax.batches import HostBatch
-from alexnet_jax.corruption import corrupt
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.sources.randomized import corrupt
+from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import PixelSums, Statistics
 from alexnet_jax.distributed.mesh import EXAMPLES
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores
-from alexnet_jax.sources import open_dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import sources
 from alexnet_jax.data import images
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.encoded import Originals
@@ -30,6 +29,7 @@ from alexnet_jax.data.prepared.staging import (
     check_refused,
     unfinished_work,
 )
+from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
 from alexnet_jax.runtime import atomic, errors, progress
 from alexnet_jax.runtime import process_pool as workers
@@ -89,7 +89,7 @@ def prepare(
         check_number("--workers", workers, least=1)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output} is there already; choose a new folder")
-    dataset = sources.open_dataset(
+    dataset = registry.open_dataset(
         source=source,
         path=input_path,
         size=size,

@@ -95,7 +95,7 @@ def open_data(path: Path) -> Dataset:
     if path.suffix == ".npz":
         return _load_arrays(path)
     # Not above: it needs what reads prepared data sets, and that needs Grain's format.
-    from alexnet_jax.sources import open_dataset
+    from alexnet_jax.data.sources.registry import open_dataset
 
     dataset = open_dataset(
         source="prepared", path=str(path), size=256, validation_fraction=0.1
@@ -107,7 +107,7 @@ def open_data(path: Path) -> Dataset:
 
 def digits(size: int) -> Dataset:
     """The scanned digits that come with scikit-learn, in memory."""
-    from alexnet_jax.digits import open_digits
+    from alexnet_jax.data.sources.digits import open_digits
 
     dataset = open_digits(None, size, 0.2)
     return dataclasses.replace(

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import sources
-from alexnet_jax.corruption import corrupt
+from alexnet_jax.data.sources import registry
+from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return sources.open_dataset(
+    return registry.open_dataset(
         source="digits", path=None, size=9, validation_fraction=0.2
     )
 

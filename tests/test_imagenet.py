@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import archives, prepare, sources, verify
+from alexnet_jax import prepare, verify
+from alexnet_jax.data.sources import registry, tar_index
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
@@ -29,7 +30,7 @@ def number_in(picture):
 
 
 def opened(root):
-    return sources.open_dataset(
+    return registry.open_dataset(
         source="imagenet", path=str(root), size=16, validation_fraction=0.1
     )
 
@@ -108,7 +109,7 @@ def test_prepared_from_archives_and_from_class_folders_is_the_same(tmp_path, roo
         )
         assert described["counts"] == {"train": 10, "validation": 7}
         assert verify.verify(output, workers=1) == []
-        found = sources.open_dataset(
+        found = registry.open_dataset(
             source="prepared", path=str(output), size=1, validation_fraction=0.1
         )
         assert found.class_names[0] == "tench, Tinca tinca"
@@ -253,7 +254,7 @@ def test_hostile_headers_cost_neither_time_nor_memory(tmp_path):
         begin = time.monotonic()
         tracemalloc.start()
         with pytest.raises(InputError, match=r"hostile.tar is cut off or damaged"):
-            list(archives.members(path))
+            list(tar_index.members(path))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2**24
@@ -261,7 +262,7 @@ def test_hostile_headers_cost_neither_time_nor_memory(tmp_path):
 
 
 def test_a_devkit_that_unpacks_without_end(root, monkeypatch):
-    monkeypatch.setattr(archives, "_MAX_UNPACKED", 1000)
+    monkeypatch.setattr(tar_index, "_MAX_UNPACKED", 1000)
     assert "unpacks to over 1000 bytes" in refused(root)
 
 
@@ -271,7 +272,7 @@ def test_any_change_of_bytes_gives_members_or_an_input_error(tmp_path):
     whole = fakes.tar({f"{n}.JPEG": bytes([n]) * 700 for n in range(4)})
     path = tmp_path / "fuzzed.tar"
     path.write_bytes(whole)
-    original = list(archives.members(path))
+    original = list(tar_index.members(path))
     assert len(original) == 4
     outcomes = {True: 0, False: 0}
     for _ in range(1000):
@@ -281,7 +282,7 @@ def test_any_change_of_bytes_gives_members_or_an_input_error(tmp_path):
             data[place] = rng.integers(0, 256)
         path.write_bytes(data)
         try:
-            found = list(archives.members(path))
+            found = list(tar_index.members(path))
         except InputError:
             outcomes[False] += 1
         else:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import prepare, sources, verify
+from alexnet_jax import prepare, verify
 from alexnet_jax.data import statistics as moments
 from alexnet_jax.data.prepared import record as prepared
+from alexnet_jax.data.sources import registry
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
@@ -22,13 +23,13 @@ def prepared_from(folder, output, **options):
 
 
 def opened(path):
-    return sources.open_dataset(
+    return registry.open_dataset(
         source="prepared", path=path and str(path), size=1, validation_fraction=0.5
     )
 
 
 def originals(folder):
-    return sources.open_dataset(
+    return registry.open_dataset(
         source="folder", path=str(folder), size=64, validation_fraction=0.1
     )
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import sources
+from alexnet_jax.data.sources import registry
 from alexnet_jax.runtime.errors import InputError
 
 
 def open_folder(path, size=64, validation_fraction=0.25):
-    return sources.open_dataset(
+    return registry.open_dataset(
         source="folder",
         path=str(path),
         size=size,
@@ -120,7 +120,7 @@ def test_a_link_to_nowhere_is_no_picture_and_validation_needs_train(tmp_path):
 def test_the_digits_are_those_of_scikit_learn_and_split_once():
     from sklearn.datasets import load_digits
 
-    dataset = sources.open_dataset(
+    dataset = registry.open_dataset(
         source="digits", path=None, size=72, validation_fraction=0.2
     )
     train, held_out = dataset.splits["train"], dataset.splits["validation"]
@@ -140,10 +140,12 @@ def test_unknown_sources_and_fractions():
     with pytest.raises(
         InputError, match="choose from digits, folder, imagenet, prepared, tfds"
     ):
-        sources.open_dataset(source="tape", path=None, size=8, validation_fraction=0.1)
+        registry.open_dataset(source="tape", path=None, size=8, validation_fraction=0.1)
     with pytest.raises(InputError, match="between 0 and 1"):
-        sources.open_dataset(
+        registry.open_dataset(
             source="digits", path=None, size=8, validation_fraction=1.0
         )
     with pytest.raises(InputError, match="no meaning for the digits"):
-        sources.open_dataset(source="digits", path="x", size=8, validation_fraction=0.1)
+        registry.open_dataset(
+            source="digits", path="x", size=8, validation_fraction=0.1
+        )

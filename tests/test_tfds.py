@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import prepare, sources, verify
+from alexnet_jax import prepare, verify
+from alexnet_jax.data.sources import registry
 from alexnet_jax.runtime.errors import InputError
 
 
 def opened(path, fraction=0.25):
-    return sources.open_dataset(
+    return registry.open_dataset(
         source="tfds", path=str(path), size=16, validation_fraction=fraction
     )
 
@@ -130,7 +131,9 @@ def test_what_is_missing_says_the_command(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="empty is no prepared set"):
         opened(tmp_path / "empty")
     with pytest.raises(InputError, match="give the set's name"):
-        sources.open_dataset(source="tfds", path=None, size=16, validation_fraction=0.1)
+        registry.open_dataset(
+            source="tfds", path=None, size=16, validation_fraction=0.1
+        )
 
 
 @pytest.mark.slow

@@ -35,9 +35,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 
 from alexnet_jax import pipeline as pipelines
-from alexnet_jax import prepare, reading, sources
+from alexnet_jax import prepare, reading
 from alexnet_jax.data import images
 from alexnet_jax.data.prepared import record as prepared
+from alexnet_jax.data.sources import registry
 
 import harness
 
@@ -78,7 +79,7 @@ def read_files(form, work, count):
 
 def opened(form, work):
     source = "folder" if form == "originals" else "prepared"
-    return sources.open_dataset(
+    return registry.open_dataset(
         source=source, path=str(work / form), size=SIZE, validation_fraction=0.1
     ).splits["train"]
 

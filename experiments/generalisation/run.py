@@ -36,7 +36,7 @@ import numpy as np
 import optax
 
 from alexnet_jax import augment, losses
-from alexnet_jax.corruption import corrupt
+from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime import errors, progress
 from alexnet_jax.step import cut_views

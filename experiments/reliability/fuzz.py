@@ -43,12 +43,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax import archives, prepare, report, workdir
+from alexnet_jax import prepare, report, workdir
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import images
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.data.prepared.record import open_prepared
+from alexnet_jax.data.sources import tar_index
 from alexnet_jax.data.statistics import MEAN_FILE, Statistics
 from alexnet_jax.runtime.errors import InputError
 
@@ -235,7 +236,7 @@ class Borders:
     def archive_of(self, data):
         path = self.folder / "archive.tar"
         path.write_bytes(data)
-        for member in archives.members(path):
+        for member in tar_index.members(path):
             assert member.offset + member.length <= len(data)
 
     def checkpoint_of(self, data):

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.prepared.record import open_prepared
-from alexnet_jax.digits import open_digits
-from alexnet_jax.folder import open_folder
-from alexnet_jax.imagenet import open_imagenet
+from alexnet_jax.data.sources.digits import open_digits
+from alexnet_jax.data.sources.folder import open_folder
+from alexnet_jax.data.sources.imagenet import open_imagenet
+from alexnet_jax.data.sources.tfds import open_tfds
 from alexnet_jax.runtime.errors import InputError, check_number
-from alexnet_jax.tfds import open_tfds
 
 
 SOURCES: dict[str, Callable[[str | None, int, float], Dataset]] = {

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import archives
-from alexnet_jax.archives import Member
 from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import FileOriginals, Piece
-from alexnet_jax.folder import open_folder
+from alexnet_jax.data.sources import tar_index
+from alexnet_jax.data.sources.folder import open_folder
+from alexnet_jax.data.sources.tar_index import Member
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
@@ -124,7 +124,7 @@ def read_devkit(path: Path, year: str) -> Devkit:
     # Slow to import, and nothing else needs it.
     import scipy.io
 
-    files = archives.unpack_gzip(path)
+    files = tar_index.unpack_gzip(path)
 
     def file(ending: str) -> bytes:
         for name, data in files.items():
@@ -169,7 +169,7 @@ def read_devkit(path: Path, year: str) -> Devkit:
 def _train_pieces(path: Path, labels: Mapping[str, int]) -> tuple[Piece, ...]:
     """The training pictures, in the order in which they lie on the disk."""
     inner = {
-        PurePosixPath(member.name).stem: member for member in archives.members(path)
+        PurePosixPath(member.name).stem: member for member in tar_index.members(path)
     }
     strangers = sorted(set(inner) - set(labels))
     if strangers:
@@ -186,7 +186,7 @@ def _train_pieces(path: Path, labels: Mapping[str, int]) -> tuple[Piece, ...]:
     with progress.counted("reading archives", len(inner)) as advance:
         for wnid, archive in inner.items():
             before = len(pieces)
-            for name, offset, length in archives.members(path, archive):
+            for name, offset, length in tar_index.members(path, archive):
                 file = f"{wnid}/{PurePosixPath(name).name}"
                 pieces.append(Piece(file, labels[wnid], path.name, offset, length))
             if len(pieces) == before:
@@ -200,7 +200,7 @@ def _validation_pieces(
 ) -> tuple[Piece, ...]:
     """The validation pictures by their numbers."""
     numbered: dict[int, Member] = {}
-    for member in archives.members(path):
+    for member in tar_index.members(path):
         match = re.fullmatch(r"ILSVRC\d{4}_val_(\d+)\.JPEG", Path(member.name).name)
         if match is None:
             raise InputError(f"{path} has {member.name!r}, which is no picture of it")

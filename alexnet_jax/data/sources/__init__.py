@@ -1,0 +1,1 @@
+"""Where examples come from: folders, ImageNet, TensorFlow Datasets, digits."""
