@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from alexnet_jax import losses, reading
-from alexnet_jax import pipeline as pipelines
-from alexnet_jax.pipeline import Pipeline
+from alexnet_jax import losses
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading import prefetch
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.restore import Member
 from alexnet_jax.runtime import progress
 
@@ -53,7 +54,7 @@ def run_over(
     total = len(pipeline.dataset.splits[split])
     with (
         progress.counted(str(member.workdir), total) as advance,
-        reading.read(pipeline, dataset) as batches,
+        prefetch.read(pipeline, dataset) as batches,
     ):
         for batch in batches:
             _, of_batch = step(pipelines.to_devices(batch, mesh))

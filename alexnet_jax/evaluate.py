@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.ensemble import combine, run_over
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.restore import Member, open_member
 from alexnet_jax.runtime import errors, progress
 from alexnet_jax.runtime.cli import Parser

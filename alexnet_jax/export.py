@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import pipeline as pipelines
+from alexnet_jax.data.loading import pipeline
 from alexnet_jax.layout import Layer, from_params
 from alexnet_jax.nn import convolution, lrn
 from alexnet_jax.nn.alexnet import AlexNet
@@ -77,7 +77,7 @@ def _layers(member: Member) -> list[Layer]:
 
 
 def _mean(member: Member) -> np.ndarray:
-    mean = pipelines.mean_crop(member.data.statistics, member.data.crop)
+    mean = pipeline.mean_crop(member.data.statistics, member.data.crop)
     return np.ascontiguousarray(mean.transpose(2, 0, 1))
 
 

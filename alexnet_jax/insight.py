@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from alexnet_jax import augment
 from alexnet_jax.data import image_files
+from alexnet_jax.data.loading import augment
 from alexnet_jax.restore import Member
 from alexnet_jax.sections import call
 

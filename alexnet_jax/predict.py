@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import losses
-from alexnet_jax import pipeline as pipelines
 from alexnet_jax.data import image_files
+from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.restore import open_member
 from alexnet_jax.runtime.cli import Parser
@@ -66,7 +66,7 @@ def predict(
             "label": np.zeros(batch_size, np.int32),
             "mask": np.zeros(batch_size, np.bool_),
         }
-        _, logits = run(pipelines.to_devices(batch, mesh))
+        _, logits = run(pipeline.to_devices(batch, mesh))
         probabilities = np.exp(losses.log_mean_probabilities(logits))
         for shown, row in zip(group, probabilities, strict=False):
             order = np.argsort(-row, kind="stable")[:best]

@@ -12,12 +12,11 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from alexnet_jax import augment
-from alexnet_jax import pipeline as pipelines
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import images as pictures
+from alexnet_jax.data.loading import augment, pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime import progress
@@ -79,7 +78,7 @@ class Member:
 
         The mirrored views are left out if training was without mirror images.
         """
-        mean = pipelines.mean_crop(self.data.statistics, self.data.crop)
+        mean = pipeline.mean_crop(self.data.statistics, self.data.crop)
         mean = jax.device_put(mean, steps.replicated(mesh))
         params = self.params(mesh)
         evaluate = steps.make_eval_step(
@@ -96,7 +95,7 @@ class Member:
     ) -> tuple[Array, dict[str, Array]]:
         """Logits and layers of stored pictures' centres, in float32; to be jitted."""
         crop = self.data.crop
-        mean = pipelines.mean_crop(self.data.statistics, crop)
+        mean = pipeline.mean_crop(self.data.statistics, crop)
         (centre,) = jnp.moveaxis(steps.cut_views(images, crop=crop, views=1), 1, 0)
         centre = centre.astype(jnp.float32) - mean[None]
         outputs: Any = self.model.apply({"params": params}, centre, layers=layers)
@@ -204,7 +203,7 @@ def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
     """See `alexnet_jax.load`."""
     member = open_member(workdir, checkpoint)
     data = member.data
-    mean = pipelines.mean_crop(data.statistics, data.crop)
+    mean = pipeline.mean_crop(data.statistics, data.crop)
 
     def preprocess(
         images: Sequence[Any],

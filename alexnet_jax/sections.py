@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alexnet_jax import pipeline as pipelines
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_sgd
@@ -17,7 +17,7 @@ from alexnet_jax.validation import make_validation
 
 # A config section's keys are the keyword arguments of one function.
 SECTIONS: dict[str, Callable[..., Any]] = {
-    "data": pipelines.open_pipeline,
+    "data": pipeline.open_pipeline,
     "model": AlexNet,
     "optimizer": momentum_sgd,
     "schedule": make_schedule,

@@ -13,17 +13,18 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import pipeline as pipelines
-from alexnet_jax import reading, restore
 from alexnet_jax import report as reports
+from alexnet_jax import restore
 from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading import prefetch
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.kernels import save_kernels
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import after_validation
-from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
 from alexnet_jax.runtime.lock import locked
@@ -163,7 +164,7 @@ def _run(
             save(step, state, result["top1_error"])
             return state
 
-        with report, reading.read(pipeline, batches, start) as iterator:
+        with report, prefetch.read(pipeline, batches, start) as iterator:
             if late:
                 state = validated(start, state)
             signal = 0

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import losses, reading
-from alexnet_jax import pipeline as pipelines
+from alexnet_jax import losses
 from alexnet_jax import step as steps
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading import prefetch
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.pipeline import Pipeline
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -45,7 +46,7 @@ def make_validation(
         params: Any, mean: jax.Array, check: Callable[[], None]
     ) -> dict[str, float]:
         total: dict[str, Any] = {}
-        with reading.read(pipeline, dataset) as batches:
+        with prefetch.read(pipeline, dataset) as batches:
             for batch in batches:
                 sums, _ = evaluate(params, pipelines.to_devices(batch, mesh), mean)
                 total = jax.tree.map(jnp.add, total, sums) if total else sums

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from alexnet_jax import batches
-from alexnet_jax.batches import HostBatch
 from alexnet_jax.data.dataset import Dataset, Example
+from alexnet_jax.data.loading import batching
+from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.statistics import PixelSums, Statistics
 from alexnet_jax.runtime import errors, progress
 from alexnet_jax.runtime.cli import Parser
@@ -178,7 +178,7 @@ def train_batches(
 
     def make(number: int) -> HostBatch:
         places = range(number * batch_size, (number + 1) * batch_size)
-        return batches.train_batch(
+        return batching.train_batch(
             number,
             np.asarray([example(place) for place in places]),
             source=source,
@@ -211,7 +211,7 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 def evaluation_batches(source: ArraySource, batch_size: int) -> Iterator[HostBatch]:
     """Each example once; what is past the end is masked."""
     for start in range(0, len(source), batch_size):
-        yield batches.evaluation_batch(
+        yield batching.evaluation_batch(
             np.arange(start, start + batch_size),
             source=source,
             size=source.images.shape[1],

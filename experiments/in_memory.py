@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, Sharding
 
-from alexnet_jax import augment, losses, report
+from alexnet_jax import losses, report
 from alexnet_jax import step as steps
-from alexnet_jax.batches import HostBatch
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.loading import augment
+from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.optimizer import momentum_sgd

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alexnet_jax import augment
+from alexnet_jax.data.loading import augment
 
 
 # Every statistical test here rejects a right generator with this probability. The seeds

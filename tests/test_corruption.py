@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from alexnet_jax import pipeline as pipelines
+from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.runtime.errors import InputError

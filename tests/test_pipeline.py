@@ -10,8 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from alexnet_jax import augment, prepare, reading
-from alexnet_jax import pipeline as pipelines
+from alexnet_jax import prepare
+from alexnet_jax.data.loading import augment, prefetch
+from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 
 
@@ -25,7 +26,7 @@ def digits():
 
 def digest(pipeline, dataset, *, start=0, count=6):
     total = hashlib.sha256()
-    with reading.read(pipeline, dataset, start) as batches:
+    with prefetch.read(pipeline, dataset, start) as batches:
         for _ in range(count):
             batch = next(batches)
             for name in sorted(batch):
@@ -53,9 +54,9 @@ def test_threads_and_workers_change_nothing(digits, changes):
 def test_a_start_in_the_middle_goes_on_as_if_never_stopped(digits):
     pipeline, statistics = digits
     dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=3)
-    with reading.read(pipeline, dataset) as batches:
+    with prefetch.read(pipeline, dataset) as batches:
         straight = [next(batches) for _ in range(60)]
-    with reading.read(pipeline, dataset, 57) as batches:
+    with prefetch.read(pipeline, dataset, 57) as batches:
         for expected in straight[57:]:
             for name, array in next(batches).items():
                 np.testing.assert_array_equal(array, expected[name])
@@ -156,7 +157,7 @@ def test_evaluation_sees_every_example_exactly_once(digits, processes, batch_siz
             shares=processes,
         )
         counts.add(len(dataset))
-        with reading.read(pipeline, dataset) as batches:
+        with prefetch.read(pipeline, dataset) as batches:
             for batch in batches:
                 assert len(batch["mask"]) == batch_size // processes
                 seen += [image.tobytes() for image in batch["image"][batch["mask"]]]
@@ -186,7 +187,7 @@ def test_no_thread_stays_behind(digits):
 
     def read_one():
         dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
-        with reading.read(pipeline, dataset) as batches:
+        with prefetch.read(pipeline, dataset) as batches:
             next(batches)
 
     # The threads that decode serve every reading of the process, and stay.
@@ -240,10 +241,10 @@ def test_too_little_shared_memory_is_said_before_workers_start(digits, monkeypat
     pipeline = dataclasses.replace(pipeline, workers=2)
     dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
     usage = shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr(reading.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda _: usage)
     with (
         pytest.raises(InputError, match="data.workers=2 needs .* MiB of shared"),
-        reading.read(pipeline, dataset),
+        prefetch.read(pipeline, dataset),
     ):
         pass
 
@@ -253,7 +254,7 @@ def test_ctrl_c_does_not_end_the_workers(digits):
     pipeline, statistics = digits
     pipeline = dataclasses.replace(pipeline, workers=1, buffer=1)
     dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
-    with reading.read(pipeline, dataset) as batches:
+    with prefetch.read(pipeline, dataset) as batches:
         for _ in range(3):
             next(batches)
         workers = multiprocessing.active_children()
@@ -274,7 +275,7 @@ def test_an_error_in_a_record_comes_through(digits, monkeypatch):
     dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
     with (
         pytest.raises(InputError, match="picture 7 is broken"),
-        reading.read(pipeline, dataset) as batches,
+        prefetch.read(pipeline, dataset) as batches,
     ):
         next(batches)
 
@@ -311,7 +312,7 @@ def test_a_record_that_hangs_is_named_in_time(digits):
     try:
         with (
             pytest.raises(DataStalled, match=f"data.timeout=0.5 s; .*{where}"),
-            reading.read(hanging, batches) as iterator,
+            prefetch.read(hanging, batches) as iterator,
         ):
             for _ in range(len(source)):
                 next(iterator)
@@ -332,7 +333,7 @@ def test_a_worker_that_dies_or_hangs_is_told_of(digits, number, error, told):
     dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
     with (
         pytest.raises(error, match=told),
-        reading.read(pipeline, dataset) as batches,
+        prefetch.read(pipeline, dataset) as batches,
     ):
         next(batches)
         batches._seconds = 4

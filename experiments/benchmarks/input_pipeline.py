@@ -34,9 +34,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from alexnet_jax import pipeline as pipelines
-from alexnet_jax import prepare, reading
+from alexnet_jax import prepare
 from alexnet_jax.data import images
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.data.sources import registry
 
@@ -64,7 +65,7 @@ def ours(form, work, count, workers):
     )
     statistics = pipelines.open_pipeline(path=str(work / "jpeg")).dataset.statistics
     dataset = pipelines.train_dataset(pipeline, statistics, batch_size=BATCH, seed=0)
-    with reading.read(pipeline, dataset) as batches:
+    with prefetch.read(pipeline, dataset) as batches:
         return batches_of(batches, count)
 
 

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 
-from alexnet_jax import optimizer, reading, step, train
-from alexnet_jax import pipeline as pipelines
+from alexnet_jax import optimizer, step, train
+from alexnet_jax.data.loading import pipeline, prefetch
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.schedule import make_schedule
@@ -40,7 +40,7 @@ class Side:
 
     def __init__(self, given):
         self.batch_size = given.batch_size
-        self.pipeline = pipelines.open_pipeline(path=str(given.data))
+        self.pipeline = pipeline.open_pipeline(path=str(given.data))
         dataset = self.pipeline.dataset
         self.mesh = mesh.open_mesh(towers=2, data=1, tower=given.tower)
         model = AlexNet(num_classes=len(dataset.class_names))
@@ -49,12 +49,12 @@ class Side:
         sgd = optimizer.momentum_sgd(schedule)
         self.state = step.init_state(model, sgd, self.mesh, self.pipeline.crop, 0)
         self.train = step.make_train_step(model, sgd, schedule, self.mesh, 0)
-        mean = pipelines.mean_crop(dataset.statistics, self.pipeline.crop)
+        mean = pipeline.mean_crop(dataset.statistics, self.pipeline.crop)
         self.mean = jax.device_put(mean, step.replicated(self.mesh))
-        self.batches = pipelines.train_dataset(
+        self.batches = pipeline.train_dataset(
             self.pipeline, dataset.statistics, batch_size=given.batch_size, seed=0
         )
-        self.fixed = pipelines.to_devices(self.batches[0], self.mesh)
+        self.fixed = pipeline.to_devices(self.batches[0], self.mesh)
 
     def run(self, next_batch, count):
         """Images a second of `count` steps, and the fraction waited for batches."""
@@ -77,7 +77,7 @@ class Side:
         return self.run(lambda: (self.fixed, 0.0), count)
 
     def on_data(self, count):
-        with reading.read(self.pipeline, self.batches) as iterator:
+        with prefetch.read(self.pipeline, self.batches) as iterator:
             return self.run(lambda: train.timed_next(iterator, self.mesh), count)
 
 

@@ -35,7 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax import augment, losses
+from alexnet_jax import losses
+from alexnet_jax.data.loading import augment
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime import errors, progress

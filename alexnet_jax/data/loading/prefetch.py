@@ -13,8 +13,8 @@ from typing import Any
 import absl.flags
 import grain
 
-from alexnet_jax.batches import HostBatch
-from alexnet_jax.pipeline import Pipeline
+from alexnet_jax.data.loading.batching import HostBatch
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 from alexnet_jax.runtime.process_pool import follow_parent
 

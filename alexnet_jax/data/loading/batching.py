@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from alexnet_jax import augment
 from alexnet_jax.data.dataset import Source
+from alexnet_jax.data.loading import augment
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime.errors import DataStalled
 

@@ -19,9 +19,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 
-from alexnet_jax import augment, batches
-from alexnet_jax.batches import HostBatch
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.loading import augment, batching
+from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import PixelSums, Statistics
@@ -137,7 +137,7 @@ def measure_statistics(
 
     parts = (
         grain.MapDataset.range(len(source))
-        .batch(batches.EXAMPLES_AT_ONCE)
+        .batch(batching.EXAMPLES_AT_ONCE)
         .map(sums_of)
         .to_iter_dataset(grain.ReadOptions(pipeline.threads, 2 * pipeline.threads))
     )
@@ -174,7 +174,7 @@ def train_dataset(
     """
     examples_of_share = batch_size // shares
     batch = functools.partial(
-        batches.train_batch,
+        batching.train_batch,
         source=pipeline.dataset.splits["train"],
         share=examples_of_share,
         crop=pipeline.crop,
@@ -219,7 +219,7 @@ def evaluation_dataset(
     source = pipeline.dataset.splits[split]
     count = -(-len(source) // batch_size)
     batch = functools.partial(
-        batches.evaluation_batch,
+        batching.evaluation_batch,
         source=source,
         size=pipeline.dataset.size,
         threads=pipeline.threads,

@@ -1,0 +1,1 @@
+"""Epochs, batches, augmentation and prefetch."""
