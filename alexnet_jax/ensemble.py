@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from alexnet_jax import losses
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.restore import Member
 from alexnet_jax.runtime import progress
+from alexnet_jax.training import losses
 
 
 class Outputs(NamedTuple):

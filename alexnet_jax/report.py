@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 
-from alexnet_jax import losses
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import (
     Diverged,
@@ -24,6 +23,7 @@ from alexnet_jax.runtime.errors import (
     first_line,
     writing,
 )
+from alexnet_jax.training import losses
 
 
 METRICS_FILE = "metrics.jsonl"

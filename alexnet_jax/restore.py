@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import images as pictures
@@ -22,6 +21,7 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.sections import call, plain
+from alexnet_jax.training import step as steps
 
 
 Layers = Sequence[str]

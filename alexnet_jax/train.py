@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import report as reports
 from alexnet_jax import restore
-from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
@@ -24,12 +23,13 @@ from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.kernels import save_kernels
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.optimizer import after_validation
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
 from alexnet_jax.sections import SECTIONS, call, completed, plain
+from alexnet_jax.training import step as steps
+from alexnet_jax.training.optimizer import after_validation
 
 
 def run(config: Mapping[str, Any] | ConfigDict, workdir: Path) -> dict[str, Any]:

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import caffemodel, torch_file
-from alexnet_jax import optimizer as optimizers
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.prepared import manifest
@@ -38,9 +37,10 @@ from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.atomic import package
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError, exit_with
-from alexnet_jax.schedule import make_schedule
 from alexnet_jax.sections import call, plain
-from alexnet_jax.step import TrainState
+from alexnet_jax.training import optimizer as optimizers
+from alexnet_jax.training.schedule import make_schedule
+from alexnet_jax.training.step import TrainState
 
 
 CAFFE = Origin(227, True, (122.679, 116.669, 104.007), (1.0, 1.0, 1.0))

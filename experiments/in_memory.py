@@ -16,19 +16,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, Sharding
 
-from alexnet_jax import losses, report
-from alexnet_jax import step as steps
+from alexnet_jax import report
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import augment
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Diverged, Interrupted
 from alexnet_jax.runtime.signals import Interrupts
-from alexnet_jax.schedule import make_schedule
+from alexnet_jax.training import losses
+from alexnet_jax.training import step as steps
+from alexnet_jax.training.optimizer import momentum_sgd
+from alexnet_jax.training.schedule import make_schedule
 
 from arrays import ArraySource, evaluation_batches, train_batches
 

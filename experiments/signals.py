@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import losses
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import augment
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.training import losses
 
 
 EXAMPLES = 512

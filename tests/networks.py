@@ -4,10 +4,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from alexnet_jax import optimizer, step
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.schedule import make_schedule
+from alexnet_jax.training import optimizer, step
+from alexnet_jax.training.schedule import make_schedule
 
 
 TINY = {"channels": (8, 12, 8, 12, 8), "hidden": (16, 12)}

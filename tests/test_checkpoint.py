@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, optimizer, proof, step, workdir
+from alexnet_jax import checkpoint, proof, workdir
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime.errors import Failure, InputError
-from alexnet_jax.schedule import make_schedule
+from alexnet_jax.training import optimizer, step
+from alexnet_jax.training.schedule import make_schedule
 
 from networks import flat, mesh_of, tiny
 

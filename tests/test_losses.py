@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import losses
+from alexnet_jax.training import losses
 
 
 def recount(logits, labels, mask):

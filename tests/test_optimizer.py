@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax.optimizer import after_validation, momentum_sgd, rate_state
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.schedule import make_schedule
+from alexnet_jax.training.optimizer import after_validation, momentum_sgd, rate_state
+from alexnet_jax.training.schedule import make_schedule
 
 
 def start(seed=0):

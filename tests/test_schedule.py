@@ -6,8 +6,8 @@ import pytest
 
 from alexnet_jax.main import load_config
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.schedule import make_schedule
 from alexnet_jax.sections import call, plain
+from alexnet_jax.training.schedule import make_schedule
 
 
 def rates(schedule, steps, plateaus=0):

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import optimizer, step
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn import alexnet
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.schedule import make_schedule
+from alexnet_jax.training import optimizer, step
+from alexnet_jax.training.schedule import make_schedule
 
 from networks import batches, flat, mesh_of, parts, placed, replicated, tiny
 

@@ -11,13 +11,14 @@ import pytest
 import runs
 from PIL import Image
 
-from alexnet_jax import main, restore, sections, train, validation
+from alexnet_jax import main, restore, sections, train
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.plan import make_plan
 from alexnet_jax.prepare import prepare
 from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
 from alexnet_jax.runtime.lock import locked
+from alexnet_jax.training import evaluation
+from alexnet_jax.training.run_length import make_plan
 
 from networks import mesh_of
 
@@ -253,7 +254,7 @@ def test_a_signal_in_a_validation_leaves_what_was_learned(
 
     def interrupt(*arguments, **options):
         nonlocal count
-        if arguments[0] is validation.jnp.add:
+        if arguments[0] is evaluation.jnp.add:
             count += 1
             if count == 1:
                 signal.raise_signal(signal.SIGINT)

@@ -28,17 +28,17 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import feature_files, features
-from alexnet_jax import step as steps
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.main import load_config
-from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.prepare import prepare
 from alexnet_jax.restore import open_member
-from alexnet_jax.schedule import make_schedule
 from alexnet_jax.sections import call, plain
+from alexnet_jax.training import step
+from alexnet_jax.training.optimizer import momentum_sgd
+from alexnet_jax.training.schedule import make_schedule
 
 import harness
 
@@ -60,7 +60,7 @@ def make_workdir(workdir, size, crop, changes):
     grey = Statistics(np.full((size, size, 3), 120, np.float32), np.ones(3), np.eye(3))
     workdirs.write_data(workdir, workdirs.Data(names, size, crop, "drawn", grey))
     optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
-    state = steps.init_state(model, optimizer, mesh.one_device(), crop, 0)
+    state = step.init_state(model, optimizer, mesh.one_device(), crop, 0)
     with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
         checkpoints.save(0, state)
 

@@ -29,8 +29,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from alexnet_jax import step
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.training import step
 
 import harness
 import sides

@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jax
 
-from alexnet_jax import optimizer, step, train
+from alexnet_jax import train
 from alexnet_jax.data.loading import pipeline, prefetch
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.schedule import make_schedule
+from alexnet_jax.training import optimizer, step
+from alexnet_jax.training.schedule import make_schedule
 
 import harness
 

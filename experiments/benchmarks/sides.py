@@ -32,10 +32,10 @@ def ours(mode, batch_size, given):
     import jax
     from jax.sharding import NamedSharding
 
-    from alexnet_jax import optimizer, step
     from alexnet_jax.distributed import mesh as meshes
     from alexnet_jax.nn.alexnet import AlexNet
-    from alexnet_jax.schedule import make_schedule
+    from alexnet_jax.training import optimizer, step
+    from alexnet_jax.training.schedule import make_schedule
 
     mesh = meshes.open_mesh(
         towers=2, data=1, tower=given.tower, virtual_cpu_devices=given.tower

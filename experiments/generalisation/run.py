@@ -35,12 +35,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax import losses
 from alexnet_jax.data.loading import augment
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime import errors, progress
-from alexnet_jax.step import cut_views
+from alexnet_jax.training import losses
+from alexnet_jax.training.step import cut_views
 
 import arrays
 import harness

@@ -33,9 +33,9 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from alexnet_jax.optimizer import momentum_sgd
 from alexnet_jax.runtime import errors, progress
-from alexnet_jax.schedule import make_schedule
+from alexnet_jax.training.optimizer import momentum_sgd
+from alexnet_jax.training.schedule import make_schedule
 
 import harness
 

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from orbax.checkpoint._src.path import atomicity
 
-from alexnet_jax import leftovers, main, sections, step
+from alexnet_jax import leftovers, main, sections
 from alexnet_jax.runtime import errors
+from alexnet_jax.training import step
 
 from kill_resume import PHASES
 

@@ -21,11 +21,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from alexnet_jax import optimizer, step
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import multihost
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.schedule import make_schedule
+from alexnet_jax.training import optimizer, step
+from alexnet_jax.training.schedule import make_schedule
 
 import sides
 

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexnet_jax import losses
-from alexnet_jax import step as steps
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.training import losses, step
 
 
 def make_validation(
@@ -30,7 +29,7 @@ def make_validation(
     meshes.check_batch(batch_size, mesh.shape["data"], "eval.batch_size")
     if views not in (1, 10):
         raise InputError(f"eval.views={views} must be 1 or 10")
-    evaluate = steps.make_eval_step(
+    evaluate = step.make_eval_step(
         model, mesh, crop=pipeline.crop, views=views, mirrors=pipeline.flip
     )
     share, shares = meshes.data_share(mesh)

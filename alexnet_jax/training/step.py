@@ -15,12 +15,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, UInt8
 
-from alexnet_jax import losses
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.optimizer import rate_state
-from alexnet_jax.schedule import Schedule
+from alexnet_jax.training import losses
+from alexnet_jax.training.optimizer import rate_state
+from alexnet_jax.training.schedule import Schedule
 
 
 Batch = dict[str, Array]

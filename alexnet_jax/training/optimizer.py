@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from alexnet_jax.runtime.errors import InputError, check_number
-from alexnet_jax.schedule import Schedule
+from alexnet_jax.training.schedule import Schedule
 
 
 class RateState(NamedTuple):

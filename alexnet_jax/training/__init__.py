@@ -1,0 +1,1 @@
+"""One step: update rule, schedule, losses, evaluation, pixels to network input."""
