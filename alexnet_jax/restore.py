@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data import images as pictures
 from alexnet_jax.data.loading import augment, pipeline
 from alexnet_jax.distributed import mesh as meshes

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet

@@ -25,7 +25,7 @@ import numpy as np
 
 from alexnet_jax import caffemodel, torch_file
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, Sharding
 
 from alexnet_jax import report
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import augment
 from alexnet_jax.data.loading.batching import HostBatch

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from alexnet_jax import report, train
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.main import parse
 
 from networks import TINY, flat

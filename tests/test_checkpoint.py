@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, proof, workdir
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import workdir
+from alexnet_jax.checkpoint import checkpointer, integrity
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.training import optimizer, step
@@ -324,7 +325,7 @@ def test_want_of_memory_is_no_damage(directory, monkeypatch):
     with Checkpoints(directory, clean=True) as checkpoints:
         checkpoints.save(1, state(1))
         checkpoints.wait()
-        monkeypatch.setattr(checkpoint.ocp, "load", fail)
+        monkeypatch.setattr(checkpointer.ocp, "load", fail)
         with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory"):
             checkpoints.restore_latest(state(0))
     assert (directory / "1").is_dir()
@@ -348,16 +349,16 @@ def test_where_no_checkpoint_is_whole_they_stay(directory):
 
 
 def test_many_checkpoints_are_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(proof, "MAX_FILES", 40)
+    monkeypatch.setattr(integrity, "MAX_FILES", 40)
     for name in map(str, range(30)):
         (tmp_path / name).mkdir()
         for number in range(30):
             (tmp_path / name / f"file{number}").touch()
-    proof.check_files(tmp_path)
+    integrity.check_files(tmp_path)
     for number in range(11):
         (tmp_path / "7" / f"more{number}").touch()
     with pytest.raises(InputError, match=r"7/\w+ is one file of more than 40"):
-        proof.check_files(tmp_path)
+        integrity.check_files(tmp_path)
 
 
 def add_link(path):

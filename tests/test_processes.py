@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import runs
 
-from alexnet_jax import broken
+from alexnet_jax.checkpoint import broken
 from alexnet_jax.distributed import multihost
 from alexnet_jax.runtime.errors import InputError, ProcessLost
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet_jax import main, restore, sections, train
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.prepare import prepare
 from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
 from alexnet_jax.runtime.lock import locked

@@ -29,7 +29,7 @@ from PIL import Image
 
 from alexnet_jax import feature_files, features
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.main import load_config

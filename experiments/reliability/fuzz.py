@@ -44,7 +44,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_jax import prepare, report, workdir
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data import images
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared import record as prepared

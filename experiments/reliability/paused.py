@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from orbax.checkpoint._src.path import atomicity
 
-from alexnet_jax import leftovers, main, sections
+from alexnet_jax import main, sections
+from alexnet_jax.checkpoint import directory
 from alexnet_jax.runtime import errors
 from alexnet_jax.training import step
 
@@ -108,7 +109,7 @@ sections.SECTIONS["eval"] = validating(sections.SECTIONS["eval"])
 commit = atomicity.AtomicRenameTemporaryPath
 commit.create = after_creating(commit.create)
 commit.finalize = before_committing(commit.finalize)
-leftovers.shutil = types.SimpleNamespace(rmtree=half_way(shutil.rmtree))
+directory.shutil = types.SimpleNamespace(rmtree=half_way(shutil.rmtree))
 
 if __name__ == "__main__":
     errors.exit_with(main.main)

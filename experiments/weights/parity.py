@@ -35,7 +35,7 @@ from torch.nn import functional as F
 import alexnet_jax
 from alexnet_jax import export, weights
 from alexnet_jax import workdir as workdirs
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.main import load_config

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
-from alexnet_jax import leftovers
-from alexnet_jax.broken import readable, writable
-from alexnet_jax.distributed import consensus, multihost
-from alexnet_jax.proof import (
+from alexnet_jax.checkpoint import directory as leftovers
+from alexnet_jax.checkpoint.broken import readable, writable
+from alexnet_jax.checkpoint.integrity import (
     METRIC,
     check_files,
     check_shapes,
@@ -25,6 +24,7 @@ from alexnet_jax.proof import (
     error_digest,
     named,
 )
+from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime.errors import Failure, InputError, check_number
 from alexnet_jax.workdir import REPLACED
 

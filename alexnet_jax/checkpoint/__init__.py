@@ -1,0 +1,1 @@
+"""Orbax, integrity, and the protocol of the directory."""
