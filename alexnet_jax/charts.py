@@ -9,8 +9,8 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax.curves import Curves, thinned
 from alexnet_jax.insight import Insight
+from alexnet_jax.runs.metrics_file import Curves, thinned
 
 
 # Stands for the page's own text colour, which follows its light or dark mode.

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import kernels
-from alexnet_jax import workdir as workdirs
-from alexnet_jax.curves import Curves, read_curves
 from alexnet_jax.insight import Insight, look
 from alexnet_jax.page import Page
 from alexnet_jax.restore import Member, open_member
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.metrics_file import Curves, read_curves
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError, exit_with, writing

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from alexnet_jax.data import image_files
 from alexnet_jax.data.loading import augment
 from alexnet_jax.restore import Member
-from alexnet_jax.sections import call
+from alexnet_jax.runs.config import call
 
 
 # More pictures would not be seen in a panel, and are long to look at on a CPU.

@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data import images as pictures
 from alexnet_jax.data.loading import augment, pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.config import call, plain
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.sections import call, plain
 from alexnet_jax.training import step as steps
 
 

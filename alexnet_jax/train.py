@@ -13,9 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import report as reports
 from alexnet_jax import restore
-from alexnet_jax import workdir as workdirs
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
@@ -23,11 +21,13 @@ from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.kernels import save_kernels
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import metric_writer
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.config import SECTIONS, call, completed, plain
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
-from alexnet_jax.sections import SECTIONS, call, completed, plain
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.optimizer import after_validation
 
@@ -131,7 +131,7 @@ def _run(
             share=share,
             shares=shares,
         )
-        report = reports.Report(
+        report = metric_writer.Report(
             workdir,
             start=start,
             steps=plan.steps,
@@ -150,7 +150,7 @@ def _run(
             # A gradient may have overflowed where the loss did not.
             if not steps.is_finite(state):
                 raise Diverged(
-                    f"step {step}: the state is no longer finite; {reports.DIVERGED}"
+                    f"step {step}: the state is no longer finite; {metric_writer.DIVERGED}"
                 )
             checkpoints.save(step, state, error)
 
@@ -189,7 +189,7 @@ def _run(
         save_kernels(kernels, workdir / workdirs.FIGURES / "kernels.png")
     if not result:
         # The run was at its end already.
-        result = reports.last_validation(workdir)
+        result = metric_writer.last_validation(workdir)
     return {"step": int(state.step), "workdir": str(workdir), **result}
 
 

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import caffemodel, torch_file
-from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.statistics import Statistics
@@ -33,11 +32,12 @@ from alexnet_jax.export import to_onnx, to_safetensors
 from alexnet_jax.layout import Layer, Origin, to_params
 from alexnet_jax.main import load_config
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.config import call, plain
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.atomic import package
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError, exit_with
-from alexnet_jax.sections import call, plain
 from alexnet_jax.training import optimizer as optimizers
 from alexnet_jax.training.schedule import make_schedule
 from alexnet_jax.training.step import TrainState

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, Sharding
 
-from alexnet_jax import report
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import augment
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import metric_writer
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Diverged, Interrupted
 from alexnet_jax.runtime.signals import Interrupts
@@ -108,7 +108,7 @@ def train(
                 return state
         else:
             state = initial()
-        told = report.Report(
+        told = metric_writer.Report(
             workdir,
             start=start,
             steps=steps,
@@ -227,7 +227,9 @@ def metrics_of(
 ) -> list[dict[str, Any]]:
     """A run's lines of one split, or the last so many of them."""
     found: list[dict[str, Any]] = []
-    for text in reversed((workdir / report.METRICS_FILE).read_text().splitlines()):
+    for text in reversed(
+        (workdir / metric_writer.METRICS_FILE).read_text().splitlines()
+    ):
         if len(found) == last:
             break
         line = json.loads(text)

@@ -7,9 +7,10 @@ import sys
 import warnings
 from pathlib import Path
 
-from alexnet_jax import report, train
+from alexnet_jax import train
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.main import parse
+from alexnet_jax.runs import metric_writer
 
 from networks import TINY, flat
 
@@ -85,9 +86,11 @@ def start(
 def lines(workdir: Path) -> list[dict]:
     """metrics.jsonl without the fields that read a clock."""
     kept = []
-    for text in (workdir / report.METRICS_FILE).read_text().splitlines():
+    for text in (workdir / metric_writer.METRICS_FILE).read_text().splitlines():
         line = json.loads(text)
-        kept.append({k: v for k, v in line.items() if k not in report.CLOCK_FIELDS})
+        kept.append(
+            {k: v for k, v in line.items() if k not in metric_writer.CLOCK_FIELDS}
+        )
     return kept
 
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import workdir
 from alexnet_jax.checkpoint import checkpointer, integrity
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.distributed import consensus, multihost
+from alexnet_jax.runs import workdir
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.training import optimizer, step
 from alexnet_jax.training.schedule import make_schedule

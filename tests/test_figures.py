@@ -8,9 +8,10 @@ import pytest
 import runs
 from PIL import Image
 
-from alexnet_jax import curves, evaluate, figures
+from alexnet_jax import evaluate, figures
 from alexnet_jax.insight import look
 from alexnet_jax.restore import open_member
+from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -88,9 +89,11 @@ def test_long_runs_are_thinned_and_a_line_in_the_making_is_left_out(workdir, tmp
         for step in range(1, 100_001):
             file.write(json.dumps({**line, "step": step, "epoch": step / 1000}) + "\n")
         file.write('{"step": 100001, "sp')
-    run = curves.read_curves(tmp_path)
-    x, y = curves.thinned(run.splits["train"]["epoch"], run.splits["train"]["loss"])
-    assert len(x) == len(y) == curves.POINTS
+    run = metrics_file.read_curves(tmp_path)
+    x, y = metrics_file.thinned(
+        run.splits["train"]["epoch"], run.splits["train"]["loss"]
+    )
+    assert len(x) == len(y) == metrics_file.POINTS
     assert x[0] < x[-1] <= 100
     assert run.rate_drops() == []
 
@@ -99,7 +102,7 @@ def test_rate_drops_and_the_best():
     train = {"epoch": np.arange(5.0), "learning_rate": np.array([1, 1, 0.1, 0.1, 0.01])}
     errors = np.array([0.5, 0.2, 0.2, 0.3])
     told = {"step": np.arange(4), "top1_error": errors}
-    run = curves.Curves("run", {"train": train, "validation": told})
+    run = metrics_file.Curves("run", {"train": train, "validation": told})
     assert run.rate_drops() == [2.0, 4.0]
     assert run.best() == {"step": 2, "top1_error": 0.2}
     assert run.last("validation", "top1_error") == 0.3

@@ -14,9 +14,9 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.main import config_folder, load_config
 from alexnet_jax.nn import shapes as geometry
 from alexnet_jax.nn.alexnet import ACTIVATIONS, AlexNet
+from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.workdir import differences, flat
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.sections import call, plain
-from alexnet_jax.workdir import differences, flat
 
 from networks import TINY, mesh_of, tiny
 

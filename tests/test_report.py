@@ -3,8 +3,8 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from alexnet_jax import report as reports
-from alexnet_jax.report import METRICS_FILE, Report, cut_metrics
+from alexnet_jax.runs import metric_writer
+from alexnet_jax.runs.metric_writer import METRICS_FILE, Report, cut_metrics
 from alexnet_jax.runtime.errors import Diverged, Failure, InputError
 
 
@@ -121,7 +121,7 @@ def test_nothing_to_cut(tmp_path):
 def test_one_hint_where_the_data_are_the_limit(
     tmp_path, capsys, monkeypatch, waited, hints
 ):
-    monkeypatch.setattr(reports, "STEPS_BEFORE_A_HINT", 3)
+    monkeypatch.setattr(metric_writer, "STEPS_BEFORE_A_HINT", 3)
     with report(tmp_path) as told:
         for step in range(1, 19):
             # The first steps wait for the threads to start, which is no reason.

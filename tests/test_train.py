@@ -11,10 +11,11 @@ import pytest
 import runs
 from PIL import Image
 
-from alexnet_jax import main, restore, sections, train
-from alexnet_jax import workdir as workdirs
+from alexnet_jax import main, restore, train
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.prepare import prepare
+from alexnet_jax.runs import config as sections
+from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.training import evaluation

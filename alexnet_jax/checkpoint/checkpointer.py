@@ -25,8 +25,8 @@ from alexnet_jax.checkpoint.integrity import (
     named,
 )
 from alexnet_jax.distributed import consensus, multihost
+from alexnet_jax.runs.workdir import REPLACED
 from alexnet_jax.runtime.errors import Failure, InputError, check_number
-from alexnet_jax.workdir import REPLACED
 
 
 # Its annotations want types of its own where any path or policy will do.

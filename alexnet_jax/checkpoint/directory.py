@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.checkpoint.broken import writable
+from alexnet_jax.runs.workdir import REPLACED
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.workdir import REPLACED
 
 
 DAMAGED, DELETED = "damaged", ".deleted"

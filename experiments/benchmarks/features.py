@@ -28,14 +28,14 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import feature_files, features
-from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.main import load_config
 from alexnet_jax.prepare import prepare
 from alexnet_jax.restore import open_member
-from alexnet_jax.sections import call, plain
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.config import call, plain
 from alexnet_jax.training import step
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.schedule import make_schedule

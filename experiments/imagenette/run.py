@@ -27,7 +27,7 @@ import experiment
 import numpy as np
 from scipy.special import softmax
 
-from alexnet_jax.report import METRICS_FILE
+from alexnet_jax.runs.metric_writer import METRICS_FILE
 from alexnet_jax.runtime import errors, progress
 
 import harness

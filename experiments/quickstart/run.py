@@ -24,7 +24,7 @@ import experiment
 
 # isort: split
 
-from alexnet_jax.report import METRICS_FILE
+from alexnet_jax.runs.metric_writer import METRICS_FILE
 from alexnet_jax.runtime import errors, progress
 
 import harness

@@ -43,7 +43,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax import prepare, report, workdir
+from alexnet_jax import prepare
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data import images
 from alexnet_jax.data.prepared import manifest
@@ -51,6 +51,7 @@ from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.sources import tar_index
 from alexnet_jax.data.statistics import MEAN_FILE, Statistics
+from alexnet_jax.runs import metric_writer, workdir
 from alexnet_jax.runtime.errors import InputError
 
 import harness
@@ -229,9 +230,9 @@ class Borders:
             path.write_bytes(whole)
 
     def metrics_of(self, data):
-        path = self.folder / report.METRICS_FILE
+        path = self.folder / metric_writer.METRICS_FILE
         path.write_bytes(data)
-        report.cut_metrics(path, 3)
+        metric_writer.cut_metrics(path, 3)
 
     def archive_of(self, data):
         path = self.folder / "archive.tar"

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from orbax.checkpoint._src.path import atomicity
 
-from alexnet_jax import main, sections
+from alexnet_jax import main
 from alexnet_jax.checkpoint import directory
+from alexnet_jax.runs import config
 from alexnet_jax.runtime import errors
 from alexnet_jax.training import step
 
@@ -105,7 +106,7 @@ def half_way(rmtree):
 
 
 step.make_train_step = compiling(step.make_train_step)
-sections.SECTIONS["eval"] = validating(sections.SECTIONS["eval"])
+config.SECTIONS["eval"] = validating(config.SECTIONS["eval"])
 commit = atomicity.AtomicRenameTemporaryPath
 commit.create = after_creating(commit.create)
 commit.finalize = before_committing(commit.finalize)

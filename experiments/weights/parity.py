@@ -34,12 +34,12 @@ from torch.nn import functional as F
 
 import alexnet_jax
 from alexnet_jax import export, weights
-from alexnet_jax import workdir as workdirs
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.main import load_config
-from alexnet_jax.sections import call, plain
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.config import call, plain
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.schedule import make_schedule

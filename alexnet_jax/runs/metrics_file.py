@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from alexnet_jax.report import METRICS_FILE
+from alexnet_jax.runs.metric_writer import METRICS_FILE
 from alexnet_jax.runtime.errors import InputError
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from alexnet_jax.data import statistics as moments
 from alexnet_jax.data.dataset import LARGEST_SIZE
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.environment import environment
+from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.errors import InputError, first_line, writing
 
