@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from alexnet_jax.restore import Loaded
+    from alexnet_jax.inference.trained import Loaded
 
 __version__ = "0.1.0"
 __all__ = ["load"]
@@ -30,6 +30,6 @@ def load(workdir: str | Path, checkpoint: str | int = "best") -> "Loaded":
       errors.InputError: if there is no such checkpoint.
     """
     # Here and not above: the pure modules must import without the data libraries.
-    from alexnet_jax import restore
+    from alexnet_jax.inference import trained
 
-    return restore.load(Path(workdir), checkpoint)
+    return trained.load(Path(workdir), checkpoint)

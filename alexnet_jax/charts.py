@@ -9,7 +9,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax.insight import Insight
+from alexnet_jax.inference.inspection import Insight
 from alexnet_jax.runs.metrics_file import Curves, thinned
 
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.ensemble import combine, run_over
+from alexnet_jax.inference.ensemble import combine, run_over
+from alexnet_jax.inference.trained import Member, open_member
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.restore import Member, open_member
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.runtime import errors, progress

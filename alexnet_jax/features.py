@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from alexnet_jax import feature_files
 from alexnet_jax.data import dataset as datasets
 from alexnet_jax.data import image_files
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.sources.registry import open_dataset
-from alexnet_jax.restore import Member, open_member
+from alexnet_jax.inference import feature_store
+from alexnet_jax.inference.trained import Member, open_member
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, InputError, check_number, exit_with
@@ -99,7 +99,7 @@ def write_features(
 
     abstract = jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)
     shapes = jax.eval_shape(run, params, abstract)
-    output_file = feature_files.open_output(
+    output_file = feature_store.open_output(
         output,
         {name: (pictures.total, *shapes[name].shape[1:]) for name in layers},
         rows_at_once=batch_size,
@@ -134,7 +134,7 @@ def write_features(
 
 
 def _write(
-    file: feature_files.Output, group: list[Row], values: dict[str, Array]
+    file: feature_store.Output, group: list[Row], values: dict[str, Array]
 ) -> None:
     """Write a batch's rows, and name the pictures that could not be read."""
     bad = [place for place, row in enumerate(group) if row.error is not None]

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import kernels
-from alexnet_jax.insight import Insight, look
+from alexnet_jax.inference.inspection import Insight, look
+from alexnet_jax.inference.trained import Member, open_member
 from alexnet_jax.page import Page
-from alexnet_jax.restore import Member, open_member
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.metrics_file import Curves, read_curves
 from alexnet_jax.runtime import atomic, progress

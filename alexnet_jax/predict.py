@@ -12,7 +12,7 @@ import numpy as np
 from alexnet_jax.data import image_files
 from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.restore import open_member
+from alexnet_jax.inference.trained import open_member
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, InputError, exit_with
 from alexnet_jax.training import losses

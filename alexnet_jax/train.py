@@ -13,12 +13,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alexnet_jax import restore
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.inference import trained
 from alexnet_jax.kernels import save_kernels
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import metric_writer
@@ -110,7 +110,7 @@ def _run(
             start = 0
             state = steps.init_state(model, optimizer, mesh, pipeline.crop, plan.seed)
             if plan.init_from is not None:
-                params = restore.init_from(
+                params = trained.init_from(
                     plan.init_from,
                     state.params,
                     model,

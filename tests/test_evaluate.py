@@ -9,7 +9,7 @@ from test_losses import recount
 
 import alexnet_jax
 from alexnet_jax import evaluate as evaluation
-from alexnet_jax.restore import open_member
+from alexnet_jax.inference.trained import open_member
 from alexnet_jax.runtime.errors import InputError
 
 

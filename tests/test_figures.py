@@ -9,8 +9,8 @@ import runs
 from PIL import Image
 
 from alexnet_jax import evaluate, figures
-from alexnet_jax.insight import look
-from alexnet_jax.restore import open_member
+from alexnet_jax.inference.inspection import look
+from alexnet_jax.inference.trained import open_member
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
 

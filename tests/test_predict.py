@@ -10,8 +10,9 @@ import runs
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax import feature_files, features, predict, prepare
+from alexnet_jax import features, predict, prepare
 from alexnet_jax.data import image_files
+from alexnet_jax.inference import feature_store
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
@@ -175,16 +176,16 @@ def test_no_file_of_others_is_overwritten_and_a_damaged_one_is_not_gone_on_with(
     assert [path.name for path in tmp_path.iterdir()] == ["fc6.csv"]
     table.unlink()
 
-    append = feature_files.Output.append
+    append = feature_store.Output.append
 
     def power_cut(self, *arguments):
         append(self, *arguments)
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(feature_files.Output, "append", power_cut)
+    monkeypatch.setattr(feature_store.Output, "append", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         write()
-    monkeypatch.setattr(feature_files.Output, "append", append)
+    monkeypatch.setattr(feature_store.Output, "append", append)
     lines = table.read_text().splitlines(keepends=True)
     assert len(lines) == 6
     table.write_text("".join(lines[:-1]))

@@ -11,8 +11,9 @@ import pytest
 import runs
 from PIL import Image
 
-from alexnet_jax import main, restore, train
+from alexnet_jax import main, train
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.inference import trained
 from alexnet_jax.prepare import prepare
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runs import workdir as workdirs
@@ -211,7 +212,7 @@ def test_without_a_mean_picture_none_is_subtracted(tmp_path):
     short = ("--config.train.steps=1", "--config.data.subtract_mean=False")
     workdir = runs.run(tmp_path, "run", *short)
     np.testing.assert_array_equal(np.load(workdir / "mean.npy"), 0)
-    loaded = restore.load(workdir)
+    loaded = trained.load(workdir)
     picture = np.random.default_rng(0).integers(0, 256, (77, 77, 3), np.uint8)
     np.testing.assert_array_equal(
         loaded.preprocess([picture])[0], picture[5:72, 5:72].astype(np.float32)
@@ -303,16 +304,16 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
 
 def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     mesh = mesh_of(1, 2)
-    model = restore.open_member(straight, "best").model
+    model = trained.open_member(straight, "best").model
     params = {
         name: {kind: array + 1 for kind, array in layer.items()}
-        for name, layer in restore.open_member(straight, "best").params(mesh).items()
+        for name, layer in trained.open_member(straight, "best").params(mesh).items()
     }
     others = [f"class {number}" for number in range(10)]
-    taken = restore.init_from(straight, params, model, others, mesh)
+    taken = trained.init_from(straight, params, model, others, mesh)
     assert "warning" not in capsys.readouterr().err
     otherwise = model.clone(norm_k=1.0, kernel_std=(0.1,) * 8)
-    restore.init_from(straight, params, otherwise, others, mesh)
+    trained.init_from(straight, params, otherwise, others, mesh)
     told = capsys.readouterr().err
     assert "otherwise with such parameters: model.norm_k=2.0 there and 1.0 here" in told
     assert "kernel_std" not in told
@@ -323,7 +324,7 @@ def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     params["conv1"]["kernel"] = params["conv1"]["kernel"][..., :2]
     params["conv9"] = params["conv2"]
     with pytest.raises(InputError, match=r"another network \(conv1 .*conv9 missing"):
-        restore.init_from(straight, params, model, others, mesh)
+        trained.init_from(straight, params, model, others, mesh)
 
 
 def test_a_second_run_in_a_directory_is_refused(tmp_path):

@@ -27,13 +27,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import feature_files, features
+from alexnet_jax import features
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
+from alexnet_jax.inference import feature_store
+from alexnet_jax.inference.trained import open_member
 from alexnet_jax.main import load_config
 from alexnet_jax.prepare import prepare
-from alexnet_jax.restore import open_member
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.training import step
@@ -101,13 +102,13 @@ def rates(folder, pictures, batch_size, rounds):
         jax.block_until_ready(out)
         return pictures / (time.perf_counter() - begin)
 
-    append, written = feature_files.Output.append, []
+    append, written = feature_store.Output.append, []
 
     def timed(*arguments):
         append(*arguments)
         written.append(time.perf_counter())
 
-    feature_files.Output.append = timed
+    feature_store.Output.append = timed
 
     def stream(ending):
         written.clear()

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from alexnet_jax.data import image_files
 from alexnet_jax.data.loading import augment
-from alexnet_jax.restore import Member
+from alexnet_jax.inference.trained import Member
 from alexnet_jax.runs.config import call
 
 

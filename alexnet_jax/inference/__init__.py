@@ -1,0 +1,1 @@
+"""Using a trained network: load, fine-tune, ensemble, inspect, store features."""
