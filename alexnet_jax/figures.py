@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import kernels
 from alexnet_jax.inference.inspection import Insight, look
 from alexnet_jax.inference.trained import Member, open_member
-from alexnet_jax.page import Page
+from alexnet_jax.reporting import kernel_sheet
+from alexnet_jax.reporting.html import Page
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.metrics_file import Curves, read_curves
 from alexnet_jax.runtime import atomic, progress
@@ -41,7 +41,7 @@ def _charts() -> Any:
     if not is_possible():
         raise InputError("figures need Matplotlib; `pip install matplotlib`")
     # An extra: not there to be imported where it isn't installed.
-    from alexnet_jax import charts
+    from alexnet_jax.reporting import charts
 
     return charts
 
@@ -191,8 +191,8 @@ def _add_kernels(page: Page, member: Member, workdir: Path) -> None:
         "Tower by tower, each stretched to the full range around grey, which is zero "
         "(figure 3 of the paper).",
     )
-    page.picture(kernels.kernel_sheet(first), "The kernels of the first layer")
-    kernels.save_kernels(first, workdir / workdirs.FIGURES / "kernels.png")
+    page.picture(kernel_sheet.kernel_sheet(first), "The kernels of the first layer")
+    kernel_sheet.save_kernels(first, workdir / workdirs.FIGURES / "kernels.png")
 
 
 def _add_insight(page: Page, charts: Any, insight: Insight, workdir: Path) -> None:

@@ -19,8 +19,8 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference import trained
-from alexnet_jax.kernels import save_kernels
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.reporting.kernel_sheet import save_kernels
 from alexnet_jax.runs import metric_writer
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import SECTIONS, call, completed, plain
