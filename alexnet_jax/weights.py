@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import caffemodel, torch_file
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.export import to_onnx, to_safetensors
-from alexnet_jax.layout import Layer, Origin, to_params
+from alexnet_jax.interop import caffemodel, torch_pickle
+from alexnet_jax.interop.export import to_onnx, to_safetensors
+from alexnet_jax.interop.weight_layout import Layer, Origin, to_params
 from alexnet_jax.main import load_config
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
@@ -172,7 +172,7 @@ def _from_state(arrays: Mapping[str, np.ndarray], path: Path) -> list[Layer]:
 
 
 def _from_pth(path: Path) -> list[Layer]:
-    return _from_state(torch_file.read(path), path)
+    return _from_state(torch_pickle.read(path), path)
 
 
 def _from_safetensors(path: Path) -> list[Layer]:

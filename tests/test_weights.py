@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import alexnet_jax
-from alexnet_jax import caffemodel, evaluate, export, layout, torch_file, weights
-from alexnet_jax.layout import Layer, Origin
+from alexnet_jax import evaluate, weights
+from alexnet_jax.interop import caffemodel, export, torch_pickle, weight_layout
+from alexnet_jax.interop.weight_layout import Layer, Origin
 from alexnet_jax.main import config_folder
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import InputError
@@ -42,7 +43,7 @@ def random_layers(model, crop, seed=0, scale=0.1):
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32))
     zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), params["params"])
     layers = []
-    for name, kernel, bias in layout.from_params(model, zeros, crop):
+    for name, kernel, bias in weight_layout.from_params(model, zeros, crop):
         fan_in = np.prod(kernel.shape[1:])
         layers.append(
             Layer(
@@ -151,7 +152,7 @@ def test_a_network_of_others_gives_their_logits(changes, reference):
     crop = 64 if changes is OWT else 67
     layers = random_layers(model, crop)
     origin = PLAIN._replace(crop=crop)
-    params = layout.to_params(model, layers, origin, where="file")
+    params = weight_layout.to_params(model, layers, origin, where="file")
     pixels = np.random.default_rng(1).normal(0, 70, (3, crop, crop, 3))
     pixels = pixels.astype(np.float32)
     _, theirs = evaluated(onnx, layers, pixels.transpose(0, 3, 1, 2), **reference)
@@ -161,9 +162,11 @@ def test_a_network_of_others_gives_their_logits(changes, reference):
 def test_blue_first_and_divided_pixels():
     model = AlexNet(**SMALL, **OWT)
     layers = random_layers(model, 64)
-    params = layout.to_params(model, layers, PLAIN._replace(crop=64), where="file")
+    params = weight_layout.to_params(
+        model, layers, PLAIN._replace(crop=64), where="file"
+    )
     origin = Origin(64, True, (0.0, 0.0, 0.0), (2.0, 4.0, 8.0))
-    turned = layout.to_params(model, layers, origin, where="file")
+    turned = weight_layout.to_params(model, layers, origin, where="file")
     rng = np.random.default_rng(1)
     pixels = rng.normal(0, 70, (2, 64, 64, 3)).astype(np.float32)
     divided = (pixels / np.asarray([2.0, 4.0, 8.0], np.float32))[..., ::-1]
@@ -181,14 +184,16 @@ def test_layouts_there_and_back(changes):
     params = jax.device_get(
         model.init(jax.random.key(0), np.zeros(shape, np.float32))["params"]
     )
-    layers = layout.from_params(model, params, crop)
+    layers = weight_layout.from_params(model, params, crop)
     if changes.get("exchanges") == ("fc7",):
         # Of towers that do not see each other, what lies between them is zero.
         fc6 = layers[5].kernel
         assert not fc6[:12, fc6.shape[1] // 2 :].any()
         assert not fc6[12:, : fc6.shape[1] // 2].any()
         return
-    again = layout.to_params(model, layers, PLAIN._replace(crop=crop), where="file")
+    again = weight_layout.to_params(
+        model, layers, PLAIN._replace(crop=crop), where="file"
+    )
     jax.tree.map(np.testing.assert_array_equal, dict(again), dict(params))
 
 
@@ -197,12 +202,12 @@ def test_the_layer_that_differs_is_named():
     layers = random_layers(model, 67)
     wider = random_layers(AlexNet(**{**SMALL, "hidden": (32, 16)}, **CAFFE), 67)
     with pytest.raises(InputError, match=r"layer fc6 has kernels of \(32, .*fc6 has"):
-        layout.to_params(model, wider, PLAIN, where="file")
+        weight_layout.to_params(model, wider, PLAIN, where="file")
     with pytest.raises(InputError, match="has 7 layers with weights"):
-        layout.to_params(model, layers[:-1], PLAIN, where="file")
+        weight_layout.to_params(model, layers[:-1], PLAIN, where="file")
     layers[2].kernel[0, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match="layer conv3 has numbers not finite"):
-        layout.to_params(model, layers, PLAIN, where="file")
+        weight_layout.to_params(model, layers, PLAIN, where="file")
 
 
 # A .caffemodel, written by hand.
@@ -363,10 +368,10 @@ def test_a_pickle_that_wants_to_run_code_is_refused_unread(tmp_path, protocol):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/data.pkl", pickle.dumps({"a": Evil()}, protocol))
     with pytest.raises(InputError, match=r"asks for \w+.exec, .*may run anything"):
-        torch_file.read(path)
+        torch_pickle.read(path)
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match="no .pth as PyTorch"):
-        torch_file.read(path)
+        torch_pickle.read(path)
 
 
 def test_tensors_that_reach_past_their_numbers_are_refused(tmp_path):
@@ -381,7 +386,7 @@ def test_tensors_that_reach_past_their_numbers_are_refused(tmp_path):
         archive.writestr("net/data.pkl", program.replace(b"K\x04K\x04", b"K\x04K\x2c"))
         archive.writestr("net/data/0", array.tobytes())
     with pytest.raises(InputError, match="damaged"):
-        torch_file.read(path)
+        torch_pickle.read(path)
 
 
 def test_an_onnx_file(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet_jax.data.loading import pipeline
 from alexnet_jax.inference.trained import Member, open_member
-from alexnet_jax.layout import Layer, from_params
+from alexnet_jax.interop.weight_layout import Layer, from_params
 from alexnet_jax.nn import convolution, lrn
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime import atomic

@@ -1,0 +1,1 @@
+"""Weights of Caffe, PyTorch, ONNX and safetensors."""
