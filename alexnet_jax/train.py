@@ -150,7 +150,8 @@ def _run(
             # A gradient may have overflowed where the loss did not.
             if not steps.is_finite(state):
                 raise Diverged(
-                    f"step {step}: the state is no longer finite; {metric_writer.DIVERGED}"
+                    f"step {step}: the state is no longer finite; "
+                    + metric_writer.DIVERGED
                 )
             checkpoints.save(step, state, error)
 

@@ -4,13 +4,14 @@ import json
 import jax
 import numpy as np
 import pytest
-import runs
-from test_losses import recount
 
 import alexnet_jax
 from alexnet_jax import evaluate as evaluation
 from alexnet_jax.inference.trained import open_member
 from alexnet_jax.runtime.errors import InputError
+
+import runs
+from references import recount
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TABLES = ("ablations", "ensembles", "generalisation", "imagenette")
 NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "quickstart", "relu")
 

@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-import runs
 from PIL import Image
 
 from alexnet_jax import evaluate, figures
@@ -13,6 +12,8 @@ from alexnet_jax.inference.inspection import look
 from alexnet_jax.inference.trained import open_member
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
+
+import runs
 
 
 pytest.importorskip("matplotlib")

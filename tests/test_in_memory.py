@@ -21,7 +21,7 @@ from alexnet_jax.runtime.errors import InputError
 from networks import flat
 
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import arrays
 import in_memory
@@ -36,7 +36,7 @@ import arrays, in_memory, signals, preset_values
 unwanted = {"grain", "ml_collections", "array_record", "sklearn"} & set(sys.modules)
 assert not unwanted, unwanted
 """
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
 
 

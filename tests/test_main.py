@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
 
 from alexnet_jax import main
 from alexnet_jax.runtime.errors import InputError
 
+import runs
 
-ROOT = Path(__file__).parent.parent
+
+ROOT = Path(__file__).parents[1]
 
 
 def refused(*arguments):

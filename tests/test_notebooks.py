@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-NOTEBOOKS = Path(__file__).parent.parent / "experiments" / "notebooks"
+NOTEBOOKS = Path(__file__).parents[1] / "experiments" / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
 

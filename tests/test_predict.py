@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import runs
 from PIL import Image
 
 import alexnet_jax
@@ -14,6 +13,8 @@ from alexnet_jax import features, predict, prepare
 from alexnet_jax.data import image_files
 from alexnet_jax.inference import feature_store
 from alexnet_jax.runtime.errors import Failure, InputError
+
+import runs
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-FOLDER = Path(__file__).parent.parent / "experiments" / "reliability"
+FOLDER = Path(__file__).parents[1] / "experiments" / "reliability"
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runs
 from PIL import Image
 
 from alexnet_jax import main, train
@@ -22,6 +21,7 @@ from alexnet_jax.runtime.lock import locked
 from alexnet_jax.training import evaluation
 from alexnet_jax.training.run_length import make_plan
 
+import runs
 from networks import mesh_of
 
 

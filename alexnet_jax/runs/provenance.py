@@ -44,7 +44,7 @@ def _installed(name: str) -> bool:
 
 def _commit() -> str | None:
     """The commit of the checkout this runs from, if it is one."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     describe = [

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from test_lrn import channel_loop, map_loop
-from test_pooling import pool_loop
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.main import config_folder, load_config
@@ -19,6 +17,7 @@ from alexnet_jax.runs.workdir import differences, flat
 from alexnet_jax.runtime.errors import InputError
 
 from networks import TINY, mesh_of, tiny
+from references import channel_loop, map_loop, pool_loop
 
 
 PRESETS = runpy.run_path(str(config_folder() / "preset_values.py"))

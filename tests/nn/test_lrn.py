@@ -5,38 +5,7 @@ import pytest
 
 from alexnet_jax.nn import lrn
 
-
-def channel_loop(x, size, k, alpha, beta):
-    """The formula of section 3.3, one value at a time, in float64."""
-    x = x.astype(np.float64)
-    y = np.empty_like(x)
-    channels = x.shape[-1]
-    for place in np.ndindex(x.shape[:-1]):
-        for i in range(channels):
-            total = 0.0
-            for j in range(max(0, i - size // 2), min(channels - 1, i + size // 2) + 1):
-                total += x[place][j] ** 2
-            y[place][i] = x[place][i] / (k + alpha * total) ** beta
-    return y
-
-
-def map_loop(x, size, k, alpha, beta):
-    """The 2012 code's norm over a square of places in one channel."""
-    x = x.astype(np.float64)
-    y = np.empty_like(x)
-    reach = size // 2
-    for n, row, column, channel in np.ndindex(x.shape):
-        window = x[
-            n,
-            max(0, row - reach) : row + reach + 1,
-            max(0, column - reach) : column + reach + 1,
-            channel,
-        ]
-        total = (window**2).sum()
-        y[n, row, column, channel] = (
-            x[n, row, column, channel] / (k + alpha * total) ** beta
-        )
-    return y
+from references import channel_loop, map_loop
 
 
 NORMS = [

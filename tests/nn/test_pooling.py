@@ -6,24 +6,7 @@ import pytest
 from alexnet_jax.nn import lrn
 from alexnet_jax.nn.pooling import max_pool, pooled_size
 
-
-def windows(size, window, stride, partial):
-    """The values of each window along a side, straight from the definition."""
-    found, start = [], 0
-    while start + window <= size or (partial and start + window - stride < size):
-        found.append(range(start, min(start + window, size)))
-        start += stride
-    return found
-
-
-def pool_loop(x, window, stride, partial):
-    rows = windows(x.shape[1], window, stride, partial)
-    columns = windows(x.shape[2], window, stride, partial)
-    y = np.empty((x.shape[0], len(rows), len(columns), x.shape[3]), x.dtype)
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            y[:, i, j] = x[:, row][:, :, column].max(axis=(1, 2))
-    return y
+from references import pool_loop, windows
 
 
 def gradient_loop(x, g, window, stride, partial):

@@ -5,6 +5,9 @@ import tarfile
 
 import numpy as np
 import scipy.io
+from PIL import Image
+
+from alexnet_jax.data.sources import registry
 
 
 # Of the thousand; the devkit's numbers put them in another order than their names do.
@@ -16,6 +19,7 @@ WNIDS = {
     "n03126707": (516, "crane"),
 }
 TRUTH = [449, 1, 761, 2, 516, 449, 1]
+NUMBERS = sorted(number for number, _ in WNIDS.values())
 
 
 def add(archive, name, data=b"", **attributes):
@@ -89,3 +93,17 @@ def write(root, encode, year="2012"):
     (root / f"ILSVRC{year}_{val}").write_bytes(tar(shuffled))
     folder = "devkit-1.0" if year == "2010" else "ILSVRC2012_devkit_t12"
     (root / f"ILSVRC{year}_{kit}").write_bytes(devkit(year, folder=folder))
+
+
+def encode(number, serial):
+    """A JPEG of one colour, which tells the devkit's number and the serial one."""
+    buffer = io.BytesIO()
+    colour = (50 * NUMBERS.index(number), 100, serial)
+    Image.new("RGB", (75, 56), colour).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def opened(root):
+    return registry.open_dataset(
+        source="imagenet", path=str(root), size=16, validation_fraction=0.1
+    )

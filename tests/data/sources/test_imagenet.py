@@ -3,36 +3,20 @@ import tarfile
 import time
 import tracemalloc
 
-import archives as fakes
 import numpy as np
 import pytest
-from PIL import Image
 
 from alexnet_jax import prepare, verify
 from alexnet_jax.data.sources import registry, tar_index
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
-
-NUMBERS = sorted(number for number, _ in fakes.WNIDS.values())
-
-
-def encode(number, serial):
-    """A JPEG of one colour, which tells the devkit's number and the serial one."""
-    buffer = io.BytesIO()
-    colour = (50 * NUMBERS.index(number), 100, serial)
-    Image.new("RGB", (75, 56), colour).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+import archives as fakes
+from archives import NUMBERS, encode, opened
 
 
 def number_in(picture):
     return NUMBERS[round(picture[..., 0].mean() / 50)]
-
-
-def opened(root):
-    return registry.open_dataset(
-        source="imagenet", path=str(root), size=16, validation_fraction=0.1
-    )
 
 
 @pytest.fixture

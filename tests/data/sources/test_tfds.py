@@ -142,9 +142,9 @@ def test_imagenet_s_labels_are_those_of_tensorflow_datasets(tmp_path):
     """Its list, and the order of sorted class folders, which torchvision takes."""
     from pathlib import Path
 
-    import archives as fakes
     import tensorflow_datasets as tfds
-    import test_imagenet
+
+    import archives as fakes
 
     listed = Path(tfds.__file__).parent / "datasets" / "imagenet2012" / "labels.txt"
     wnids = listed.read_text().split()
@@ -153,7 +153,7 @@ def test_imagenet_s_labels_are_those_of_tensorflow_datasets(tmp_path):
     order = np.random.default_rng(0).permutation(1000)
     devkit = {wnids[place]: (number + 1, "x") for number, place in enumerate(order)}
     root = tmp_path / "in"
-    fakes.write(root, test_imagenet.encode)
+    fakes.write(root, fakes.encode)
     inner = {
         f"{wnid}.tar": fakes.tar({f"{wnid}_1.JPEG": wnid.encode()}) for wnid in devkit
     }
@@ -161,7 +161,7 @@ def test_imagenet_s_labels_are_those_of_tensorflow_datasets(tmp_path):
     truth = [devkit[wnids[label]][0] for label in (65, 970, 230, 809, 516, 57, 334)]
     kit = fakes.devkit(truth=truth, wnids=devkit)
     (root / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(kit)
-    dataset = test_imagenet.opened(root)
+    dataset = fakes.opened(root)
     assert list(dataset.class_ids) == wnids
     train = dataset.splits["train"]
     for index in range(1000):

@@ -11,11 +11,12 @@ import time
 
 import numpy as np
 import pytest
-import runs
 
 from alexnet_jax.checkpoint import broken
 from alexnet_jax.distributed import multihost
 from alexnet_jax.runtime.errors import InputError, ProcessLost
+
+import runs
 
 
 SECONDS = 240

@@ -74,7 +74,7 @@ def start(
             *(sys.executable, "-m", "alexnet_jax.main"),
             *arguments(folder, name, *overrides),
         ],
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         env={**os.environ, **count},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
