@@ -2,7 +2,8 @@
 
 import sys
 
-from alexnet_jax.runtime.errors import InputError, exit_with
+from alexnet_jax.runtime.cli import run_command
+from alexnet_jax.runtime.errors import InputError
 
 
 COMMANDS = {
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_command(main)

@@ -1,6 +1,6 @@
 """Restore a checkpoint, or several as an ensemble, and measure their errors."""
 
-from alexnet_jax.runtime import hugepages
+from alexnet_jax.runtime import cli, hugepages
 
 
 if __name__ == "__main__":
@@ -21,7 +21,7 @@ from alexnet_jax.inference.trained import Member, open_member
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError
 
@@ -232,4 +232,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

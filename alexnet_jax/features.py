@@ -28,8 +28,8 @@ from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.trained import Member, open_member
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.cli import Parser
-from alexnet_jax.runtime.errors import Failure, InputError, check_number, exit_with
+from alexnet_jax.runtime.cli import Parser, run_command
+from alexnet_jax.runtime.errors import Failure, InputError, check_number
 
 
 BATCH_SIZE = 64
@@ -240,4 +240,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_command(main)

@@ -21,8 +21,9 @@ from alexnet_jax.reporting.html import Page
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.metrics_file import Curves, read_curves
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.cli import Parser
-from alexnet_jax.runtime.errors import InputError, exit_with, writing
+from alexnet_jax.runtime.atomic import writing
+from alexnet_jax.runtime.cli import Parser, run_command
+from alexnet_jax.runtime.errors import InputError
 
 
 REPORT_FILE, COMPARISON_FILE = "report.html", "comparison.html"
@@ -274,4 +275,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_command(main)

@@ -12,7 +12,7 @@ A config is a Python file with a function `get_config`, and is run as code. The 
 that come with the package are also found by name: `--config=quickstart`.
 """
 
-from alexnet_jax.runtime import hugepages
+from alexnet_jax.runtime import cli, hugepages
 
 
 if __name__ == "__main__":
@@ -31,7 +31,7 @@ from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import figures, train
 from alexnet_jax.distributed import multihost
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
@@ -231,4 +231,4 @@ def draw(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

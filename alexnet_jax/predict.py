@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.data import image_files
-from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.trained import open_member
-from alexnet_jax.runtime.cli import Parser
-from alexnet_jax.runtime.errors import Failure, InputError, exit_with
+from alexnet_jax.runtime.cli import Parser, run_command
+from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.training import losses
 
 
@@ -66,7 +65,7 @@ def predict(
             "label": np.zeros(batch_size, np.int32),
             "mask": np.zeros(batch_size, np.bool_),
         }
-        _, logits = run(pipeline.to_devices(batch, mesh))
+        _, logits = run(meshes.to_devices(batch, mesh))
         probabilities = np.exp(losses.log_mean_probabilities(logits))
         for shown, row in zip(group, probabilities, strict=False):
             order = np.argsort(-row, kind="stable")[:best]
@@ -117,4 +116,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_command(main)

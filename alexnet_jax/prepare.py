@@ -31,7 +31,7 @@ from alexnet_jax.data.prepared.staging import (
 )
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
-from alexnet_jax.runtime import atomic, errors, progress
+from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime import process_pool as workers
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError, check_number
@@ -289,4 +289,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from alexnet_jax.data import statistics
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
@@ -20,7 +21,6 @@ from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference import trained
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.reporting.kernel_sheet import save_kernels
 from alexnet_jax.runs import metric_writer
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import SECTIONS, call, completed, plain
@@ -100,8 +100,8 @@ def _run(
             measure_data(workdir, pipeline, check)
         multihost.wait_for_all("the data are measured")
         data = workdirs.read_data(workdir)
-        mean = pipelines.mean_crop(data.statistics, pipeline.crop)
-        mean = jax.device_put(mean, steps.replicated(mesh))
+        mean = statistics.mean_crop(data.statistics, pipeline.crop)
+        mean = jax.device_put(mean, meshes.replicated(mesh))
         validate = partial(validate, mean=mean)
         if checkpoints.steps:
             start, state = checkpoints.restore_latest(abstract_state)
@@ -182,12 +182,9 @@ def _run(
                 elif plan.saves(step):
                     save(step, state)
             checkpoints.wait()
-        kernels = meshes.whole(state.params[model.layers[0]]["kernel"])
         if signal:
             progress.say(f"stopped; `{workdir}` goes on where it stands")
             raise Interrupted(signal)
-    if multihost.is_main() and kernels.shape[3] == 3:
-        save_kernels(kernels, workdir / workdirs.FIGURES / "kernels.png")
     if not result:
         # The run was at its end already.
         result = metric_writer.last_validation(workdir)
@@ -230,5 +227,5 @@ def timed_next(
 ) -> tuple[dict[str, jax.Array], float]:
     """The next batch on the devices, and the seconds it took while they worked on."""
     begin = time.monotonic()
-    batch = pipelines.to_devices(next(iterator), mesh)
+    batch = meshes.to_devices(next(iterator), mesh)
     return batch, time.monotonic() - begin

@@ -10,7 +10,7 @@ from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.data.prepared.manifest import Description, Shard
 from alexnet_jax.data.statistics import MEAN_FILE
-from alexnet_jax.runtime import errors, process_pool, progress
+from alexnet_jax.runtime import cli, errors, process_pool, progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError, check_number
 
@@ -116,4 +116,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

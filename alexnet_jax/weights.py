@@ -35,9 +35,9 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.atomic import package
-from alexnet_jax.runtime.cli import Parser
-from alexnet_jax.runtime.errors import InputError, exit_with
+from alexnet_jax.runtime.cli import Parser, run_command
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.optional import require
 from alexnet_jax.training import optimizer as optimizers
 from alexnet_jax.training.schedule import make_schedule
 from alexnet_jax.training.step import TrainState
@@ -176,7 +176,7 @@ def _from_pth(path: Path) -> list[Layer]:
 
 
 def _from_safetensors(path: Path) -> list[Layer]:
-    safetensors = package("safetensors.numpy", path)
+    safetensors = require("safetensors.numpy", path)
     try:
         arrays = safetensors.load(path.read_bytes())
     except Exception as error:
@@ -195,7 +195,7 @@ def _number(part: str) -> tuple[bool, int, str]:
 
 
 def _from_onnx(path: Path) -> list[Layer]:
-    onnx = package("onnx", path)
+    onnx = require("onnx", path)
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:
@@ -282,4 +282,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    run_command(main)

@@ -30,7 +30,7 @@ from alexnet_jax.data.dataset import Dataset, Example
 from alexnet_jax.data.loading import batching
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.statistics import PixelSums, Statistics
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import InputError
 
@@ -228,11 +228,11 @@ def main() -> None:
     if given.output.suffix != ".npz":
         parser.error(f"--output={given.output} must end in .npz")
     dataset = open_data(given.data)
-    with errors.writing(given.output):
+    with atomic.writing(given.output):
         save_arrays(given.output, dataset)
     counts = {name: len(source) for name, source in dataset.splits.items()}
     progress.print_result({"output": str(given.output), **counts})
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

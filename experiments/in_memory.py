@@ -18,7 +18,6 @@ from jax.sharding import NamedSharding, Sharding
 
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.loading import augment
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
@@ -184,8 +183,8 @@ def fit(
     optimizer = momentum_sgd(schedule, **values["optimizer"])
     step = steps.make_train_step(model, optimizer, schedule, mesh, seed)
     evaluate = steps.make_eval_step(model, mesh, crop=crop, views=1)
-    mean = augment.centre(statistics.mean, crop)
-    mean = jax.device_put(mean, steps.replicated(mesh))
+    mean = statistics.centre(statistics.mean, crop)
+    mean = jax.device_put(mean, meshes.replicated(mesh))
     place = NamedSharding(mesh, meshes.EXAMPLES)
 
     def validate(state: steps.TrainState) -> dict[str, float]:

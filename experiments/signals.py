@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax.data import statistics
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.loading import augment
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.training import losses
 
@@ -29,8 +29,8 @@ def initial_signals(
     source: Any = dataset.splits["train"]
     model = AlexNet(num_classes=len(dataset.class_names), **values)
     order = np.random.default_rng(0).permutation(len(source))[:EXAMPLES]
-    mean = augment.centre(source.statistics.mean, crop)
-    images = augment.centre(source.images[order], crop).astype(np.float32) - mean
+    mean = statistics.centre(source.statistics.mean, crop)
+    images = statistics.centre(source.images[order], crop).astype(np.float32) - mean
     params = model.init(jax.random.key(0), images[:1])["params"]
     return signals(model, params, images, source.labels[order])
 

@@ -2,12 +2,14 @@
 
 import gc
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_jax.distributed.multihost import is_of_devices
-from alexnet_jax.runtime.errors import Failure, InputError, cannot_write, first_line
+from alexnet_jax.runtime.atomic import cannot_write
+from alexnet_jax.runtime.errors import Failure, InputError, first_line
 
 
 @contextmanager
@@ -48,4 +50,13 @@ def writable(directory: Path) -> Iterator[None]:
         if is_of_devices(error):
             raise
         reason = first_line(error)[:160]
+        sys.unraisablehook = _without_echo
         raise Failure(cannot_write(directory, reason)) from error
+
+
+def _without_echo(what: sys.UnraisableHookArgs) -> None:
+    """Report an exception that Python can't raise, but for the echo of a failed save:
+    what of it was still under way in TensorStore's threads finds Orbax's event loop
+    closed."""
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)

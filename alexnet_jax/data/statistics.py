@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
-from alexnet_jax.runtime.errors import InputError, first_line, writing
+from alexnet_jax.runtime.atomic import writing
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 MEAN_FILE = "mean.npy"
@@ -145,3 +146,20 @@ class PixelSums:
             deviations=np.sqrt(np.clip(values, 0, None)),
             directions=directions,
         )
+
+
+def mean_crop(statistics: Statistics, crop: int) -> Float[np.ndarray, "crop crop 3"]:
+    """The mean picture's centre, which is subtracted from every crop.
+
+    As in the 2012 code, wherever the crop was cut.
+    """
+    return centre(statistics.mean, crop)
+
+
+def centre(
+    pictures: Shaped[np.ndarray, "*batch size size 3"], crop: int
+) -> Shaped[np.ndarray, "*batch crop crop 3"]:
+    """The square in the middle; not a copy."""
+    start = (pictures.shape[-2] - crop) // 2
+    inside = slice(start, start + crop)
+    return pictures[..., inside, inside, :]

@@ -1,7 +1,7 @@
 """The ("data", "tower") mesh and everything that says what lies where on it."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -230,3 +230,17 @@ def sharded(
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True
     )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what lies whole on every device."""
+    return NamedSharding(mesh, EVERYWHERE)
+
+
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's share of a batch, as a global array split over examples."""
+    place = NamedSharding(mesh, EXAMPLES)
+    return {
+        name: jax.make_array_from_process_local_data(place, array)
+        for name, array in batch.items()
+    }

@@ -57,7 +57,7 @@ def run_over(
         prefetch.read(pipeline, dataset) as batches,
     ):
         for batch in batches:
-            _, of_batch = step(pipelines.to_devices(batch, mesh))
+            _, of_batch = step(meshes.to_devices(batch, mesh))
             votes = jax.device_get(of_batch)[batch["mask"]]
             counted = votes.shape[1]
             labels.append(batch["label"][batch["mask"]])

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from alexnet_jax.runtime import atomic
-from alexnet_jax.runtime.errors import InputError, first_line, writing
+from alexnet_jax.runtime import atomic, optional
+from alexnet_jax.runtime.atomic import writing
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 # Longer names are cut off in Zarr, where all have the same room.
@@ -185,7 +186,7 @@ def _zarr(
     path: Path, shapes: Mapping[str, tuple[int, ...]], rows_at_once: int, output: Output
 ) -> Iterator[Write]:
     """A Zarr group with an array for each layer, and `name` and `label`."""
-    zarr = atomic.package("zarr", path)
+    zarr = optional.require("zarr", path)
     output.take_note()
     with writing(path):
         mode = "r+" if output.done else "w"

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from alexnet_jax.data import image_files
-from alexnet_jax.data.loading import augment
+from alexnet_jax.data import image_files, statistics
 from alexnet_jax.inference.trained import Member
 from alexnet_jax.runs.config import call
 
@@ -75,7 +74,7 @@ def look(member: Member, data_path: Path | None = None) -> Insight:
     probabilities, hidden = _outputs(member, stored)
     return Insight(
         class_names=member.data.class_names,
-        images=augment.centre(stored, member.data.crop),
+        images=statistics.centre(stored, member.data.crop),
         labels=np.asarray([example["label"] for example in examples], np.int32),
         probabilities=probabilities,
         hidden=hidden,

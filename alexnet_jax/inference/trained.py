@@ -14,13 +14,14 @@ from PIL import Image
 
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data import images as pictures
-from alexnet_jax.data.loading import augment, pipeline
+from alexnet_jax.data import statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.training import preprocess
 from alexnet_jax.training import step as steps
 
 
@@ -78,8 +79,8 @@ class Member:
 
         The mirrored views are left out if training was without mirror images.
         """
-        mean = pipeline.mean_crop(self.data.statistics, self.data.crop)
-        mean = jax.device_put(mean, steps.replicated(mesh))
+        mean = statistics.mean_crop(self.data.statistics, self.data.crop)
+        mean = jax.device_put(mean, meshes.replicated(mesh))
         params = self.params(mesh)
         evaluate = steps.make_eval_step(
             self.model,
@@ -95,8 +96,8 @@ class Member:
     ) -> tuple[Array, dict[str, Array]]:
         """Logits and layers of stored pictures' centres, in float32; to be jitted."""
         crop = self.data.crop
-        mean = pipeline.mean_crop(self.data.statistics, crop)
-        (centre,) = jnp.moveaxis(steps.cut_views(images, crop=crop, views=1), 1, 0)
+        mean = statistics.mean_crop(self.data.statistics, crop)
+        (centre,) = jnp.moveaxis(preprocess.cut_views(images, crop=crop, views=1), 1, 0)
         centre = centre.astype(jnp.float32) - mean[None]
         outputs: Any = self.model.apply({"params": params}, centre, layers=layers)
         logits, kept = outputs
@@ -203,7 +204,7 @@ def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
     """See `alexnet_jax.load`."""
     member = open_member(workdir, checkpoint)
     data = member.data
-    mean = pipeline.mean_crop(data.statistics, data.crop)
+    mean = statistics.mean_crop(data.statistics, data.crop)
 
     def preprocess(
         images: Sequence[Any],
@@ -214,7 +215,7 @@ def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
           images: file names, PIL pictures, or uint8 arrays of height x width x 3.
         """
         stored = np.stack([_stored(image, data.size) for image in images])
-        return augment.centre(stored, data.crop).astype(np.float32) - mean
+        return statistics.centre(stored, data.crop).astype(np.float32) - mean
 
     variables = {"params": member.plain_params}
     return Loaded(member.model, variables, preprocess, data.class_names)

@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax.data.loading import pipeline
+from alexnet_jax.data import statistics
 from alexnet_jax.inference.trained import Member, open_member
 from alexnet_jax.interop.weight_layout import Layer, from_params
 from alexnet_jax.nn import convolution, lrn
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runtime import atomic
-from alexnet_jax.runtime.errors import writing
+from alexnet_jax.runtime import atomic, optional
+from alexnet_jax.runtime.atomic import writing
 
 
 OPSET = 18
@@ -30,7 +30,7 @@ def to_safetensors(workdir: Path, checkpoint: str | int, path: Path) -> None:
     Raises:
       InputError: if there is no such checkpoint, or the package isn't installed.
     """
-    safetensors = atomic.package("safetensors.numpy", path)
+    safetensors = optional.require("safetensors.numpy", path)
     member = open_member(workdir, checkpoint)
     arrays = {"mean": _mean(member)}
     for name, kernel, bias in _layers(member):
@@ -48,7 +48,7 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
     Raises:
       InputError: if there is no such checkpoint, or the package isn't installed.
     """
-    onnx = atomic.package("onnx", path)
+    onnx = optional.require("onnx", path)
     member = open_member(workdir, checkpoint)
     graph = _Graph(onnx.helper, onnx.numpy_helper)
     crop = member.data.crop
@@ -77,7 +77,7 @@ def _layers(member: Member) -> list[Layer]:
 
 
 def _mean(member: Member) -> np.ndarray:
-    mean = pipeline.mean_crop(member.data.statistics, member.data.crop)
+    mean = statistics.mean_crop(member.data.statistics, member.data.crop)
     return np.ascontiguousarray(mean.transpose(2, 0, 1))
 
 

@@ -15,14 +15,8 @@ from typing import Any
 import jax
 
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.errors import (
-    Diverged,
-    Failure,
-    InputError,
-    cannot_write,
-    first_line,
-    writing,
-)
+from alexnet_jax.runtime.errors import Diverged, Failure, InputError, first_line
+from alexnet_jax.runtime.atomic import cannot_write, writing
 from alexnet_jax.training import losses
 
 

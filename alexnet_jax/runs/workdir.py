@@ -18,7 +18,8 @@ from alexnet_jax.data.dataset import LARGEST_SIZE
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runtime import atomic
-from alexnet_jax.runtime.errors import InputError, first_line, writing
+from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.atomic import writing
 
 
 FORMAT_VERSION = 1

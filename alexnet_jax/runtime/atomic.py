@@ -1,18 +1,19 @@
-"""Files that are there whole or not at all, and packages that may not be there."""
+"""Files that are written whole or not at all, and what a disk that fails is called."""
 
-import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import Failure, first_line
 
 
 PART = ".part"
 
 
 def replace(path: Path, data: str | bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new."""
+    """Write a file so that a crash leaves the old one or the new one."""
     part = path.with_name(path.name + PART)
     part.write_bytes(data.encode() if isinstance(data, str) else data)
     part.replace(path)
@@ -23,16 +24,20 @@ def write_json(path: Path, value: Any) -> None:
     replace(path, json.dumps(value, indent=2) + "\n")
 
 
-def package(name: str, what: object) -> Any:
-    """A package that is installed only by those who need it, and they for `what`.
-
-    Raises:
-      InputError: if it isn't.
-    """
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside the block an OSError becomes a Failure that names the path."""
     try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        stem = name.partition(".")[0]
-        raise InputError(
-            f"{what} needs the package {stem}; `pip install {stem}`"
+        yield
+    except OSError as error:
+        raise Failure(
+            cannot_write(path, error.strerror or first_line(error))
         ) from error
+
+
+def cannot_write(path: Path, reason: str) -> str:
+    """The message for a disk that is full, gone or read-only."""
+    return (
+        f"{path} can't be written ({reason}); free some space or fix the disk, then "
+        "give the same command again: it continues from the last save"
+    )

@@ -1,18 +1,24 @@
-"""How commands read their arguments: what is wrong with them is one line."""
+"""How commands read their arguments and how they end."""
 
 import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import Failure, InputError, Interrupted
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises an InputError, and takes no abbreviations.
+    """An argument parser that raises an InputError, and takes no abbreviations.
 
     Args:
       command: its module within the package.
-      options: those of `argparse.ArgumentParser`; a description keeps its lines.
+      options: those of `argparse.ArgumentParser`; a description keeps its line breaks.
     """
 
     def __init__(self, command: str = "", **options: Any) -> None:
@@ -24,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_checkpoint(self) -> None:
-        """`--checkpoint`."""
+        """Add `--checkpoint`."""
         self.add_argument(
             "--checkpoint",
             default="best",
@@ -33,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_views(self) -> None:
-        """`--views`."""
+        """Add `--views`."""
         self.add_argument(
             "--views",
             type=int,
@@ -43,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_workdirs(self, several: str) -> None:
-        """`--workdir`, which may be given again for what is said here."""
+        """Add `--workdir`, which may be repeated for the purpose given here."""
         self.add_argument(
             "--workdir",
             type=Path,
@@ -54,5 +60,44 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, with the way to help."""
-        raise InputError(f"{message}; `{self.prog} --help` tells more")
+        """Raise an InputError that also says how to get help."""
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run a command and exit with its status.
+
+    0 done, 1 failed, 2 wrong usage or bad input in one line, 130 or 143 interrupted.
+    """
+    status = 0
+    # Errors of libraries are reported below, in one line and not in their words.
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    # In force until a run is ready to save, and in commands that save nothing.
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        status = 1
+        if error.abrupt:
+            os._exit(status)
+    except Interrupted as error:
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        # The reader of the output has gone; nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A disk that is full, a file that has gone: in the system's words.
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)

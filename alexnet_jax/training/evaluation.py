@@ -47,7 +47,7 @@ def make_validation(
         total: dict[str, Any] = {}
         with prefetch.read(pipeline, dataset) as batches:
             for batch in batches:
-                sums, _ = evaluate(params, pipelines.to_devices(batch, mesh), mean)
+                sums, _ = evaluate(params, meshes.to_devices(batch, mesh), mean)
                 total = jax.tree.map(jnp.add, total, sums) if total else sums
                 check()
         return losses.means({name: float(value) for name, value in total.items()})

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Int, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.training import losses
 from alexnet_jax.training.optimizer import rate_state
+from alexnet_jax.training.preprocess import cut_views, shift_colours
 from alexnet_jax.training.schedule import Schedule
 
 
@@ -168,58 +169,6 @@ def make_eval_step(
     return jax.jit(evaluate)
 
 
-def shift_colours(
-    images: UInt8[Array, "batch height width 3"],
-    mean: Float[Array, "height width 3"],
-    shift: Float[Array, "batch 3"],
-    coefficient: Float[Array, ""],
-) -> Float[Array, "batch height width 3"]:
-    """Subtract the mean picture and add the colour shift (section 4.1).
-
-    The 2012 code divides by 1 + coefficient, so that a step with colour noise and one
-    without see pictures of about the same size; with a coefficient of 0 this is the
-    plain difference.
-    """
-    shifted = images.astype(jnp.float32) - mean[None]
-    shifted = shifted + coefficient * shift[:, None, None, :]
-    return shifted / (1 + coefficient)
-
-
-def cut_views(
-    images: UInt8[Array, "batch size size 3"],
-    *,
-    crop: int,
-    views: int,
-    mirrors: bool = True,
-) -> UInt8[Array, "batch views crop crop 3"]:
-    """The centre crop, or the ten views of section 4.1: corners, centre, mirrors.
-
-    Args:
-      images: whole stored pictures.
-      crop: side of the crop, in pixels.
-      views: 1 or 10.
-      mirrors: if not, the ten views are the five unmirrored ones. A network that was
-        never shown a mirror image, because its pictures mean something else mirrored,
-        is not to be asked about them.
-
-    Raises:
-      ValueError: if `views` is neither 1 nor 10.
-    """
-    if views not in (1, 10):
-        raise ValueError(f"{views} views; a picture is looked at in 1 or 10")
-    border = images.shape[1] - crop
-    middle = border // 2
-    places = [(middle, middle)]
-    if views == 10:
-        places = [(0, 0), (0, border), *places, (border, 0), (border, border)]
-    cut = [
-        images[:, row : row + crop, column : column + crop] for row, column in places
-    ]
-    if views == 10 and mirrors:
-        cut += [view[:, :, ::-1] for view in cut]
-    return jnp.stack(cut, axis=1)
-
-
 @jax.jit
 def is_finite(state: TrainState) -> Array:
     """Whether every number of the parameters and the velocity is finite.
@@ -228,8 +177,3 @@ def is_finite(state: TrainState) -> Array:
     """
     arrays = jax.tree.leaves((state.params, rate_state(state.opt_state).velocity))
     return jnp.all(jnp.stack([jnp.isfinite(array).all() for array in arrays]))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what lies whole on every device."""
-    return NamedSharding(mesh, EVERYWHERE)

@@ -29,7 +29,7 @@ import experiment
 
 from preset_values import ABLATIONS
 
-from alexnet_jax.runtime import atomic, errors, progress
+from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.errors import InputError
 
 import harness
@@ -126,4 +126,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from alexnet_jax.runtime import hugepages
+from alexnet_jax.training import preprocess
 
 
 if __name__ == "__main__":
@@ -30,7 +31,6 @@ import optax
 from jax import lax
 
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.training import step
 
 import harness
 import sides
@@ -104,7 +104,7 @@ def usual_side(batch_size):
     sgd = optax.chain(optax.add_decayed_weights(0.0005), optax.sgd(0.01, 0.9))
 
     def loss(params, batch, key):
-        images = step.shift_colours(
+        images = preprocess.shift_colours(
             batch["image"], mean, batch["colour_shift"], jnp.float32(0.1)
         )
         logits = usual_logits(params, images, key)

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import jax
 
 from alexnet_jax import train
+from alexnet_jax.data import statistics as data_statistics
 from alexnet_jax.data.loading import pipeline, prefetch
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet
@@ -50,12 +51,12 @@ class Side:
         sgd = optimizer.momentum_sgd(schedule)
         self.state = step.init_state(model, sgd, self.mesh, self.pipeline.crop, 0)
         self.train = step.make_train_step(model, sgd, schedule, self.mesh, 0)
-        mean = pipeline.mean_crop(dataset.statistics, self.pipeline.crop)
-        self.mean = jax.device_put(mean, step.replicated(self.mesh))
+        mean = data_statistics.mean_crop(dataset.statistics, self.pipeline.crop)
+        self.mean = jax.device_put(mean, mesh.replicated(self.mesh))
         self.batches = pipeline.train_dataset(
             self.pipeline, dataset.statistics, batch_size=given.batch_size, seed=0
         )
-        self.fixed = pipeline.to_devices(self.batches[0], self.mesh)
+        self.fixed = mesh.to_devices(self.batches[0], self.mesh)
 
     def run(self, next_batch, count):
         """Images a second of `count` steps, and the fraction waited for batches."""

@@ -44,7 +44,7 @@ def ours(mode, batch_size, given):
     schedule = make_schedule(steps_per_epoch=1000)
     sgd = optimizer.momentum_sgd(schedule)
     mean = jax.device_put(
-        np.full((SIZE, SIZE, 3), 120, np.float32), step.replicated(mesh)
+        np.full((SIZE, SIZE, 3), 120, np.float32), meshes.replicated(mesh)
     )
     host = host_batch(batch_size)
     carry = [step.init_state(model, sgd, mesh, SIZE, 0)]

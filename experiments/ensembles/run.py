@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import cli, progress
 
 import harness
 from commands import QUICK, command
@@ -127,4 +127,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

@@ -34,13 +34,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from alexnet_jax.training.preprocess import cut_views
 
-from alexnet_jax.data.loading import augment
+from alexnet_jax.data import statistics
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import cli, progress
 from alexnet_jax.training import losses
-from alexnet_jax.training.step import cut_views
 
 import arrays
 import harness
@@ -139,7 +139,7 @@ def cut(dataset):
     """A data set of the centres, for rows without crops: what is shuffled is then what
     the network sees."""
     splits = {
-        name: dataclasses.replace(source, images=augment.centre(source.images, CROP))
+        name: dataclasses.replace(source, images=statistics.centre(source.images, CROP))
         for name, source in dataset.splits.items()
     }
     return dataclasses.replace(dataset, splits=splits, size=CROP, statistics=None)
@@ -275,4 +275,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

@@ -28,7 +28,7 @@ import numpy as np
 from scipy.special import softmax
 
 from alexnet_jax.runs.metric_writer import METRICS_FILE
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import cli, progress
 
 import harness
 from commands import QUICK, command
@@ -148,4 +148,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

@@ -26,7 +26,7 @@ import experiment
 import numpy as np
 from preset_values import merged
 
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
@@ -174,4 +174,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

@@ -25,7 +25,7 @@ import experiment
 
 from preset_values import merged
 
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
@@ -87,4 +87,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

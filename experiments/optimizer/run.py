@@ -33,7 +33,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import cli, progress
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.schedule import make_schedule
 
@@ -176,4 +176,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

@@ -25,7 +25,7 @@ import experiment
 # isort: split
 
 from alexnet_jax.runs.metric_writer import METRICS_FILE
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import cli, progress
 
 import harness
 from commands import QUICK, command
@@ -86,4 +86,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

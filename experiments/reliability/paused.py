@@ -21,7 +21,7 @@ from orbax.checkpoint._src.path import atomicity
 from alexnet_jax import main
 from alexnet_jax.checkpoint import directory
 from alexnet_jax.runs import config
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import cli
 from alexnet_jax.training import step
 
 from kill_resume import PHASES
@@ -113,4 +113,4 @@ commit.finalize = before_committing(commit.finalize)
 directory.shutil = types.SimpleNamespace(rmtree=half_way(shutil.rmtree))
 
 if __name__ == "__main__":
-    errors.exit_with(main.main)
+    cli.run_command(main.main)

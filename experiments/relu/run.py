@@ -34,7 +34,7 @@ import experiment
 import numpy as np
 from preset_values import merged
 
-from alexnet_jax.runtime import errors, progress
+from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
@@ -237,4 +237,4 @@ def main():
 
 
 if __name__ == "__main__":
-    errors.exit_with(main)
+    cli.run_command(main)

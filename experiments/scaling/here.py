@@ -73,7 +73,7 @@ def loop(text):
         for name, array in host.items()
     }
     mean = np.full((size, size, 3), 120, np.float32)
-    mean = jax.device_put(mean, step.replicated(mesh))
+    mean = jax.device_put(mean, meshes.replicated(mesh))
     times = []
     for _ in range(9):
         begin = time.perf_counter()

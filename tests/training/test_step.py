@@ -8,7 +8,7 @@ import pytest
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn import alexnet
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.training import optimizer, step
+from alexnet_jax.training import optimizer, preprocess, step
 from alexnet_jax.training.schedule import make_schedule
 
 from networks import batches, flat, mesh_of, parts, placed, replicated, tiny
@@ -223,7 +223,7 @@ def test_colours_are_shifted_as_in_the_2012_code():
     shift = rng.normal(0, 20, (3, 3)).astype(np.float32)
 
     def shifted(coefficient):
-        return step.shift_colours(
+        return preprocess.shift_colours(
             jnp.asarray(images), jnp.asarray(mean), jnp.asarray(shift), coefficient
         )
 
@@ -243,7 +243,7 @@ def test_colours_are_shifted_as_in_the_2012_code():
 @pytest.mark.parametrize(("size", "crop"), [(256, 224), (77, 67), (8, 5), (6, 6)])
 def test_each_of_the_ten_views_equals_the_crop_made_by_hand(size, crop):
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
-    views = np.asarray(step.cut_views(jnp.asarray(images), crop=crop, views=10))
+    views = np.asarray(preprocess.cut_views(jnp.asarray(images), crop=crop, views=10))
     border, middle = size - crop, (size - crop) // 2
     expected = [
         images[:, :crop, :crop],
@@ -256,12 +256,12 @@ def test_each_of_the_ten_views_equals_the_crop_made_by_hand(size, crop):
         np.testing.assert_array_equal(views[:, index], crop_by_hand)
         mirrored = np.flip(crop_by_hand, axis=2)
         np.testing.assert_array_equal(views[:, 5 + index], mirrored)
-    one = step.cut_views(jnp.asarray(images), crop=crop, views=1)
+    one = preprocess.cut_views(jnp.asarray(images), crop=crop, views=1)
     np.testing.assert_array_equal(one[:, 0], expected[2])
-    five = step.cut_views(jnp.asarray(images), crop=crop, views=10, mirrors=False)
+    five = preprocess.cut_views(jnp.asarray(images), crop=crop, views=10, mirrors=False)
     np.testing.assert_array_equal(five, views[:, :5])
     with pytest.raises(ValueError, match="1 or 10"):
-        step.cut_views(jnp.asarray(images), crop=crop, views=5)
+        preprocess.cut_views(jnp.asarray(images), crop=crop, views=5)
 
 
 def test_a_state_that_is_not_finite_is_noticed_on_every_mesh():

@@ -8,7 +8,7 @@ position in the stream of examples, and of nothing else.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from scipy.special import ndtri
 
 
@@ -59,15 +59,6 @@ def draw(seed: int, start: int, count: int, *, border: int) -> Draws:
         mirrored=words[:, 2] >> np.uint64(63) == 1,
         normals=ndtri(uniform),
     )
-
-
-def centre(
-    pictures: Shaped[np.ndarray, "*batch size size 3"], crop: int
-) -> Shaped[np.ndarray, "*batch crop crop 3"]:
-    """The square in the middle; not a copy."""
-    start = (pictures.shape[-2] - crop) // 2
-    inside = slice(start, start + crop)
-    return pictures[..., inside, inside, :]
 
 
 def view(

@@ -14,18 +14,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import grain
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Float
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.loading import augment, batching
-from alexnet_jax.data.loading.batching import HostBatch
+from alexnet_jax.data.loading import batching
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import PixelSums, Statistics
-from alexnet_jax.distributed.mesh import EXAMPLES
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores
 
@@ -149,14 +144,6 @@ def measure_statistics(
     return total.statistics()
 
 
-def mean_crop(statistics: Statistics, crop: int) -> Float[np.ndarray, "crop crop 3"]:
-    """The mean picture's centre, which is subtracted from every crop.
-
-    As in the 2012 code, wherever the crop was cut.
-    """
-    return augment.centre(statistics.mean, crop)
-
-
 def train_dataset(
     pipeline: Pipeline,
     statistics: Statistics,
@@ -240,12 +227,3 @@ def closing(dataset: grain.IterDataset) -> Iterator[Iterator[Any]]:
         yield iterator
     finally:
         iterator.close()
-
-
-def to_devices(batch: HostBatch, mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch, as a global array split over examples."""
-    place = NamedSharding(mesh, EXAMPLES)
-    return {
-        name: jax.make_array_from_process_local_data(place, array)
-        for name, array in batch.items()
-    }

@@ -178,7 +178,7 @@ def test_batches_are_uint8_crops_and_small_shifts(digits):
 
 def test_the_mean_picture_is_cut_in_the_centre(digits):
     pipeline, statistics = digits
-    cut = pipelines.mean_crop(statistics, pipeline.crop)
+    cut = statistics.mean_crop(statistics, pipeline.crop)
     np.testing.assert_array_equal(cut, statistics.mean[2:18, 2:18])
 
 

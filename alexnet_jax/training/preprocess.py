@@ -1,0 +1,56 @@
+"""From stored uint8 images to what the network sees, on the device (section 4.1)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+
+def shift_colours(
+    images: UInt8[Array, "batch height width 3"],
+    mean: Float[Array, "height width 3"],
+    shift: Float[Array, "batch 3"],
+    coefficient: Float[Array, ""],
+) -> Float[Array, "batch height width 3"]:
+    """Subtract the mean picture and add the colour shift (section 4.1).
+
+    The 2012 code divides by 1 + coefficient, so that a step with colour noise and one
+    without see pictures of about the same size; with a coefficient of 0 this is the
+    plain difference.
+    """
+    shifted = images.astype(jnp.float32) - mean[None]
+    shifted = shifted + coefficient * shift[:, None, None, :]
+    return shifted / (1 + coefficient)
+
+
+def cut_views(
+    images: UInt8[Array, "batch size size 3"],
+    *,
+    crop: int,
+    views: int,
+    mirrors: bool = True,
+) -> UInt8[Array, "batch views crop crop 3"]:
+    """The centre crop, or the ten views of section 4.1: corners, centre, mirrors.
+
+    Args:
+      images: whole stored pictures.
+      crop: side of the crop, in pixels.
+      views: 1 or 10.
+      mirrors: if not, the ten views are the five unmirrored ones. A network that was
+        never shown a mirror image, because its pictures mean something else mirrored,
+        is not to be asked about them.
+
+    Raises:
+      ValueError: if `views` is neither 1 nor 10.
+    """
+    if views not in (1, 10):
+        raise ValueError(f"{views} views; a picture is looked at in 1 or 10")
+    border = images.shape[1] - crop
+    middle = border // 2
+    places = [(middle, middle)]
+    if views == 10:
+        places = [(0, 0), (0, border), *places, (border, 0), (border, border)]
+    cut = [
+        images[:, row : row + crop, column : column + crop] for row, column in places
+    ]
+    if views == 10 and mirrors:
+        cut += [view[:, :, ::-1] for view in cut]
+    return jnp.stack(cut, axis=1)
