@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.trained import Member
 from alexnet_jax.runtime import progress
 from alexnet_jax.training import losses

@@ -1,0 +1,41 @@
+"""What importing the package does and does not do."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(program: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_loads_no_jax_grain_or_orbax():
+    run(
+        "import alexnet_jax, sys; "
+        "loaded = {'jax', 'flax', 'grain', 'orbax', 'ml_collections'} & set(sys.modules); "
+        "assert not loaded, loaded"
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["alexnet_jax.nn.alexnet", "alexnet_jax.training.step"]
+)
+def test_the_core_needs_neither_grain_nor_orbax_nor_ml_collections(module):
+    run(
+        f"import {module}, sys; "
+        "loaded = {'grain', 'orbax', 'ml_collections', 'sklearn'} & set(sys.modules); "
+        "assert not loaded, loaded"
+    )
+
+
+def test_importing_every_command_asks_for_no_device():
+    run(
+        "import alexnet_jax.main, alexnet_jax.evaluate, alexnet_jax.prepare\n"
+        "import alexnet_jax.predict, alexnet_jax.features, alexnet_jax.weights\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
