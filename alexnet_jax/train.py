@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed.mesh import to_devices
 from alexnet_jax.inference import trained as finetune
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.opening import open_run
 from alexnet_jax.runs.setup import Config, Setup, build_setup
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import Interrupted
-from alexnet_jax.training import step as steps
-from alexnet_jax.training.step import TrainState
+from alexnet_jax.runtime.errors import InputError, Interrupted
+from alexnet_jax.training.step import TrainState, check_state
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
@@ -53,10 +53,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
       Interrupted: after saving, if Ctrl-C or SIGTERM asked to stop.
       Failure: if something breaks on the way; what was saved before is whole.
     """
-    plan = setup.plan
-    train_step = steps.make_train_step(
-        setup.model, setup.optimizer, setup.schedule, setup.mesh, plan.seed
-    )
+    plan, steps = setup.plan, setup.steps
     with open_run(setup, workdir, begin) as run:
         checkpoints, metrics, state = run.checkpoints, run.metrics, run.state
         for step in range(run.start, plan.steps + 1):
@@ -67,20 +64,20 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
             # Saved before it is validated: a validation may take long, or fail.
             if step > run.start and (validates or signal or plan.saves(step)):
                 metrics.flush()
-                steps.check_state(step, state)
+                check_state(step, state)
                 checkpoints.save(step, state)
             if signal:
                 progress.say(f"stopped; the same command continues `{workdir}`")
                 raise Interrupted(signal)
             if validates:
-                errors = setup.validate(state.params, run.mean, run.check)
+                errors = setup.validate(state, run.mean, run.check)
                 metrics.validation(step, errors)
                 checkpoints.record_validation(step, errors)
-                state = run.learn(state, errors["top1_error"])
+                state = steps.after_validation(state, errors["top1_error"])
             if step == plan.steps or (plan.validates(step) and setup.enough(workdir)):
                 break
             batch, waited = timed_next(run.batches, setup.mesh)
-            state, step_metrics = train_step(state, batch, run.mean)
+            state, step_metrics = steps.train(state, batch, run.mean)
             metrics.train(step + 1, step_metrics, waited)
     errors = metrics_file.last_validation(workdir)
     return {"step": int(state.step), "workdir": str(workdir), **errors}
@@ -88,13 +85,13 @@ def train(setup: Setup, workdir: Path) -> dict[str, Any]:
 
 def begin(setup: Setup) -> TrainState:
     """The state before the first step: initial values, or a pretrained run's."""
-    model, mesh, plan = setup.model, setup.mesh, setup.plan
-    crop = setup.pipeline.crop
-    state = steps.init_state(model, setup.optimizer, mesh, crop, plan.seed)
-    if plan.init_from is None:
+    state, source = setup.steps.initial(), setup.plan.init_from
+    if source is None:
         return state
+    if not isinstance(setup.model, AlexNet):
+        raise InputError("train.init_from is for AlexNet alone; leave it out")
     names = setup.pipeline.dataset.class_names
-    params = finetune.init_from(plan.init_from, state.params, model, names, mesh)
+    params = finetune.init_from(source, state.params, setup.model, names, setup.mesh)
     return state._replace(params=params)
 
 

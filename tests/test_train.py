@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import main, train
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.inference import trained
 from alexnet_jax.prepare import prepare
 from alexnet_jax.runs import config as sections
@@ -135,7 +135,7 @@ def test_kill_9_and_resume(tmp_path, straight, override):
     output, errors = again.communicate(timeout=180)
     assert again.returncode == 0, errors
     assert json.loads(output.splitlines()[-1])["step"] == 20
-    assert "going on from step" in errors
+    assert "continuing from step" in errors
     assert_same_run(tmp_path / "run", straight)
 
 
@@ -195,13 +195,13 @@ def test_a_damaged_config_is_told(straight, tmp_path):
     shutil.copytree(straight, workdir)
     (workdir / "config.json").write_text('{"data": 5}')
     with pytest.raises(InputError, match="config.json is damaged"):
-        workdirs.check_run(workdir, config, "", sections.completed)
+        workdirs.check_run(workdir, config, "")
 
 
 def test_other_data_are_refused(straight):
     config = workdirs.read_config(straight)
-    with pytest.raises(InputError, match="the data are not those"):
-        workdirs.check_run(straight, config, "another fingerprint", sections.completed)
+    with pytest.raises(InputError, match="the data differ"):
+        workdirs.check_run(straight, config, "another fingerprint")
 
 
 @pytest.mark.slow
@@ -223,10 +223,10 @@ def test_a_run_from_before_a_key_was_there_goes_on(straight, tmp_path):
     del before["model"]["whiten"]
     (older / "config.json").write_text(json.dumps(before))
     fingerprint = run_data.read_data(straight).fingerprint
-    workdirs.check_run(older, config, fingerprint, sections.completed)
+    workdirs.check_run(older, config, fingerprint)
     config["model"]["whiten"] = True
     with pytest.raises(InputError, match="model.whiten False -> True"):
-        workdirs.check_run(older, config, fingerprint, sections.completed)
+        workdirs.check_run(older, config, fingerprint)
 
 
 @pytest.mark.slow
@@ -290,8 +290,7 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
     still = ("--config.schedule.learning_rate=0", "--config.train.steps=1")
     begin = f"--config.train.init_from={straight}"
     workdir = runs.run(tmp_path, "tuned", begin, "--config.train.seed=9", *still)
-    with Checkpoints(straight / "checkpoints") as checkpoints:
-        best = checkpoints.find("best")
+    best = CheckpointReader(straight / "checkpoints").find("best")
     before, after = runs.final_state(straight, best), runs.final_state(workdir, 1)
     kernels = [name for name in before if name.startswith("params.")]
     assert len(kernels) == 16
@@ -407,9 +406,19 @@ def test_a_newer_work_directory_is_refused(tmp_path, straight):
     workdir = tmp_path / "newer"
     workdir.mkdir()
     run = json.loads((straight / "run.json").read_text())
-    (workdir / "run.json").write_text(json.dumps({**run, "format_version": 2}))
-    with pytest.raises(InputError, match="format 2, newer than the 1"):
+    (workdir / "run.json").write_text(json.dumps({**run, "format_version": 3}))
+    with pytest.raises(InputError, match="format 3, newer than the 2"):
         runs.run(tmp_path, "newer")
+    assert [path.name for path in workdir.iterdir()] == ["run.json"]
+
+
+def test_a_work_directory_of_the_first_format_is_refused(tmp_path, straight):
+    workdir = tmp_path / "older"
+    workdir.mkdir()
+    run = json.loads((straight / "run.json").read_text())
+    (workdir / "run.json").write_text(json.dumps({**run, "format_version": 1}))
+    with pytest.raises(InputError, match=r"format 1, written by alexnet_jax 0\.1"):
+        runs.run(tmp_path, "older")
     assert [path.name for path in workdir.iterdir()] == ["run.json"]
 
 
@@ -430,7 +439,7 @@ def test_a_prepared_data_set_is_no_work_directory(tmp_path, picture_folder):
 
 def test_unknown_keys_of_a_section_are_named():
     with pytest.raises(InputError, match=r"config.train.epoch is unknown; .*epochs"):
-        sections.call({"train": {"epoch": 3}}, "train", examples=10)
+        sections.section({"train": {"epoch": 3}}, "train")
 
 
 def test_plans():
@@ -442,6 +451,12 @@ def test_plans():
     )
     assert [step for step in range(11) if plan.validates(step)] == [4, 8, 10]
     assert [step for step in range(1, 11) if plan.saves(step)] == [3, 6, 9]
+    # Epoch 15 ends with the last example of step 500, and not at step 501.
+    plan = make_plan(examples=1000, batch_size=30, epochs=20)
+    validated = [step for step in range(plan.steps + 1) if plan.validates(step)]
+    borders = [-(-epoch * 1000 // 30) for epoch in range(1, 20)]
+    assert validated == [*borders, plan.steps]
+    assert 500 in validated
     with pytest.raises(InputError, match=r"give train.steps or train.epochs"):
         make_plan(examples=100)
     with pytest.raises(InputError, match=r"train.validate_steps=0 must be at least 1"):

@@ -3,11 +3,9 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.loading import pipeline as pipelines
@@ -23,8 +21,7 @@ from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
-from alexnet_jax.training.optimizer import after_validation
-from alexnet_jax.training.step import TrainState, abstract_state
+from alexnet_jax.training.step import TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,8 +35,6 @@ class Run:
       batches: the host batches from there on.
       checkpoints: where it saves.
       metrics: where it writes what it measures.
-      learn: `after_validation` of its schedule, jitted: from a state and the
-        validation's error to the state that training continues with.
       signal: the number of a signal that asks all processes to stop after this step,
         0 for none; to be called once a step.
       check: raises Interrupted if a signal has come, where leaving at once is possible.
@@ -51,7 +46,6 @@ class Run:
     batches: Iterator[HostBatch]
     checkpoints: CheckpointWriter
     metrics: MetricWriter
-    learn: Callable[[TrainState, float], TrainState]
     signal: Callable[[], int]
     check: Callable[[], None]
 
@@ -87,20 +81,15 @@ def open_run(
         check = interrupts.check if jax.process_count() == 1 else lambda: None
         statistics = _note_start(workdir, setup, check)
         mean = mean_crop(statistics, setup.pipeline.crop)
-        learn = _learner(setup)
         if checkpoints.steps:
-            start, state = checkpoints.restore_latest(
-                abstract_state(
-                    setup.model, setup.optimizer, setup.mesh, setup.pipeline.crop
-                )
-            )
+            start, state = checkpoints.restore_latest(setup.steps.abstract)
             progress.say(f"continuing from step {start} of {workdir}")
         else:
             start, state = 0, begin(setup)
         # A run may have been stopped between a step and the end of its validation.
         error = checkpoints.validation_error(start)
         if error is not None:
-            state = learn(state, error)
+            state = setup.steps.after_validation(state, error)
         metrics = MetricWriter(
             workdir,
             setup.plan,
@@ -115,7 +104,6 @@ def open_run(
             metrics=stack.enter_context(metrics),
             batches=stack.enter_context(_batches(setup, statistics, start)),
             checkpoints=checkpoints,
-            learn=learn,
             signal=lambda: stop.largest(interrupts.received or 0),
             check=check,
         )
@@ -128,15 +116,6 @@ def _note_start(workdir: Path, setup: Setup, check: Callable[[], None]) -> Stati
         run_data.measure(workdir, setup.pipeline, check)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics
-
-
-def _learner(setup: Setup) -> Callable[[TrainState, float], TrainState]:
-    learn = jax.jit(partial(after_validation, setup.schedule), donate_argnums=0)
-
-    def after(state: TrainState, error: float) -> TrainState:
-        return state._replace(opt_state=learn(state.opt_state, np.float32(error)))
-
-    return after
 
 
 def _batches(

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import optax
+import flax.linen as nn
+import jax
 from jax.sharding import Mesh
 
 from alexnet_jax.data.dataset import Dataset
@@ -14,12 +15,13 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs.config import SECTIONS, completed, plain, section
-from alexnet_jax.runs.validation import Validate, make_validation
+from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
-from alexnet_jax.training.schedule import Schedule, make_schedule
+from alexnet_jax.training.schedule import make_schedule
+from alexnet_jax.training.step import Steps, TrainState, make_steps
 
 
 class Config(Protocol):
@@ -39,10 +41,10 @@ class Setup:
       mesh: the devices.
       pipeline: the data and how they are read.
       model: the network.
-      schedule: learning rates and colour shift by step.
-      optimizer: the update rule.
+      steps: the functions that the training loop calls.
       plan: batch size, seed, length, when it validates and saves.
-      validate: measures the errors of parameters on the validation set.
+      validate: measures the errors of a state on the validation set; takes the state,
+        the mean image, and a function that is called after every batch and may raise.
       checkpoint: how many checkpoints are kept.
       enough: asked after every validation with the work directory whether the run ends
         here; experiments train until a network has learned.
@@ -51,11 +53,10 @@ class Setup:
     config: Mapping[str, Mapping[str, Any]]
     mesh: Mesh
     pipeline: Pipeline
-    model: AlexNet
-    schedule: Schedule
-    optimizer: optax.GradientTransformation
+    model: nn.Module
+    steps: Steps
     plan: Plan
-    validate: Validate
+    validate: Callable[[TrainState, jax.Array, Callable[[], None]], dict[str, float]]
     checkpoint: Mapping[str, int]
     enough: Callable[[Path], bool] = lambda workdir: False
 
@@ -101,17 +102,20 @@ def build_setup(
         batch_size=plan.batch_size,
         **section(settings, "schedule"),
     )
+    optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
+    validate = make_validation(
+        model=model, mesh=mesh, pipeline=pipeline, **section(settings, "eval")
+    )
     return Setup(
         config=settings,
         mesh=mesh,
         pipeline=pipeline,
         model=model,
-        schedule=schedule,
-        optimizer=momentum_sgd(schedule, **section(settings, "optimizer")),
-        plan=plan,
-        validate=make_validation(
-            model=model, mesh=mesh, pipeline=pipeline, **section(settings, "eval")
+        steps=make_steps(
+            model, optimizer, schedule, mesh, size=pipeline.crop, seed=plan.seed
         ),
+        plan=plan,
+        validate=lambda state, mean, check: validate(state.params, mean, check),
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
     )

@@ -1,7 +1,9 @@
 """Temporary."""
 
 from collections.abc import Callable
+
 from alexnet_jax.training.evaluation import make_validation
 
-__all__ = ["make_validation", "Validate"]
+
+__all__ = ["Validate", "make_validation"]
 Validate = Callable[..., dict[str, float]]

@@ -5,13 +5,16 @@ shards. State is arrays only, and every random draw is a function of the seed, t
 and the place.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.linen.spmd import logical_to_mesh
 from jax import lax
@@ -24,7 +27,7 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
 from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import losses
-from alexnet_jax.training.optimizer import rule_state
+from alexnet_jax.training.optimizer import after_validation, rule_state
 from alexnet_jax.training.preprocess import cut_views, shift_colours
 from alexnet_jax.training.schedule import Schedule
 
@@ -41,6 +44,49 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     params: Any
     opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Steps:
+    """The functions that a training loop calls, for one network on one mesh.
+
+    The state may be any NamedTuple of arrays with `step` and `params`.
+
+    Attributes:
+      initial: makes the state before the first step.
+      abstract: shapes, dtypes and shardings of the state.
+      train: one step, from state, batch and mean image to state and metrics.
+      after_validation: from a state and its top-1 validation error to the state that
+        training continues with.
+    """
+
+    initial: Callable[[], TrainState]
+    abstract: TrainState
+    train: Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
+    after_validation: Callable[[TrainState, float], TrainState]
+
+
+def make_steps(
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    mesh: Mesh,
+    *,
+    size: int,
+    seed: int,
+) -> Steps:
+    """The steps of an AlexNet, for images of `size` a side."""
+    learn = jax.jit(partial(after_validation, schedule), donate_argnums=0)
+
+    def after(state: TrainState, error: float) -> TrainState:
+        return state._replace(opt_state=learn(state.opt_state, np.float32(error)))
+
+    return Steps(
+        initial=partial(init_state, model, optimizer, mesh, size, seed),
+        abstract=abstract_state(model, optimizer, mesh, size),
+        train=make_train_step(model, optimizer, schedule, mesh, seed),
+        after_validation=after,
+    )
 
 
 def abstract_state(
@@ -200,19 +246,16 @@ def make_eval_step(
 
 
 @jax.jit
-def is_finite(state: TrainState) -> Array:
-    """Whether every number of the parameters and the velocity is finite.
-
-    The plateau's best error begins as infinity, and is not looked at.
-    """
-    arrays = jax.tree.leaves((state.params, rule_state(state.opt_state).velocity))
+def is_finite(params: Any) -> Array:
+    """Whether every number of a tree of arrays is finite."""
+    arrays = jax.tree.leaves(params)
     return jnp.all(jnp.stack([jnp.isfinite(array).all() for array in arrays]))
 
 
 def check_state(step: int, state: TrainState) -> None:
-    """Raise Diverged if the state is not finite: a gradient may have overflowed where
-    the loss did not."""
-    if not is_finite(state):
+    """Raise Diverged if the parameters are not finite: a gradient may have overflowed
+    where the loss did not. A velocity that is not finite has made them so as well."""
+    if not is_finite(state.params):
         raise Diverged(f"step {step}: the state is no longer finite")
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax import features
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.inference import feature_store
@@ -63,7 +63,7 @@ def make_workdir(workdir, size, crop, changes):
     run_data.write_data(workdir, run_data.Data(names, size, crop, "drawn", grey))
     optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
     state = step.init_state(model, optimizer, mesh.one_device(), crop, 0)
-    with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
+    with CheckpointWriter(workdir / workdirs.CHECKPOINTS) as checkpoints:
         checkpoints.save(0, state)
 
 

@@ -44,7 +44,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_jax import prepare
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
 from alexnet_jax.data import images
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared import record as prepared
@@ -120,9 +120,9 @@ class Borders:
         }
         self.whole = folder / "whole" / "checkpoints"
         self.state = {"a": jnp.arange(64.0).reshape(8, 8), "b": {"c": jnp.arange(5)}}
-        with Checkpoints(self.whole) as checkpoints:
-            checkpoints.save(1, self.state, 0.5)
-            checkpoints.wait()
+        with CheckpointWriter(self.whole) as checkpoints:
+            checkpoints.save(1, self.state)
+            checkpoints.record_validation(1, {"top1_error": 0.5})
         names = sorted(p for p in self.whole.rglob("*") if p.is_file())
         self.names = [name.relative_to(self.whole) for name in names]
         self.files["checkpoint"] = [
@@ -246,8 +246,8 @@ class Borders:
         shutil.rmtree(directory.parent, ignore_errors=True)
         shutil.copytree(self.whole, directory)
         (directory / self.names[number]).write_bytes(data[1:])
-        with Checkpoints(directory) as checkpoints:
-            restored = checkpoints.restore(checkpoints.find("latest"), self.state)
+        checkpoints = CheckpointReader(directory)
+        restored = checkpoints.restore(checkpoints.find("latest"), self.state)
         np.testing.assert_array_equal(restored["a"], self.state["a"])
         np.testing.assert_array_equal(restored["b"]["c"], self.state["b"]["c"])
 

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.runs.metrics_file import CLOCK_FIELDS, METRICS_FILE
 
 import harness
@@ -43,6 +43,7 @@ PHASES = (
     "compile",
     "step",
     "validation",
+    "validation not recorded",
     "save started",
     "written, not committed",
     "clean-up",
@@ -111,8 +112,7 @@ def what_is_left(workdir):
     for text in (workdir / METRICS_FILE).read_text().splitlines():
         line = json.loads(text)
         lines.append({k: v for k, v in line.items() if k not in CLOCK_FIELDS})
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        steps = checkpoints.steps
+    steps = CheckpointReader(workdir / "checkpoints").steps
     arrays = {}
     for step in steps:
         path = (workdir / "checkpoints" / str(step)).absolute()
@@ -165,13 +165,13 @@ def interrupt(workdir, phase, draw, number):
         process.wait()
     if status == 0:
         return None
-    told = Checkpoints(workdir / "checkpoints").steps if workdir.exists() else {}
+    saved = CheckpointReader(workdir / "checkpoints").steps if workdir.exists() else {}
     record = {
         "signal": signal.Signals(number).name,
         "asked": phase,
         "phase": where,
         "status": status,
-        "checkpoints": sorted(told),
+        "checkpoints": sorted(saved),
         "seconds_to_leave": round(seconds, 2),
     }
     phases.unlink()

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 import alexnet_jax
 from alexnet_jax import weights
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.interop import export
@@ -244,7 +244,7 @@ def exports(folder, pictures):
         for name, layer in state.params.items()
     }
     state = state._replace(params=kernels)
-    with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
+    with CheckpointWriter(workdir / workdirs.CHECKPOINTS) as checkpoints:
         checkpoints.save(0, state)
     export.to_onnx(workdir, "latest", folder / "ours.onnx")
     pixels = pictures[:, 16:240, 16:240].astype(np.float32).transpose(0, 3, 1, 2)
