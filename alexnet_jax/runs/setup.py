@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from alexnet_jax.training.schedule import make_schedule
 from alexnet_jax.training.step import Steps, TrainState, make_steps
 
 
+@runtime_checkable
 class Config(Protocol):
     """Sections of keys by name: a mapping of mappings, or a ConfigDict."""
 
