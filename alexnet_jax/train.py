@@ -128,8 +128,8 @@ def _run(
             data.statistics,
             batch_size=plan.batch_size,
             seed=plan.seed,
-            share=share,
-            shares=shares,
+            slice_index=share,
+            slice_count=shares,
         )
         report = metric_writer.Report(
             workdir,
