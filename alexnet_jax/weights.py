@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
@@ -32,6 +32,7 @@ from alexnet_jax.interop.export import to_onnx, to_safetensors
 from alexnet_jax.interop.weight_layout import Layer, Origin, to_params
 from alexnet_jax.main import load_config
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.runtime import progress
@@ -40,7 +41,7 @@ from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.optional import require
 from alexnet_jax.training import optimizer as optimizers
 from alexnet_jax.training.schedule import make_schedule
-from alexnet_jax.training.step import TrainState
+from alexnet_jax.training.step import TrainState, abstract_state
 
 
 CAFFE = Origin(227, True, (122.679, 116.669, 104.007), (1.0, 1.0, 1.0))
@@ -97,17 +98,18 @@ def import_weights(
     statistics = Statistics(_mean(mean, origin), np.zeros(3), np.eye(3))
     workdirs.create(workdir)
     workdirs.start_run(workdir, settings)
-    workdirs.write_data(
+    run_data.write_data(
         workdir,
-        workdirs.Data(names, SIZE, origin.crop, f"weights of {path.name}", statistics),
+        run_data.Data(names, SIZE, origin.crop, f"weights of {path.name}", statistics),
     )
     schedule = make_schedule(steps_per_epoch=1.0)
     optimizer = optimizers.momentum_sgd(schedule)
     mesh = meshes.one_device()
     params = jax.tree.map(jnp.asarray, params)
     state = TrainState(jnp.int32(0), params, optimizer.init(params))
-    state = jax.device_put(state, meshes.shardings(state, mesh))
-    with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
+    abstract = abstract_state(model, optimizer, mesh, origin.crop)
+    state = jax.device_put(state, jax.tree.map(lambda array: array.sharding, abstract))
+    with CheckpointWriter(workdir / workdirs.CHECKPOINTS) as checkpoints:
         checkpoints.save(0, state)
     return sum(array.size for array in jax.tree.leaves(params))
 

@@ -15,7 +15,7 @@ import pytest
 
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.main import config_folder
-from alexnet_jax.runs.metric_writer import CLOCK_FIELDS
+from alexnet_jax.runs.metrics_file import CLOCK_FIELDS
 from alexnet_jax.runtime.errors import InputError
 
 from networks import flat

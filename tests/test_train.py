@@ -14,11 +14,12 @@ from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.inference import trained
 from alexnet_jax.runs import config as sections
+from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.training import evaluation
-from alexnet_jax.training.run_length import make_plan
+from alexnet_jax.training.plan import make_plan
 
 import runs
 from networks import mesh_of
@@ -43,7 +44,7 @@ def test_the_work_directory(straight):
     assert names == {
         "checkpoints",
         "config.json",
-        "dataset.json",
+        "data.json",
         "mean.npy",
         "metrics.jsonl",
         "run.json",
@@ -54,7 +55,7 @@ def test_the_work_directory(straight):
     validations = [line["step"] for line in told if line["split"] == "validation"]
     assert validations == [8, 16, 20]
     run = json.loads((straight / "run.json").read_text())
-    assert run["format_version"] == 1
+    assert run["format_version"] == 2
     (start,) = run["starts"]
     assert {"versions", "commit", "command", "devices", "host"} <= set(start)
 
@@ -221,7 +222,7 @@ def test_a_run_from_before_a_key_was_there_goes_on(straight, tmp_path):
     before = json.loads((older / "config.json").read_text())
     del before["model"]["whiten"]
     (older / "config.json").write_text(json.dumps(before))
-    fingerprint = workdirs.read_data(straight).fingerprint
+    fingerprint = run_data.read_data(straight).fingerprint
     workdirs.check_run(older, config, fingerprint, sections.completed)
     config["model"]["whiten"] = True
     with pytest.raises(InputError, match="model.whiten False -> True"):
@@ -240,7 +241,7 @@ def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "timed_next", timed_next)
     smaller = ("--config.train.batch_size=4", "--config.data.size=70")
     workdir = runs.run(tmp_path, "run", "--config.train.steps=1", *smaller)
-    assert workdirs.read_data(workdir).size == 70
+    assert run_data.read_data(workdir).size == 70
     assert runs.checkpoint_steps(workdir).keys() == {1}
 
 

@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.data import images as pictures
 from alexnet_jax.data import statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.run_data import Data, read_data
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import preprocess
@@ -43,7 +44,7 @@ class Member:
 
     workdir: Path
     config: Mapping[str, Any]
-    data: workdirs.Data
+    data: Data
     step: int
 
     @property
@@ -54,17 +55,13 @@ class Member:
 
     def abstract_params(self, mesh: jax.sharding.Mesh) -> Any:
         """Shapes, types and places of its parameters."""
-        size = self.data.crop
-        variables = jax.eval_shape(
-            self.model.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
-        )
-        return meshes.abstract(variables["params"], mesh)
+        return steps.abstract_params(self.model, mesh, self.data.crop)
 
     def params(self, mesh: jax.sharding.Mesh) -> Any:
         """Its parameters, restored onto a mesh."""
         abstract = self.abstract_params(mesh)
-        with Checkpoints(self.workdir / workdirs.CHECKPOINTS) as checkpoints:
-            return checkpoints.restore(self.step, {"params": abstract})["params"]
+        checkpoints = CheckpointReader(self.workdir / workdirs.CHECKPOINTS)
+        return checkpoints.restore(self.step, {"params": abstract})["params"]
 
     @functools.cached_property
     def plain_params(self) -> Any:
@@ -195,9 +192,8 @@ def open_member(workdir: Path, checkpoint: str | int) -> Member:
             f"no checkpoint in {workdir}; train with "
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
-    with Checkpoints(workdir / workdirs.CHECKPOINTS) as checkpoints:
-        step = checkpoints.find(checkpoint)
-    return Member(workdir, config, workdirs.read_data(workdir), step)
+    step = CheckpointReader(workdir / workdirs.CHECKPOINTS).find(checkpoint)
+    return Member(workdir, config, read_data(workdir), step)
 
 
 def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:

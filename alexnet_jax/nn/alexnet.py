@@ -13,6 +13,7 @@ partial product, added over towers.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -120,6 +121,16 @@ class AlexNet(nn.Module):
     bias: Sequence[float] = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
     dtype: str = "float32"
     tower_axis: str | None = None
+
+    @nn.nowrap
+    def init(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Variables as plain arrays; see `flax.linen.Module.init`."""
+        return nn.unbox(self.init_partitioned(*args, **kwargs))
+
+    @nn.nowrap
+    def init_partitioned(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Variables with the names of their axes, `nn.get_partition_spec` reads them."""
+        return super().init(*args, **kwargs)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -4,14 +4,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training.evaluation import make_validation
 from alexnet_jax.training.optimizer import momentum_sgd
-from alexnet_jax.training.run_length import make_plan
+from alexnet_jax.training.plan import make_plan
 from alexnet_jax.training.schedule import make_schedule
 
 
@@ -24,7 +24,7 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "train": make_plan,
     "eval": make_validation,
     "mesh": mesh.open_mesh,
-    "checkpoint": Checkpoints,
+    "checkpoint": CheckpointWriter,
 }
 # But for these, which the run itself gives.
 GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
@@ -34,7 +34,7 @@ GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "train": ("examples",),
     "eval": ("model", "mesh", "pipeline"),
     "mesh": ("towers",),
-    "checkpoint": ("directory", "clean"),
+    "checkpoint": ("directory",),
 }
 
 
@@ -46,6 +46,16 @@ def call(config: Mapping[str, Any], section: str, *given: Any, **named: Any) -> 
     """
     check_keys(config, section)
     return SECTIONS[section](*given, **named, **config.get(section, {}))
+
+
+def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The keyword arguments that a section of a config gives.
+
+    Raises:
+      InputError: if a key is no argument of the section's function.
+    """
+    check_keys(config, name)
+    return dict(config.get(name, {}))
 
 
 def check_keys(config: Mapping[str, Any], section: str) -> None:

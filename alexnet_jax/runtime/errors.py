@@ -40,6 +40,12 @@ class DataStalled(Failure):
 class Diverged(Failure):
     """The loss or the state is no longer finite."""
 
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}; nothing of it is saved, and the latest checkpoint is whole; try "
+            "a lower config.schedule.learning_rate in another --workdir"
+        )
+
 
 class Interrupted(Exception):
     """The run was asked to stop, and what it had is saved."""

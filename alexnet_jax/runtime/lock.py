@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.atomic import writing
+from alexnet_jax.runtime.errors import InputError
 
 
 LOCK_FILE = "lock"

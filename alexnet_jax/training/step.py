@@ -5,26 +5,33 @@ shards. State is arrays only, and every random draw is a function of the seed, t
 and the place.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.towers import TOWERS
+from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import losses
-from alexnet_jax.training.optimizer import rate_state
+from alexnet_jax.training.optimizer import rule_state
 from alexnet_jax.training.preprocess import cut_views, shift_colours
 from alexnet_jax.training.schedule import Schedule
 
 
 Batch = dict[str, Array]
+
+# Which mesh axis splits an axis that a parameter names.
+MESH_AXES = ((TOWERS, meshes.TOWER),)
 
 
 class TrainState(NamedTuple):
@@ -38,9 +45,27 @@ class TrainState(NamedTuple):
 def abstract_state(
     model: AlexNet, optimizer: optax.GradientTransformation, mesh: Mesh, size: int
 ) -> TrainState:
-    """Shapes, types and places of the state, for pictures of `size` a side."""
-    state = jax.eval_shape(_initialiser(model, optimizer, size), jax.random.key(0))
-    return meshes.abstract(state, mesh)
+    """Shapes, dtypes and shardings of the state, for images of `size` a side."""
+    initialise = _initialiser(model, optimizer, size)
+    return _abstract(jax.eval_shape(initialise, jax.random.key(0)), mesh)
+
+
+def abstract_params(model: AlexNet, mesh: Mesh, size: int) -> Any:
+    """Shapes, dtypes and shardings of the parameters alone."""
+    images = jnp.zeros((1, size, size, 3))
+    variables = jax.eval_shape(model.init_partitioned, jax.random.key(0), images)
+    return _abstract(variables["params"], mesh)
+
+
+def _abstract(declared: Any, mesh: Mesh) -> Any:
+    """Arrays that declare the names of their axes, with their shardings on a mesh."""
+    specs = nn.logical_to_mesh(nn.get_partition_spec(declared), MESH_AXES)
+
+    def place(array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(place, nn.unbox(declared), specs)
 
 
 def init_state(
@@ -52,18 +77,22 @@ def init_state(
 ) -> TrainState:
     """The state before the first step: the same bits on every mesh."""
     abstract = abstract_state(model, optimizer, mesh, size)
-    places = jax.tree.map(lambda array: array.sharding, abstract)
-    initialise = jax.jit(_initialiser(model, optimizer, size), out_shardings=places)
+    shardings = jax.tree.map(lambda array: array.sharding, abstract)
+    declared = _initialiser(model, optimizer, size)
+    initialise = jax.jit(lambda key: nn.unbox(declared(key)), out_shardings=shardings)
     return initialise(jax.random.key(seed))
 
 
 def _initialiser(
     model: AlexNet, optimizer: optax.GradientTransformation, size: int
 ) -> Callable[[Array], TrainState]:
+    """A function from a key to a state whose arrays declare the names of their axes."""
     whole = model.clone(tower_axis=None)
 
     def initialise(key: Array) -> TrainState:
-        params = whole.init(key, jnp.zeros((1, size, size, 3)))["params"]
+        images = jnp.zeros((1, size, size, 3))
+        params = whole.init_partitioned(key, images)["params"]
+        # The velocity is shaped like the parameters, and declares the same axes.
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     return initialise
@@ -124,7 +153,7 @@ def make_train_step(
         grads, sums = jax.grad(loss, has_aux=True)(
             state.params, batch, mean, coefficient, key
         )
-        rule = rate_state(state.opt_state)
+        rule = rule_state(state.opt_state)
         rate = schedule.rate(rule.step, rule.drops)
         metrics = {**sums, "learning_rate": rate}
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -175,5 +204,18 @@ def is_finite(state: TrainState) -> Array:
 
     The plateau's best error begins as infinity, and is not looked at.
     """
-    arrays = jax.tree.leaves((state.params, rate_state(state.opt_state).velocity))
+    arrays = jax.tree.leaves((state.params, rule_state(state.opt_state).velocity))
     return jnp.all(jnp.stack([jnp.isfinite(array).all() for array in arrays]))
+
+
+def check_state(step: int, state: TrainState) -> None:
+    """Raise Diverged if the state is not finite: a gradient may have overflowed where
+    the loss did not."""
+    if not is_finite(state):
+        raise Diverged(f"step {step}: the state is no longer finite")
+
+
+def check_loss(loss: float, what: str) -> None:
+    """Raise Diverged, beginning with `what`, if a loss is not finite."""
+    if not math.isfinite(loss):
+        raise Diverged(f"{what} is {loss}")

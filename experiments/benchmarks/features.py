@@ -35,6 +35,7 @@ from alexnet_jax.distributed import mesh
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.trained import open_member
 from alexnet_jax.main import load_config
+from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.training import step
@@ -59,7 +60,7 @@ def make_workdir(workdir, size, crop, changes):
     workdirs.start_run(workdir, settings)
     names = tuple(f"class{n}" for n in range(CLASSES))
     grey = Statistics(np.full((size, size, 3), 120, np.float32), np.ones(3), np.eye(3))
-    workdirs.write_data(workdir, workdirs.Data(names, size, crop, "drawn", grey))
+    run_data.write_data(workdir, run_data.Data(names, size, crop, "drawn", grey))
     optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
     state = step.init_state(model, optimizer, mesh.one_device(), crop, 0)
     with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:

@@ -27,7 +27,7 @@ import experiment
 import numpy as np
 from scipy.special import softmax
 
-from alexnet_jax.runs.metric_writer import METRICS_FILE
+from alexnet_jax.runs.metrics_file import METRICS_FILE
 from alexnet_jax.runtime import cli, progress
 
 import harness

@@ -24,7 +24,7 @@ import experiment
 
 # isort: split
 
-from alexnet_jax.runs.metric_writer import METRICS_FILE
+from alexnet_jax.runs.metrics_file import METRICS_FILE
 from alexnet_jax.runtime import cli, progress
 
 import harness

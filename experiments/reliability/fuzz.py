@@ -50,7 +50,7 @@ from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.sources import tar_index
 from alexnet_jax.data.statistics import MEAN_FILE, Statistics
-from alexnet_jax.runs import metric_writer, workdir
+from alexnet_jax.runs import metrics_file, run_data, workdir
 from alexnet_jax.runtime.errors import InputError
 
 import harness
@@ -60,7 +60,7 @@ import harness
 WORKDIR_FILES = (
     workdir.CONFIG_FILE,
     workdir.RUN_FILE,
-    workdir.DATASET_FILE,
+    workdir.DATA_FILE,
     MEAN_FILE,
 )
 SLOW = {"checkpoint": 0.01, "archive": 0.5, "picture": 1.0}
@@ -154,7 +154,7 @@ class Borders:
         config = {"data": {"path": "x"}, "model": {"towers": 2}}
         workdir.start_run(place, config)
         data = workdir.Data(("cat", "dog"), 8, 4, "0", statistics)
-        workdir.write_data(place, data)
+        run_data.write_data(place, data)
         return [
             bytes([number]) + (place / name).read_bytes()
             for number, name in enumerate(WORKDIR_FILES)
@@ -224,14 +224,14 @@ class Borders:
             workdir.check_format(place)
             workdir.read_config(place)
             workdir.read_starts(place)
-            workdir.read_data(place)
+            run_data.read_data(place)
         finally:
             path.write_bytes(whole)
 
     def metrics_of(self, data):
-        path = self.folder / metric_writer.METRICS_FILE
+        path = self.folder / metrics_file.METRICS_FILE
         path.write_bytes(data)
-        metric_writer.cut_metrics(path, 3)
+        metrics_file.cut_metrics(path, 3)
 
     def archive_of(self, data):
         path = self.folder / "archive.tar"

@@ -33,7 +33,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
-from alexnet_jax.runs.metric_writer import CLOCK_FIELDS, METRICS_FILE
+from alexnet_jax.runs.metrics_file import CLOCK_FIELDS, METRICS_FILE
 
 import harness
 

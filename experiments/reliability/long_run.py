@@ -29,7 +29,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from alexnet_jax.data.prepared.preparation import prepare
-from alexnet_jax.runs.metric_writer import METRICS_FILE
+from alexnet_jax.runs.metrics_file import METRICS_FILE
 
 import harness
 

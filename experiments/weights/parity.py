@@ -39,6 +39,7 @@ from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.interop import export
 from alexnet_jax.main import load_config
+from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.training import step as steps
@@ -233,7 +234,7 @@ def exports(folder, pictures):
     mean = rng.uniform(90, 130, (256, 256, 3)).astype(np.float32)
     names = tuple(map(str, range(1000)))
     statistics = Statistics(mean, np.ones(3), np.eye(3))
-    workdirs.write_data(workdir, workdirs.Data(names, 256, 224, "drawn", statistics))
+    run_data.write_data(workdir, run_data.Data(names, 256, 224, "drawn", statistics))
     mesh = meshes.one_device()
     optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
     state = steps.init_state(model, optimizer, mesh, 224, 0)

@@ -7,9 +7,10 @@ nothing. So the step is the whole state of the data, and nothing of Grain is sav
 
 import dataclasses
 import functools
+import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -157,6 +158,13 @@ def open_pipeline(
         buffer=buffer,
         timeout=timeout,
     )
+
+
+def reading(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a `data` section that `make_pipeline` takes: how a data set is read,
+    and not which."""
+    taken = inspect.signature(make_pipeline).parameters
+    return {key: value for key, value in section.items() if key in taken}
 
 
 def measure_statistics(

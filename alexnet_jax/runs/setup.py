@@ -1,0 +1,109 @@
+"""A run, set up: everything that the training loop takes, built once from a config."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.config import SECTIONS, completed, plain, section
+from alexnet_jax.runs.validation import Validate, make_validation
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.training import plan as plans
+from alexnet_jax.training.optimizer import momentum_sgd
+from alexnet_jax.training.plan import Plan
+from alexnet_jax.training.schedule import Schedule, make_schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Setup:
+    """What a run trains, on what, and how.
+
+    Attributes:
+      config: the sections that it was built from, as plain dictionaries.
+      mesh: the devices.
+      pipeline: the data and how they are read.
+      model: the network.
+      schedule: learning rates and colour shift by step.
+      optimizer: the update rule.
+      plan: batch size, seed, length, when it validates and saves.
+      validate: measures the errors of parameters on the validation set.
+      checkpoint: how many checkpoints are kept.
+      enough: asked after every validation with the work directory whether the run ends
+        here; experiments train until a network has learned.
+    """
+
+    config: Mapping[str, Mapping[str, Any]]
+    mesh: Mesh
+    pipeline: Pipeline
+    model: AlexNet
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    plan: Plan
+    validate: Validate
+    checkpoint: Mapping[str, int]
+    enough: Callable[[Path], bool] = lambda workdir: False
+
+
+def build_setup(
+    config: Mapping[str, Any],
+    dataset: Dataset | None = None,
+    enough: Callable[[Path], bool] = lambda workdir: False,
+) -> Setup:
+    """The set-up of a run. Opens the devices and the data.
+
+    Args:
+      config: the sections of `runs.config.SECTIONS`, as a mapping or a ConfigDict.
+      dataset: a data set that is open already, such as one in memory; else the one that
+        the section `data` names.
+      enough: see `Setup`.
+
+    Raises:
+      InputError: if something in the config or the data is wrong.
+    """
+    config = plain(config)
+    if unknown := sorted(set(config) - set(SECTIONS)):
+        raise InputError(
+            f"config.{unknown[0]} is unknown; sections are {', '.join(SECTIONS)}"
+        )
+    # The platform is chosen with the mesh, so nothing may ask for a device before.
+    towers = completed(config)["model"]["towers"]
+    mesh = meshes.open_mesh(towers=towers, **section(config, "mesh"))
+    reading = section(config, "data")
+    if dataset is None:
+        pipeline = pipelines.open_pipeline(**reading)
+    else:
+        pipeline = pipelines.make_pipeline(dataset, **pipelines.reading(reading))
+    dataset = pipeline.dataset
+    examples = len(dataset.splits["train"])
+    plan = plans.make_plan(examples=examples, **section(config, "train"))
+    meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
+    classes = len(dataset.class_names)
+    model = AlexNet(num_classes=classes, **section(config, "model"))
+    model.check_size(pipeline.crop, pipeline.crop)
+    schedule = make_schedule(
+        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=plan.batch_size,
+        **section(config, "schedule"),
+    )
+    return Setup(
+        config=config,
+        mesh=mesh,
+        pipeline=pipeline,
+        model=model,
+        schedule=schedule,
+        optimizer=momentum_sgd(schedule, **section(config, "optimizer")),
+        plan=plan,
+        validate=make_validation(
+            model=model, mesh=mesh, pipeline=pipeline, **section(config, "eval")
+        ),
+        checkpoint=section(config, "checkpoint"),
+        enough=enough,
+    )

@@ -1,0 +1,4 @@
+from collections.abc import Callable
+
+
+Validate = Callable[..., dict[str, float]]
