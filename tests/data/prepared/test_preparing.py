@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import verify
+from alexnet_jax import prepare, verify
 from alexnet_jax.data.prepared import preparation, record, verification
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import PixelSums
@@ -540,6 +540,45 @@ def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, image_folder):
     (output / shard["file"]).unlink()
     with pytest.raises(InputError, match=r"train-00000.* is missing"):
         opened(output)
+
+
+def test_format_2_still_opens_and_verifies(tmp_path, image_folder):
+    """Its manifest says `mended` and `refused`; the shards are the same."""
+    output = tmp_path / "out"
+    prepared_from(image_folder, output)
+    train = opened(output).splits["train"]
+    expected = [train[index]["image"] for index in range(len(train))]
+    file = output / "dataset.json"
+    content = json.loads(file.read_text())
+    content["format_version"] = 2
+    content["mended"] = content.pop("repaired")
+    content["refused"] = content.pop("unreadable")
+    file.write_text(json.dumps(content))
+    found = opened(output).splits["train"]
+    for index, image in enumerate(expected):
+        np.testing.assert_array_equal(found[index]["image"], image)
+    assert verification.verify(output, workers=1) == []
+
+
+def test_the_command_prints_what_was_repaired_and_skipped(
+    tmp_path, image_folder, capsys
+):
+    (image_folder / "train" / "class1" / "broken.jpg").write_bytes(b"no image")
+    output = tmp_path / "out"
+    prepare.main(
+        [
+            *("--source=folder", f"--input={image_folder}", f"--output={output}"),
+            *("--size=64", "--workers=1", "--on_error=skip"),
+        ]
+    )
+    assert json.loads(capsys.readouterr().out) == {
+        "output": str(output),
+        "classes": 2,
+        "train": 16,
+        "validation": 6,
+        "repaired": {"greyscale": 6, "transparency": 6},
+        "unreadable": 1,
+    }
 
 
 def test_a_record_is_what_was_packed():
