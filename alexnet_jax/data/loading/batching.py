@@ -36,21 +36,14 @@ def train_batch(
 ) -> HostBatch:
     """The training batch of these examples.
 
-    The draws of its crops, flips and colour shifts are those of its positions in the
-    stream of examples: batch `number` starts at position `number * count`.
+    Its crops, flips and colour shifts are drawn for its positions in the stream of
+    examples: batch `number` of this many examples starts at `number * count`.
 
     Args:
-      number: of the batch, among batches of this many examples.
-      indices: of the examples in the source.
-      source: of the examples.
-      crop: side of the crops, in pixels.
+      number, indices: the batch's place in the stream; its examples in the source.
+      crop, crops, flip, threads, timeout: see `Pipeline`.
       border: the largest row and column of a crop.
-      crops: whether crops are random; if not, the centre.
-      flip: whether crops are flipped at random.
-      statistics: for the colour shift.
-      seed: of the run.
-      threads: that read and decode.
-      timeout: in seconds.
+      source, statistics, seed: the examples; for the colour shift; of the run.
 
     Returns:
       `image` (uint8, count x crop x crop x 3), `label` (int32) and `colour_shift`

@@ -5,13 +5,13 @@ number of threads, workers or processes, and where a run was interrupted, change
 nothing. So the step is the whole state of the data, and nothing of Grain is saved.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -89,10 +89,9 @@ def make_pipeline(
 
     Args:
       dataset: from `registry.open_dataset`, `arrays.array_dataset` or elsewhere.
-      crop, crops, flip, subtract_mean, timeout: see `Pipeline`.
-      threads: as there; None takes one for each core, divided among the workers. This
-        and the next two change only the speed.
-      workers: as there.
+      crop, crops, flip, subtract_mean, workers, timeout: see `Pipeline`.
+      threads: as there; None divides the cores among the workers. Threads, workers
+        and buffer change only the speed.
       buffer: as there; None takes 2.
 
     Raises:
@@ -190,7 +189,7 @@ def measure_statistics(
         .to_iter_dataset(grain.ReadOptions(pipeline.threads, 2 * pipeline.threads))
     )
     total = PixelSums.zeros(size)
-    with closing(parts) as iterator:
+    with contextlib.closing(iter(parts)) as iterator:
         for part in iterator:
             total += part
             advance(part.count)
@@ -291,13 +290,3 @@ def evaluation_dataset(
         .batch(batch_size // slice_count)
         .map(batch)[slice_index::slice_count]
     )
-
-
-@contextmanager
-def closing(dataset: grain.IterDataset) -> Iterator[Iterator[Any]]:
-    """An iterator whose threads and processes end with the block."""
-    iterator = iter(dataset)
-    try:
-        yield iterator
-    finally:
-        iterator.close()

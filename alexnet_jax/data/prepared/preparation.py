@@ -85,12 +85,7 @@ def prepare(
             content = _manifest_content(tasks, dataset, job)
             staging.check_unreadable(content, on_error, folder)
             _write_manifest(finished, tasks, content)
-            # Synced before the rename: after a power cut, a set under the output's
-            # name is complete.
-            for path in (*finished.iterdir(), finished):
-                shard_writer.sync(path)
-            finished.replace(output)
-            shard_writer.sync(output.parent)
+            _publish(finished, output)
             shutil.rmtree(folder)
     except OSError as error:
         raise InputError(
@@ -99,6 +94,16 @@ def prepare(
             "finished shards are kept"
         ) from error
     return content
+
+
+def _publish(finished: Path, output: Path) -> None:
+    """Give the finished set its name."""
+    # Synced before the rename: after a power cut, what has the output's name is
+    # complete.
+    for path in (*finished.iterdir(), finished):
+        shard_writer.sync(path)
+    finished.replace(output)
+    shard_writer.sync(output.parent)
 
 
 def _check_arguments(
@@ -118,7 +123,7 @@ def _check_arguments(
         raise InputError(f"--output={output} exists already; choose a new folder")
 
 
-def _job(source: str, size: int, encoding: str) -> dict[str, Any]:
+def _job(source: str, size: int, encoding: str) -> dict[str, object]:
     """The options that decide the bytes; finished shards of other options are not
     kept."""
     return {
@@ -195,7 +200,7 @@ def _write_shards(
 
 
 def _manifest_content(
-    tasks: dict[str, list[ShardTask]], dataset: Dataset, job: dict[str, Any]
+    tasks: dict[str, list[ShardTask]], dataset: Dataset, job: dict[str, object]
 ) -> dict[str, Any]:
     """The manifest's content without the mean image's checksum and the colours."""
     shards: dict[str, list[dict[str, Any]]] = {}

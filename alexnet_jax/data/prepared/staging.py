@@ -30,7 +30,7 @@ def staging_folder(output: Path) -> Path:
 
 
 @contextlib.contextmanager
-def hold(staging: Path, output: Path, job: dict[str, Any]) -> Iterator[None]:
+def hold(staging: Path, output: Path, job: dict[str, object]) -> Iterator[None]:
     """Make the staging folder, and lock it for this process.
 
     What a job with the same options left in it stays; what another job left is removed.
@@ -49,7 +49,7 @@ def hold(staging: Path, output: Path, job: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _resume(staging: Path, job: dict[str, Any]) -> None:
+def _resume(staging: Path, job: dict[str, object]) -> None:
     """Make the folders for the work, emptied of what another job left."""
     file = staging / JOB_FILE
     folders = [staging / SET_FOLDER, staging / NOTES_FOLDER]

@@ -56,7 +56,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_digits(path: str | None, size: int, validation_fraction: float) -> Dataset:
-    """The digits; the same ones are held out whatever the run's seed.
+    """The digits. The held-out digits are the same whatever the run's seed.
 
     Raises:
       InputError: if a path is given, or a split would be empty.

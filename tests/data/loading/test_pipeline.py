@@ -281,7 +281,7 @@ def test_an_error_in_a_record_comes_through(digits, monkeypatch):
 
 
 class Hanging:
-    """The digits, of which one can't be read until it is let go."""
+    """The digits; reading example `index` waits until `go` is set."""
 
     def __init__(self, source, index):
         self.source, self.index, self.go = source, index, threading.Event()

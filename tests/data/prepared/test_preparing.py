@@ -361,7 +361,7 @@ def wait_for_the_end_of(numbers):
 def test_two_at_once_and_a_killed_one_leaves_no_process(
     tmp_path, image_folder, many_shards, slow_preparation
 ):
-    """The second is refused; the workers of a killed one end by themselves."""
+    """The second is refused; a killed preparation takes its workers with it."""
     process, numbers = slow_preparation
     taken = r"out is being prepared by process \d+ on \S+ since"
     with pytest.raises(InputError, match=taken):

@@ -149,7 +149,7 @@ def test_imagenet_s_labels_are_those_of_tensorflow_datasets(tmp_path):
     listed = Path(tfds.__file__).parent / "datasets" / "imagenet2012" / "labels.txt"
     wnids = listed.read_text().split()
     assert len(wnids) == 1000
-    # The devkit's numbers in an order of their own.
+    # The devkit's numbers order the classes differently.
     order = np.random.default_rng(0).permutation(1000)
     devkit = {wnids[place]: (number + 1, "x") for number, place in enumerate(order)}
     root = tmp_path / "in"
