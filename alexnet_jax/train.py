@@ -5,7 +5,7 @@ power cut, the same command continues it to the same bits.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,22 @@ from jax.sharding import Mesh
 
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed.mesh import to_devices
-from alexnet_jax.inference import finetune
+from alexnet_jax.inference import trained as finetune
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.opening import open_run
-from alexnet_jax.runs.setup import Setup, build_setup
+from alexnet_jax.runs.setup import Config, Setup, build_setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Interrupted
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.step import TrainState
 
 
-def run(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+def run(config: Config, workdir: Path) -> dict[str, Any]:
     """Train as a config says; see `train`.
 
     Args:
-      config: the sections of `runs.config.SECTIONS`, as a mapping or a ConfigDict.
+      config: the sections of `runs.config.SECTIONS`, as mappings or a ConfigDict.
       workdir: gets the run's files.
     """
     workdirs.create(workdir)

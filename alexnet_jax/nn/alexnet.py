@@ -129,8 +129,9 @@ class AlexNet(nn.Module):
 
     @nn.nowrap
     def init_partitioned(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Variables with the names of their axes, `nn.get_partition_spec` reads them."""
-        return super().init(*args, **kwargs)
+        """Variables with the names of their axes, for `nn.get_partition_spec`."""
+        variables: Any = super().init(*args, **kwargs)
+        return variables
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ A tower axis of None means no mesh: all towers are here.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -54,8 +55,8 @@ class TowerParameters(nn.Module):
         # shorter spelling would compile the step a second time.
         kernel_axes = (TOWERS, *[None] * len(self.shape))
         bias_axes = (TOWERS, None) if self.bias_by_tower else (None,)
-        kernel = self.param("kernel", nn.with_partitioning(kernels, kernel_axes))
-        bias = self.param("bias", nn.with_partitioning(biases, bias_axes))
+        kernel: Any = self.param("kernel", nn.with_partitioning(kernels, kernel_axes))
+        bias: Any = self.param("bias", nn.with_partitioning(biases, bias_axes))
         return kernel, bias
 
 

@@ -1,4 +1,4 @@
-"""Reading metrics.jsonl: as arrays to be drawn, its last validation, cutting it back."""
+"""Reading metrics.jsonl: as arrays, its last validation, cutting it back."""
 
 import json
 from pathlib import Path

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optax
 from jax.sharding import Mesh
@@ -20,6 +20,14 @@ from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.schedule import Schedule, make_schedule
+
+
+class Config(Protocol):
+    """Sections of keys by name: a mapping of mappings, or a ConfigDict."""
+
+    def items(self) -> Any:
+        """Names and sections."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,14 +61,14 @@ class Setup:
 
 
 def build_setup(
-    config: Mapping[str, Any],
+    config: Config,
     dataset: Dataset | None = None,
     enough: Callable[[Path], bool] = lambda workdir: False,
 ) -> Setup:
     """The set-up of a run. Opens the devices and the data.
 
     Args:
-      config: the sections of `runs.config.SECTIONS`, as a mapping or a ConfigDict.
+      config: the sections of `runs.config.SECTIONS`.
       dataset: a data set that is open already, such as one in memory; else the one that
         the section `data` names.
       enough: see `Setup`.
@@ -68,42 +76,42 @@ def build_setup(
     Raises:
       InputError: if something in the config or the data is wrong.
     """
-    config = plain(config)
-    if unknown := sorted(set(config) - set(SECTIONS)):
+    settings: dict[str, Any] = plain(config)
+    if unknown := sorted(set(settings) - set(SECTIONS)):
         raise InputError(
             f"config.{unknown[0]} is unknown; sections are {', '.join(SECTIONS)}"
         )
     # The platform is chosen with the mesh, so nothing may ask for a device before.
-    towers = completed(config)["model"]["towers"]
-    mesh = meshes.open_mesh(towers=towers, **section(config, "mesh"))
-    reading = section(config, "data")
+    towers = completed(settings)["model"]["towers"]
+    mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
+    reading = section(settings, "data")
     if dataset is None:
         pipeline = pipelines.open_pipeline(**reading)
     else:
         pipeline = pipelines.make_pipeline(dataset, **pipelines.reading(reading))
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
-    plan = plans.make_plan(examples=examples, **section(config, "train"))
+    plan = plans.make_plan(examples=examples, **section(settings, "train"))
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
     classes = len(dataset.class_names)
-    model = AlexNet(num_classes=classes, **section(config, "model"))
+    model = AlexNet(num_classes=classes, **section(settings, "model"))
     model.check_size(pipeline.crop, pipeline.crop)
     schedule = make_schedule(
         steps_per_epoch=plan.steps_per_epoch,
         batch_size=plan.batch_size,
-        **section(config, "schedule"),
+        **section(settings, "schedule"),
     )
     return Setup(
-        config=config,
+        config=settings,
         mesh=mesh,
         pipeline=pipeline,
         model=model,
         schedule=schedule,
-        optimizer=momentum_sgd(schedule, **section(config, "optimizer")),
+        optimizer=momentum_sgd(schedule, **section(settings, "optimizer")),
         plan=plan,
         validate=make_validation(
-            model=model, mesh=mesh, pipeline=pipeline, **section(config, "eval")
+            model=model, mesh=mesh, pipeline=pipeline, **section(settings, "eval")
         ),
-        checkpoint=section(config, "checkpoint"),
+        checkpoint=section(settings, "checkpoint"),
         enough=enough,
     )

@@ -127,7 +127,7 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Whether a run has saved anything; until then any other run may take the directory."""
+    """Whether a run has saved anything; before that any run may take the directory."""
     folder = workdir / CHECKPOINTS
     return folder.is_dir() and any(p.name.isdecimal() for p in folder.iterdir())
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from alexnet_jax.runtime.errors import InputError, check_number
 from alexnet_jax.training.schedule import Schedule
@@ -117,7 +117,7 @@ def _trust_ratio(coefficient: float) -> optax.GradientTransformation:
 def _momentum(
     schedule: Schedule, momentum: float, bias_rate: float, named: set[str]
 ) -> optax.GradientTransformation:
-    """Rate, then momentum: `optax.trace` of the scaled gradients, but for frozen layers.
+    """Rate, then momentum by `optax.trace`, but for frozen layers.
 
     The rates are lines of our own, since `optax.scale_by_learning_rate` sees a count
     alone, and these depend on the layer and on the plateaus as well.
@@ -135,11 +135,11 @@ def _momentum(
             best_error=jnp.full((), np.inf, jnp.float32),
             validations_since_best=jnp.zeros((), jnp.int32),
             drops=jnp.zeros((), jnp.int32),
-            velocity=trace.init(params).trace,
+            velocity=jax.tree.map(jnp.zeros_like, params),
         )
 
     def update(
-        updates: Tree, state: RuleState, params: Tree = None
+        updates: Tree, state: Any, params: Tree = None
     ) -> tuple[Tree, RuleState]:
         del params
 
@@ -183,7 +183,7 @@ def after_validation(
       error: top-1 validation error, a fraction.
     """
     state = rule_state(opt_state)
-    better: Bool[Array, ""] = error < state.best_error
+    better = error < state.best_error
     waited = jnp.where(better, 0, state.validations_since_best + 1)
     drop = (waited >= schedule.patience) & (state.drops < len(schedule.rates) - 1)
     state = state._replace(

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.linen.spmd import logical_to_mesh
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
@@ -59,7 +60,7 @@ def abstract_params(model: AlexNet, mesh: Mesh, size: int) -> Any:
 
 def _abstract(declared: Any, mesh: Mesh) -> Any:
     """Arrays that declare the names of their axes, with their shardings on a mesh."""
-    specs = nn.logical_to_mesh(nn.get_partition_spec(declared), MESH_AXES)
+    specs = logical_to_mesh(nn.get_partition_spec(declared), MESH_AXES)
 
     def place(array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(mesh, spec)
