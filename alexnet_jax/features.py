@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
     name: str
     label: int
-    picture: UInt8[np.ndarray, "size size 3"] | None
+    image: UInt8[np.ndarray, "size size 3"] | None
     error: InputError | None
 
 
@@ -121,9 +121,7 @@ def write_features(
             group = list(itertools.islice(rows, batch_size))
             started = None
             if group:
-                images = image_files.stacked(
-                    (r.picture for r in group), batch_size, side
-                )
+                images = image_files.stacked((r.image for r in group), batch_size, side)
                 started = group, run(params, images)
             if pending is not None:
                 # While the device works on the next ones.
@@ -163,9 +161,9 @@ def open_input(given: Path, member: Member, split: str) -> Input:
     labels = {name: label for label, name in enumerate(member.data.class_names)}
 
     def rows(start: int) -> Iterator[Row]:
-        for path, picture, error in image_files.shown(paths[start:], member.data.size):
+        for path, image, error in image_files.shown(paths[start:], member.data.size):
             label = labels.get(path.parent.name, NO_LABEL)
-            yield Row(str(path.relative_to(given)), label, picture, error)
+            yield Row(str(path.relative_to(given)), label, image, error)
 
     names = datasets.fingerprint(
         f"{path.relative_to(given)}/{path.stat().st_size}" for path in paths

@@ -61,7 +61,7 @@ def predict(
     pictures = image_files.shown(paths, size)
     while group := list(itertools.islice(pictures, batch_size)):
         batch = {
-            "image": image_files.stacked((s.picture for s in group), batch_size, size),
+            "image": image_files.stacked((s.image for s in group), batch_size, size),
             "label": np.zeros(batch_size, np.int32),
             "mask": np.zeros(batch_size, np.bool_),
         }

@@ -237,7 +237,7 @@ def class_names_of(path: Path) -> tuple[str, ...]:
       InputError: if it is neither.
     """
     if path.is_dir():
-        return manifest.read_description(path).class_names
+        return manifest.read_manifest(path).class_names
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -182,7 +182,6 @@ def train_batches(
             number,
             np.asarray([example(place) for place in places]),
             source=source,
-            share=batch_size,
             crop=crop,
             border=source.images.shape[1] - crop,
             crops=crops,

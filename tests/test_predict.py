@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax import features, predict, prepare
+from alexnet_jax import features, predict
 from alexnet_jax.data import image_files
+from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.inference import feature_store
 from alexnet_jax.runtime.errors import Failure, InputError
 
@@ -202,7 +203,7 @@ def test_features_of_a_prepared_set(workdir, pictures, tmp_path):
     shutil.copytree(pictures, source)
     (source / "1" / "4.png").unlink()
     prepared = tmp_path / "prepared"
-    prepare.prepare(
+    prepare(
         source="folder",
         input_path=str(source),
         output=prepared,

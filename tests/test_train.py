@@ -11,8 +11,8 @@ import pytest
 
 from alexnet_jax import main, train
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.inference import trained
-from alexnet_jax.prepare import prepare
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
@@ -428,9 +428,9 @@ def test_a_work_directory_that_cannot_be_written(tmp_path):
         runs.run(tmp_path, "file")
 
 
-def test_a_prepared_data_set_is_no_work_directory(tmp_path, picture_folder):
+def test_a_prepared_data_set_is_no_work_directory(tmp_path, image_folder):
     prepared = tmp_path / "prepared"
-    prepare(source="folder", input_path=str(picture_folder), output=prepared, size=67)
+    prepare(source="folder", input_path=str(image_folder), output=prepared, size=67)
     before = {path: path.read_bytes() for path in prepared.iterdir()}
     with pytest.raises(InputError, match="holds a data set"):
         runs.run(tmp_path, "prepared")

@@ -222,7 +222,7 @@ def _stored(image: Any, size: int) -> np.ndarray:
         path = Path(image)
         if not path.is_file():
             raise InputError(f"{path} is not a file")
-        return pictures.decode(path.read_bytes(), str(path), size=size).picture
+        return pictures.decode(path.read_bytes(), str(path), size=size).image
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.asarray(image))
     return pictures.prepared(image, size)

@@ -128,7 +128,7 @@ def _batches(
         statistics,
         batch_size=setup.plan.batch_size,
         seed=setup.plan.seed,
-        share=share,
-        shares=shares,
+        slice_index=share,
+        slice_count=shares,
     )
     return prefetch.read(setup.pipeline, dataset, start)

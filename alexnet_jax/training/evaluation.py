@@ -37,8 +37,8 @@ def make_validation(
         pipeline,
         "validation",
         batch_size=batch_size,
-        share=share,
-        shares=shares,
+        slice_index=share,
+        slice_count=shares,
     )
 
     def validate(

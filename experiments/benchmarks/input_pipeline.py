@@ -34,11 +34,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from alexnet_jax import prepare
 from alexnet_jax.data import images
-from alexnet_jax.data.loading import pipeline as pipelines
-from alexnet_jax.data.loading import prefetch
-from alexnet_jax.data.prepared import record as prepared
+from alexnet_jax.data.loading import pipeline, prefetch
+from alexnet_jax.data.prepared import record
+from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.sources import registry
 
 import harness
@@ -60,12 +59,10 @@ def batches_of(batches, count):
 
 def ours(form, work, count, workers):
     source = "folder" if form == "originals" else "prepared"
-    pipeline = pipelines.open_pipeline(
-        source=source, path=str(work / form), workers=workers
-    )
-    statistics = pipelines.open_pipeline(path=str(work / "jpeg")).dataset.statistics
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=BATCH, seed=0)
-    with prefetch.read(pipeline, dataset) as batches:
+    read = pipeline.open_pipeline(source=source, path=str(work / form), workers=workers)
+    statistics = pipeline.open_pipeline(path=str(work / "jpeg")).dataset.statistics
+    dataset = pipeline.train_dataset(read, statistics, batch_size=BATCH, seed=0)
+    with prefetch.read(read, dataset) as batches:
         return batches_of(batches, count)
 
 
@@ -74,8 +71,8 @@ def read_files(form, work, count):
     source = opened(form, work)
     order = np.random.default_rng(0).permutation(len(source))[: count * BATCH]
     if form == "originals":
-        return [source.original(int(index)).data for index in order]
-    return [bytes(prepared.unpack(source._records[int(i)]).picture) for i in order]
+        return [source.encoded(int(index)).data for index in order]
+    return [bytes(record.unpack(source._records[int(i)]).image) for i in order]
 
 
 def opened(form, work):
@@ -87,8 +84,8 @@ def opened(form, work):
 
 def decoded(form, data):
     if form == "originals":
-        return images.decode(data, "picture", size=SIZE).picture
-    return prepared.decode(memoryview(data), form, SIZE)
+        return images.decode(data, "picture", size=SIZE).image
+    return record.decode(memoryview(data), form, SIZE)
 
 
 def crop_into(batch, place, picture, rng):
@@ -274,17 +271,17 @@ def make_files(originals, work):
         link.symlink_to(originals.resolve())
     for form in ("jpeg", "raw"):
         if not (work / form).exists():
-            prepare.prepare(
+            prepare(
                 source="folder", input_path=str(link), output=work / form, encoding=form
             )
     source = opened("jpeg", work)
     if not (work / "files").exists():
         part = work / "files.part"
         for index in range(len(source)):
-            record = prepared.unpack(source._records[index])
-            path = part / "train" / f"{record.label:04d}" / f"{index:07d}.jpg"
+            found = record.unpack(source._records[index])
+            path = part / "train" / f"{found.label:04d}" / f"{index:07d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(record.picture)
+            path.write_bytes(found.image)
         part.rename(work / "files")
     if not (work / "raw.npy").exists():
         raw = opened("raw", work)

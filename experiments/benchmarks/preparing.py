@@ -89,11 +89,11 @@ def bare(originals):
     program = f"""
 import sys, time
 from pathlib import Path
-from alexnet_jax import pictures
+from alexnet_jax.data import images
 files = [Path(name).read_bytes() for name in sys.argv[1:]]
 begin = time.perf_counter()
 for data in files:
-    pictures.encode_jpeg(pictures.decode(data, "picture", size={SIZE}).picture)
+    images.encode_jpeg(images.decode(data, "image", size={SIZE}).image)
 print(len(files) / (time.perf_counter() - begin))
 """
     command = [sys.executable, "-c", program, *map(str, originals)]
@@ -186,7 +186,7 @@ def main():
             part: {"bytes": peak, "images": found["train"] + found["validation"]}
             for part, (_, found, peak) in watched.items()
         },
-        "mended": watched["all"][1]["mended"],
+        "repaired": watched["all"][1]["repaired"],
         "rounds": measured,
         **harness.machine("simplejpeg", "pillow", "numpy", "array_record"),
     }

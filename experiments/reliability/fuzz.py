@@ -43,10 +43,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax import prepare
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
 from alexnet_jax.data import images
-from alexnet_jax.data.prepared import manifest
+from alexnet_jax.data.prepared import manifest, preparation
 from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.sources import tar_index
@@ -137,7 +136,7 @@ class Borders:
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.roll(pixels, number)).save(place / f"{number}.png")
         self.prepared = self.folder / "prepared"
-        prepare.prepare(
+        preparation.prepare(
             source="folder",
             input_path=str(source),
             output=self.prepared,
@@ -195,7 +194,7 @@ class Borders:
 
     def description_of(self, data):
         (self.prepared / manifest.DATASET_FILE).write_bytes(data)
-        described = manifest.read_description(self.prepared)
+        described = manifest.read_manifest(self.prepared)
         for shard in manifest.all_shards(described):
             assert shard.path.parent == self.prepared, shard
         dataset = open_prepared(str(self.prepared), 16, 0.5)
@@ -208,12 +207,12 @@ class Borders:
         record = prepared.unpack(data)
         for encoding in manifest.ENCODINGS:
             with contextlib.suppress(ValueError):
-                prepared.decode(record.picture, encoding, 16)
+                prepared.decode(record.image, encoding, 16)
 
     def picture_of(self, data):
         decoded = images.decode(data, "picture", size=8)
-        assert decoded.picture.shape == (8, 8, 3)
-        assert decoded.picture.dtype == np.uint8
+        assert decoded.image.shape == (8, 8, 3)
+        assert decoded.image.dtype == np.uint8
 
     def workdir_of(self, data):
         place = self.folder / "workdir"

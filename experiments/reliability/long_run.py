@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from alexnet_jax.prepare import prepare
+from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.runs.metrics_file import METRICS_FILE
 
 import harness
