@@ -1,0 +1,1 @@
+"""A run: its config, its work directory, its metrics, its set-up."""
