@@ -227,3 +227,12 @@ def closing(dataset: grain.IterDataset) -> Iterator[Iterator[Any]]:
         yield iterator
     finally:
         iterator.close()
+
+
+# What presets change of the defaults of `open_pipeline`.
+PRESETS: dict[str, dict[str, int]] = {
+    # Zhang et al. 2017, appendix A: 28x28, each image standardized by itself.
+    "small": {"crop": 28, "subtract_mean": False},
+    # Section 4.1, the first form of augmentation: random crops and horizontal flips.
+    "no_crops": {"crops": False, "flip": False},
+}
