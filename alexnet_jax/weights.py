@@ -30,11 +30,11 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.interop import caffemodel, torch_pickle
 from alexnet_jax.interop.export import to_onnx, to_safetensors
 from alexnet_jax.interop.weight_layout import Layer, Origin, to_params
-from alexnet_jax.main import load_config
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.config_file import load_config
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import InputError

@@ -19,7 +19,8 @@ Expected:   published for :small, Zhang et al., table 1: 76.07 % accuracy as it 
 """
 
 from ml_collections import ConfigDict
-from presets import preset_config
+
+from alexnet_jax import preset_config
 
 
 VARIANTS = ("small", "four_layers", "four_layers_norm")

@@ -12,7 +12,8 @@ Expected:   depends on the pictures.
 """
 
 from ml_collections import ConfigDict
-from presets import preset_config
+
+from alexnet_jax import preset_config
 
 
 def get_config() -> ConfigDict:

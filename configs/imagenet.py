@@ -23,8 +23,9 @@ Expected:   published for this network on the 2012 validation set with ten crops
 """
 
 from ml_collections import ConfigDict
-from preset_values import ABLATIONS
-from presets import preset_config
+
+from alexnet_jax import preset_config
+from alexnet_jax.nn.presets import ABLATIONS
 
 
 STAGED = {

@@ -13,8 +13,9 @@ Expected:   see the README's results.
 """
 
 from ml_collections import ConfigDict
-from preset_values import ABLATIONS
-from presets import preset_config
+
+from alexnet_jax import preset_config
+from alexnet_jax.nn.presets import ABLATIONS
 
 
 VARIANTS = ("code2012", "paper", "conv6", *ABLATIONS)

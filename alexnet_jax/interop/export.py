@@ -1,8 +1,8 @@
 """A run's network as an ONNX model or as named arrays for other libraries.
 
 The layout is PyTorch's: kernels x channels x height x width, groups for towers, the
-first fully connected layer's inputs flattened channels first, and nothing to be scaled
-at dropout.
+first fully connected layer's inputs flattened channels first, and no scaling behind
+dropout.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from alexnet_jax.inference.trained import Member, open_member
 from alexnet_jax.interop.weight_layout import Layer, from_params
 from alexnet_jax.nn import convolution, lrn
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.layers import Conv
 from alexnet_jax.runtime import atomic, optional
 from alexnet_jax.runtime.atomic import writing
 
@@ -25,7 +26,7 @@ IR_VERSION = 9
 
 
 def to_safetensors(workdir: Path, checkpoint: str | int, path: Path) -> None:
-    """Write `NAME.weight` and `NAME.bias` of every layer, and the mean picture.
+    """Write `NAME.weight` and `NAME.bias` of every layer, and the mean image.
 
     Raises:
       InputError: if there is no such checkpoint, or the package isn't installed.
@@ -42,7 +43,7 @@ def to_safetensors(workdir: Path, checkpoint: str | int, path: Path) -> None:
 def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
     """Write a model from `pixels` to `logits`.
 
-    `pixels` are float32, pictures x 3 x crop x crop, RGB of 0 to 255; the mean picture
+    `pixels` are float32, images x 3 x crop x crop, RGB of 0 to 255; the mean image
     is subtracted in the model.
 
     Raises:
@@ -54,8 +55,8 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
     crop = member.data.crop
     logits = _network(graph, member.model, _layers(member), _mean(member), crop)
     kind, helper = onnx.TensorProto.FLOAT, onnx.helper
-    inputs = helper.make_tensor_value_info("pixels", kind, ["pictures", 3, crop, crop])
-    shape = ["pictures", member.model.num_classes]
+    inputs = helper.make_tensor_value_info("pixels", kind, ["images", 3, crop, crop])
+    shape = ["images", member.model.num_classes]
     outputs = helper.make_tensor_value_info(logits, kind, shape)
     made = helper.make_graph(
         graph.nodes, "alexnet", [inputs], [outputs], initializer=graph.constants
@@ -115,56 +116,66 @@ def _network(
     graph: _Graph, model: AlexNet, layers: list[Layer], mean: np.ndarray, crop: int
 ) -> str:
     x = graph.add("Sub", ["pixels", graph.constant("mean", mean[None])], "centred")
-    x = _whiten(graph, x, mean.size) if model.whiten else x
-    side = crop + model.picture_padding
-    after = model.sizes(crop) or []
-    for index, (name, kernel, bias) in enumerate(layers):
+    x = _standardize(graph, x, mean.size) if model.standardize else x
+    side = crop + model.image_padding
+    after = iter(model.sizes(crop) or [])
+    flat = False
+    for name, kernel, bias in layers:
+        row = model.layers[name]
         weights = [
             graph.constant(f"{name}.weight", kernel),
             graph.constant(f"{name}.bias", bias),
         ]
-        last = index == len(layers) - 1
-        if index < len(model.channels):
-            size, stride = model.kernel_sizes[index], model.strides[index]
-            before, behind = convolution.padding(side, size, stride)
-            before += model.picture_padding if index == 0 else 0
-            x = graph.add(
-                "Conv",
-                [x, *weights],
-                name if last else f"{name}.linear",
-                kernel_shape=[size, size],
-                strides=[stride, stride],
-                pads=[before, before, behind, behind],
-                group=1 if index == 0 or name in model.exchanges else model.towers,
-            )
-            for step in model.steps_after(name):
-                x = _step(graph, model, name, step, x)
-            side = after[index]
+        if isinstance(row, Conv):
+            around = convolution.padding(side, row.kernel, row.stride)
+            x = _convolution(graph, model, name, [x, *weights], around)
+            side = next(after)
         else:
-            if index == len(model.channels):
-                x = graph.add("Flatten", [x], "flat")
-            output = "logits" if last else f"{name}.linear"
+            x = x if flat else graph.add("Flatten", [x], "flat")
+            flat = True
+            output = "logits" if row.width is None else f"{name}.linear"
             x = graph.add("Gemm", [x, *weights], output, transB=1)
-            x = x if last else _step(graph, model, name, "relu", x)
+        for step in row.then:
+            # The kernels behind dropout are scaled instead; see `weight_layout`.
+            x = x if step == "dropout" else _step(graph, model, name, step, x)
     return x
 
 
-def _whiten(graph: _Graph, x: str, numbers: int) -> str:
-    """`whitening.whiten`."""
-    axes = graph.constant("whiten.axes", np.asarray([1, 2, 3], np.int64))
-    least = graph.constant("whiten.least", np.asarray(numbers**-0.5, np.float32))
-    own = graph.add("ReduceMean", [x, axes], "whiten.mean")
-    x = graph.add("Sub", [x, own], "whiten.centred")
-    squares = graph.add("Mul", [x, x], "whiten.squares")
-    variances = graph.add("ReduceMean", [squares, axes], "whiten.variances")
-    deviations = graph.add("Sqrt", [variances], "whiten.deviations")
-    divisors = graph.add("Max", [deviations, least], "whiten.divisors")
-    return graph.add("Div", [x, divisors], "whitened")
+def _convolution(
+    graph: _Graph, model: AlexNet, name: str, inputs: list[str], around: tuple[int, int]
+) -> str:
+    row = model.layers[name]
+    assert isinstance(row, Conv)
+    first = name == "conv1"
+    before, behind = around
+    before += model.image_padding if first else 0
+    return graph.add(
+        "Conv",
+        inputs,
+        f"{name}.linear",
+        kernel_shape=[row.kernel, row.kernel],
+        strides=[row.stride, row.stride],
+        pads=[before, before, behind, behind],
+        group=1 if first or row.exchange else model.towers,
+    )
+
+
+def _standardize(graph: _Graph, x: str, numbers: int) -> str:
+    """`standardize.standardize`."""
+    axes = graph.constant("standardize.axes", np.asarray([1, 2, 3], np.int64))
+    least = graph.constant("standardize.least", np.asarray(numbers**-0.5, np.float32))
+    own = graph.add("ReduceMean", [x, axes], "standardize.mean")
+    x = graph.add("Sub", [x, own], "standardize.centred")
+    squares = graph.add("Mul", [x, x], "standardize.squares")
+    variances = graph.add("ReduceMean", [squares, axes], "standardize.variances")
+    deviations = graph.add("Sqrt", [variances], "standardize.deviations")
+    divisors = graph.add("Max", [deviations, least], "standardize.divisors")
+    return graph.add("Div", [x, divisors], "standardized")
 
 
 def _step(graph: _Graph, model: AlexNet, name: str, step: str, x: str) -> str:
     output = f"{name}.{step}"
-    if step == "relu":
+    if step == "activation":
         kinds = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
         return graph.add(kinds[model.activation], [x], output)
     if step == "pool":
@@ -176,6 +187,8 @@ def _step(graph: _Graph, model: AlexNet, name: str, step: str, x: str) -> str:
             strides=[model.pool_stride] * 2,
             ceil_mode=int(model.pool_partial),
         )
+    if step == "same_map_norm":
+        return _same_map(graph, x, output)
     parts = 1 if model.norm_across_towers else model.towers
     pieces = graph.split(x, parts) if parts > 1 else [x]
     constants = {
@@ -188,8 +201,7 @@ def _step(graph: _Graph, model: AlexNet, name: str, step: str, x: str) -> str:
         graph.add("LRN", [piece], f"{output}{place}", **constants)
         for place, piece in enumerate(pieces)
     ]
-    whole = graph.add("Concat", normed, output, axis=1) if parts > 1 else normed[0]
-    return _same_map(graph, whole, output) if name in model.same_map_norms else whole
+    return graph.add("Concat", normed, output, axis=1) if parts > 1 else normed[0]
 
 
 def _same_map(graph: _Graph, x: str, output: str) -> str:
@@ -216,4 +228,4 @@ def _same_map(graph: _Graph, x: str, output: str) -> str:
     energy = graph.add("Add", [scaled, k], f"{output}.energy")
     beta = number("beta", -lrn.SAME_MAP_BETA)
     factor = graph.add("Pow", [energy, beta], f"{output}.factor")
-    return graph.add("Mul", [x, factor], f"{output}.same_map")
+    return graph.add("Mul", [x, factor], output)

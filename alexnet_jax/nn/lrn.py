@@ -32,10 +32,10 @@ SAME_MAP_SIZE, SAME_MAP_K, SAME_MAP_ALPHA, SAME_MAP_BETA = 5, 1.0, 4e-5, 0.75
 def local_response_norm(
     x: Float[Array, "*places channels"],
     *,
-    size: int = 5,
-    k: float = 2.0,
-    alpha: float = 2e-5,
-    beta: float = 0.75,
+    size: int,
+    k: float,
+    alpha: float,
+    beta: float,
 ) -> Float[Array, "*places channels"]:
     """Normalise each value by the energy of the channels around it (section 3.3).
 
@@ -45,7 +45,7 @@ def local_response_norm(
       size: how many adjacent channels are summed, odd, the value's own in the middle.
       k: added to the sum.
       alpha: multiplies the plain sum of squares. The paper prints 1e-4; the 2012 code
-        divides that by `size`, hence the default.
+        divides that by `size`.
       beta: the exponent.
 
     Returns:

@@ -34,8 +34,8 @@ def pooled_size(size: int, *, window: int, stride: int, partial: bool = False) -
 def max_pool(
     x: Float[Array, "*batch height width channels"],
     *,
-    window: int = 3,
-    stride: int = 2,
+    window: int,
+    stride: int,
     partial: bool = False,
 ) -> Float[Array, "*batch rows columns channels"]:
     """Maximum over square windows; they overlap where `window > stride`.

@@ -1,17 +1,17 @@
-"""Each picture to mean 0 and variance 1 (Zhang et al. 2017, appendix A)."""
+"""Each image to mean 0 and variance 1 (Zhang et al. 2017, appendix A)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def whiten(
+def standardize(
     images: Float[Array, "batch height width colours"],
 ) -> Float[Array, "batch height width colours"]:
-    """Subtract each picture's own mean and divide by its own standard deviation.
+    """Subtract each image's own mean and divide by its own standard deviation.
 
-    Over pixels and colours together. A deviation below that of a picture whose only
+    Over pixels and colours together. A deviation below that of an image whose only
     variation is one pixel of 1, about `1 / sqrt(pixels x colours)`, counts as that, so
-    that a picture of one colour becomes zeros.
+    that an image of one colour becomes zeros.
     """
     axes = (1, 2, 3)
     centred = images - jnp.mean(images, axis=axes, keepdims=True)

@@ -1,5 +1,10 @@
-"""What a config's sections are: each names the arguments of one function."""
+"""What a config's sections are: each names the keyword arguments of one function.
 
+The function's signature is the only place of a default. A preset holds what differs
+from it, beside the function.
+"""
+
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,26 +12,26 @@ from typing import Any
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh
+from alexnet_jax.nn import presets as networks
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.training import optimizer, schedule
 from alexnet_jax.training.evaluation import make_validation
-from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import make_plan
-from alexnet_jax.training.schedule import make_schedule
 
 
 # A config section's keys are the keyword arguments of one function.
 SECTIONS: dict[str, Callable[..., Any]] = {
     "data": pipeline.open_pipeline,
     "model": AlexNet,
-    "optimizer": momentum_sgd,
-    "schedule": make_schedule,
+    "optimizer": optimizer.momentum_sgd,
+    "schedule": schedule.make_schedule,
     "train": make_plan,
     "eval": make_validation,
     "mesh": mesh.open_mesh,
     "checkpoint": CheckpointWriter,
 }
-# But for these, which the run itself gives.
+# Except these, which the run itself gives.
 GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "model": ("num_classes", "tower_axis", "parent", "name"),
     "optimizer": ("schedule",),
@@ -36,60 +41,130 @@ GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "mesh": ("towers",),
     "checkpoint": ("directory",),
 }
+# What presets change, by section and preset.
+PRESETS: dict[str, Mapping[str, Mapping[str, Any]]] = {
+    "model": networks.PRESETS,
+    "optimizer": optimizer.PRESETS,
+    "schedule": schedule.PRESETS,
+    "data": pipeline.PRESETS,
+}
+# The keys of versions before 0.2, and what took their place.
+RENAMED = {
+    "model.channels": "model.layers.conv1.channels, and so on for each layer",
+    "model.kernel_sizes": "model.layers.conv1.kernel, and so on for each layer",
+    "model.strides": "model.layers.conv1.stride, and so on for each layer",
+    "model.hidden": "model.layers.fc6.width, and so on for each layer",
+    "model.exchanges": "model.layers.conv3.exchange, and so on for each layer",
+    "model.kernel_std": "model.layers.conv1.kernel_std, and so on for each layer",
+    "model.bias": "model.layers.conv1.bias, and so on for each layer",
+    "model.pools": "'pool' in model.layers.conv1.then, and so on for each layer",
+    "model.norms": "'norm' in model.layers.conv1.then, and so on for each layer",
+    "model.norm_before_relu": "'norm' before 'activation' in model.layers.conv1.then",
+    "model.norm_after_pool": "'norm' behind 'pool' in model.layers.conv1.then",
+    "model.same_map_norms": "'same_map_norm' in model.layers.conv2.then",
+    "model.dropout_after": "'dropout' in model.layers.fc6.then",
+    "model.picture_padding": "model.image_padding",
+    "model.whiten": "model.standardize",
+}
 
 
-def call(config: Mapping[str, Any], section: str, *given: Any, **named: Any) -> Any:
+def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The keyword arguments of a section's function.
+
+    Raises:
+      InputError: if a key is none of them.
+    """
+    check_keys(config, name)
+    return dict(config.get(name, {}))
+
+
+def call(config: Mapping[str, Any], name: str, *given: Any, **named: Any) -> Any:
     """Call a section's function with its keys as keyword arguments.
 
     Raises:
       InputError: if a key is none of them.
     """
-    check_keys(config, section)
-    return SECTIONS[section](*given, **named, **config.get(section, {}))
+    return SECTIONS[name](*given, **named, **section(config, name))
 
 
-def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The keyword arguments that a section of a config gives.
-
-    Raises:
-      InputError: if a key is no argument of the section's function.
-    """
-    check_keys(config, name)
-    return dict(config.get(name, {}))
+def check(config: Mapping[str, Any]) -> None:
+    """Raise an InputError if a section or a key of a config is unknown."""
+    for name in config:
+        if name not in SECTIONS:
+            raise InputError(
+                f"config.{name} is unknown; sections are {', '.join(SECTIONS)}"
+            )
+        check_keys(config, name)
 
 
 def check_keys(config: Mapping[str, Any], section: str) -> None:
     """Raise an InputError if a key of a section is no argument of its function."""
     for key in config.get(section, {}):
         if key not in keys(section):
-            raise InputError(
-                f"config.{section}.{key} is unknown; "
-                f"choose from {', '.join(keys(section))}"
-            )
+            raise InputError(unknown_key(section, key))
+
+
+def unknown_key(section: str, key: str) -> str:
+    """The message about a key that a section doesn't have."""
+    if new := RENAMED.get(f"{section}.{key}"):
+        return f"config.{section}.{key} is a key of before version 0.2; it is now {new}"
+    return f"config.{section}.{key} is unknown; choose from {', '.join(keys(section))}"
 
 
 def keys(section: str) -> list[str]:
     """The keys of a config section."""
-    parameters = inspect.signature(SECTIONS[section]).parameters
-    return [name for name in parameters if name not in GIVEN_BY_RUN.get(section, ())]
+    return list(parameters(section))
+
+
+def parameters(section: str) -> dict[str, inspect.Parameter]:
+    """The parameters of a section's function that a config sets, with their defaults."""
+    found = inspect.signature(SECTIONS[section]).parameters
+    given = GIVEN_BY_RUN.get(section, ())
+    return {name: found[name] for name in found if name not in given}
+
+
+def defaults() -> dict[str, dict[str, Any]]:
+    """Every key of every section with its default, in plain values."""
+    return {
+        section: {
+            name: plain(parameter.default)
+            for name, parameter in parameters(section).items()
+            if parameter.default is not parameter.empty
+        }
+        for section in SECTIONS
+    }
+
+
+def preset(name: str) -> dict[str, dict[str, Any]]:
+    """What a preset changes of the defaults, by section, in plain values.
+
+    Presets are differences from `code2012`.
+
+    Raises:
+      InputError: if there is no such preset.
+    """
+    if name not in networks.PRESETS:
+        raise InputError(
+            f"no preset {name!r}; choose from {', '.join(networks.PRESETS)}"
+        )
+    return {
+        section: plain({**of_section.get("code2012", {}), **of_section.get(name, {})})
+        for section, of_section in PRESETS.items()
+    }
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A config with the default of every key that it leaves out: an older run's has not
-    yet the keys of today."""
-    defaults = {
-        section: {
-            name: parameter.default
-            for name, parameter in inspect.signature(function).parameters.items()
-            if name in keys(section) and parameter.default is not parameter.empty
-        }
-        for section, function in SECTIONS.items()
-    }
-    return {s: {**values, **config.get(s, {})} for s, values in defaults.items()}
+    """A config with the default of every key that it leaves out: the config of an older
+    run lacks the keys that came later."""
+    return {s: {**values, **config.get(s, {})} for s, values in defaults().items()}
 
 
 def plain(value: Any) -> Any:
-    """A config as plain dictionaries, with tuples for lists."""
+    """A config as plain dictionaries, with tuples for lists; a row of the network's
+    layers becomes a dictionary of its fields."""
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
     if hasattr(value, "items"):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -192,3 +192,14 @@ def after_validation(
         drops=state.drops + drop.astype(jnp.int32),
     )
     return (*opt_state[:-1], state)
+
+
+# What presets change of the defaults above.
+PRESETS: dict[str, dict[str, float]] = {
+    # The paper's text has one rate and one decay for all parameters (section 5).
+    "paper": {"bias_rate": 1.0, "bias_weight_decay": 0.0005},
+    "owt": {"bias_rate": 1.0, "bias_weight_decay": 0.0005},
+    "small": {"bias_rate": 1.0, "weight_decay": 0.0},
+    "four_layers": {"bias_rate": 1.0, "weight_decay": 0.0},
+    "four_layers_norm": {"bias_rate": 1.0, "weight_decay": 0.0},
+}

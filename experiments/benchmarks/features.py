@@ -27,14 +27,13 @@ import jax
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import features
+from alexnet_jax import features, load_config
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.trained import open_member
-from alexnet_jax.main import load_config
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain

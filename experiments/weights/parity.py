@@ -33,12 +33,11 @@ from onnx import helper, numpy_helper
 from torch.nn import functional as F
 
 import alexnet_jax
-from alexnet_jax import weights
+from alexnet_jax import load_config, weights
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.interop import export
-from alexnet_jax.main import load_config
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain

@@ -290,3 +290,12 @@ def evaluation_dataset(
         .batch(batch_size // slice_count)
         .map(batch)[slice_index::slice_count]
     )
+
+
+# What presets change of the defaults of `open_pipeline`.
+PRESETS: dict[str, dict[str, int]] = {
+    # Zhang et al. 2017, appendix A: 28x28, each image standardized by itself.
+    "small": {"crop": 28, "subtract_mean": False},
+    # Section 4.1, the first form of augmentation: random crops and horizontal flips.
+    "no_crops": {"crops": False, "flip": False},
+}

@@ -1,0 +1,228 @@
+"""A layer of the network as one row: the numbers that figure 2 of the paper gives it.
+
+A network is a mapping from layer names to rows: `conv1` to `convK`, then `fcK+1` to
+`fcN`. `then` of a row lists what follows the layer's linear operation, in order:
+
+    activation      the network's non-linearity (section 3.1)
+    norm            local response normalisation (section 3.3)
+    same_map_norm   the 2012 code's second normalisation, directly behind `norm`
+    pool            max pooling (section 3.4)
+    dropout         dropout (section 4.2)
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from alexnet_jax.runtime.errors import InputError, check_number
+
+
+AFTER_CONV = ("activation", "norm", "same_map_norm", "pool", "dropout")
+AFTER_DENSE = ("activation", "dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolution, and what follows it.
+
+    Attributes:
+      channels: kernels, of all towers together.
+      kernel: side of a kernel, in values.
+      stride: distance between windows. With a stride above 1 the input is padded with
+        zeros at the right and bottom up to the next whole stride, as in the 2012 code
+        (224 becomes 227). With stride 1 the size is kept, and kernels must be odd.
+      exchange: whether the layer sees the features of every tower (figure 2: conv3).
+      then: what follows, in order; see `AFTER_CONV`.
+      kernel_std: standard deviation of the initial kernels (section 5).
+      bias: initial bias (section 5).
+    """
+
+    channels: int
+    kernel: int
+    _: dataclasses.KW_ONLY
+    stride: int = 1
+    exchange: bool = False
+    then: tuple[str, ...] = ("activation",)
+    kernel_std: float = 0.01
+    bias: float = 0.0
+
+    def check(self, key: str) -> None:
+        """Raise an InputError where a value of the row called `key` is wrong."""
+        check_number(f"{key}.channels", self.channels, least=1, whole=True)
+        check_number(f"{key}.kernel", self.kernel, least=1, whole=True)
+        check_number(f"{key}.stride", self.stride, least=1, whole=True)
+        if self.stride == 1 and self.kernel % 2 == 0:
+            raise InputError(
+                f"{key}.kernel={self.kernel} must be odd where {key}.stride is 1, "
+                "to keep the size"
+            )
+        _check_initial(key, self)
+        _check_then(key, self.then, AFTER_CONV)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A fully connected layer, and what follows it.
+
+    Attributes:
+      width: outputs, of all towers together. None in the last row, which has one output
+        a class: the logits.
+      exchange: whether the layer sees the features of every tower (figure 2: fc6 and
+        fc7). The last layer adds up the towers' partial products instead.
+      then: what follows, in order; see `AFTER_DENSE`. Empty in the last row.
+      kernel_std: standard deviation of the initial kernels (section 5).
+      bias: initial bias (section 5).
+    """
+
+    width: int | None = None
+    _: dataclasses.KW_ONLY
+    exchange: bool = False
+    then: tuple[str, ...] = ("activation", "dropout")
+    kernel_std: float = 0.01
+    bias: float = 0.0
+
+    def check(self, key: str) -> None:
+        """Raise an InputError where a value of the row called `key` is wrong."""
+        check_number(f"{key}.width", self.width, least=1, whole=True)
+        _check_initial(key, self)
+        _check_then(key, self.then, AFTER_DENSE)
+
+    def check_last(self, key: str) -> None:
+        """The same for the last row, whose width is the number of classes."""
+        if self.width is not None:
+            raise InputError(
+                f"{key}.width={self.width!r} must be None: the last layer has one "
+                "output a class"
+            )
+        if self.exchange or self.then:
+            raise InputError(
+                f"{key} is the last layer: {key}.exchange must be False and "
+                f"{key}.then empty"
+            )
+        _check_initial(key, self)
+
+
+Row = Conv | Dense
+Rows = Mapping[str, Row]
+
+
+def _check_initial(key: str, row: Row) -> None:
+    check_number(f"{key}.kernel_std", row.kernel_std)
+    check_number(f"{key}.bias", row.bias, least=-math.inf)
+
+
+def _check_then(key: str, then: tuple[str, ...], known: tuple[str, ...]) -> None:
+    key = f"{key}.then"
+    if unknown := [step for step in then if step not in known]:
+        raise InputError(
+            f"{key} names {', '.join(map(str, unknown))}; "
+            f"choose from {', '.join(known)}"
+        )
+    if len(set(then)) < len(then):
+        raise InputError(f"{key}={then} names a step twice")
+    if "activation" not in then:
+        raise InputError(f"{key}={then} lacks activation")
+    neighbours = zip(("", *then), then, strict=False)
+    if "same_map_norm" in then and ("norm", "same_map_norm") not in neighbours:
+        raise InputError(f"{key}={then} must have same_map_norm directly behind norm")
+
+
+def as_rows(layers: Mapping[str, Row | Mapping[str, Any]]) -> dict[str, Row]:
+    """Rows in the order of their numbers; plain mappings, as of a config, become rows.
+
+    Raises:
+      InputError: if names are not `conv1` to `convK`, then `fcK+1` to `fcN`, if a row
+        has an unknown key or lacks one, or a value is wrong.
+    """
+    names = _in_order(layers)
+    rows = {name: _as_row(name, layers[name]) for name in names}
+    for name, row in rows.items():
+        key = f"model.layers.{name}"
+        if name == names[-1] and isinstance(row, Dense):
+            row.check_last(key)
+        else:
+            row.check(key)
+    return rows
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    found = []
+    for name in names:
+        if not (match := re.fullmatch(r"(conv|fc)([1-9][0-9]*)", str(name))):
+            raise InputError(
+                f"model.layers.{name} is no name of a layer; layers are conv1, conv2 "
+                "and so on, then fc6 and so on"
+            )
+        found.append((int(match[2]), name))
+    ordered = [name for _, name in sorted(found)]
+    convolutions = sum(name.startswith("conv") for name in ordered)
+    expected = _numbered(convolutions, len(ordered))
+    if ordered != expected or convolutions == len(ordered):
+        raise InputError(
+            f"model.layers are named {', '.join(ordered)}; layers are counted without "
+            f"a gap, convolutions first: {', '.join(expected)}, and the last is an fc"
+        )
+    return ordered
+
+
+def _as_row(name: str, row: Row | Mapping[str, Any]) -> Row:
+    kind = Conv if name.startswith("conv") else Dense
+    key = f"model.layers.{name}"
+    if isinstance(row, Conv | Dense):
+        if not isinstance(row, kind):
+            raise InputError(f"{key} must be a {kind.__name__}, not {row!r}")
+        return row
+    if not isinstance(row, Mapping):
+        raise InputError(f"{key}={row!r:.40} must be a mapping of a row's keys")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for given in row:
+        if given not in fields:
+            raise InputError(
+                f"{key}.{given} is unknown; choose from {', '.join(fields)}"
+            )
+    for field in fields.values():
+        if field.default is dataclasses.MISSING and field.name not in row:
+            raise InputError(f"{key}.{field.name} is missing")
+    values = dict(row)
+    if "then" in values:
+        if not isinstance(values["then"], list | tuple):
+            raise InputError(f"{key}.then={values['then']!r:.40} must be a tuple")
+        values["then"] = tuple(values["then"])
+    return kind(**values)
+
+
+def _numbered(convolutions: int, layers: int) -> list[str]:
+    return [
+        f"{'conv' if number <= convolutions else 'fc'}{number}"
+        for number in range(1, layers + 1)
+    ]
+
+
+def numbered(rows: Iterable[Row]) -> dict[str, Row]:
+    """Rows by name, named by their place: convolutions first."""
+    rows = list(rows)
+    convolutions = sum(isinstance(row, Conv) for row in rows)
+    return dict(zip(_numbered(convolutions, len(rows)), rows, strict=True))
+
+
+def changed(rows: Rows, **fields: Mapping[str, Any]) -> dict[str, Row]:
+    """Rows of which some have other values.
+
+    >>> louder = changed(CODE2012, conv3={"kernel_std": 0.05}, fc6={"width": 2048})
+
+    Raises:
+      InputError: if there is no such row.
+    """
+    if unknown := [name for name in fields if name not in rows]:
+        raise InputError(f"no layer {unknown[0]}; choose from {', '.join(rows)}")
+    return {
+        name: dataclasses.replace(row, **fields.get(name, {}))
+        for name, row in rows.items()
+    }
+
+
+def without(rows: Rows, name: str) -> dict[str, Row]:
+    """Rows without one of them; later layers move up a number."""
+    return numbered(row for other, row in rows.items() if other != name)

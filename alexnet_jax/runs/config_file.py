@@ -1,0 +1,238 @@
+"""Config files: found, executed once, changed by `--config.SECTION.KEY=VALUE`.
+
+A config is a Python file with a function `get_config`, which may take the name of a
+variant; it is executed as code. The configs that come with the package are found by
+name. A config may import another one from its own folder, and those of the package.
+"""
+
+import contextlib
+import importlib.util
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+
+from alexnet_jax.runs import config as sections
+from alexnet_jax.runtime.errors import InputError, first_line
+
+
+# The modules of versions before 0.2 that configs imported.
+OLD_MODULES = ("presets", "preset_values")
+
+
+def load_config(name: str, variant: str | None = None) -> ConfigDict:
+    """The config of a file, with every key of every section.
+
+    >>> config = load_config("imagenet", "paper")
+    >>> config.model.layers.conv3.kernel_std = 0.05
+
+    Args:
+      name: of a config that comes with the package, or a path that ends in `.py`.
+      variant: what follows the colon on the command line, as in `imagenet:paper`.
+
+    Raises:
+      InputError: if there is no such config, if it fails, or has an unknown key.
+    """
+    config = _executed(find(name), variant)
+    sections.check(config)
+    if "layers" in config.get("model", {}):
+        # A config may set rows, as of `nn.layers.changed`, where others set their keys.
+        layers = _typed_rows(config.model.layers)
+        del config.model.layers
+        config.model.layers = layers
+    return config
+
+
+def preset_config(name: str) -> ConfigDict:
+    """A config with every key of every section: defaults, and what a preset changes.
+
+    The data and the length of the run are still to be set.
+
+    Args:
+      name: a key of `nn.presets.PRESETS`.
+
+    Raises:
+      InputError: if there is no such preset.
+    """
+    changes = sections.preset(name)
+    config = ConfigDict()
+    for section in sections.SECTIONS:
+        values = {
+            key: _typed(parameter)
+            for key, parameter in sections.parameters(section).items()
+        }
+        config[section] = ConfigDict(values)
+        for key, value in changes.get(section, {}).items():
+            if key == "layers":
+                # Other layers altogether, and not further ones.
+                del config[section][key]
+                value = _typed_rows(value)
+            config[section][key] = value
+    return config
+
+
+def _typed(parameter: inspect.Parameter) -> Any:
+    """A parameter's default for a ConfigDict, which checks the types of later values.
+
+    None becomes a placeholder of the annotated type, or an empty ConfigDict where that
+    is a mapping.
+    """
+    value = sections.plain(parameter.default)
+    if isinstance(value, Mapping):
+        return _typed_rows(value)
+    if value is not None:
+        return value
+    kind = typing.get_args(parameter.annotation)[0]
+    if issubclass(typing.get_origin(kind) or kind, Mapping):
+        return ConfigDict()
+    return config_dict.placeholder(kind)
+
+
+def _typed_rows(layers: Mapping[str, Any]) -> ConfigDict:
+    """The network's layers, of which each key of each row can be set by itself."""
+    rows = {}
+    for name, row in sections.plain(layers).items():
+        rows[name] = ConfigDict(row)
+        if row.get("width", 0) is None:
+            rows[name].width = config_dict.placeholder(int)
+    return ConfigDict(rows)
+
+
+def find(name: str) -> Path:
+    """The file of a config, by its path or by its name in the package.
+
+    Raises:
+      InputError: if there is none.
+    """
+    path = Path(name)
+    if path.suffix != ".py":
+        path = config_folder() / f"{name}.py"
+    if not path.is_file():
+        known = sorted(p.stem for p in config_folder().glob("*.py"))
+        raise InputError(
+            f"config {name} does not exist; give a file, or one of {', '.join(known)}"
+        )
+    return path
+
+
+def config_folder() -> Path:
+    """The folder of the package's configs: inside it, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _executed(path: Path, variant: str | None) -> ConfigDict:
+    path = path.resolve()
+    name = "alexnet_jax_config"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        with _importable(path.parent, config_folder()):
+            # Dataclasses look their module up there.
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+            config = _called(module, path, variant)
+    except InputError:
+        raise
+    except Exception as error:
+        # A config is the user's code: whatever it raises is the user's to fix.
+        raise InputError(f"config {path}: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"config {path}: get_config returns no ConfigDict")
+    return config
+
+
+def _called(module: types.ModuleType, path: Path, variant: str | None) -> Any:
+    function = getattr(module, "get_config", None)
+    if function is None:
+        raise InputError(f"config {path} has no function get_config")
+    if variant is None:
+        return function()
+    if not inspect.signature(function).parameters:
+        raise InputError(f"config {path} has no variants, so no {variant!r}")
+    return function(variant)
+
+
+@contextlib.contextmanager
+def _importable(*folders: Path) -> Iterator[None]:
+    """While a config is executed, modules of these folders can be imported; they are
+    forgotten afterwards, since a config of another folder may have the same name."""
+    paths = [str(folder) for folder in folders]
+    before = set(sys.modules)
+    sys.path[:0] = paths
+    try:
+        yield
+    finally:
+        for path in paths:
+            sys.path.remove(path)
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and Path(file).parent in folders:
+                del sys.modules[name]
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    if isinstance(error, ModuleNotFoundError) and error.name in OLD_MODULES:
+        return (
+            f"the module {error.name} went with version 0.2; write "
+            "`from alexnet_jax import preset_config`"
+        )
+    # A KeyError shows its message in quotes, ml_collections a whole traceback.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    if "Traceback" in str(text):
+        text = str(text).strip().splitlines()[-1]
+    return " ".join(str(text).split()) or first_line(error)
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Set keys of a config, each given as `--config.SECTION.KEY=VALUE`.
+
+    Raises:
+      InputError: if a key is unknown, a value is not of its type, or something is no
+        override.
+    """
+    for text in overrides:
+        if text.startswith("--config."):
+            _check_known(text.partition("=")[0].lstrip("-"), config)
+    values = flags.FlagValues()
+    arguments = ["main", *overrides]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=arguments
+        )
+        stray = values(arguments)[1:]
+    except Exception as error:
+        # The flags raise errors of many types, some of them with a traceback inside.
+        raise InputError(_one_line(error)) from error
+    if stray:
+        raise InputError(f"stray argument {' '.join(stray)}")
+
+
+def _check_known(name: str, config: ConfigDict) -> None:
+    """Raise an InputError if `config.SECTION.KEY` is not in the config."""
+    *path, key = name.split(".")[1:]
+    section: Any = config
+    for part in path:
+        section = section.get(part) if isinstance(section, ConfigDict) else None
+    if not isinstance(section, ConfigDict):
+        raise InputError(f"--{name} is unknown; sections are {', '.join(config)}")
+    if not section:
+        raise InputError(
+            f"--{name} can't be given here; set it in a config file of your own, as a "
+            f"dictionary: config.{'.'.join(path)}"
+        )
+    if key in section:
+        return
+    if ".".join((*path, key)) in sections.RENAMED:
+        raise InputError(f"--{sections.unknown_key(*path, key)}")
+    raise InputError(f"--{name} is unknown; choose from {', '.join(section)}")
