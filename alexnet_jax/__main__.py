@@ -9,11 +9,11 @@ from alexnet_jax.runtime.errors import InputError
 COMMANDS = {
     "alexnet_jax.main": "train, or go on with a run",
     "alexnet_jax.evaluate": "measure the errors of a run, or of several as an ensemble",
-    "alexnet_jax.predict": "name what is in pictures",
-    "alexnet_jax.features": "write down what any layer makes of many pictures",
+    "alexnet_jax.predict": "name what is in images",
+    "alexnet_jax.features": "write what any layer makes of many images",
     "alexnet_jax.figures": "draw a run, or compare several",
     "alexnet_jax.weights": "take weights of Caffe, ONNX and PyTorch, or give ours",
-    "alexnet_jax.prepare": "turn pictures into a data set that trains fast",
+    "alexnet_jax.prepare": "turn image files into a data set that trains fast",
     "alexnet_jax.verify": "check a prepared data set",
 }
 

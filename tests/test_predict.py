@@ -86,7 +86,7 @@ def test_an_unreadable_picture_is_named_and_the_others_go_on(workdir, pictures, 
     for line in out.splitlines():
         told = json.loads(line)
         assert len(told["classes"]) == 5
-    assert "4.png is not a picture" in err
+    assert "4.png is not an image" in err
     predict.main([f"--workdir={workdir}", str(pictures / "0" / "0.png")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(pictures / "0" / "0.png")
@@ -102,7 +102,7 @@ def test_features_are_those_of_a_forward_pass(workdir, pictures, tmp_path, capsy
     output = tmp_path / "features.zarr"
     refused = features.write_features(workdir, pictures, LAYERS, output, batch_size=5)
     assert refused == 1
-    assert "4.png is not a picture" in capsys.readouterr().err
+    assert "4.png is not an image" in capsys.readouterr().err
     group = zarr.open_group(output, mode="r")
     paths = image_files.find([str(pictures)])
     names = [str(path.relative_to(pictures)) for path in paths]
