@@ -33,7 +33,7 @@ def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> P
     """A parser with the options that experiments have in common.
 
     Args:
-      document: the script's own.
+      document: the script's docstring.
       runs: whether it trains, and keeps its runs in a folder.
       quick: what `--quick` does.
       data: what `--data` is called, where it takes any.
