@@ -1,13 +1,13 @@
-"""Do features stream as fast as the network computes them, in flat memory?
+"""Are features stored as fast as the network computes them, in constant memory?
 
     python experiments/benchmarks/features.py --output=FOLDER
 
-The rate: the 2012 network at its full size with drawn weights, fc7 of JPEG pictures out
-of a prepared set, to Zarr and to NPY, in turn with the bare network on one batch that
-stays on the device. `ratio` is Zarr's rate over the bare one's.
+Speed: the 2012 network at its full size with random weights, fc7 of JPEG images of a
+prepared set, to Zarr and to NPY, in turn with the bare network on one batch that stays
+on the device. `ratio` is Zarr's speed over the bare network's.
 
-The memory: a small network over 50,000 pictures of a prepared set, in a process of its
-own, whose memory is read from /proc ten times a second (Linux); `growth` is the median
+Memory: a small network over 50,000 images of a prepared set, in a separate process
+whose memory is read from /proc ten times a second (Linux); `growth` is the median
 of its last tenth over that of its second tenth, less one.
 """
 
@@ -49,7 +49,7 @@ CLASSES = 10
 
 
 def make_workdir(workdir, size, crop, changes):
-    """A work directory of a network with drawn weights."""
+    """A work directory of a network with random weights."""
     config = load_config("imagenet")
     config.model.update(changes)
     config.data.crop = crop
@@ -67,7 +67,7 @@ def make_workdir(workdir, size, crop, changes):
 
 
 def make_data(folder, count, size):
-    """A prepared set of so many smooth pictures."""
+    """A prepared set of so many smooth images."""
     rng = np.random.default_rng(0)
     pictures = folder / "pictures"
     for number in range(count):
@@ -170,7 +170,7 @@ def main():
     add("--pictures", type=int, default=512, help="in a round")
     add("--batch_size", type=int, default=64)
     add("--rounds", type=int, default=7)
-    add("--many", type=int, default=50_000, help="pictures for the memory")
+    add("--many", type=int, default=50_000, help="images for the memory")
     add("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="features_") as name:

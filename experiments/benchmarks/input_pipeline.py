@@ -1,23 +1,23 @@
-"""How many images a second does the input pipeline make, and how many do its peers?
+"""How many images a second does the input pipeline make, and its peers?
 
-From the same pictures, each side makes batches of 128 crops of 224 with mirrors:
+From the same images, each side makes batches of 128 flipped crops of 224:
 
     ours          this project's pipeline, threads by default: uint8 and a colour shift
-    plain         two plain threads that decode, crop, mirror and write into a batch,
+    plain         two plain threads that decode, crop, flip and write into a batch,
                   from memory: what Python allows
     one_core      one thread of the same, from the files
     decode        one thread that decodes and throws away, from memory
     pillow        PyTorch's DataLoader as torchvision writes it: ImageFolder, Pillow,
                   float32, mean and deviation on the host
-    pillow_uint8  the same, shipping uint8
+    pillow_uint8  the same, delivering uint8
     fast          PyTorch's DataLoader with the same fast decoder, uint8
     tf_data       tf.data with decode_and_crop_jpeg, where TensorFlow is installed
 
-Every side runs in a process of its own, in turn; PyTorch's with 0, 1 and 2 workers
-first, of which the best then runs in the rounds. Needs torch and torchvision beside
-this project, and a folder of class folders of pictures:
+Every side runs in a separate process, in turn. PyTorch's sides first run with 0, 1 and
+2 workers; the best then runs in the rounds. Needs torch and torchvision, and a folder
+of class folders of images:
 
-    python experiments/benchmarks/input_pipeline.py --originals=PICTURES --work=FOLDER \
+    python experiments/benchmarks/input_pipeline.py --originals=IMAGES --work=FOLDER \
         --output=experiments/benchmarks/input_pipeline
 """
 
@@ -67,7 +67,7 @@ def ours(form, work, count, workers):
 
 
 def read_files(form, work, count):
-    """The encoded pictures of `count` batches, in memory."""
+    """The encoded images of `count` batches, in memory."""
     source = opened(form, work)
     order = np.random.default_rng(0).permutation(len(source))[: count * BATCH]
     if form == "originals":
@@ -177,7 +177,7 @@ def pillow_uint8(form, work, count, workers):
 
 
 class FastDataset:
-    """A picture of the same files by the same decoder, cropped and mirrored in NumPy.
+    """An image of the same files by the same decoder, cropped and flipped in NumPy.
 
     Raw pixels come from one memory-mapped file.
     """
@@ -264,7 +264,7 @@ def in_a_process(side, form, given, workers):
 
 
 def make_files(originals, work):
-    """The same pictures in every form that a side reads."""
+    """The same images in every form that a side reads."""
     work.mkdir(parents=True, exist_ok=True)
     link = work / "originals"
     if not link.exists():

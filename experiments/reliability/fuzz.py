@@ -1,22 +1,22 @@
-"""Do bytes from strangers raise anything but the one error that they should?
+"""Do damaged or hostile files raise anything but the one documented error?
 
-Real files are changed by Hypothesis (bytes flipped, cut out, put in, repeated, lengths
-and numbers replaced by extreme ones, and shrunk to the least that fails) and handed to
-the functions that read them:
+Hypothesis changes real files (bytes flipped, cut out, put in, repeated, lengths and
+numbers replaced by extreme ones, and shrunk to the smallest that fails) and passes them
+to the functions that read them:
 
     description     dataset.json of a prepared set
-    record          a record of a prepared set, header and picture
-    picture         JPEG, PNG, GIF, WebP, TIFF, BMP, PPM files of strangers
+    record          a record of a prepared set, header and image
+    picture         untrusted JPEG, PNG, GIF, WebP, TIFF, BMP, PPM files
     workdir         config.json, run.json, dataset.json, mean.npy of a work directory
     metrics         metrics.jsonl, cut back at a resume
-    archive         a tar of pictures
+    archive         a tar of images
     checkpoint      every file of a checkpoint
 
     python experiments/reliability/fuzz.py --inputs=100000 --output=FOLDER
 
 Each must give a result or an InputError in one line (a record: a ValueError), in
-bounded time. `--quick` takes few inputs of each. Anything else ends the program with
-the input that did it.
+bounded time. `--quick` takes few inputs of each. Anything else ends the program and
+prints the input that caused it.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def one_line(error):
 
 
 class Borders:
-    """The functions at the border, each with real files to begin from."""
+    """The functions that read untrusted files, each with real files to begin from."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -129,7 +129,7 @@ class Borders:
         ]
 
     def _prepared(self, pixels):
-        """A real prepared set of eight pictures; its dataset.json."""
+        """A real prepared set of eight images; its dataset.json."""
         source = self.folder / "pictures"
         for number in range(8):
             place = source / f"class{number % 2}"
@@ -252,7 +252,7 @@ class Borders:
 
 
 def fuzz(name, function, files, inputs, seed):
-    """Hand a function so many inputs; how many it took and refused, and how long."""
+    """Pass so many inputs to a function; how many it took and refused, and how long."""
     count = {"taken": 0, "refused": 0}
     longest = 0.0
 

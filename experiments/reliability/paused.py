@@ -1,8 +1,8 @@
-"""`alexnet_jax.main` that writes down which phase it is in, and can stop in one.
+"""`alexnet_jax.main` that records which phase it is in, and can pause in one.
 
-The environment says where: `PHASES` is a file that gets a line at every change of
+Environment variables say where: `PHASES` is a file that gets a line at every change of
 phase; `PAUSE_AT=PHASE:COUNT` makes the process sleep when it enters that phase for the
-COUNTth time, so that phases too short to be hit by chance can be.
+COUNTth time, so that phases too short to be hit at random can be hit.
 """
 
 import functools

@@ -1,10 +1,10 @@
-"""Do weights of others give their logits here, from the file format on?
+"""Do imported weights give their original logits here, from the file format on?
 
 Random weights of the real shapes are written as a .caffemodel (both of Caffe's forms),
 as ONNX, as a .pth by PyTorch and as safetensors, imported into work directories, and
-loaded as a user would. The logits of random pictures are compared with those of the
-same weights in PyTorch and in ONNX Runtime. Then our own network goes the other way:
-out as ONNX and safetensors, and compared with ours.
+loaded as a user would. The logits of random images are compared with those of the same
+weights in PyTorch and in ONNX Runtime. Then our own network is exported as ONNX and
+safetensors, and compared with itself.
 
     python experiments/weights/parity.py --output=FOLDER
 
@@ -223,7 +223,7 @@ def imports(folder, pictures):
 
 
 def exports(folder, pictures):
-    """Our own two-tower network, as the 2012 code has it, with drawn weights."""
+    """Our own two-tower network, as the 2012 code has it, with random weights."""
     workdir = folder / "code2012"
     settings = plain(load_config("imagenet"))
     model = call(settings, "model", num_classes=1000)
@@ -237,7 +237,7 @@ def exports(folder, pictures):
     mesh = meshes.one_device()
     optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
     state = steps.init_state(model, optimizer, mesh, 224, 0)
-    # Logits of a fresh network hardly depend on the picture.
+    # Logits of a fresh network hardly depend on the image.
     kernels = {
         name: {**layer, "kernel": 2 * layer["kernel"], "bias": 0.1 + 0 * layer["bias"]}
         for name, layer in state.params.items()
