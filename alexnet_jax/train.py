@@ -19,7 +19,7 @@ from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.inference import trained
+from alexnet_jax.inference import finetune
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import metric_writer
 from alexnet_jax.runs import workdir as workdirs
@@ -110,7 +110,7 @@ def _run(
             start = 0
             state = steps.init_state(model, optimizer, mesh, pipeline.crop, plan.seed)
             if plan.init_from is not None:
-                params = trained.init_from(
+                params = finetune.init_from(
                     plan.init_from,
                     state.params,
                     model,

@@ -8,8 +8,8 @@ from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training.evaluation import make_validation
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.run_length import make_plan
 from alexnet_jax.training.schedule import make_schedule

@@ -27,12 +27,12 @@ import jax
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import features
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.inference import feature_store
-from alexnet_jax.inference.trained import open_member
+from alexnet_jax.inference.extraction import write_features
+from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.main import load_config
 from alexnet_jax.prepare import prepare
 from alexnet_jax.runs import workdir as workdirs
@@ -90,15 +90,15 @@ def make_data(folder, count, size):
 def rates(folder, pictures, batch_size, rounds):
     make_data(folder, pictures, 256)
     make_workdir(folder / "run", 256, 224, {})
-    member = open_member(folder / "run", "latest")
-    run = jax.jit(functools.partial(member.activations, layers=("fc7",)))
-    params = member.plain_params
-    batch = np.zeros((batch_size, 256, 256, 3), np.uint8)
+    one = mesh.one_device()
+    extract = open_trained(folder / "run", "latest").extractor(one, ("fc7",))
+    host = {"image": np.zeros((batch_size, 256, 256, 3), np.uint8)}
+    batch = mesh.to_devices(host, one)
 
     def bare():
         begin = time.perf_counter()
         for _ in range(pictures // batch_size):
-            out = run(params, batch)
+            out = extract(batch)
         jax.block_until_ready(out)
         return pictures / (time.perf_counter() - begin)
 
@@ -113,7 +113,7 @@ def rates(folder, pictures, batch_size, rounds):
     def stream(ending):
         written.clear()
         output = folder / f"{time.monotonic_ns()}.{ending}"
-        features.write_features(
+        write_features(
             folder / "run",
             folder / "prepared",
             ["fc7"],
