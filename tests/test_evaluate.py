@@ -90,11 +90,11 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(two_runs)
 
 
 @pytest.mark.slow
-def test_without_mirrors_in_training_the_ten_views_are_five(tmp_path, capsys):
+def test_without_flips_in_training_the_ten_views_are_five(tmp_path, capsys):
     workdir = runs.run(tmp_path, "run", "--config.train.steps=1")
     result = ensemble.evaluate([workdir], views=10)
     assert result["views"] == 5
-    assert "no mirrors" in capsys.readouterr().err
+    assert "five views" in capsys.readouterr().err
 
 
 def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
@@ -144,7 +144,7 @@ def test_preprocess_takes_files_images_and_arrays(two_runs, tmp_path, photograph
         ({"size": 78}, 1, "images stored at 77 and at 78 pixels"),
         ({"crop": 69}, 1, "crops of 67 and of 69 pixels"),
         ({"mean": 1.0}, 1, "another mean image is subtracted"),
-        ({"flip": False}, 10, "one was trained with mirror images and one without"),
+        ({"flip": False}, 10, "one was trained with horizontal flips and one without"),
     ],
 )
 def test_runs_that_differ_make_no_ensemble(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
@@ -22,6 +22,7 @@ from alexnet_jax.runs.config import call, plain
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import evaluation, losses
+from alexnet_jax.training.step import Batch
 
 
 # The sources that need a path.
@@ -111,7 +112,7 @@ def evaluate(
     if any(not np.array_equal(outputs[0].labels, o.labels) for o in outputs):
         raise InputError("the members read different examples and make no ensemble")
     if outputs[0].views < views:
-        progress.say("trained without mirror images: five crops, no mirrors")
+        progress.say("trained without horizontal flips: five views, not ten")
     measured, probabilities = _measured(outputs, size)
     if predictions is not None:
         _write_predictions(predictions, opened[0], split, outputs, probabilities)
@@ -153,7 +154,7 @@ def _check_alike(first: TrainedNetwork, other: TrainedNetwork, views: int) -> No
     elif not np.array_equal(here.statistics.mean, there.statistics.mean):
         what, advice = "another mean image is subtracted", ""
     elif views > 1 and first.flipped != other.flipped:
-        what = "one was trained with mirror images and one without"
+        what = "one was trained with horizontal flips and one without"
         advice = "; --views=1 takes both"
     else:
         return
@@ -212,26 +213,32 @@ def run_over(
     """
     dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
     step = member.evaluator(mesh, views)
-    labels, log_probabilities, logits = [], [], []
+
+    def averaged(batch: Batch) -> tuple[Array, Array]:
+        # Averaged here, before the next batch is started: after it, the device would
+        # compute that batch first, and the host would wait.
+        _, logits = step(batch)
+        return logits, losses.log_mean_probabilities(logits)
+
+    labels, log_probabilities, kept = [], [], []
     counted = 0
     total = len(pipeline.dataset.splits[split])
     with (
         progress.counted(str(member.workdir), total) as advance,
         prefetch.read(pipeline, dataset) as batches,
     ):
-        for batch, (_, votes) in evaluation.over_batches(step, batches, mesh):
-            counted = votes.shape[1]
+        for batch, (logits, means) in evaluation.over_batches(averaged, batches, mesh):
+            counted = logits.shape[1]
             labels.append(batch["label"])
-            means = losses.log_mean_probabilities(jnp.asarray(votes))
-            log_probabilities.append(jax.device_get(means))
+            log_probabilities.append(means)
             if keep_logits:
-                logits.append(votes)
-            advance(len(votes))
+                kept.append(logits)
+            advance(len(logits))
     return Outputs(
         np.concatenate(labels),
         np.concatenate(log_probabilities),
         counted,
-        np.concatenate(logits) if keep_logits else None,
+        np.concatenate(kept) if keep_logits else None,
     )
 
 

@@ -133,7 +133,7 @@ def _npy(
     if not output.resumed and table_path.exists():
         raise InputError(f"{table_path} exists already; choose another --output")
     output.take_note()
-    first_row = _reserve(path, shape, anew=not output.done)
+    first_row = _reserve(path, shape, new=not output.done)
     row_bytes = int(np.prod(shape[1:])) * np.dtype(np.float32).itemsize
     with writing(path):
         array = path.open("r+b")
@@ -163,7 +163,7 @@ def _npy(
         yield write
 
 
-def _reserve(path: Path, shape: tuple[int, ...], *, anew: bool) -> int:
+def _reserve(path: Path, shape: tuple[int, ...], *, new: bool) -> int:
     """Make or check an NPY file for all rows; returns where the first one begins.
 
     A new file has its whole length from the start, and takes room on the disk only as
@@ -172,7 +172,7 @@ def _reserve(path: Path, shape: tuple[int, ...], *, anew: bool) -> int:
     try:
         with writing(path):
             array = np.lib.format.open_memmap(
-                path, mode="w+" if anew else "r", dtype=np.float32, shape=shape
+                path, mode="w+" if new else "r", dtype=np.float32, shape=shape
             )
         if array.shape != shape or array.dtype != np.float32:
             raise ValueError(f"{array.dtype} of {array.shape}")
@@ -218,6 +218,7 @@ def _zarr(
         group = zarr.open_group(path, mode=mode, zarr_format=2)
     if not output.done:
         total = next(iter(shapes.values()))[0]
+        kinds: dict[str, tuple[tuple[int, ...], np.dtype]]
         kinds = {name: (shape, np.dtype(np.float32)) for name, shape in shapes.items()}
         kinds["name"] = ((total,), np.dtype(f"S{NAME_BYTES}"))
         kinds["label"] = ((total,), np.dtype(np.int32))

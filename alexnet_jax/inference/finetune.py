@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from alexnet_jax.inference.trained import open_trained
@@ -58,7 +59,7 @@ def init_from(
             f"train.init_from={source} is a run of another network "
             f"({'; '.join(differing)}); give one of the same layers"
         )
-    if settings := _differing_settings(pretrained.model, model):
+    if settings := differing_settings(pretrained.model, model):
         progress.say(
             f"warning: {source} was trained with other settings of the network: "
             f"{', '.join(settings)}"
@@ -69,7 +70,7 @@ def init_from(
     return {name: taken[name] for name in params}
 
 
-def _differing_settings(theirs: AlexNet, ours: AlexNet) -> list[str]:
+def differing_settings(theirs: nn.Module, ours: nn.Module) -> list[str]:
     """The settings in which two networks differ although their shapes match."""
     there, here = dict(_settings("model", theirs)), dict(_settings("model", ours))
     return [

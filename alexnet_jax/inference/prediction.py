@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.data import image_files
@@ -54,15 +53,14 @@ def predict(
     mesh, names = network.all_devices(), network.data.class_names
     evaluate = network.evaluator(mesh, views)
     size = network.data.size
-    for group, logits in over_images(
-        lambda batch: evaluate(batch)[1],
+    for group, log_means in over_images(
+        lambda batch: losses.log_mean_probabilities(evaluate(batch)[1]),
         image_files.shown(paths, size),
         lambda shown: shown.picture,
         size=size,
         batch_size=min(batch_size, len(paths)),
         mesh=mesh,
     ):
-        log_means = losses.log_mean_probabilities(jnp.asarray(logits))
         for shown, row in zip(group, np.exp(log_means), strict=True):
             order = np.argsort(-row, kind="stable")[:best]
             classes = tuple((names[label], float(row[label])) for label in order)

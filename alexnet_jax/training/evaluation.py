@@ -87,7 +87,7 @@ def measure(
     total: dict[str, np.float32] = {}
     for _, sums in over_batches(sums_of, batches, mesh):
         # In float32, as on the device: other sums would change a run's last digits.
-        zero = np.float32(0)
-        total = {name: total.get(name, zero) + value for name, value in sums.items()}
+        for name, value in sums.items():
+            total[name] = total.get(name, np.float32(0)) + np.float32(value)
         check()
     return losses.means({name: float(value) for name, value in total.items()})
