@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.inference.inspection import Insight, look
-from alexnet_jax.inference.trained import Member, open_member
+from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.reporting import kernel_sheet
 from alexnet_jax.reporting.html import Page
 from alexnet_jax.runs import workdir as workdirs
@@ -59,7 +59,7 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     """
     charts = _charts()
     run = read_curves(workdir)
-    member = open_member(workdir, "best")
+    member = open_trained(workdir, "best")
     try:
         insight = look(member, data_path)
     except InputError as error:
@@ -128,7 +128,7 @@ def _write(path: Path, page: Page) -> Path:
     return path
 
 
-def _subtitle(workdir: Path, member: Member) -> str:
+def _subtitle(workdir: Path, member: TrainedNetwork) -> str:
     classes = len(member.data.class_names)
     source = member.config.get("data", {}).get("source", "")
     return (
@@ -183,7 +183,7 @@ def _add_throughput(
     _save(figure, workdir, f"{prefix}throughput")
 
 
-def _add_kernels(page: Page, member: Member, workdir: Path) -> None:
+def _add_kernels(page: Page, member: TrainedNetwork, workdir: Path) -> None:
     first = np.asarray(member.plain_params[member.model.layers[0]]["kernel"])
     if first.shape[3] != 3:
         return

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed.mesh import to_devices
-from alexnet_jax.inference import trained as finetune
+from alexnet_jax.inference import finetune
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runs import workdir as workdirs

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import evaluate, figures
+from alexnet_jax import figures
+from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.inference.inspection import look
-from alexnet_jax.inference.trained import open_member
+from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
 
@@ -47,7 +48,7 @@ def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(workdir, monkeypatch):
-    insight = look(open_member(workdir, "best"))
+    insight = look(open_trained(workdir, "best"))
     names = ('<b>&"$x$', *insight.class_names[1:])
     evil = type(insight)(**{**vars(insight), "class_names": names})
     monkeypatch.setattr(figures, "look", lambda *_: evil)
@@ -57,9 +58,9 @@ def test_names_that_look_like_markup_are_shown_as_they_are(workdir, monkeypatch)
 
 
 def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
-    insight = look(open_member(workdir, "best"))
+    insight = look(open_trained(workdir, "best"))
     file = tmp_path / "predictions.npz"
-    result = evaluate.evaluate([workdir], predictions=file)
+    result = evaluate([workdir], predictions=file)
     with np.load(file) as predictions:
         np.testing.assert_array_equal(insight.labels, predictions["label"])
         np.testing.assert_allclose(

@@ -12,7 +12,7 @@ import pytest
 from alexnet_jax import main, train
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.data.prepared.preparation import prepare
-from alexnet_jax.inference import trained
+from alexnet_jax.inference import finetune, trained
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
@@ -249,23 +249,21 @@ def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
 def test_a_signal_in_a_validation_leaves_what_was_learned(
     tmp_path, straight, monkeypatch
 ):
-    add, count = train.jax.tree.map, 0
+    over_batches = evaluation.over_batches
 
-    def interrupt(*arguments, **options):
-        nonlocal count
-        if arguments[0] is evaluation.jnp.add:
-            count += 1
-            if count == 1:
+    def interrupted(*arguments):
+        for number, results in enumerate(over_batches(*arguments)):
+            if number == 1:
                 signal.raise_signal(signal.SIGINT)
-        return add(*arguments, **options)
+            yield results
 
     # The second batch of the first validation, after step 8.
-    monkeypatch.setattr(train.jax.tree, "map", interrupt)
+    monkeypatch.setattr(evaluation, "over_batches", interrupted)
     small = "--config.eval.batch_size=300"
     with pytest.raises(Interrupted) as caught:
         runs.run(tmp_path, "run", small)
     assert caught.value.exit_status == 130
-    monkeypatch.setattr(train.jax.tree, "map", add)
+    monkeypatch.setattr(evaluation, "over_batches", over_batches)
     assert runs.checkpoint_steps(tmp_path / "run") == {8: None}
     runs.run(tmp_path, "run")
     assert_same_run(tmp_path / "run", straight)
@@ -300,18 +298,18 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
 
 def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     mesh = mesh_of(1, 2)
-    model = trained.open_member(straight, "best").model
+    model = trained.open_trained(straight, "best").model
     params = {
         name: {kind: array + 1 for kind, array in layer.items()}
-        for name, layer in trained.open_member(straight, "best").params(mesh).items()
+        for name, layer in trained.open_trained(straight, "best").params(mesh).items()
     }
     others = [f"class {number}" for number in range(10)]
-    taken = trained.init_from(straight, params, model, others, mesh)
+    taken = finetune.init_from(straight, params, model, others, mesh)
     assert "warning" not in capsys.readouterr().err
     otherwise = model.clone(norm_k=1.0, kernel_std=(0.1,) * 8)
-    trained.init_from(straight, params, otherwise, others, mesh)
+    finetune.init_from(straight, params, otherwise, others, mesh)
     told = capsys.readouterr().err
-    assert "otherwise with such parameters: model.norm_k=2.0 there and 1.0 here" in told
+    assert "other settings of the network: model.norm_k=2.0 there and 1.0 here" in told
     assert "kernel_std" not in told
     assert taken["fc8"] is params["fc8"]
     for name in params:
@@ -320,7 +318,7 @@ def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     params["conv1"]["kernel"] = params["conv1"]["kernel"][..., :2]
     params["conv9"] = params["conv2"]
     with pytest.raises(InputError, match=r"another network \(conv1 .*conv9 missing"):
-        trained.init_from(straight, params, model, others, mesh)
+        finetune.init_from(straight, params, model, others, mesh)
 
 
 def test_a_second_run_in_a_directory_is_refused(tmp_path):

@@ -14,9 +14,9 @@ from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn import presets as networks
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import optimizer, schedule
-from alexnet_jax.training.evaluation import make_validation
 from alexnet_jax.training.plan import make_plan
 
 

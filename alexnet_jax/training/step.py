@@ -215,7 +215,7 @@ def make_eval_step(
 ) -> Callable[[Any, Batch, Array], tuple[dict[str, Array], Array]]:
     """The jitted evaluation: `evaluate(params, batch, mean) -> (sums, logits)`.
 
-    A batch has `image` (uint8, whole stored pictures), `label` and `mask` (false for
+    A batch has `image` (uint8, whole stored images), `label` and `mask` (false for
     padding). Sums are those of `losses.sums` for the probabilities averaged over views;
     logits are `[examples, views, classes]`. For `views` and `mirrors` see `cut_views`.
     """

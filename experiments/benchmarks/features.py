@@ -27,13 +27,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import features, load_config
+from alexnet_jax import load_config
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.inference import feature_store
-from alexnet_jax.inference.trained import open_member
+from alexnet_jax.inference.extraction import write_features
+from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
@@ -90,15 +91,15 @@ def make_data(folder, count, size):
 def rates(folder, pictures, batch_size, rounds):
     make_data(folder, pictures, 256)
     make_workdir(folder / "run", 256, 224, {})
-    member = open_member(folder / "run", "latest")
-    run = jax.jit(functools.partial(member.activations, layers=("fc7",)))
-    params = member.plain_params
-    batch = np.zeros((batch_size, 256, 256, 3), np.uint8)
+    one = mesh.one_device()
+    extract = open_trained(folder / "run", "latest").extractor(one, ("fc7",))
+    host = {"image": np.zeros((batch_size, 256, 256, 3), np.uint8)}
+    batch = mesh.to_devices(host, one)
 
     def bare():
         begin = time.perf_counter()
         for _ in range(pictures // batch_size):
-            out = run(params, batch)
+            out = extract(batch)
         jax.block_until_ready(out)
         return pictures / (time.perf_counter() - begin)
 
@@ -113,7 +114,7 @@ def rates(folder, pictures, batch_size, rounds):
     def stream(ending):
         written.clear()
         output = folder / f"{time.monotonic_ns()}.{ending}"
-        features.write_features(
+        write_features(
             folder / "run",
             folder / "prepared",
             ["fc7"],

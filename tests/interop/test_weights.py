@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import alexnet_jax
-from alexnet_jax import evaluate, weights
+from alexnet_jax import weights
+from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.interop import caffemodel, export, torch_pickle, weight_layout
 from alexnet_jax.interop.weight_layout import Layer, Origin
 from alexnet_jax.main import config_folder
@@ -440,5 +441,5 @@ def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, whiten):
     assert header["conv2.weight"]["shape"] == [16, 4, 5, 5]
     with pytest.raises(InputError, match="is not empty"):
         weights.import_weights(path, workdir, "code2012")
-    with pytest.raises(InputError, match="its data lie; give --data_path=PATH"):
-        evaluate.evaluate([workdir])
+    with pytest.raises(InputError, match="its data are; give --data_path=PATH"):
+        evaluate([workdir])
