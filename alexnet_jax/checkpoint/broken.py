@@ -54,7 +54,7 @@ def writable(directory: Path) -> Iterator[None]:
         raise Failure(cannot_write(directory, reason)) from error
 
 
-def _without_echo(what: sys.UnraisableHookArgs) -> None:
+def _without_echo(what: "sys.UnraisableHookArgs") -> None:
     """Report an exception that Python can't raise, but for the echo of a failed save:
     what of it was still under way in TensorStore's threads finds Orbax's event loop
     closed."""

@@ -140,9 +140,10 @@ def test_processes_that_differ_are_refused(tmp_path, second, named):
 @pytest.mark.slow
 def test_a_process_that_never_joins_is_named():
     program = (
-        "from alexnet_jax import errors, processes\n"
-        f"start = lambda: processes.start('127.0.0.1:{free_port()}', 2, 0, 5)\n"
-        "errors.exit_with(start)"
+        "from alexnet_jax.distributed import multihost\n"
+        "from alexnet_jax.runtime import cli\n"
+        f"start = lambda: multihost.start('127.0.0.1:{free_port()}', 2, 0, 5)\n"
+        "cli.run_command(start)"
     )
     begin = time.monotonic()
     done = subprocess.run(

@@ -11,7 +11,7 @@ from alexnet_jax.runtime.lock import LOCK_FILE, locked
 
 HOLD = """
 import pathlib, sys
-from alexnet_jax.lock import locked
+from alexnet_jax.runtime.lock import locked
 with locked(pathlib.Path(sys.argv[1]), "it is in use"):
     print("held", flush=True)
     sys.stdin.read()
