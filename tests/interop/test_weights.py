@@ -6,6 +6,7 @@ import pickle
 import runpy
 import struct
 import zipfile
+from collections import OrderedDict
 from typing import ClassVar
 
 import jax
@@ -277,8 +278,6 @@ class Tensor:
         self.array, self.key = array, key
 
     def __reduce__(self):
-        from collections import OrderedDict
-
         strides = tuple(s // 4 for s in self.array.strides)
         storage = Storage(self.key, self.array.size)
         arguments = (storage, 0, self.array.shape, strides, False, OrderedDict())
@@ -318,12 +317,13 @@ class Writer(pickle._Pickler):
 
 def pth(path, state):
     file = io.BytesIO()
-    Writer(file, protocol=2).dump(
-        {
-            name: Tensor(array, str(key))
-            for key, (name, array) in enumerate(state.items())
-        }
+    tensors = OrderedDict(
+        (name, Tensor(array, str(key)))
+        for key, (name, array) in enumerate(state.items())
     )
+    # As Module.state_dict() has it.
+    tensors._metadata = OrderedDict({"": {"version": 1}})
+    Writer(file, protocol=2).dump(tensors)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/data.pkl", file.getvalue())
         for key, array in enumerate(state.values()):
@@ -371,6 +371,99 @@ def test_a_pickle_that_wants_to_run_code_is_refused_unread(tmp_path, protocol):
         torch_pickle.read(path)
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match="no .pth as PyTorch"):
+        torch_pickle.read(path)
+
+
+def pickled(path, program):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", program)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("program", "instruction"),
+    [
+        (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ"),
+        (b"(icollections\nOrderedDict\n.", "INST"),
+        (b"(ccollections\nOrderedDict\no.", "OBJ"),
+        (b"\x80\x02\x82\x01.", "EXT1"),
+        (b"\x80\x04C\x01a.", "SHORT_BINBYTES"),
+        # Refused before the name in front of it is looked up.
+        (b"cos\nsystem\n(S'true'\ntR.", "STRING"),
+    ],
+)
+def test_instructions_that_tensors_do_not_need_are_refused(
+    tmp_path, program, instruction
+):
+    path = pickled(tmp_path / "net.pth", program)
+    with pytest.raises(
+        InputError, match=f"has an instruction {instruction}, .*refused"
+    ):
+        torch_pickle.read(path)
+
+
+REBUILD_NAME = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # Known names that are called with what is no storage, or are no functions.
+        REBUILD_NAME + b"(K\x01K\x00))tR.",
+        b"ctorch\nFloatStorage\n)R.",
+        b"}(X\x01\x00\x00\x00a" + REBUILD_NAME + b"(}K\x00))tRu.",
+        # A place in memory for which the standard library would take 64 GB.
+        b"}r\xff\xff\xff\xff.",
+        # Cut off; without a value; of something that is no dictionary to be filled.
+        b"}(X\x01\x00\x00\x00a",
+        b".",
+        b"NK\x01K\x02s.",
+    ],
+)
+def test_damaged_programs_are_refused_in_one_line(tmp_path, program):
+    path = pickled(tmp_path / "net.pth", program)
+    with pytest.raises(InputError, match="is damaged") as error:
+        torch_pickle.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_one_file_does_not_change_how_the_next_is_read(tmp_path):
+    """BUILD sets attributes, of a function too: here its defaults, to (1, 2, 3, 4)."""
+    defaults = b"(X\x0c\x00\x00\x00__defaults__(K\x01K\x02K\x03K\x04td"
+    defaults = defaults.replace(b"(X", b"}X", 1).replace(b"td", b"ts")
+    program = REBUILD_NAME + b"N" + defaults + b"\x86b)R."
+    path = pickled(tmp_path / "net.pth", program)
+    with pytest.raises(InputError, match="is damaged"):
+        torch_pickle.read(path)
+    good = tmp_path / "good.pth"
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    pth(good, {"a.weight": array})
+    np.testing.assert_array_equal(torch_pickle.read(good)["a.weight"], array)
+
+
+def test_names_that_are_refused_stay_on_one_line(tmp_path):
+    program = b"\x80\x04\x8c\x03o\ns\x8c\x06system\x93."
+    path = pickled(tmp_path / "net.pth", program)
+    with pytest.raises(InputError, match=r"asks for o\\ns\.system, ") as error:
+        torch_pickle.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tensor_that_repeats_a_number_without_end_is_refused(tmp_path):
+    path = tmp_path / "net.pth"
+    array = np.zeros((44, 1), np.float32)
+    pth(path, {"a.weight": array})
+    with zipfile.ZipFile(path) as archive:
+        program = archive.read("net/data.pkl")
+    # 44 rows become 2 to the 40, at a stride of 0.
+    assert program.count(b"K,K\x01") == 1
+    program = program.replace(b"K,K\x01", b"\x8a\x06\0\0\0\0\0\x01K\x01")
+    assert program.count(b"K\x01K\x01\x86") == 1
+    program = program.replace(b"K\x01K\x01\x86", b"K\x00K\x00\x86")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", program)
+        archive.writestr("net/data/0", array.tobytes())
+    with pytest.raises(InputError, match="is larger than a network's"):
         torch_pickle.read(path)
 
 
