@@ -29,8 +29,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import figures, train
+from alexnet_jax import train
 from alexnet_jax.distributed import multihost
+from alexnet_jax.reporting import report
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, InputError
 
@@ -219,12 +220,14 @@ def main() -> None:
 
 
 def draw(workdir: Path) -> None:
-    """Draw the report of a finished run, where Matplotlib is installed."""
-    if not figures.is_possible():
-        progress.say("no report: `pip install matplotlib` draws one of every run")
+    """Draw the report of a finished run, where the packages for it are installed."""
+    if not report.is_possible():
+        progress.say(
+            "no report: `pip install matplotlib jinja2` draws one of every run"
+        )
         return
     try:
-        progress.say(f"report: {figures.write_report(workdir)}")
+        progress.say(f"report: {report.write_report(workdir)}")
     except (InputError, Failure) as error:
         # What was trained is saved, report or not.
         progress.say(f"no report: {error}")

@@ -6,7 +6,7 @@ Here the standard library's Unpickler runs it, restricted in three ways:
 
 - before the start every instruction is compared with the few that a dictionary of
   tensors needs (`_check_instructions`),
-- a name that the program looks up is one of a short table, or is refused (`find_class`),
+- a name that the program looks up is one of a short table or refused (`find_class`),
 - the numbers come from the zip, after the program has ended (`persistent_load`).
 """
 
@@ -36,13 +36,13 @@ STORAGES = {
 }
 # What torch.save writes of a dictionary of tensors. Those that make an object of any
 # class (NEWOBJ, INST, OBJ) or take one from a registry (EXT1) are not among them.
-INSTRUCTIONS = frozenset(
+INSTRUCTIONS = (
     "PROTO FRAME STOP MARK POP "
     "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG1 BINFLOAT "
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
     "EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID "
-    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET".split()
+    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
 )
 
 
@@ -146,8 +146,9 @@ def _check_instructions(program: bytes, path: Path) -> None:
       InputError: naming the instruction.
       ValueError: if the program is cut off.
     """
+    known = set(INSTRUCTIONS.split())
     for count, (instruction, argument, _) in enumerate(pickletools.genops(program)):
-        if instruction.name not in INSTRUCTIONS:
+        if instruction.name not in known:
             raise InputError(
                 f"{path} has an instruction {instruction.name}, which a dictionary of "
                 "tensors does not need; refused, since it may run anything"
