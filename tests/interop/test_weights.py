@@ -1,4 +1,4 @@
-"""Weights of others, from the file format on, against ONNX's reference evaluator."""
+"""Weights of other libraries, from the file on, against ONNX's reference evaluator."""
 
 import io
 import json
@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 
 import alexnet_jax
-from alexnet_jax import evaluate, weights
+from alexnet_jax import evaluate
 from alexnet_jax.interop import caffemodel, export, torch_pickle, weight_layout
+from alexnet_jax.interop.importing import import_weights
+from alexnet_jax.interop.readers import read_layers
 from alexnet_jax.interop.weight_layout import Layer, Origin
-from alexnet_jax.main import config_folder
+from alexnet_jax.main import config_folder, load_config
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -29,7 +32,7 @@ PRESETS = runpy.run_path(str(config_folder() / "preset_values.py"))["PRESETS"]
 
 
 def small_preset(name):
-    """What a preset says of its network, but for what makes it large."""
+    """A preset's network without its sizes."""
     values = PRESETS[name]["model"]
     return {key: values[key] for key in values if key not in SMALL}
 
@@ -38,7 +41,7 @@ CAFFE, OWT = small_preset("caffe"), small_preset("owt")
 
 
 def random_layers(model, crop, seed=0, scale=0.1):
-    """Layers in the other layout, with numbers of a size that keeps signals alive."""
+    """Layers in the other layout, scaled so that signals neither vanish nor explode."""
     rng = np.random.default_rng(seed)
     shape = (1, crop, crop, 3)
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32))
@@ -58,7 +61,7 @@ def random_layers(model, crop, seed=0, scale=0.1):
 
 def evaluate_onnx(made, pixels):
     """By ONNX's reference evaluator, but for its LRN, which in version 1.23 goes over
-    the pictures where it should go over the channels."""
+    the images where it should go over the channels."""
     from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
 
@@ -147,7 +150,7 @@ def close(ours, theirs):
     ],
     ids=["caffe", "caffenet", "owt"],
 )
-def test_a_network_of_others_gives_their_logits(changes, reference):
+def test_an_imported_network_gives_its_framework_logits(changes, reference):
     onnx = pytest.importorskip("onnx")
     model = AlexNet(**SMALL, **changes)
     crop = 64 if changes is OWT else 67
@@ -243,7 +246,7 @@ def caffemodel_bytes(layers, *, legacy=False):
     for name, *arrays in layers:
         blobs = b"".join(field(blob_field, blob(a, legacy)) for a in arrays)
         message += field(layer_field, field(name_field, name.encode()) + blobs)
-        # Layers without weights, and fields that nobody asked for.
+        # Layers without weights, and fields that the reader does not know.
         message += field(layer_field, field(name_field, b"relu") + b"\x50\x01")
     return message
 
@@ -254,7 +257,7 @@ def test_a_caffemodel(tmp_path, legacy):
     path = tmp_path / "net.caffemodel"
     data = caffemodel_bytes(layers, legacy=legacy)
     path.write_bytes(data)
-    read = weights.read_layers(path)
+    read = read_layers(path)
     assert [layer.name for layer in read] == [layer.name for layer in layers]
     for found, expected in zip(read, layers, strict=True):
         np.testing.assert_array_equal(found.kernel, expected.kernel)
@@ -262,7 +265,7 @@ def test_a_caffemodel(tmp_path, legacy):
     for length in (len(data) // 2, len(data) - 3):
         path.write_bytes(data[:length])
         with pytest.raises(InputError, match="is cut off or no .caffemodel"):
-            weights.read_layers(path)
+            read_layers(path)
 
 
 # A .pth, written by hand: no PyTorch here.
@@ -297,7 +300,7 @@ Rebuild.__module__, Rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
 
 
 class Writer(pickle._Pickler):
-    """Names that need not be there to be imported."""
+    """Writes names of modules that are not installed."""
 
     def persistent_id(self, value):
         if isinstance(value, Storage):
@@ -347,14 +350,14 @@ def test_a_pth_and_a_safetensors(tmp_path):
     safetensors.save_file(state, tmp_path / "net.safetensors")
     for ending in ("pth", "safetensors"):
         path = tmp_path / f"net.{ending}"
-        read = weights.read_layers(path)
+        read = read_layers(path)
         assert [layer.name for layer in read][:2] == ["features.0", "features.3"]
         for found, expected in zip(read, layers, strict=True):
             np.testing.assert_array_equal(found.kernel, expected.kernel)
             np.testing.assert_array_equal(found.bias, expected.bias)
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(InputError, match="is cut off"):
-            weights.read_layers(path)
+            read_layers(path)
 
 
 class Evil:
@@ -363,7 +366,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_a_pickle_that_wants_to_run_code_is_refused_unread(tmp_path, protocol):
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, protocol):
     path = tmp_path / "evil.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/data.pkl", pickle.dumps({"a": Evil()}, protocol))
@@ -489,34 +492,32 @@ def test_an_onnx_file(tmp_path):
     made, _ = evaluated(onnx, layers, pixels, groups=2, norm=(1e-4, 1.0))
     path = tmp_path / "net.onnx"
     onnx.save(made, path)
-    for found, expected in zip(weights.read_layers(path), layers, strict=True):
+    for found, expected in zip(read_layers(path), layers, strict=True):
         np.testing.assert_array_equal(found.kernel, expected.kernel)
         np.testing.assert_array_equal(found.bias, expected.bias)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match="is cut off or no ONNX"):
-        weights.read_layers(path)
+        read_layers(path)
 
 
 @pytest.mark.parametrize("whiten", [False, True])
-def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, whiten):
-    """From a work directory to ONNX and back through the reference evaluator."""
+def test_what_is_exported_gives_our_logits(tmp_path, whiten):
+    """From a file of weights to a work directory, to ONNX and through the reference
+    evaluator."""
     onnx = pytest.importorskip("onnx")
-    small = AlexNet(**SMALL)
-    layers = random_layers(small, 67)
-    monkeypatch.setattr(weights, "read_layers", lambda path: layers)
-    monkeypatch.setitem(weights.ORIGINS, "code2012", PLAIN._replace(mean=(9.0, 8, 7)))
-    config = weights.load_config("imagenet", "code2012")
+    file, workdir = tmp_path / "x.caffemodel", tmp_path / "run"
+    file.write_bytes(caffemodel_bytes(random_layers(AlexNet(**SMALL), 67)))
+    config = load_config("imagenet", "code2012")
     config.model.update({k: v for k, v in SMALL.items() if k != "num_classes"})
     config.model.whiten = whiten
     config.data.crop = 67
-    monkeypatch.setattr(weights, "load_config", lambda *_: config)
-    monkeypatch.setattr(weights, "SIZE", 77)
-    workdir = tmp_path / "run"
+    settings = plain(config)
+    origin = PLAIN._replace(mean=(9.0, 8, 7))
     with pytest.raises(InputError, match="--mean=.*none.npy can't be read"):
-        weights.import_weights(
-            tmp_path / "x.onnx", workdir, "code2012", mean=tmp_path / "none.npy"
-        )
-    count = weights.import_weights(tmp_path / "x.onnx", workdir, "code2012")
+        import_weights(file, workdir, settings, origin, mean=tmp_path / "none.npy")
+    with pytest.raises(InputError, match="has 7 classes, and 2 names were given"):
+        import_weights(file, workdir, settings, origin, class_names=["a", "b"])
+    count = import_weights(file, workdir, settings, origin)
     model, variables, _, names = alexnet_jax.load(workdir)
     assert count == sum(a.size for a in jax.tree.leaves(variables["params"]))
     assert names == tuple("0123456")
@@ -532,6 +533,6 @@ def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, whiten):
     header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
     assert header["conv2.weight"]["shape"] == [16, 4, 5, 5]
     with pytest.raises(InputError, match="is not empty"):
-        weights.import_weights(path, workdir, "code2012")
+        import_weights(file, workdir, settings, origin)
     with pytest.raises(InputError, match="its data lie; give --data_path=PATH"):
         evaluate.evaluate([workdir])
