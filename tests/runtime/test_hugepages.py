@@ -1,4 +1,4 @@
-"""Huge pages are asked for where the kernel waits to be asked, and only once."""
+"""Huge pages are requested where the kernel gives them on request, and only once."""
 
 import os
 import subprocess
