@@ -30,7 +30,7 @@ def is_possible() -> bool:
 
 def _require_packages() -> None:
     for package in PACKAGES:
-        require(package, "the report")
+        require(package, "the report", " ".join(PACKAGES))
 
 
 def write_report(workdir: Path, data_path: Path | None = None) -> Path:

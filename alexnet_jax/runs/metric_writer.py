@@ -1,7 +1,5 @@
 """A run's progress, metrics.jsonl, and TensorBoard where it is installed."""
 
-import importlib
-import importlib.util
 import json
 import math
 import os
@@ -17,6 +15,7 @@ import jax
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import Diverged, Failure, InputError, first_line
 from alexnet_jax.runtime.atomic import cannot_write, writing
+from alexnet_jax.runtime.optional import is_installed, require
 from alexnet_jax.training import losses
 
 
@@ -76,9 +75,8 @@ class Report:
         self._hinted = False
         self._told = 0
         self._board: Any = None
-        if writes and importlib.util.find_spec("tensorboardX"):
-            # An extra: not there to be resolved where it isn't installed.
-            board = importlib.import_module("tensorboardX")
+        if writes and is_installed("tensorboardX"):
+            board = require("tensorboardX", "the TensorBoard log")
             folder = str(workdir / "tensorboard")
             # What is there of later steps will be written again.
             self._board = board.SummaryWriter(folder, purge_step=start + 1)

@@ -1,7 +1,8 @@
 """Work spread over worker processes, which never outlive the main process.
 
-multiprocessing.Pool waits forever for a worker that was killed, and an executor alone
-reports no progress within a task and leaves its workers when the main process is killed.
+multiprocessing.Pool waits forever for a worker that was killed. An executor alone
+reports no progress within a task, and leaves its workers when the main process is
+killed.
 """
 
 import multiprocessing

@@ -4,14 +4,16 @@ The set must have been prepared as ArrayRecord; the files are then read as they 
 """
 
 import dataclasses
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import Original, Originals
 from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.optional import require
+
+
+EXTRA = "alexnet_jax[tfds]"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
             f"{path} is stored as {info.file_format and info.file_format.value}, which "
             f"has no random access; prepare it again with `{_command(path)}`"
         )
-    skip = importlib.import_module("tensorflow_datasets").decode.SkipDecoding()
+    skip = require("tensorflow_datasets", path, EXTRA).decode.SkipDecoding()
 
     def originals(split: str) -> TfdsOriginals:
         records = builder.as_data_source(split=split, decoders={image: skip})
@@ -114,12 +116,8 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
 
 def _builder(path: str) -> Any:
     """What reads the prepared files; never what would download or build them."""
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise InputError(
-            "TensorFlow Datasets is not installed; `pip install alexnet_jax[tfds]`"
-        )
-    tfds = importlib.import_module("tensorflow_datasets")
-    loader = importlib.import_module("tensorflow_datasets.core.read_only_builder")
+    tfds = require("tensorflow_datasets", path, EXTRA)
+    loader = require("tensorflow_datasets.core.read_only_builder", path, EXTRA)
     if Path(path).is_dir():
         try:
             return tfds.builder_from_directory(path)
@@ -144,7 +142,7 @@ def _command(path: str) -> str:
 
 def _keys(info: Any, path: str) -> tuple[str, str]:
     """Names of the picture's feature and of the label's."""
-    features = importlib.import_module("tensorflow_datasets").features
+    features = require("tensorflow_datasets", path, EXTRA).features
     keys = info.supervised_keys or ()
     if len(keys) == 2:
         image, label = (info.features[key] for key in keys)
