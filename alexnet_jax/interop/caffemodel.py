@@ -1,8 +1,8 @@
 """Read the arrays of a .caffemodel, which is a protocol buffer message.
 
-Only the fields that hold weights are read (NetParameter of BVLC/caffe's caffe.proto:
-`layer`, field 100, and its older form `layers`, field 2; their blobs, and the shapes and
-numbers of these). Every length is checked against the bytes that are left.
+Only the fields that hold weights are read: of NetParameter in BVLC/caffe's caffe.proto
+`layer` (field 100) and its older form `layers` (field 2), of these their blobs, and of
+blobs shape and numbers. Every length is checked against the bytes that are left.
 
 By hand: the protobuf package would need a module compiled from Caffe's whole schema,
 for these few fields.
