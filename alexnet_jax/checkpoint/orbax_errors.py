@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alexnet_jax.distributed.multihost import is_of_devices
+from alexnet_jax.distributed.multihost import is_device_error
 from alexnet_jax.runtime.atomic import cannot_write
 from alexnet_jax.runtime.errors import Failure, InputError, first_line
 
@@ -28,7 +28,7 @@ def readable(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        if is_of_devices(error):
+        if is_device_error(error):
             # A device's own trouble, such as too little memory, is no damage.
             raise
         reason = f"{type(error).__name__}: {first_line(error)[:300]}"
@@ -48,7 +48,7 @@ def writable(directory: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         # TensorStore reports the disk in errors of all three types, on many lines.
-        if is_of_devices(error):
+        if is_device_error(error):
             raise
         reason = first_line(error)[:160]
         sys.unraisablehook = _without_echo

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a disk that fails is called."""
+"""Files that are written whole or not at all, and the message of a failing disk."""
 
 import json
 import os

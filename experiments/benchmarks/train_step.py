@@ -108,7 +108,7 @@ class Side:
         command = [sys.executable, __file__, f"--side={name}", f"--mode={mode}"]
         command += [f"--batch_size={batch_size}", f"--tower={given.tower}"]
         environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
-        if name == "ours" and hugepages.waits_to_be_asked():
+        if name == "ours" and hugepages.on_request():
             environment[hugepages.TUNABLES] = hugepages.REQUEST
         self.process = subprocess.Popen(
             [*command, f"--dtype={given.dtype}"],

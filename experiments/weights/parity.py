@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "interop"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import jax.numpy as jnp
@@ -33,11 +33,12 @@ from onnx import helper, numpy_helper
 from torch.nn import functional as F
 
 import alexnet_jax
-from alexnet_jax import load_config, weights
+from alexnet_jax import load_config
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.interop import export
+from alexnet_jax.interop.importing import CAFFE, ORIGINS, import_weights
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
@@ -163,6 +164,11 @@ def ours(workdir, pictures):
     return np.asarray(model.apply(variables, preprocess(pictures)))
 
 
+def import_preset(path, workdir, preset):
+    settings = plain(load_config("imagenet", preset))
+    import_weights(path, workdir, settings, ORIGINS[preset])
+
+
 def imports(folder, pictures):
     """Differences by preset and format."""
     # The module of the tests that writes the format by hand.
@@ -173,7 +179,7 @@ def imports(folder, pictures):
     named = [(name, *layer) for name, layer in zip(NAMES, layers, strict=True)]
     start = (256 - crop) // 2
     cut = pictures[:, start : start + crop, start : start + crop].astype(np.float32)
-    caffe = cut - np.asarray(weights.CAFFE.mean, np.float32)
+    caffe = cut - np.asarray(CAFFE.mean, np.float32)
     caffe = np.ascontiguousarray(caffe[..., ::-1].transpose(0, 3, 1, 2))
     found = {}
     for preset, pool_first in (("caffe", False), ("caffenet", True)):
@@ -188,17 +194,17 @@ def imports(folder, pictures):
         for legacy in (False, True):
             path = folder / f"{preset}{legacy:d}.caffemodel"
             path.write_bytes(caffemodel_bytes(named, legacy=legacy))
-            weights.import_weights(path, folder / path.stem, preset)
+            import_preset(path, folder / path.stem, preset)
             what = f"{preset}, .caffemodel{' (old form)' if legacy else ''}, PyTorch"
             found[what] = worst(ours(folder / path.stem, pictures), theirs)
     path = folder / "bvlc.onnx"
     write_onnx(path, layers, crop)
-    weights.import_weights(path, folder / "bvlc", "caffe")
+    import_preset(path, folder / "bvlc", "caffe")
     theirs = by_onnx(path, caffe)
     found["caffe, .onnx, ONNX Runtime"] = worst(ours(folder / "bvlc", pictures), theirs)
 
     layers = random_weights(OWT_SHAPES, 1)
-    origin = weights.ORIGINS["owt"]
+    origin = ORIGINS["owt"]
     owt = pictures[:, 16:240, 16:240].astype(np.float32) - np.float32(origin.mean)
     owt = (owt / np.float32(origin.deviations)).transpose(0, 3, 1, 2)
     theirs = by_torch(
@@ -217,7 +223,7 @@ def imports(folder, pictures):
     safetensors.numpy.save_file(state, folder / "owt.safetensors")
     for ending in ("pth", "safetensors"):
         workdir = folder / f"owt_{ending}"
-        weights.import_weights(folder / f"owt.{ending}", workdir, "owt")
+        import_preset(folder / f"owt.{ending}", workdir, "owt")
         found[f"owt, .{ending}, PyTorch"] = worst(ours(workdir, pictures), theirs)
     return found
 

@@ -5,14 +5,16 @@ then read in place.
 """
 
 import dataclasses
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import EncodedImage, EncodedSource
 from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.optional import require
+
+
+EXTRA = "alexnet_jax[tfds]"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
             f"{path} is stored as {info.file_format and info.file_format.value}, which "
             f"has no random access; build it again with `{_command(path)}`"
         )
-    skip = importlib.import_module("tensorflow_datasets").decode.SkipDecoding()
+    skip = require("tensorflow_datasets", path, EXTRA).decode.SkipDecoding()
 
     def encoded(split: str) -> TfdsSource:
         records = builder.as_data_source(split=split, decoders={image: skip})
@@ -122,12 +124,8 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
 
 def _builder(path: str) -> Any:
     """A builder that reads built files, and never downloads or builds any."""
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise InputError(
-            "TensorFlow Datasets is not installed; `pip install alexnet_jax[tfds]`"
-        )
-    tfds = importlib.import_module("tensorflow_datasets")
-    loader = importlib.import_module("tensorflow_datasets.core.read_only_builder")
+    tfds = require("tensorflow_datasets", path, EXTRA)
+    loader = require("tensorflow_datasets.core.read_only_builder", path, EXTRA)
     if Path(path).is_dir():
         try:
             return tfds.builder_from_directory(path)
@@ -152,7 +150,7 @@ def _command(path: str) -> str:
 
 def _keys(info: Any, path: str) -> tuple[str, str]:
     """Names of the image's feature and of the label's."""
-    features = importlib.import_module("tensorflow_datasets").features
+    features = require("tensorflow_datasets", path, EXTRA).features
     keys = info.supervised_keys or ()
     if len(keys) == 2:
         image, label = (info.features[key] for key in keys)

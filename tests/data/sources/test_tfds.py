@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import io
+import sys
 from typing import ClassVar
 
 import numpy as np
@@ -21,7 +22,8 @@ def opened(path, fraction=0.25):
 
 
 def test_without_the_extra_one_line_says_so(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    # As if it were not installed: Python refuses to import what is None here.
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(InputError, match=r"pip install alexnet_jax\[tfds\]"):
         opened("cifar10")
 
