@@ -117,7 +117,7 @@ def keys(section: str) -> list[str]:
 
 
 def parameters(section: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a section's function that a config sets, with their defaults."""
+    """The parameters of a section's function that a config sets."""
     found = inspect.signature(SECTIONS[section]).parameters
     given = GIVEN_BY_RUN.get(section, ())
     return {name: found[name] for name in found if name not in given}

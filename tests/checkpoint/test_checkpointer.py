@@ -87,7 +87,7 @@ def test_many_saves_leave_no_files_open(directory):
 
 
 def test_a_state_is_written_once_and_its_validation_added(directory, monkeypatch):
-    """A second save of the step writes nothing; nor does the validation touch arrays."""
+    """A second save of the step writes nothing; the validation touches no array."""
     with CheckpointWriter(directory) as checkpoints:
         checkpoints.save(3, numbers(3))
         checkpoints.save(3, numbers(9))
