@@ -26,8 +26,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from alexnet_jax import train
 from alexnet_jax.distributed import multihost
 from alexnet_jax.reporting import report
@@ -42,7 +40,7 @@ USAGE = (
 )
 
 
-def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
+def parse(arguments: Sequence[str]) -> tuple[config_file.ConfigDict, Path]:
     """The config with its overrides, and the work directory.
 
     Raises:
@@ -67,7 +65,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _opened(
     given: argparse.Namespace, overrides: Sequence[str]
-) -> tuple[ConfigDict, Path]:
+) -> tuple[config_file.ConfigDict, Path]:
     for name in ("config", "workdir"):
         if getattr(given, name) is None:
             raise InputError(f"--{name} is missing; {USAGE}")

@@ -23,13 +23,12 @@ import experiment
 
 # isort: split
 
-from preset_values import merged
-
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
 import in_memory
+from sections import preset
 
 
 BATCH, CROP, RATE = 128, 24, 0.01
@@ -40,7 +39,7 @@ IDENTITY = ("network", "seed", "epochs")
 
 def train(dataset, name, seed, given):
     """One run's errors after every epoch."""
-    values = merged(name)
+    values = preset(name)
     values["optimizer"]["weight_decay"] = 0.0005
     drop = given.epochs * 4 / 5
     values["schedule"].update(kind="steps", epochs=(drop,), learning_rate=RATE)
