@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from alexnet_jax.checkpoint import broken
+from alexnet_jax.checkpoint import orbax_errors
 from alexnet_jax.distributed import multihost
 from alexnet_jax.runtime.errors import InputError, ProcessLost
 
@@ -186,7 +186,7 @@ def wait_for(happened, started):
 GLOO = "UNKNOWN: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:40123"
 
 
-@pytest.mark.parametrize("inside", [None, broken.readable, broken.writable])
+@pytest.mark.parametrize("inside", [None, orbax_errors.readable, orbax_errors.writable])
 def test_a_lost_connection_is_one_line_wherever_it_is_noticed(tmp_path, inside):
     """JAX raises a plain ValueError where a collective fails at its dispatch."""
     with (

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import pytest
 
 from alexnet_jax.runs import metric_writer
-from alexnet_jax.runs.metrics_file import METRICS_FILE, Report, cut_metrics
+from alexnet_jax.runs.metric_writer import MetricWriter
+from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics
 from alexnet_jax.runtime.errors import Diverged, Failure, InputError
+from alexnet_jax.training.plan import make_plan
 
 
 def metrics(loss):
@@ -15,10 +17,9 @@ def metrics(loss):
     }
 
 
-def report(tmp_path, start=0, **options):
-    return Report(
-        tmp_path, start=start, steps=9, steps_per_epoch=3, batch_size=4, **options
-    )
+def writer(tmp_path, start=0, **options):
+    plan = make_plan(examples=12, batch_size=4, steps=9)
+    return MetricWriter(tmp_path, plan, start=start, **options)
 
 
 def lines(tmp_path):
@@ -27,14 +28,14 @@ def lines(tmp_path):
 
 
 def test_a_line_for_every_step_one_step_late(tmp_path):
-    with report(tmp_path) as told:
-        told.train(1, metrics(2.0), 0.1)
-        told.train(2, metrics(1.5), 0.1)
-        told._file.flush()
+    with writer(tmp_path) as written:
+        written.train(1, metrics(2.0), 0.1)
+        written.train(2, metrics(1.5), 0.1)
+        written._file.flush()
         assert [line["step"] for line in lines(tmp_path)] == [1]
-        told.flush()
-        told.validation(2, {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.25})
-        told.flush()
+        written.flush()
+        written.validation(2, {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.25})
+        written.flush()
     first, second, validation = lines(tmp_path)
     assert first == {
         "step": 1,
@@ -58,21 +59,21 @@ def test_a_line_for_every_step_one_step_late(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("revalidate", "kept"), [(False, 3), (True, 2)])
-def test_a_resume_cuts_back_to_its_step(tmp_path, revalidate, kept):
-    with report(tmp_path) as told:
+@pytest.mark.parametrize(("validated", "kept"), [(True, 3), (False, 2)])
+def test_a_resume_cuts_back_to_its_step(tmp_path, validated, kept):
+    with writer(tmp_path) as written:
         for step in range(1, 5):
-            told.train(step, metrics(1.0), 0.0)
+            written.train(step, metrics(1.0), 0.0)
             if step == 2:
-                told.flush()
-                told.validation(2, {"loss": 1, "top1_error": 0.5, "top5_error": 0})
-        told.flush()
+                written.flush()
+                written.validation(2, {"loss": 1, "top1_error": 0.5, "top5_error": 0})
+        written.flush()
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"step": 5, "spl')
-    with report(tmp_path, start=2, revalidate=revalidate) as told:
+    with writer(tmp_path, start=2, validated=validated) as written:
         assert len(lines(tmp_path)) == kept
-        told.train(3, metrics(1.0), 0.0)
-        told.flush()
+        written.train(3, metrics(1.0), 0.0)
+        written.flush()
     steps = [line["step"] for line in lines(tmp_path) if line["split"] == "train"]
     assert steps == [1, 2, 3]
 
@@ -82,22 +83,22 @@ def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path)
     workdir.mkdir()
     with (
         pytest.raises(Failure, match=r"metrics.jsonl can't be written"),
-        report(workdir) as told,
+        writer(workdir) as told,
     ):
-        told.train(1, metrics(1.0), 0.0)
+        written.train(1, metrics(1.0), 0.0)
         workdir.rename(tmp_path / "moved")
-        told.flush()
+        written.flush()
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, loss):
     with (
         pytest.raises(Diverged, match=r"step 2, at a learning rate of 0.01: the loss"),
-        report(tmp_path) as told,
+        writer(tmp_path) as told,
     ):
-        told.train(1, metrics(1.0), 0.0)
-        told.train(2, metrics(loss), 0.0)
-        told.flush()
+        written.train(1, metrics(1.0), 0.0)
+        written.train(2, metrics(loss), 0.0)
+        written.flush()
     assert [line["step"] for line in lines(tmp_path)] == [1]
 
 
@@ -122,11 +123,11 @@ def test_one_hint_where_the_data_are_the_limit(
     tmp_path, capsys, monkeypatch, waited, hints
 ):
     monkeypatch.setattr(metric_writer, "STEPS_BEFORE_A_HINT", 3)
-    with report(tmp_path) as told:
+    with writer(tmp_path) as written:
         for step in range(1, 19):
             # The first steps wait for the threads to start, which is no reason.
-            told.train(step, metrics(1.0), 1e9 if step <= 10 else waited)
-        told.flush()
+            written.train(step, metrics(1.0), 1e9 if step <= 10 else waited)
+        written.flush()
     assert capsys.readouterr().err.count("hint: ") == hints
     fractions = {line["input_wait_fraction"] for line in lines(tmp_path)[10:]}
     assert fractions == {1.0 if hints else 0.0}
