@@ -184,7 +184,7 @@ def _add_throughput(
 
 
 def _add_kernels(page: Page, member: Member, workdir: Path) -> None:
-    first = np.asarray(member.plain_params[member.model.layers[0]]["kernel"])
+    first = np.asarray(member.plain_params[next(iter(member.model.layers))]["kernel"])
     if first.shape[3] != 3:
         return
     page.section(

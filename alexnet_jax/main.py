@@ -4,19 +4,21 @@
                                [--config.SECTION.KEY=VALUE ...]
                                [--distributed[=HOST:PORT --processes=N --process=I]]
 
-With --distributed several processes train as one, each started with the same command.
-On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) that is all; else
-give the address where process 0 waits, how many there are, and which one this is.
+With --distributed several processes train one network, each started with the same
+command. On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) no more is
+needed; elsewhere give the address where process 0 waits, the number of processes, and
+the index of this process.
 
-A config is a Python file with a function `get_config`, and is run as code. The configs
-that come with the package are also found by name: `--config=quickstart`.
+A config is a Python file with a function `get_config`; it is executed as code. The
+configs of the package are also found by name: `--config=quickstart`. A single value of
+a single layer is `--config.model.layers.conv3.kernel_std=0.05`.
 """
 
 from alexnet_jax.runtime import cli, hugepages
 
 
 if __name__ == "__main__":
-    # Before the imports that take long, since it starts the process anew.
+    # Before the imports that take long, since it restarts the process.
     hugepages.use()
 
 import argparse
@@ -25,8 +27,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from alexnet_jax import figures, train
 from alexnet_jax.distributed import multihost
@@ -41,7 +41,7 @@ USAGE = (
 )
 
 
-def parse(arguments: Sequence[str]) -> tuple[ConfigDict, Path]:
+def parse(arguments: Sequence[str]) -> tuple[config_file.ConfigDict, Path]:
     """The config with its overrides, and the work directory.
 
     Raises:
@@ -66,7 +66,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _opened(
     given: argparse.Namespace, overrides: Sequence[str]
-) -> tuple[ConfigDict, Path]:
+) -> tuple[config_file.ConfigDict, Path]:
     for name in ("config", "workdir"):
         if getattr(given, name) is None:
             raise InputError(f"--{name} is missing; {USAGE}")

@@ -14,7 +14,8 @@ from experiment import ROOT
 QUICK = (
     "--config.train.steps=2",
     "--config.train.batch_size=8",
-    "--config.model.hidden=(16,16)",
+    "--config.model.layers.fc6.width=16",
+    "--config.model.layers.fc7.width=16",
 )
 
 

@@ -5,7 +5,7 @@ A script in a folder beside this file begins with
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import experiment
 
-and then finds the checkout's package, its presets and the benchmarks' harness.
+and then finds the checkout's package and the benchmarks' harness.
 """
 
 import json
@@ -17,7 +17,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[1:1] = [
     str(ROOT),
-    str(ROOT / "configs"),
     str(ROOT / "experiments" / "benchmarks"),
 ]
 

@@ -52,9 +52,8 @@ def signals(
       `constant`, the root mean square of its mean over pictures; and `gradient`, the
       norm of the loss's gradient by its kernel over the kernel's norm.
     """
-    names = [
-        name if name == model.layers[-1] else f"{name}.linear" for name in model.layers
-    ]
+    *hidden, last = model.layers
+    names = [*(f"{name}.linear" for name in hidden), last]
 
     def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         outputs: Any = model.apply({"params": params}, images, layers=names)

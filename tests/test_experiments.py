@@ -196,9 +196,7 @@ def test_a_result_that_is_the_same_keeps_what_it_was_measured_on(tmp_path, monke
 
 
 def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
-    root = EXPERIMENTS.parent
-    for folder in (root / "configs", EXPERIMENTS / "generalisation"):
-        monkeypatch.syspath_prepend(folder)
+    monkeypatch.syspath_prepend(EXPERIMENTS / "generalisation")
     from zhang import NETWORKS
 
     counts = {}

@@ -80,7 +80,7 @@ def test_a_comparison(workdir, tmp_path):
     page = path.read_text()
     assert path == workdir / "comparison.html"
     assert "train.steps" in page
-    assert "model.channels" not in page
+    assert "model.layers" not in page
 
 
 def test_long_runs_are_thinned_and_a_line_in_the_making_is_left_out(workdir, tmp_path):

@@ -15,9 +15,22 @@ def run(program: str) -> None:
 
 def test_importing_the_package_loads_no_jax_grain_or_orbax():
     run(
-        "import alexnet_jax, sys; "
-        "loaded = {'jax', 'flax', 'grain', 'orbax', 'ml_collections'} & set(sys.modules); "
-        "assert not loaded, loaded"
+        "import alexnet_jax, sys; alexnet_jax.presets; alexnet_jax.InputError; "
+        "loaded = {'jax', 'flax', 'grain', 'orbax', 'ml_collections', 'numpy'}; "
+        "assert not loaded & set(sys.modules), loaded & set(sys.modules)"
+    )
+
+
+def test_the_public_names_are_there_and_no_others():
+    run(
+        "import alexnet_jax as a\n"
+        "assert all(getattr(a, name) is not None for name in a.__all__)\n"
+        "assert set(a.__all__) <= set(dir(a))\n"
+        "assert not hasattr(a, 'nothing')\n"
+        "model = a.AlexNet.from_preset('caffe', num_classes=10)\n"
+        "assert (model.num_classes, model.norm_k) == (10, 1.0)\n"
+        "import alexnet_jax.train\n"
+        "assert callable(alexnet_jax.train.run)"
     )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from alexnet_jax import prepare
-from alexnet_jax.main import config_folder
 from alexnet_jax.runs.metric_writer import CLOCK_FIELDS
 from alexnet_jax.runtime.errors import InputError
 
@@ -25,14 +23,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import arrays
 import in_memory
+from sections import preset
 from signals import signals
 
 
 def test_it_needs_neither_grain_nor_ml_collections():
     program = """
 import sys
-sys.path[:0] = ["experiments", "experiments/benchmarks", "configs"]
-import arrays, in_memory, signals, preset_values
+sys.path[:0] = ["experiments", "experiments/benchmarks"]
+import arrays, in_memory, signals, sections
 unwanted = {"grain", "ml_collections", "array_record", "sklearn"} & set(sys.modules)
 assert not unwanted, unwanted
 """
@@ -131,9 +130,9 @@ def test_a_prepared_set_is_written_into_one_file(
 
 
 def values():
-    merged = runpy.run_path(str(config_folder() / "preset_values.py"))["merged"]
-    made = merged("four_layers")
-    made["model"]["channels"] = (4, 4, 4)
+    made = preset("four_layers")
+    for name in ("conv1", "conv2", "conv3"):
+        made["model"]["layers"][name]["channels"] = 4
     return made
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_jax import main
+from alexnet_jax import load_config, main, preset_config
+from alexnet_jax.nn.layers import changed
+from alexnet_jax.nn.presets import CODE2012, PRESETS
+from alexnet_jax.runs.config import defaults, plain
 from alexnet_jax.runtime.errors import InputError
 
 import runs
@@ -36,12 +39,12 @@ def test_overrides_and_variants():
     assert config.data.path == "pictures"
     assert config.train.batch_size == 256
     assert config.schedule.kind == "plateau"
-    assert main.load_config("imagenet").schedule.kind == "steps"
+    assert load_config("imagenet").schedule.kind == "steps"
 
 
 def test_a_config_is_found_by_name_and_by_path():
-    by_path = main.load_config(str(ROOT / "configs" / "quickstart.py"))
-    assert by_path.to_dict() == main.load_config("quickstart").to_dict()
+    by_path = load_config(str(ROOT / "configs" / "quickstart.py"))
+    assert by_path.to_dict() == load_config("quickstart").to_dict()
 
 
 def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
@@ -53,7 +56,7 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "nowhere does not exist" in unknown
     assert "quickstart" in unknown
     (tmp_path / "empty.py").write_text("x = 1\n")
-    assert "no attribute 'get_config'" in refused(
+    assert "has no function get_config" in refused(
         f"--config={tmp_path / 'empty.py'}", "--workdir=x"
     )
     (tmp_path / "wrong.py").write_text("def get_config(:\n")
@@ -73,6 +76,131 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "no variant 'old'" in refused("--config=imagenet:old", "--workdir=x")
 
 
+def test_one_value_of_one_row_is_set():
+    config, _ = main.parse(
+        [
+            *("--config=quickstart:no_conv4", "--workdir=x"),
+            "--config.model.layers.conv3.kernel_std=0.05",
+            "--config.model.layers.conv1.then=('activation', 'pool')",
+            "--config.model.layers.conv2.exchange=True",
+            "--config.model.layers.fc5.width=64",
+        ]
+    )
+    rows = plain(config.model.layers)
+    expected = plain(PRESETS["no_conv4"]["layers"])
+    expected["conv3"]["kernel_std"] = 0.05
+    expected["conv1"]["then"] = ("activation", "pool")
+    expected["conv2"]["exchange"] = True
+    expected["fc5"]["width"] = 64
+    assert rows == expected
+    base = ("--config=quickstart", "--workdir=x")
+    assert "layers.conv9.kernel is unknown" in refused(
+        *base, "--config.model.layers.conv9.kernel=3"
+    )
+    assert "choose from bias, channels" in refused(
+        *base, "--config.model.layers.conv3.kernle=3"
+    )
+
+
+def test_a_preset_changes_the_defaults_and_nothing_else():
+    config = plain(preset_config("paper"))
+    expected = defaults()
+    expected["model"] |= {"layers": plain(PRESETS["paper"]["layers"])}
+    expected["model"]["norm_alpha"] = 1e-4
+    expected["optimizer"] |= {"bias_rate": 1.0, "bias_weight_decay": 0.0005}
+    expected["schedule"]["bias_drops"] = 3
+    # What is empty or a mapping is an empty one.
+    expected["optimizer"]["layer_decays"] = expected["schedule"]["layer_rates"] = {}
+    assert config == expected
+    with pytest.raises(InputError, match="no preset 'vgg'; choose from code2012, "):
+        preset_config("vgg")
+
+
+def config_of(tmp_path, *lines):
+    path = tmp_path / "own.py"
+    body = "\n    ".join(lines)
+    path.write_text(
+        "from alexnet_jax import preset_config\n"
+        "from alexnet_jax.nn.layers import changed, without\n"
+        "from alexnet_jax.nn.presets import CODE2012\n\n"
+        f"def get_config():\n    config = preset_config('code2012')\n    {body}\n"
+        "    return config\n"
+    )
+    return path
+
+
+def test_a_config_sets_rows_as_well_as_their_keys(tmp_path):
+    rows = "config.model.layers = changed(CODE2012, conv3={'kernel_std': 0.05})"
+    by_row = load_config(str(config_of(tmp_path, rows)))
+    by_key = load_config(
+        str(config_of(tmp_path, "config.model.layers.conv3.kernel_std = 0.05"))
+    )
+    expected = plain(changed(CODE2012, conv3={"kernel_std": 0.05}))
+    assert plain(by_row.model.layers) == plain(by_key.model.layers) == expected
+    path = config_of(tmp_path, "config.model.layers = without(CODE2012, 'conv4')")
+    config, _ = main.parse(
+        [f"--config={path}", "--workdir=x", "--config.model.layers.fc7.bias=2"]
+    )
+    assert list(config.model.layers) == [
+        *("conv1", "conv2", "conv3", "conv4", "fc5", "fc6", "fc7")
+    ]
+    assert config.model.layers.fc7.bias == 2.0
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("config.model.channels = (8,) * 5", "model.layers.conv1.channels"),
+        ("config.model.picture_padding = 2", "it is now model.image_padding"),
+        ("config.model.update({'hidden': (8, 8)})", "model.layers.fc6.width"),
+        ("config.train.stepz = 3", "config.train.stepz is unknown; choose from batch_"),
+        ("config.trian = {}", "config.trian is unknown; sections are data, model"),
+    ],
+)
+def test_keys_of_before_and_unknown_ones_are_one_line(tmp_path, line, shown):
+    path = config_of(tmp_path, line)
+    assert shown in refused(f"--config={path}", "--workdir=x")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from presets import preset_config", "import preset_values"],
+)
+def test_a_config_that_imports_a_module_of_before_gets_the_new_import(tmp_path, line):
+    path = tmp_path / "old.py"
+    path.write_text(f"{line}\n\ndef get_config():\n    return None\n")
+    shown = refused(f"--config={path}", "--workdir=x")
+    assert "write `from alexnet_jax import preset_config`" in shown
+
+
+def test_an_override_of_before_says_the_new_key():
+    base = ("--config=quickstart", "--workdir=x")
+    assert "it is now model.layers.fc6.width" in refused(
+        *base, "--config.model.hidden=(16,16)"
+    )
+    assert "now model.standardize" in refused(*base, "--config.model.whiten=True")
+
+
+def test_a_config_is_executed_once(tmp_path):
+    counter = tmp_path / "executed"
+    path = config_of(tmp_path, f"open({str(counter)!r}, 'a').write('x')")
+    main.parse([f"--config={path}", "--workdir=x", "--config.train.steps=3"])
+    assert counter.read_text() == "x"
+
+
+def test_configs_beside_each_other_do_not_mix(tmp_path):
+    for name, steps in (("a", 3), ("b", 5)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "shared.py").write_text(f"STEPS = {steps}\n")
+        config_of(folder, "import shared", "config.train.steps = shared.STEPS")
+        assert load_config(str(folder / "own.py")).train.steps == steps
+
+
+def test_a_config_without_variants_has_none():
+    assert "has no variants" in refused("--config=folder:paper", "--workdir=x")
+
+
 @pytest.mark.parametrize(
     ("override", "shown"),
     [
@@ -89,8 +217,8 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
         ("--config.data.timeout=inf", "data.timeout=inf must be above 0 and finite"),
         ("--config.data.size=5000", "data.size=5000 must lie from 1 to below 4097"),
         (
-            "--config.model.kernel_sizes=(11,4,3,3,3)",
-            "has kernels of 4; where model.strides is 1 they must be odd",
+            "--config.model.layers.conv2.kernel=4",
+            "conv2.kernel=4 must be odd where model.layers.conv2.stride is 1",
         ),
         (
             "--config.schedule.epochs=(1e999,)",

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import main, train
+from alexnet_jax import load_config, train
 from alexnet_jax.checkpoint.checkpointer import Checkpoints
 from alexnet_jax.inference import trained
+from alexnet_jax.nn.layers import changed
 from alexnet_jax.prepare import prepare
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runs import workdir as workdirs
@@ -219,12 +220,12 @@ def test_a_run_from_before_a_key_was_there_goes_on(straight, tmp_path):
     older = shutil.copytree(straight, tmp_path / "older")
     config = workdirs.read_config(straight)
     before = json.loads((older / "config.json").read_text())
-    del before["model"]["whiten"]
+    del before["model"]["standardize"]
     (older / "config.json").write_text(json.dumps(before))
     fingerprint = workdirs.read_data(straight).fingerprint
     workdirs.check_run(older, config, fingerprint, sections.completed)
-    config["model"]["whiten"] = True
-    with pytest.raises(InputError, match="model.whiten False -> True"):
+    config["model"]["standardize"] = True
+    with pytest.raises(InputError, match="model.standardize False -> True"):
         workdirs.check_run(older, config, fingerprint, sections.completed)
 
 
@@ -308,7 +309,8 @@ def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     others = [f"class {number}" for number in range(10)]
     taken = trained.init_from(straight, params, model, others, mesh)
     assert "warning" not in capsys.readouterr().err
-    otherwise = model.clone(norm_k=1.0, kernel_std=(0.1,) * 8)
+    rows = changed(model.layers, conv1={"kernel_std": 0.1})
+    otherwise = model.clone(norm_k=1.0, layers=rows)
     trained.init_from(straight, params, otherwise, others, mesh)
     told = capsys.readouterr().err
     assert "otherwise with such parameters: model.norm_k=2.0 there and 1.0 here" in told
@@ -459,7 +461,7 @@ def test_differences_are_found_at_any_depth():
 def test_configs_are_the_arguments_of_one_function():
     """Each section of each config calls its function, with nothing left over or out."""
     for name in ("quickstart", "imagenet", "folder", "cifar10"):
-        config = sections.plain(main.load_config(name))
+        config = sections.plain(load_config(name))
         assert set(config) == set(sections.SECTIONS), name
         for section in config:
             assert set(config[section]) == set(sections.keys(section)), (name, section)

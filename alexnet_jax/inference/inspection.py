@@ -83,7 +83,7 @@ def look(member: Member, data_path: Path | None = None) -> Insight:
 
 
 def _outputs(member: Member, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    layer = member.model.layers[-2]
+    *_, layer, _ = member.model.layers
 
     @jax.jit
     def run(params: Any, batch: Array) -> tuple[Array, Array]:

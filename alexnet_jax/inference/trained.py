@@ -128,7 +128,7 @@ def init_from(
       InputError: if it is a run of another network; the message names the layers.
     """
     member = open_member(source, "best")
-    head = model.layers[-1]
+    *_, head = model.layers
     same_classes = tuple(class_names) == member.data.class_names
     theirs = member.abstract_params(mesh)
     names = dict.fromkeys([*params, *theirs])

@@ -13,8 +13,8 @@ added over towers.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from alexnet_jax.nn import lrn, pooling, shapes
 from alexnet_jax.nn.convolution import convolve
-from alexnet_jax.nn.layers import Conv, Rows, as_rows
+from alexnet_jax.nn.layers import Conv, Row, as_rows
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.nn.standardize import standardize
 from alexnet_jax.nn.towers import (
@@ -99,7 +99,8 @@ class AlexNet(nn.Module):
     """
 
     num_classes: int
-    layers: Rows = FrozenDict(CODE2012)
+    # Rows, once the module is made; a config gives mappings of their keys.
+    layers: Mapping[str, Any] = FrozenDict(CODE2012)
     towers: int = 2
     image_padding: int = 0
     standardize: bool = False
@@ -124,7 +125,7 @@ class AlexNet(nn.Module):
         super().__post_init__()
 
     @classmethod
-    def from_preset(cls, name: str, *, num_classes: int, **changes: Any) -> Self:
+    def from_preset(cls, name: str, *, num_classes: int, **changes: Any) -> "AlexNet":
         """The network of a preset: `AlexNet.from_preset("caffe", num_classes=10)`.
 
         Args:
@@ -221,7 +222,7 @@ class AlexNet(nn.Module):
         *hidden, last = self.layers
         xs = self._towers_input(images)
         for index, name in enumerate(hidden):
-            row = self.layers[name]
+            row: Row = self.layers[name]
             if row.exchange:
                 xs = [gather(xs, self.tower_axis)] * len(xs)
             xs = self._linear(index, name, xs)
@@ -253,7 +254,7 @@ class AlexNet(nn.Module):
         return tower_indices(self.towers, self.tower_axis)
 
     def _parameters(self, name: str, shape: tuple[int, ...]) -> TowerParameters:
-        row = self.layers[name]
+        row: Row = self.layers[name]
         return TowerParameters(
             shape=shape,
             kernel_std=row.kernel_std,
@@ -264,7 +265,7 @@ class AlexNet(nn.Module):
 
     def _linear(self, index: int, name: str, xs: list[Array]) -> list[Array]:
         """A convolution or a matrix product in each local tower, and its bias."""
-        row = self.layers[name]
+        row: Row = self.layers[name]
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
             shape = (*sides, xs[0].shape[-1], row.channels // self.towers)

@@ -129,7 +129,7 @@ def _check_then(key: str, then: tuple[str, ...], known: tuple[str, ...]) -> None
         raise InputError(f"{key}={then} must have same_map_norm directly behind norm")
 
 
-def as_rows(layers: Mapping[str, Row | Mapping[str, Any]]) -> dict[str, Row]:
+def as_rows(layers: Mapping[str, Any]) -> dict[str, Row]:
     """Rows in the order of their numbers; plain mappings, as of a config, become rows.
 
     Raises:
@@ -167,7 +167,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return ordered
 
 
-def _as_row(name: str, row: Row | Mapping[str, Any]) -> Row:
+def _as_row(name: str, row: Any) -> Row:
     kind = Conv if name.startswith("conv") else Dense
     key = f"model.layers.{name}"
     if isinstance(row, Conv | Dense):

@@ -107,9 +107,7 @@ def check_keys(config: Mapping[str, Any], section: str) -> None:
 def unknown_key(section: str, key: str) -> str:
     """The message about a key that a section doesn't have."""
     if new := RENAMED.get(f"{section}.{key}"):
-        return (
-            f"config.{section}.{key} is a key of before version 0.2; it is now {new}"
-        )
+        return f"config.{section}.{key} is a key of before version 0.2; it is now {new}"
     return f"config.{section}.{key} is unknown; choose from {', '.join(keys(section))}"
 
 
@@ -119,7 +117,7 @@ def keys(section: str) -> list[str]:
 
 
 def parameters(section: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a section's function that a config sets, with their defaults."""
+    """The parameters of a section's function that a config sets."""
     found = inspect.signature(SECTIONS[section]).parameters
     given = GIVEN_BY_RUN.get(section, ())
     return {name: found[name] for name in found if name not in given}

@@ -40,12 +40,13 @@ def load_config(name: str, variant: str | None = None) -> ConfigDict:
       InputError: if there is no such config, if it fails, or has an unknown key.
     """
     config = _executed(find(name), variant)
-    sections.check(config)
-    if "layers" in config.get("model", {}):
+    sections.check(sections.plain(config))
+    model = config.get("model")
+    if isinstance(model, ConfigDict) and "layers" in model:
         # A config may set rows, as of `nn.layers.changed`, where others set their keys.
-        layers = _typed_rows(config.model.layers)
-        del config.model.layers
-        config.model.layers = layers
+        layers = _typed_rows(sections.plain(model.layers))
+        del model["layers"]
+        model.layers = layers
     return config
 
 
@@ -67,13 +68,14 @@ def preset_config(name: str) -> ConfigDict:
             key: _typed(parameter)
             for key, parameter in sections.parameters(section).items()
         }
-        config[section] = ConfigDict(values)
+        made = ConfigDict(values)
         for key, value in changes.get(section, {}).items():
             if key == "layers":
                 # Other layers altogether, and not further ones.
-                del config[section][key]
+                del made[key]
                 value = _typed_rows(value)
-            config[section][key] = value
+            made[key] = value
+        config[section] = made
     return config
 
 
@@ -97,7 +99,7 @@ def _typed(parameter: inspect.Parameter) -> Any:
 def _typed_rows(layers: Mapping[str, Any]) -> ConfigDict:
     """The network's layers, of which each key of each row can be set by itself."""
     rows = {}
-    for name, row in sections.plain(layers).items():
+    for name, row in layers.items():
         rows[name] = ConfigDict(row)
         if row.get("width", 0) is None:
             rows[name].width = config_dict.placeholder(int)
@@ -130,7 +132,8 @@ def config_folder() -> Path:
 
 def _executed(path: Path, variant: str | None) -> ConfigDict:
     path = path.resolve()
-    name = "alexnet_jax_config"
+    # One config may load another.
+    name = f"config {path}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -234,5 +237,5 @@ def _check_known(name: str, config: ConfigDict) -> None:
     if key in section:
         return
     if ".".join((*path, key)) in sections.RENAMED:
-        raise InputError(f"--{sections.unknown_key(*path, key)}")
+        raise InputError(f"--{sections.unknown_key(path[0], key)}")
     raise InputError(f"--{name} is unknown; choose from {', '.join(section)}")

@@ -27,8 +27,7 @@ import experiment
 
 # isort: split
 
-from preset_values import ABLATIONS
-
+from alexnet_jax.nn.presets import ABLATIONS
 from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.errors import InputError
 

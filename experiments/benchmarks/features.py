@@ -43,7 +43,17 @@ from alexnet_jax.training.schedule import make_schedule
 import harness
 
 
-SMALL = {"channels": (8, 12, 8, 12, 8), "hidden": (16, 12)}
+SMALL = {
+    "layers": {
+        "conv1": {"channels": 8},
+        "conv2": {"channels": 12},
+        "conv3": {"channels": 8},
+        "conv4": {"channels": 12},
+        "conv5": {"channels": 8},
+        "fc6": {"width": 16},
+        "fc7": {"width": 12},
+    }
+}
 CLASSES = 10
 
 

@@ -1,6 +1,6 @@
 """The networks of Zhang et al. 2017 for CIFAR-10, by parameters for each example.
 
-Each whitens its pictures first, and is called with `learning`, which tells batch
+Each standardizes its images first, and is called with `learning`, which tells batch
 normalisation whether to use the batch's own statistics.
 """
 
@@ -9,10 +9,9 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from preset_values import PRESETS
 
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.nn.standardize import whiten
+from alexnet_jax.nn.standardize import standardize
 
 
 # As TensorFlow's slim had it, which the paper used: a shift and no scale.
@@ -28,7 +27,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, learning: bool) -> jax.Array:
-        x = whiten(images).reshape(images.shape[0], -1)
+        x = standardize(images).reshape(images.shape[0], -1)
         x = nn.relu(nn.Dense(512, kernel_init=XAVIER)(x))
         return nn.Dense(self.num_classes, kernel_init=XAVIER)(x)
 
@@ -40,7 +39,7 @@ class SmallAlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, learning: bool) -> jax.Array:
-        return AlexNet(self.num_classes, **PRESETS["small"]["model"])(images)
+        return AlexNet.from_preset("small", num_classes=self.num_classes)(images)
 
 
 class SmallInception(nn.Module):
@@ -64,7 +63,7 @@ class SmallInception(nn.Module):
             )(x)
             return nn.relu(x)
 
-        x = unit(whiten(images), 96, 3)
+        x = unit(standardize(images), 96, 3)
         for module in (
             *((32, 32), (32, 48), 80),
             *((112, 48), (96, 64), (80, 80), (48, 96), 96),
@@ -100,7 +99,7 @@ class WideResNet(nn.Module):
             sides = (side, side)
             return nn.Conv(width, sides, stride, use_bias=False, kernel_init=HE)(x)
 
-        x = convolve(whiten(images), 16)
+        x = convolve(standardize(images), 16)
         for group, width in enumerate(self.widths):
             for block in range(self.blocks):
                 stride = 2 if group and not block else 1

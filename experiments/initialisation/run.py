@@ -24,55 +24,54 @@ import experiment
 # isort: split
 
 import numpy as np
-from preset_values import merged
 
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
 import in_memory
+from sections import flat, preset, put
 from signals import initial_signals
 
 
 BATCH, EPOCHS, DROP, SIZE, CROP = 32, 10.0, 9.0, 77, 67
 MEAN_OVER = 20
 
-# What differs between the two presets, by section and key.
+# What differs between the two presets, by key.
 DIFFERENCES = {
-    "initial kernels of conv3 to conv5": {"model": ("kernel_std",)},
-    "rate and decay of biases": {
-        "optimizer": ("bias_rate", "bias_weight_decay"),
-        "schedule": ("bias_drops",),
-    },
-    "normalisation before ReLU in conv1": {"model": ("norm_before_relu",)},
-    "alpha of the normalisation": {"model": ("norm_alpha",)},
-    "same-map normalisation": {"model": ("same_map_norms",)},
+    "initial kernels of conv3 to conv5": (
+        "model.layers.conv3.kernel_std",
+        "model.layers.conv4.kernel_std",
+        "model.layers.conv5.kernel_std",
+    ),
+    "rate and decay of biases": (
+        "optimizer.bias_rate",
+        "optimizer.bias_weight_decay",
+        "schedule.bias_drops",
+    ),
+    "normalisation before ReLU in conv1": ("model.layers.conv1.then",),
+    "alpha of the normalisation": ("model.norm_alpha",),
+    "same-map normalisation": ("model.layers.conv2.then",),
 }
 
 
 def networks():
     """The networks by name: both presets, and each with one of the other's values."""
-    ends = {"code2012": merged("code2012"), "paper": merged("paper")}
+    ends = {"code2012": preset("code2012"), "paper": preset("paper")}
     yield from ends.items()
     for begin, other in (("code2012", "paper"), ("paper", "code2012")):
         for name, keys in DIFFERENCES.items():
-            values = merged(begin)
-            for section, names in keys.items():
-                for key in names:
-                    values[section][key] = ends[other][section][key]
+            values = preset(begin)
+            for key in keys:
+                put(values, key, flat(ends[other])[key])
             yield f"{begin}, but {name} as in {other}", values
 
 
 def check():
     """The differences are all there are."""
-    known = {(s, k) for keys in DIFFERENCES.values() for s in keys for k in keys[s]}
-    ends = merged("code2012"), merged("paper")
-    found = {
-        (section, key)
-        for section in ends[0]
-        for key in ends[0][section]
-        if ends[0][section][key] != ends[1][section][key]
-    }
+    known = {key for keys in DIFFERENCES.values() for key in keys}
+    code, paper = flat(preset("code2012")), flat(preset("paper"))
+    found = {key for key in code if code[key] != paper[key]}
     assert found == known, found ^ known
 
 

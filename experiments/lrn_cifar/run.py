@@ -1,6 +1,6 @@
 """Does local response normalisation lower the test error on CIFAR-10 (section 3.3)?
 
-The four-layer network (`four_layers` in `configs/preset_values.py`) with and without
+The four-layer network (`four_layers` in `alexnet_jax/nn/presets.py`) with and without
 normalisation after its first two poolings, with random 24x24 crops and mirror images,
 the paper's momentum and decay, and a rate that drops once at the end.
 
@@ -23,13 +23,12 @@ import experiment
 
 # isort: split
 
-from preset_values import merged
-
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
 import in_memory
+from sections import preset
 
 
 BATCH, CROP, RATE = 128, 24, 0.01
@@ -40,7 +39,7 @@ IDENTITY = ("network", "seed", "epochs")
 
 def train(dataset, name, seed, given):
     """One run's errors after every epoch."""
-    values = merged(name)
+    values = preset(name)
     values["optimizer"]["weight_decay"] = 0.0005
     drop = given.epochs * 4 / 5
     values["schedule"].update(kind="steps", epochs=(drop,), learning_rate=RATE)

@@ -1,6 +1,6 @@
 """How many epochs does a network need to a training error of 25 %, by non-linearity?
 
-The four-layer network of figure 1 (`four_layers` in `configs/preset_values.py`) on
+The four-layer network of figure 1 (`four_layers` in `alexnet_jax/nn/presets.py`) on
 CIFAR-10, without any regularisation, once with each non-linearity. Each is tuned by
 itself: every rate learns for some epochs, and the one that came to 25 % first, or else
 came lowest, goes on, with every seed, until it is there or the epochs are over.
@@ -32,13 +32,15 @@ import experiment
 # isort: split
 
 import numpy as np
-from preset_values import merged
 
+from alexnet_jax.nn.layers import changed
+from alexnet_jax.nn.presets import FOUR_LAYERS
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
 import in_memory
+from sections import preset
 from signals import initial_signals
 
 
@@ -46,7 +48,16 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid")
 PIXELS = {
     "whitened": {},
     "raw": {
-        "model": {"whiten": False, "kernel_std": (0.0001, 0.01, 0.01, 0.01)},
+        "model": {
+            "standardize": False,
+            "layers": changed(
+                FOUR_LAYERS,
+                conv1={"kernel_std": 0.0001},
+                conv2={"kernel_std": 0.01},
+                conv3={"kernel_std": 0.01},
+                fc4={"kernel_std": 0.01},
+            ),
+        },
         "optimizer": {"bias_rate": 2.0},
     },
 }
@@ -64,7 +75,7 @@ IDENTITY = ("pixels", "activation", "rate", "seed", "chosen")
 
 def settings(pixels, activation):
     """The sections of a network's config."""
-    values = merged("four_layers")
+    values = preset("four_layers")
     for section, keys in PIXELS[pixels].items():
         values[section].update(keys)
     values["model"]["activation"] = activation

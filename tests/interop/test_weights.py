@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import runpy
 import struct
 import zipfile
 from typing import ClassVar
@@ -17,23 +16,31 @@ import alexnet_jax
 from alexnet_jax import evaluate, weights
 from alexnet_jax.interop import caffemodel, export, torch_pickle, weight_layout
 from alexnet_jax.interop.weight_layout import Layer, Origin
-from alexnet_jax.main import config_folder
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.layers import changed
+from alexnet_jax.nn.presets import CODE2012, NO_EXCHANGE, PRESETS
 from alexnet_jax.runtime.errors import InputError
 
 
-SMALL = {"channels": (8, 16, 8, 16, 8), "hidden": (24, 16), "num_classes": 7}
+SMALL = {
+    "conv1": {"channels": 8},
+    "conv2": {"channels": 16},
+    "conv3": {"channels": 8},
+    "conv4": {"channels": 16},
+    "conv5": {"channels": 8},
+    "fc6": {"width": 24},
+    "fc7": {"width": 16},
+}
 PLAIN = Origin(67, False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-PRESETS = runpy.run_path(str(config_folder() / "preset_values.py"))["PRESETS"]
 
 
-def small_preset(name):
-    """What a preset says of its network, but for what makes it large."""
-    values = PRESETS[name]["model"]
-    return {key: values[key] for key in values if key not in SMALL}
+def small(name, **rows):
+    """A preset's network, made small; `rows` changes more of single rows."""
+    layers = changed(PRESETS[name].get("layers", CODE2012), **SMALL)
+    return AlexNet.from_preset(name, num_classes=7, layers=changed(layers, **rows))
 
 
-CAFFE, OWT = small_preset("caffe"), small_preset("owt")
+CAFFE, OWT = small("caffe"), small("owt")
 
 
 def random_layers(model, crop, seed=0, scale=0.1):
@@ -135,21 +142,20 @@ def close(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    ("changes", "reference"),
+    ("model", "reference"),
     [
         (CAFFE, {"groups": 2, "norm": (1e-4, 1.0)}),
         (
-            small_preset("caffenet"),
+            small("caffenet"),
             {"groups": 2, "norm": (1e-4, 1.0), "pool_first": True},
         ),
         (OWT, {"groups": 1, "padding": 2}),
     ],
     ids=["caffe", "caffenet", "owt"],
 )
-def test_a_network_of_others_gives_their_logits(changes, reference):
+def test_a_network_of_others_gives_their_logits(model, reference):
     onnx = pytest.importorskip("onnx")
-    model = AlexNet(**SMALL, **changes)
-    crop = 64 if changes is OWT else 67
+    crop = 64 if model is OWT else 67
     layers = random_layers(model, crop)
     origin = PLAIN._replace(crop=crop)
     params = weight_layout.to_params(model, layers, origin, where="file")
@@ -160,7 +166,7 @@ def test_a_network_of_others_gives_their_logits(changes, reference):
 
 
 def test_blue_first_and_divided_pixels():
-    model = AlexNet(**SMALL, **OWT)
+    model = OWT
     layers = random_layers(model, 64)
     params = weight_layout.to_params(
         model, layers, PLAIN._replace(crop=64), where="file"
@@ -176,16 +182,18 @@ def test_blue_first_and_divided_pixels():
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"exchanges": ("fc7",)}, OWT, CAFFE])
-def test_layouts_there_and_back(changes):
-    model = AlexNet(**SMALL, **changes)
-    crop = 64 if changes is OWT else 67
+FC7_ALONE = small("code2012", **{**NO_EXCHANGE, "fc7": {"exchange": True}})
+
+
+@pytest.mark.parametrize("model", [small("code2012"), FC7_ALONE, OWT, CAFFE])
+def test_layouts_there_and_back(model):
+    crop = 64 if model is OWT else 67
     shape = (1, crop, crop, 3)
     params = jax.device_get(
         model.init(jax.random.key(0), np.zeros(shape, np.float32))["params"]
     )
     layers = weight_layout.from_params(model, params, crop)
-    if changes.get("exchanges") == ("fc7",):
+    if model is FC7_ALONE:
         # Of towers that do not see each other, what lies between them is zero.
         fc6 = layers[5].kernel
         assert not fc6[:12, fc6.shape[1] // 2 :].any()
@@ -198,9 +206,9 @@ def test_layouts_there_and_back(changes):
 
 
 def test_the_layer_that_differs_is_named():
-    model = AlexNet(**SMALL, **CAFFE)
+    model = CAFFE
     layers = random_layers(model, 67)
-    wider = random_layers(AlexNet(**{**SMALL, "hidden": (32, 16)}, **CAFFE), 67)
+    wider = random_layers(small("caffe", fc6={"width": 32}), 67)
     with pytest.raises(InputError, match=r"layer fc6 has kernels of \(32, .*fc6 has"):
         weight_layout.to_params(model, wider, PLAIN, where="file")
     with pytest.raises(InputError, match="has 7 layers with weights"):
@@ -249,7 +257,7 @@ def caffemodel_bytes(layers, *, legacy=False):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_caffemodel(tmp_path, legacy):
-    layers = random_layers(AlexNet(**SMALL, **CAFFE), 67)
+    layers = random_layers(CAFFE, 67)
     path = tmp_path / "net.caffemodel"
     data = caffemodel_bytes(layers, legacy=legacy)
     path.write_bytes(data)
@@ -341,7 +349,7 @@ def torchvision_state(layers):
 
 def test_a_pth_and_a_safetensors(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
-    layers = random_layers(AlexNet(**SMALL, **OWT), 64)
+    layers = random_layers(OWT, 64)
     state = torchvision_state(layers)
     pth(tmp_path / "net.pth", state)
     safetensors.save_file(state, tmp_path / "net.safetensors")
@@ -391,7 +399,7 @@ def test_tensors_that_reach_past_their_numbers_are_refused(tmp_path):
 
 def test_an_onnx_file(tmp_path):
     onnx = pytest.importorskip("onnx")
-    layers = random_layers(AlexNet(**SMALL, **CAFFE), 67)
+    layers = random_layers(CAFFE, 67)
     pixels = np.zeros((1, 3, 67, 67), np.float32)
     made, _ = evaluated(onnx, layers, pixels, groups=2, norm=(1e-4, 1.0))
     path = tmp_path / "net.onnx"
@@ -404,17 +412,16 @@ def test_an_onnx_file(tmp_path):
         weights.read_layers(path)
 
 
-@pytest.mark.parametrize("whiten", [False, True])
-def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, whiten):
+@pytest.mark.parametrize("standardize", [False, True])
+def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, standardize):
     """From a work directory to ONNX and back through the reference evaluator."""
     onnx = pytest.importorskip("onnx")
-    small = AlexNet(**SMALL)
-    layers = random_layers(small, 67)
+    layers = random_layers(small("code2012"), 67)
     monkeypatch.setattr(weights, "read_layers", lambda path: layers)
     monkeypatch.setitem(weights.ORIGINS, "code2012", PLAIN._replace(mean=(9.0, 8, 7)))
     config = weights.load_config("imagenet", "code2012")
-    config.model.update({k: v for k, v in SMALL.items() if k != "num_classes"})
-    config.model.whiten = whiten
+    config.model.layers.update(SMALL)
+    config.model.standardize = standardize
     config.data.crop = 67
     monkeypatch.setattr(weights, "load_config", lambda *_: config)
     monkeypatch.setattr(weights, "SIZE", 77)

@@ -1,6 +1,4 @@
-import dataclasses
-import runpy
-from types import SimpleNamespace
+import copy
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +7,13 @@ import pytest
 from jax import lax
 
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.main import config_folder, load_config
-from alexnet_jax.nn import shapes as geometry
-from alexnet_jax.nn.alexnet import ACTIVATIONS, AlexNet
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.layers import Conv, Dense, as_rows, changed, without
+from alexnet_jax.nn.presets import ABLATIONS, CODE2012, NO_EXCHANGE, PAPER, PRESETS
+from alexnet_jax.runs.config import PRESETS as SECTION_PRESETS
 from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.config import preset as preset_changes
+from alexnet_jax.runs.config_file import load_config
 from alexnet_jax.runs.workdir import differences, flat
 from alexnet_jax.runtime.errors import InputError
 
@@ -20,12 +21,8 @@ from networks import TINY, mesh_of, tiny
 from references import channel_loop, map_loop, pool_loop
 
 
-PRESETS = runpy.run_path(str(config_folder() / "preset_values.py"))
-
-
 def preset(name, *, num_classes=1000, **changes):
-    settings = {"model": {**PRESETS["merged"](name)["model"], **changes}}
-    return call(settings, "model", num_classes=num_classes)
+    return AlexNet.from_preset(name, num_classes=num_classes, **changes)
 
 
 def count(model, size):
@@ -43,8 +40,8 @@ def test_number_of_parameters():
     assert count(preset("small", num_classes=10), 28) == 1_387_786
 
 
-@pytest.mark.parametrize("name", ["conv6", *PRESETS["ABLATIONS"]])
-def test_every_ablation_is_a_network_for_the_same_pictures(name):
+@pytest.mark.parametrize("name", ["conv6", *ABLATIONS])
+def test_every_ablation_is_a_network_for_the_same_images(name):
     model = preset(name)
     images = jnp.zeros((1, 224, 224, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -53,14 +50,20 @@ def test_every_ablation_is_a_network_for_the_same_pictures(name):
     # As a config it differs from the whole network where it says so, and nowhere else.
     whole, without = (plain(load_config("imagenet", v)) for v in ("code2012", name))
     found = {key: after for key, _, after in differences(whole, without)}
-    said = flat({**PRESETS["PRESETS"], **PRESETS["ABLATIONS"]}[name])
+    network = plain(PRESETS[name])
+    layers = network.pop("layers", None)
+    said = flat({"model": network}) if network else {}
+    said |= {"data.crops": False, "data.flip": False} if name == "no_crops" else {}
+    said |= {"schedule.colour_shift": 0.0} if name == "no_colour" else {}
+    if layers is not None:
+        rows = differences(plain(CODE2012), layers)
+        said |= {f"model.layers.{key}": after for key, _, after in rows}
     assert found == said
 
 
 def test_windows_hang_over_or_are_cut_but_not_both():
-    model = preset("code2012", pool_partial=True, pool_cut=True)
     with pytest.raises(InputError, match=r"pool_partial and model.pool_cut only one"):
-        model.check_size(224, 224)
+        preset("code2012", pool_partial=True, pool_cut=True)
 
 
 def test_an_unknown_variant_lists_those_there_are():
@@ -134,7 +137,8 @@ def louder(variables):
 @pytest.mark.parametrize("name", ["code2012", "paper"])
 @pytest.mark.parametrize("size", [66, 67])
 def test_equals_figure_2_written_out_in_numpy(name, size):
-    model = preset(name, num_classes=5, **TINY)
+    rows = changed(PAPER if name == "paper" else CODE2012, **TINY)
+    model = preset(name, num_classes=5, layers=rows)
     rng = np.random.default_rng(0)
     images = rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
     variables = louder(model.init(jax.random.key(1), images))
@@ -160,7 +164,7 @@ def test_no_two_towers_start_alike():
     for name, layer in params.items():
         first, second = layer["kernel"]
         assert not np.array_equal(first, second), name
-        deviation = tiny().kernel_std[tiny().layers.index(name)]
+        deviation = tiny().layers[name].kernel_std
         assert np.std(layer["kernel"]) == pytest.approx(deviation, rel=0.2)
 
 
@@ -219,7 +223,7 @@ def test_the_towers_exchange_at_conv3_fc6_fc7_and_nowhere_else():
         ("all_gather", ("tower",)),
         ("psum", ("tower",)),
     ]
-    # Of two devices each, pictures of two; every device's half of the channels.
+    # Two devices, two images; every device's half of the channels.
     assert [shape for _, _, shape in found] == [
         (2, 2, 13, 13, 128),
         (2, 2, 6, 6, 128),
@@ -229,7 +233,7 @@ def test_the_towers_exchange_at_conv3_fc6_fc7_and_nowhere_else():
 
 
 def test_exchanges_can_be_taken_away():
-    model = tiny(exchanges=("fc7",))
+    model = tiny({**NO_EXCHANGE, "fc7": {"exchange": True}})
     found = collectives(model, mesh_of(1, 2), jnp.zeros((2, 67, 67, 3)))
     assert len(found) == 2
 
@@ -271,7 +275,8 @@ def test_a_mesh_gives_what_no_mesh_gives(shape):
 
 
 def test_dropout_masks_belong_to_layer_tower_and_example():
-    model = tiny(hidden=(400, 400), bias=(0, 1, 0, 1, 1, 100.0, 100.0, 0))
+    wide = {"width": 400, "bias": 100.0}
+    model = tiny({"fc6": wide, "fc7": wide})
     images = jnp.zeros((3, 67, 67, 3))
     variables = model.init(jax.random.key(0), images)
     key = jax.random.key(7)
@@ -344,7 +349,8 @@ def test_half_precision_computes_in_it_and_keeps_float32_parameters():
 
 
 def test_pooling_and_norms_can_be_left_out():
-    model = tiny(norms=(), same_map_norms=(), norm_before_relu=())
+    pooled = {"then": ("activation", "pool")}
+    model = tiny({"conv1": pooled, "conv2": pooled})
     assert not any("norm" in name for name in model.features)
     images = 50 * jax.random.normal(jax.random.key(3), (1, 67, 67, 3))
     variables = model.init(jax.random.key(0), images)
@@ -353,7 +359,7 @@ def test_pooling_and_norms_can_be_left_out():
         pool_loop(np.asarray(features["conv1.linear"]), 3, 2, False), 0
     )
     np.testing.assert_array_equal(features["pool1"], expected)
-    assert tiny(pools=("conv1", "conv2")).sizes(67) == [7, 3, 3, 3, 3]
+    assert tiny({"conv5": {"then": ("activation",)}}).sizes(67) == [7, 3, 3, 3, 3]
 
 
 def test_every_size_that_works_out_is_taken_and_others_name_the_nearest():
@@ -385,41 +391,132 @@ def test_conv1_sees_zeros_at_the_right_and_bottom_of_224():
     [
         ({"activation": "gelu"}, "activation='gelu' unknown; choose from relu"),
         ({"dtype": "int8"}, "dtype='int8' unknown; choose from float32, bfloat16"),
-        ({"strides": (4, 1)}, "strides has 2 entries, but there are 5 layers"),
-        ({"bias": (0.0,) * 7}, "bias has 7 entries, but there are 8 layers"),
-        ({"pools": ("conv7",)}, "pools names conv7; the layers are conv1, conv2"),
-        ({"hidden": (15, 12)}, "a width of 15 does not divide over 2 towers"),
         ({"dropout": 1.0}, "dropout=1.0 must lie"),
-        ({"hidden": (0, 12)}, "a number of model.hidden=0 must be at least 1"),
-        ({"channels": (-4, 4, 4, 4, 4)}, "model.channels=-4 must be at least 1"),
-        ({"kernel_sizes": (11, -1, 3, 3, 3)}, "model.kernel_sizes=-1 must be"),
-        ({"kernel_std": (-0.1,) * 8}, "model.kernel_std=-0.1 must not be negative"),
+        ({"layers": without(CODE2012, "conv1")}, None),
+        ({"layers": {}}, "layers are counted without a gap"),
     ],
 )
-def test_arguments_that_do_not_fit_together(changes, shown):
+def test_attributes_that_do_not_fit_together(changes, shown):
+    if shown is None:
+        assert list(tiny(**changes).layers)[-1] == "fc7"
+        return
     with pytest.raises(InputError, match=shown):
-        jax.eval_shape(
-            tiny(**changes).init, jax.random.key(0), jnp.zeros((1, 67, 67, 3))
-        )
+        tiny(**changes)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "shown"),
+    ("rows", "shown"),
     [
-        ("channels", ("a", 8, 8, 8, 8), "model.channels='a' must be a whole number"),
-        ("channels", (8.0, 8, 8, 8, 8), "model.channels=8.0 must be a whole number"),
-        ("exchanges", (1,), "model.exchanges names 1; the layers are conv1"),
-        ("bias", ("a", *(0.0,) * 7), "model.bias='a' must be a number"),
-        ("bias", (float("nan"), *(0.0,) * 7), "model.bias=nan must be finite"),
+        ({"fc6": {"width": 15}}, "fc6.width=15 does not divide over 2 towers"),
+        ({"fc6": {"width": 0}}, "model.layers.fc6.width=0 must be at least 1"),
+        ({"fc6": {"width": None}}, "model.layers.fc6.width=None must be a whole"),
+        ({"fc8": {"width": 12}}, "fc8.width=12 must be None: the last layer"),
+        ({"fc8": {"then": ("activation",)}}, "fc8.then empty"),
+        ({"conv1": {"channels": -4}}, "conv1.channels=-4 must be at least 1"),
+        ({"conv2": {"kernel": -1}}, "model.layers.conv2.kernel=-1 must be"),
+        ({"conv2": {"kernel": 4}}, "conv2.kernel=4 must be odd where .*stride is 1"),
+        ({"conv3": {"kernel_std": -0.1}}, "kernel_std=-0.1 must not be negative"),
+        ({"conv3": {"bias": float("nan")}}, "conv3.bias=nan must be finite"),
+        ({"conv3": {"then": ("relu",)}}, "conv3.then names relu; choose from activ"),
+        ({"fc6": {"then": ("activation", "pool")}}, "fc6.then names pool; choose"),
+        ({"conv3": {"then": ("pool",)}}, "conv3.then=.* lacks activation"),
+        ({"conv3": {"then": ("activation",) * 2}}, "conv3.then=.* a step twice"),
+        (
+            {"conv3": {"then": ("norm", "activation", "same_map_norm")}},
+            "conv3.then=.* must have same_map_norm directly behind norm",
+        ),
     ],
 )
-def test_entries_of_another_kind_are_refused(name, value, shown):
-    """What a command line may give; the tests' own check of types doesn't see it."""
-    network = tiny()
-    fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}
-    fields = {**fields, name: value, "layers": network.layers}
+def test_a_value_of_a_row_that_is_wrong_is_named(rows, shown):
     with pytest.raises(InputError, match=shown):
-        geometry.check_arguments(SimpleNamespace(**fields), activations=ACTIVATIONS)
+        tiny(rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"conv9": {}}, "model.layers are named .*counted without a gap"),
+        ({"conv6": Conv(8, 3), "fc6": Dense(8)}, "counted without a gap"),
+        ({"conv_1": Conv(8, 3)}, "model.layers.conv_1 is no name of a layer"),
+        ({"conv3": Dense(8)}, "model.layers.conv3 must be a Conv, not Dense"),
+        ({"conv3": 5}, "model.layers.conv3=5 must be a mapping"),
+        ({"conv3": {"channels": 8}}, "model.layers.conv3.kernel is missing"),
+        ({"conv3": {"kernle": 3}}, "conv3.kernle is unknown; choose from channels"),
+        (
+            {"fc6": {"width": 8, "then": "dropout"}},
+            "fc6.then='dropout' must be a tuple",
+        ),
+    ],
+)
+def test_rows_that_are_no_network_are_refused(changes, shown):
+    with pytest.raises(InputError, match=shown):
+        as_rows({**CODE2012, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "shown"),
+    [
+        ("conv1", "channels", "a", "conv1.channels='a' must be a whole number"),
+        ("conv1", "channels", 8.0, "conv1.channels=8.0 must be a whole number"),
+        ("conv1", "bias", "a", "model.layers.conv1.bias='a' must be a number"),
+    ],
+)
+def test_entries_of_another_kind_are_refused(name, key, value, shown):
+    """What a command line may give; the tests' own check of types doesn't see it."""
+    row = copy.copy(CODE2012[name])
+    object.__setattr__(row, key, value)
+    with pytest.raises(InputError, match=shown):
+        row.check(f"model.layers.{name}")
+
+
+def test_mappings_become_rows_in_the_order_of_their_numbers():
+    rows = {name: plain(row) for name, row in CODE2012.items()}
+    backwards = {
+        name: {**rows[name], "then": list(rows[name]["then"])} for name in rows
+    }
+    backwards = dict(reversed(backwards.items()))
+    model = AlexNet(num_classes=1000, layers=backwards)
+    assert model == AlexNet(num_classes=1000)
+    assert list(model.layers) == list(CODE2012)
+
+
+def test_a_layer_removed_renumbers_those_behind_it():
+    rows = without(CODE2012, "conv4")
+    assert list(rows) == ["conv1", "conv2", "conv3", "conv4", "fc5", "fc6", "fc7"]
+    assert rows["conv4"] == CODE2012["conv5"]
+    assert rows["fc5"] == CODE2012["fc6"]
+    with pytest.raises(InputError, match="no layer conv9; choose from conv1"):
+        changed(CODE2012, conv9={"channels": 1})
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    with pytest.raises(
+        InputError, match="no preset 'vgg'; choose from code2012, paper"
+    ):
+        AlexNet.from_preset("vgg", num_classes=2)
+
+
+def test_presets_of_other_sections_are_presets():
+    for name in PRESETS:
+        preset_changes(name)
+    for of_section in SECTION_PRESETS.values():
+        assert set(of_section) <= set(PRESETS)
+
+
+def test_dropout_behind_a_convolution_comes_before_the_exchange():
+    """As torchvision has it: conv5's outputs are zeroed, in their own places."""
+    then = ("activation", "pool", "dropout")
+    model = tiny({"conv5": {"then": then}, "fc6": {"then": ("activation",)}})
+    images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
+    variables = model.init(jax.random.key(0), images)
+    names = ("pool5", "fc6.linear")
+    _, features = model.apply(variables, images, layers=names)
+    flat5 = np.asarray(features["pool5"]).reshape(2, -1)
+    kernel, bias = map(np.asarray, variables["params"]["fc6"].values())
+    expected = [0.5 * flat5 @ k + b for k, b in zip(kernel, bias, strict=True)]
+    np.testing.assert_allclose(
+        features["fc6.linear"], np.concatenate(expected, -1), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_an_unknown_layer_names_those_there_are():

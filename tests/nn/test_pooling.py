@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,10 @@ from alexnet_jax.nn import lrn
 from alexnet_jax.nn.pooling import max_pool, pooled_size
 
 from references import pool_loop, windows
+
+
+# Section 3.4: overlapping windows.
+papers_pool = functools.partial(max_pool, window=3, stride=2)
 
 
 def gradient_loop(x, g, window, stride, partial):
@@ -57,7 +63,7 @@ def test_derivative_equals_central_differences():
     x = np.random.default_rng(2).permutation(7 * 9 * 2).reshape(1, 7, 9, 2)
     x = x.astype(np.float64)
     g = np.random.default_rng(3).standard_normal((1, 3, 4, 2))
-    _, pull_back = jax.vjp(max_pool, jnp.asarray(x, jnp.float32))
+    _, pull_back = jax.vjp(papers_pool, jnp.asarray(x, jnp.float32))
     (derivative,) = pull_back(jnp.asarray(g, jnp.float32))
     expected = np.empty(x.shape)
     for place in np.ndindex(x.shape):
@@ -71,7 +77,7 @@ def test_derivative_equals_central_differences():
 
 def test_every_tied_maximum_gets_the_whole_gradient():
     x = jnp.zeros((1, 3, 3, 1)).at[0, 0, 0, 0].set(5.0).at[0, 2, 1, 0].set(5.0)
-    gradient = jax.grad(lambda x: 7 * max_pool(x)[0, 0, 0, 0])(x)
+    gradient = jax.grad(lambda x: 7 * papers_pool(x)[0, 0, 0, 0])(x)
     expected = np.zeros((3, 3))
     expected[0, 0] = expected[2, 1] = 7
     np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
@@ -80,7 +86,7 @@ def test_every_tied_maximum_gets_the_whole_gradient():
 def test_ties_of_overlapping_windows_equal_the_loop():
     x = np.random.default_rng(4).integers(0, 3, (2, 9, 9, 2)).astype(np.float32)
     g = np.random.default_rng(5).standard_normal((2, 4, 4, 2)).astype(np.float32)
-    _, pull_back = jax.vjp(max_pool, jnp.asarray(x))
+    _, pull_back = jax.vjp(papers_pool, jnp.asarray(x))
     expected = gradient_loop(x, g, 3, 2, False)
     np.testing.assert_allclose(pull_back(jnp.asarray(g))[0], expected, atol=1e-6)
 
@@ -102,15 +108,16 @@ def test_no_gradient_is_lost_behind_other_layers(dtype):
         y = jax.lax.conv_general_dilated(
             x, kernel, (1, 1), "VALID", dimension_numbers=dimensions
         )
-        y = jax.nn.relu(lrn.local_response_norm(y)) + jnp.asarray(0.5, dtype)
-        _, pull_back = jax.vjp(max_pool, y)
+        y = lrn.local_response_norm(y, size=5, k=2.0, alpha=2e-5, beta=0.75)
+        y = jax.nn.relu(y) + jnp.asarray(0.5, dtype)
+        _, pull_back = jax.vjp(papers_pool, y)
         return pull_back(g)[0].astype(jnp.float32).sum()
 
     assert received(x, kernel, g) >= 0.999 * g.astype(jnp.float32).sum()
 
 
 def test_there_is_no_select_and_scatter():
-    gradient = jax.grad(lambda x: max_pool(x).sum())
+    gradient = jax.grad(lambda x: papers_pool(x).sum())
     text = jax.jit(gradient).lower(jnp.ones((1, 7, 7, 1))).as_text()
     assert "select_and_scatter" not in text
     assert "reduce_window" not in text
@@ -118,4 +125,4 @@ def test_there_is_no_select_and_scatter():
 
 def test_too_small_a_map_is_an_error():
     with pytest.raises(ValueError, match="no window of 3x3 fits into 2x7"):
-        max_pool(jnp.ones((1, 2, 7, 1)))
+        papers_pool(jnp.ones((1, 2, 7, 1)))

@@ -6,15 +6,28 @@ from jax.sharding import NamedSharding
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.layers import changed
+from alexnet_jax.nn.presets import CODE2012
 from alexnet_jax.training import optimizer, step
 from alexnet_jax.training.schedule import make_schedule
 
 
-TINY = {"channels": (8, 12, 8, 12, 8), "hidden": (16, 12)}
+# What makes the network tiny, by row.
+TINY = {
+    "conv1": {"channels": 8},
+    "conv2": {"channels": 12},
+    "conv3": {"channels": 8},
+    "conv4": {"channels": 12},
+    "conv5": {"channels": 8},
+    "fc6": {"width": 16},
+    "fc7": {"width": 12},
+}
 
 
-def tiny(**changes):
-    return AlexNet(**{"num_classes": 5, **TINY, **changes})
+def tiny(rows=None, **changes):
+    """A tiny `code2012`; `rows` changes single rows, by name."""
+    layers = changed(changed(CODE2012, **TINY), **(rows or {}))
+    return AlexNet(**{"num_classes": 5, "layers": layers, **changes})
 
 
 def parts(model, mesh, size, *, rate=1e-3, seed=0):

@@ -20,7 +20,7 @@ import quickstart
 
 def get_config():
     config = quickstart.get_config()
-    config.model.update({model})
+    config.model.layers.update({layers})
     config.data.update({{"validation_fraction": 0.95, "threads": 2, "workers": 0}})
     config.train.update({{"batch_size": 8, "steps": 20, "validate_steps": 8,
                          "save_steps": 10}})
@@ -41,7 +41,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 def write_config(folder: Path) -> Path:
     """A config of a tiny two-tower network on some of the digits."""
     path = folder / "tiny_config.py"
-    path.write_text(CONFIG.format(model=repr(TINY)))
+    path.write_text(CONFIG.format(layers=repr(TINY)))
     return path
 
 
