@@ -28,8 +28,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import figures, train
+from alexnet_jax import train
 from alexnet_jax.distributed import multihost
+from alexnet_jax.reporting import report
 from alexnet_jax.runs import config_file
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, InputError
@@ -111,12 +112,14 @@ def main() -> None:
 
 
 def draw(workdir: Path) -> None:
-    """Draw the report of a finished run, where Matplotlib is installed."""
-    if not figures.is_possible():
-        progress.say("no report: `pip install matplotlib` draws one of every run")
+    """Draw the report of a finished run, where the packages for it are installed."""
+    if not report.is_possible():
+        progress.say(
+            "no report: `pip install matplotlib jinja2` draws one of every run"
+        )
         return
     try:
-        progress.say(f"report: {figures.write_report(workdir)}")
+        progress.say(f"report: {report.write_report(workdir)}")
     except (InputError, Failure) as error:
         # What was trained is saved, report or not.
         progress.say(f"no report: {error}")

@@ -5,7 +5,7 @@ seed decide them here too; only the order of the examples is drawn by NumPy inst
 Grain.
 
 As a command it writes a prepared data set into one file, which the experiments also
-take as `--data`, and which needs neither Grain nor its record format to be read:
+take as `--data`; reading it needs neither Grain nor its record format:
 
     python experiments/arrays.py --data=PREPARED --output=FILE.npz
 """
@@ -54,7 +54,7 @@ class ArraySource:
 
     @functools.cached_property
     def statistics(self) -> Statistics:
-        """Mean picture and colour PCA."""
+        """Mean image and colour PCA."""
         sums = PixelSums.zeros(self.images.shape[1])
         for image in self.images:
             sums.add(image)
@@ -169,7 +169,7 @@ def train_batches(
 ) -> Generator[HostBatch]:
     """The batches from a step on, each made while the one before is learned from.
 
-    Batches run on over the borders of epochs, and each epoch has its own order.
+    Batches continue across the borders of epochs, and each epoch has its own order.
     """
     count = len(source)
 
@@ -182,7 +182,6 @@ def train_batches(
             number,
             np.asarray([example(place) for place in places]),
             source=source,
-            share=batch_size,
             crop=crop,
             border=source.images.shape[1] - crop,
             crops=crops,

@@ -22,8 +22,8 @@ QUICK = (
 def command(module: str, *arguments: str) -> dict[str, Any]:
     """Run `python -m alexnet_jax.MODULE` and give its result.
 
-    Where it fails this process leaves with its status; it has said why. Where this
-    process is asked to stop, so is the command, which saves first.
+    If the command fails, this process exits with its status; the command has printed
+    why. A signal to stop is passed on to the command, which saves first.
 
     Raises:
       Failure: if a signal ended it.
@@ -35,7 +35,7 @@ def command(module: str, *arguments: str) -> dict[str, Any]:
         try:
             output, _ = process.communicate()
         except KeyboardInterrupt:
-            # The terminal has told the command too.
+            # The terminal has sent the signal to the command too.
             process.wait()
             raise
         except Interrupted:

@@ -1,4 +1,4 @@
-"""What every experiment shares: where modules lie, its arguments, its raw results.
+"""Shared by the experiments: where modules are, arguments, raw results.
 
 A script in a folder beside this file begins with
 
@@ -32,7 +32,7 @@ def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> P
     """A parser with the options that experiments have in common.
 
     Args:
-      document: the script's own.
+      document: the script's docstring.
       runs: whether it trains, and keeps its runs in a folder.
       quick: what `--quick` does.
       data: what `--data` is called, where it takes any.
@@ -50,15 +50,15 @@ def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> P
 
 
 def keep(path: Path, line: dict[str, Any], *identity: str) -> list[dict[str, Any]]:
-    """Put a result into a file of JSON lines, in the place of an older one.
+    """Put a result into a file of JSON lines, replacing an older one.
 
-    One that differs from the older one in nothing that was measured leaves it as it is,
-    with the hardware and the commit of its measurement.
+    If no measured value differs, the older line stays, with the hardware and commit
+    of its measurement.
 
     Args:
-      path: the file; it and its folder may not be there yet.
+      path: the file; it and its folder are created where missing.
       line: the result.
-      identity: the keys that tell results apart; one that a result hasn't is None.
+      identity: the keys that distinguish results; a missing key counts as None.
 
     Returns:
       All results of the file.

@@ -227,7 +227,7 @@ def metrics_of(
     """A run's lines of one split, or the last so many of them."""
     found: list[dict[str, Any]] = []
     for text in reversed(
-        (workdir / metric_writer.METRICS_FILE).read_text().splitlines()
+        (workdir / metrics_file.METRICS_FILE).read_text().splitlines()
     ):
         if len(found) == last:
             break

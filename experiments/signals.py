@@ -19,7 +19,7 @@ EXAMPLES = 512
 def initial_signals(
     dataset: Dataset, values: Mapping[str, Any], crop: int
 ) -> list[dict[str, Any]]:
-    """The sizes before the first step, for some of the training pictures' centres.
+    """The sizes before the first step, for the centres of some training images.
 
     Args:
       dataset: in memory.
@@ -48,8 +48,8 @@ def signals(
 
     Returns:
       For each layer its name; `signal`, how much its output before the non-linearity
-      differs from picture to picture (the root of the mean variance over pictures);
-      `constant`, the root mean square of its mean over pictures; and `gradient`, the
+      varies between images (the root of the mean variance over images);
+      `constant`, the root mean square of its mean over images; and `gradient`, the
       norm of the loss's gradient by its kernel over the kernel's norm.
     """
     *hidden, last = model.layers

@@ -46,7 +46,7 @@ def photographs() -> list[np.ndarray]:
 
 
 @pytest.fixture
-def picture_folder(tmp_path, photographs):
+def image_folder(tmp_path, photographs):
     """Two classes of pieces of photographs: mixed sizes, kinds and orientations."""
     rng = np.random.default_rng(0)
     root = tmp_path / "pictures"

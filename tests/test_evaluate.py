@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import alexnet_jax
-from alexnet_jax import evaluate as evaluation
-from alexnet_jax.inference.trained import open_member
+from alexnet_jax import evaluate as command
+from alexnet_jax.inference import ensemble
+from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runtime.errors import InputError
 
 import runs
@@ -32,7 +33,7 @@ def test_the_numbers_equal_a_recount_over_the_predictions(
 ):
     file = tmp_path / "predictions.npz"
     arguments = [f"--workdir={workdir}" for workdir in two_runs[:members]]
-    evaluation.main([*arguments, f"--views={views}", f"--predictions={file}"])
+    command.main([*arguments, f"--views={views}", f"--predictions={file}"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     with np.load(file, allow_pickle=False) as stored:
         written = dict(stored)
@@ -70,7 +71,7 @@ def test_the_numbers_equal_a_recount_over_the_predictions(
 @pytest.mark.slow
 def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
     results = [
-        evaluation.evaluate(two_runs[:1], mesh=mesh, batch_size=batch_size)
+        ensemble.evaluate(two_runs[:1], mesh=mesh, batch_size=batch_size)
         for mesh, batch_size in (((1, 1), 600), ((1, 2), 600), ((2, 1), 250))
     ]
     for result in results[1:]:
@@ -80,30 +81,30 @@ def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
 
 def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(two_runs):
     steps = runs.checkpoint_steps(two_runs[0])
-    best = evaluation.evaluate(two_runs[:1])
+    best = ensemble.evaluate(two_runs[:1])
     step = int(best["checkpoints"][0].rsplit(":", 1)[1])
     assert steps[step] == min(error for error in steps.values() if error is not None)
     assert best["top1_error"] == pytest.approx(steps[step])
-    latest = evaluation.evaluate(two_runs[:1], checkpoint="latest")
+    latest = ensemble.evaluate(two_runs[:1], checkpoint="latest")
     assert latest["checkpoints"][0].endswith(":6")
 
 
 @pytest.mark.slow
-def test_without_mirrors_in_training_the_ten_views_are_five(tmp_path, capsys):
+def test_without_flips_in_training_the_ten_views_are_five(tmp_path, capsys):
     workdir = runs.run(tmp_path, "run", "--config.train.steps=1")
-    result = evaluation.evaluate([workdir], views=10)
+    result = ensemble.evaluate([workdir], views=10)
     assert result["views"] == 5
-    assert "no mirrors" in capsys.readouterr().err
+    assert "five views" in capsys.readouterr().err
 
 
 def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     model, variables, preprocess, class_names = alexnet_jax.load(two_runs[0])
     assert class_names == tuple("0123456789")
     file = tmp_path / "predictions.npz"
-    evaluation.evaluate(two_runs[:1], predictions=file)
+    ensemble.evaluate(two_runs[:1], predictions=file)
     with np.load(file) as stored:
         written = dict(stored)
-    pipeline = evaluation._open_pipeline(open_member(two_runs[0], "best"), None)
+    pipeline = ensemble.open_data(open_trained(two_runs[0], "best"), None)
     source = pipeline.dataset.splits["validation"]
     images = preprocess([source[index]["image"] for index in range(5)])
     assert images.shape == (5, 67, 67, 3)
@@ -117,15 +118,15 @@ def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     assert devices == {jax.devices()[0]}
 
 
-def test_preprocess_takes_files_pictures_and_arrays(two_runs, tmp_path, photographs):
+def test_preprocess_takes_files_images_and_arrays(two_runs, tmp_path, photographs):
     from PIL import Image
 
     _, _, preprocess, _ = alexnet_jax.load(two_runs[0])
     image = Image.fromarray(photographs[0])
-    image.save(tmp_path / "picture.png")
+    image.save(tmp_path / "image.png")
     turned = image.rotate(90, expand=True)
     turned.getexif()[0x0112] = 6
-    images = preprocess([tmp_path / "picture.png", image, photographs[0], turned])
+    images = preprocess([tmp_path / "image.png", image, photographs[0], turned])
     # Turned after resizing, which rounds after its first direction.
     np.testing.assert_allclose(images[0], images[3], atol=1)
     assert images.dtype == np.float32
@@ -136,19 +137,21 @@ def test_preprocess_takes_files_pictures_and_arrays(two_runs, tmp_path, photogra
 
 
 @pytest.mark.parametrize(
-    ("change", "views", "told"),
+    ("change", "views", "message"),
     [
         ({"class_names": tuple("012345678x")}, 1, "class 9 is 9 in one and x in the"),
         ({"class_names": tuple("012345678")}, 1, "class 9 is 9 in one and None in the"),
-        ({"size": 78}, 1, "pictures stored at 77 and at 78 pixels"),
+        ({"size": 78}, 1, "images stored at 77 and at 78 pixels"),
         ({"crop": 69}, 1, "crops of 67 and of 69 pixels"),
-        ({"mean": 1.0}, 1, "another mean picture is subtracted"),
-        ({"flip": False}, 10, "one was trained with mirror images and one without"),
+        ({"mean": 1.0}, 1, "another mean image is subtracted"),
+        ({"flip": False}, 10, "one was trained with horizontal flips and one without"),
     ],
 )
-def test_runs_that_differ_make_no_ensemble(two_runs, monkeypatch, change, views, told):
+def test_runs_that_differ_make_no_ensemble(
+    two_runs, monkeypatch, change, views, message
+):
     def opened(workdir, checkpoint):
-        member = open_member(workdir, checkpoint)
+        member = open_trained(workdir, checkpoint)
         if workdir == two_runs[0]:
             return member
         data, config = member.data, dict(member.config)
@@ -164,26 +167,26 @@ def test_runs_that_differ_make_no_ensemble(two_runs, monkeypatch, change, views,
                 data = dataclasses.replace(data, **change)
         return dataclasses.replace(member, data=data, config=config)
 
-    monkeypatch.setattr(evaluation, "open_member", opened)
-    with pytest.raises(InputError, match=told) as caught:
-        evaluation.evaluate(two_runs, views=views)
+    monkeypatch.setattr(ensemble, "open_trained", opened)
+    with pytest.raises(InputError, match=message) as caught:
+        ensemble.evaluate(two_runs, views=views)
     for workdir in two_runs:
         assert str(workdir) in str(caught.value)
 
 
 def test_what_is_missing_is_named(two_runs, tmp_path):
     with pytest.raises(InputError, match="is not a work directory"):
-        evaluation.evaluate([tmp_path])
+        ensemble.evaluate([tmp_path])
     with pytest.raises(InputError, match="must be best, latest or a step"):
-        evaluation.evaluate(two_runs[:1], checkpoint="newest")
+        ensemble.evaluate(two_runs[:1], checkpoint="newest")
     with pytest.raises(InputError, match="no checkpoint of step 5"):
-        evaluation.evaluate(two_runs[:1], checkpoint="5")
+        ensemble.evaluate(two_runs[:1], checkpoint="5")
     with pytest.raises(InputError, match="--batch_size=7 does not divide"):
-        evaluation.evaluate(two_runs[:1], mesh=(2, 1), batch_size=7)
+        ensemble.evaluate(two_runs[:1], mesh=(2, 1), batch_size=7)
     with pytest.raises(InputError, match="its folder isn't there"):
-        evaluation.evaluate(two_runs[:1], predictions=tmp_path / "no" / "p.npz")
+        ensemble.evaluate(two_runs[:1], predictions=tmp_path / "no" / "p.npz")
     with pytest.raises(InputError, match="--batch_size=0 must be at least 1"):
-        evaluation.evaluate(two_runs[:1], batch_size=0)
+        ensemble.evaluate(two_runs[:1], batch_size=0)
     (tmp_path / "config.json").write_text((two_runs[0] / "config.json").read_text())
     with pytest.raises(InputError, match="no checkpoint in"):
-        evaluation.evaluate([tmp_path])
+        ensemble.evaluate([tmp_path])

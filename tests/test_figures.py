@@ -2,14 +2,17 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import evaluate, figures
-from alexnet_jax.inference.inspection import look
-from alexnet_jax.inference.trained import open_member
+from alexnet_jax import figures
+from alexnet_jax.inference import inspection
+from alexnet_jax.inference.ensemble import evaluate
+from alexnet_jax.inference.trained import open_trained
+from alexnet_jax.reporting import report
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
 
@@ -17,6 +20,7 @@ import runs
 
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +31,9 @@ def workdir(tmp_path_factory):
 
 def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
     figures.main([f"--workdir={workdir}"])
-    told = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     page = (workdir / "report.html").read_text()
-    assert told == {"report": str(workdir / "report.html")}
+    assert result == {"report": str(workdir / "report.html")}
     # Every address lies in the page itself; those of XML's names are no addresses.
     links = re.findall(r'(?:href|src)="([^"]*)"', page)
     assert links
@@ -42,24 +46,24 @@ def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
     assert "<script" not in page
     assert "Confusions" in page
     for name in ("training", "throughput", "predictions", "confusion", "kernels"):
-        with Image.open(workdir / "figures" / f"{name}.png") as picture:
-            assert picture.width > 100
+        with Image.open(workdir / "figures" / f"{name}.png") as image:
+            assert image.width > 100
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(workdir, monkeypatch):
-    insight = look(open_member(workdir, "best"))
+    insight = inspection.look(open_trained(workdir, "best"))
     names = ('<b>&"$x$', *insight.class_names[1:])
     evil = type(insight)(**{**vars(insight), "class_names": names})
-    monkeypatch.setattr(figures, "look", lambda *_: evil)
-    page = figures.write_report(workdir).read_text()
+    monkeypatch.setattr(inspection, "look", lambda *_: evil)
+    page = report.write_report(workdir).read_text()
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;" in page
 
 
 def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
-    insight = look(open_member(workdir, "best"))
+    insight = inspection.look(open_trained(workdir, "best"))
     file = tmp_path / "predictions.npz"
-    result = evaluate.evaluate([workdir], predictions=file)
+    result = evaluate([workdir], predictions=file)
     with np.load(file) as predictions:
         np.testing.assert_array_equal(insight.labels, predictions["label"])
         np.testing.assert_allclose(
@@ -74,9 +78,17 @@ def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
     assert near.tolist() == np.argsort(distances, kind="stable")[1:4].tolist()
 
 
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_a_missing_package_is_one_line(workdir, monkeypatch, missing):
+    # As if it were not installed: Python refuses to import what is None here.
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(InputError, match=f"needs .* {missing}; `pip install mat"):
+        figures.main([f"--workdir={workdir}"])
+
+
 def test_a_comparison(workdir, tmp_path):
     other = runs.run(tmp_path, "other", "--config.train.steps=3")
-    path = figures.write_comparison([workdir, other])
+    path = report.write_comparison([workdir, other])
     page = path.read_text()
     assert path == workdir / "comparison.html"
     assert "train.steps" in page
@@ -102,8 +114,8 @@ def test_long_runs_are_thinned_and_a_line_in_the_making_is_left_out(workdir, tmp
 def test_rate_drops_and_the_best():
     train = {"epoch": np.arange(5.0), "learning_rate": np.array([1, 1, 0.1, 0.1, 0.01])}
     errors = np.array([0.5, 0.2, 0.2, 0.3])
-    told = {"step": np.arange(4), "top1_error": errors}
-    run = metrics_file.Curves("run", {"train": train, "validation": told})
+    lines = {"step": np.arange(4), "top1_error": errors}
+    run = metrics_file.Curves("run", {"train": train, "validation": lines})
     assert run.rate_drops() == [2.0, 4.0]
     assert run.best() == {"step": 2, "top1_error": 0.2}
     assert run.last("validation", "top1_error") == 0.3

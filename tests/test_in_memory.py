@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import prepare
-from alexnet_jax.runs.metric_writer import CLOCK_FIELDS
+from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.runs.metrics_file import CLOCK_FIELDS
 from alexnet_jax.runtime.errors import InputError
 
 from networks import flat
@@ -99,12 +99,12 @@ def test_arrays_survive_the_way_to_another_machine(digits, tmp_path):
 
 
 def test_a_prepared_set_is_written_into_one_file(
-    picture_folder, tmp_path, monkeypatch, capsys
+    image_folder, tmp_path, monkeypatch, capsys
 ):
     prepared = tmp_path / "prepared"
-    prepare.prepare(
+    prepare(
         source="folder",
-        input_path=str(picture_folder),
+        input_path=str(image_folder),
         output=prepared,
         size=16,
         encoding="raw",

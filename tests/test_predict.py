@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax import features, predict, prepare
+from alexnet_jax import predict as command
+from alexnet_jax import prepare
 from alexnet_jax.data import image_files
 from alexnet_jax.inference import feature_store
+from alexnet_jax.inference.extraction import write_features
+from alexnet_jax.inference.prediction import predict
 from alexnet_jax.runtime.errors import Failure, InputError
 
 import runs
@@ -24,16 +27,16 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Twelve pictures in three folders, of which one is broken."""
+def images(tmp_path_factory):
+    """Twelve images in three folders; one is broken."""
     rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for number in range(12):
         place = folder / str(number % 3)
         place.mkdir(exist_ok=True)
         coarse = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((110, 90)).save(place / f"{number}.png")
-    (folder / "1" / "4.png").write_bytes(b"no picture")
+    (folder / "1" / "4.png").write_bytes(b"no image")
     return folder
 
 
@@ -43,16 +46,16 @@ def by_hand(workdir, paths, layers=()):
     return jax.nn.softmax(logits), kept, names
 
 
-def test_pictures_are_found_in_order(pictures):
-    found = image_files.find([str(pictures / "2"), str(pictures / "0" / "*.png")])
+def test_images_are_found_in_order(images):
+    found = image_files.find([str(images / "2"), str(images / "0" / "*.png")])
     names = ["2/11.png", "2/2.png", "2/5.png", "2/8.png"]
     names += ["0/0.png", "0/3.png", "0/6.png", "0/9.png"]
-    assert [str(path.relative_to(pictures)) for path in found] == names
+    assert [str(path.relative_to(images)) for path in found] == names
     with pytest.raises(InputError, match=r"nothing\*.jpg does not exist"):
-        image_files.find([str(pictures / "nothing*.jpg")])
+        image_files.find([str(images / "nothing*.jpg")])
 
 
-def test_more_pictures_are_never_decoded_than_are_taken(monkeypatch):
+def test_more_images_are_never_decoded_than_are_taken(monkeypatch):
     made = []
     monkeypatch.setattr(image_files, "AHEAD", 3)
     monkeypatch.setattr(image_files, "cores", lambda: 2)
@@ -63,12 +66,12 @@ def test_more_pictures_are_never_decoded_than_are_taken(monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [3, 32])
-def test_predictions_are_those_of_a_forward_pass(workdir, pictures, batch_size):
-    paths = image_files.find([str(pictures / "2"), str(pictures / "0")])
+def test_predictions_are_those_of_a_forward_pass(workdir, images, batch_size):
+    paths = image_files.find([str(images / "2"), str(images / "0")])
     probabilities, _, names = by_hand(workdir, paths)
-    told = [*predict.predict(workdir, paths, batch_size=batch_size)]
-    assert [prediction.path for prediction in told] == paths
-    for prediction, expected in zip(told, probabilities, strict=True):
+    predictions = [*predict(workdir, paths, batch_size=batch_size)]
+    assert [prediction.path for prediction in predictions] == paths
+    for prediction, expected in zip(predictions, probabilities, strict=True):
         assert len(prediction.classes) == 5
         best = np.argsort(-np.asarray(expected), kind="stable")[:5]
         assert [name for name, _ in prediction.classes] == [names[b] for b in best]
@@ -76,19 +79,19 @@ def test_predictions_are_those_of_a_forward_pass(workdir, pictures, batch_size):
         np.testing.assert_allclose(values, expected[best], rtol=1e-4)
 
 
-def test_an_unreadable_picture_is_named_and_the_others_go_on(workdir, pictures, capsys):
-    arguments = [f"--workdir={workdir}", "--views=10", "--json", str(pictures)]
-    with pytest.raises(Failure, match="1 of the pictures"):
-        predict.main(arguments)
+def test_an_unreadable_image_is_named_and_the_others_continue(workdir, images, capsys):
+    arguments = [f"--workdir={workdir}", "--views=10", "--json", str(images)]
+    with pytest.raises(Failure, match="1 of the images"):
+        command.main(arguments)
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 11
     for line in out.splitlines():
-        told = json.loads(line)
-        assert len(told["classes"]) == 5
-    assert "4.png is not a picture" in err
-    predict.main([f"--workdir={workdir}", str(pictures / "0" / "0.png")])
+        shown = json.loads(line)
+        assert len(shown["classes"]) == 5
+    assert "4.png is not a" in err
+    command.main([f"--workdir={workdir}", str(images / "0" / "0.png")])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == str(pictures / "0" / "0.png")
+    assert lines[0] == str(images / "0" / "0.png")
     assert len(lines) == 6
     assert "%" in lines[1]
 
@@ -96,15 +99,15 @@ def test_an_unreadable_picture_is_named_and_the_others_go_on(workdir, pictures, 
 LAYERS = ("conv5", "fc7.linear", "pool1")
 
 
-def test_features_are_those_of_a_forward_pass(workdir, pictures, tmp_path, capsys):
+def test_features_are_those_of_a_forward_pass(workdir, images, tmp_path, capsys):
     zarr = pytest.importorskip("zarr")
     output = tmp_path / "features.zarr"
-    refused = features.write_features(workdir, pictures, LAYERS, output, batch_size=5)
+    refused = write_features(workdir, images, LAYERS, output, batch_size=5)
     assert refused == 1
-    assert "4.png is not a picture" in capsys.readouterr().err
+    assert "4.png is not a" in capsys.readouterr().err
     group = zarr.open_group(output, mode="r")
-    paths = image_files.find([str(pictures)])
-    names = [str(path.relative_to(pictures)) for path in paths]
+    paths = image_files.find([str(images)])
+    names = [str(path.relative_to(images)) for path in paths]
     assert [name.decode() for name in group["name"][:]] == names
     # Digits are classes, and so are their names.
     assert group["label"][:].tolist() == [int(name[0]) for name in names]
@@ -115,15 +118,15 @@ def test_features_are_those_of_a_forward_pass(workdir, pictures, tmp_path, capsy
         assert len(rows) == 12
         assert np.isnan(rows[names.index("1/4.png")]).all()
         np.testing.assert_allclose(rows[good], kept[layer], rtol=1e-4, atol=1e-4)
-    with pytest.raises(InputError, match="is there already"):
-        features.write_features(workdir, pictures, LAYERS, output)
+    with pytest.raises(InputError, match="exists already"):
+        write_features(workdir, images, LAYERS, output)
 
 
-def test_features_go_on_where_they_were_stopped(
-    workdir, pictures, tmp_path, monkeypatch
+def test_features_continue_where_they_were_stopped(
+    workdir, images, tmp_path, monkeypatch
 ):
     def write(output):
-        return features.write_features(workdir, pictures, ["fc6"], output, batch_size=5)
+        return write_features(workdir, images, ["fc6"], output, batch_size=5)
 
     whole, stopped = tmp_path / "whole.npy", tmp_path / "stopped.npy"
     refused = write(whole)
@@ -134,24 +137,24 @@ def test_features_go_on_where_they_were_stopped(
 
     def power_cut(paths, size):
         asked.append(len(paths))
-        for number, picture in enumerate(shown(paths, size)):
+        for number, image in enumerate(shown(paths, size)):
             if number == 11:
                 raise RuntimeError("power cut")
-            yield picture
+            yield image
 
     monkeypatch.setattr(image_files, "shown", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         write(stopped)
     with pytest.raises(InputError, match="the beginning of other features"):
-        features.write_features(workdir, pictures, ["fc7"], stopped, batch_size=5)
-    # As if killed while the next rows were on their way.
+        write_features(workdir, images, ["fc7"], stopped, batch_size=5)
+    # As if killed while the next rows were being written.
     with stopped.open("ab") as file:
         file.write(b"half a row")
     monkeypatch.setattr(image_files, "shown", shown)
-    # The picture that can't be read was among those written before.
     assert write(stopped) == refused
     assert asked == [12]
     np.testing.assert_array_equal(np.load(stopped), expected)
+    assert stopped.read_bytes() == whole.read_bytes()
     assert (
         stopped.with_suffix(".csv").read_text() == whole.with_suffix(".csv").read_text()
     )
@@ -163,16 +166,16 @@ def test_features_go_on_where_they_were_stopped(
     ]
 
 
-def test_no_file_of_others_is_overwritten_and_a_damaged_one_is_not_gone_on_with(
-    workdir, pictures, tmp_path, monkeypatch
+def test_no_other_file_is_overwritten_and_a_damaged_one_is_not_continued(
+    workdir, images, tmp_path, monkeypatch
 ):
     def write():
-        features.write_features(workdir, pictures, ["fc6"], output, batch_size=5)
+        write_features(workdir, images, ["fc6"], output, batch_size=5)
 
     output = tmp_path / "fc6.npy"
     table = output.with_suffix(".csv")
     table.write_text("mine")
-    with pytest.raises(InputError, match="fc6.csv is there already"):
+    with pytest.raises(InputError, match="fc6.csv exists already"):
         write()
     assert [path.name for path in tmp_path.iterdir()] == ["fc6.csv"]
     table.unlink()
@@ -197,9 +200,9 @@ def test_no_file_of_others_is_overwritten_and_a_damaged_one_is_not_gone_on_with(
         write()
 
 
-def test_features_of_a_prepared_set(workdir, pictures, tmp_path):
+def test_features_of_a_prepared_set(workdir, images, tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(pictures, source)
+    shutil.copytree(images, source)
     (source / "1" / "4.png").unlink()
     prepared = tmp_path / "prepared"
     prepare.prepare(
@@ -211,16 +214,16 @@ def test_features_of_a_prepared_set(workdir, pictures, tmp_path):
         workers=1,
     )
     output = tmp_path / "features.npy"
-    features.write_features(workdir, prepared, ["fc7"], output, split="train")
+    write_features(workdir, prepared, ["fc7"], output, split="train")
     rows = output.with_suffix(".csv").read_text().splitlines()[1:]
     assert len(rows) == len(np.load(output))
     assert all(row.split(",")[0][0] == row.split(",")[1] for row in rows)
 
 
-def test_an_unknown_layer_lists_them(workdir, pictures, tmp_path):
+def test_an_unknown_layer_lists_them(workdir, images, tmp_path):
     with pytest.raises(InputError, match="no layer 'fc9'; choose from conv1.linear"):
-        features.write_features(workdir, pictures, ["fc9"], tmp_path / "x.npy")
+        write_features(workdir, images, ["fc9"], tmp_path / "x.npy")
     with pytest.raises(InputError, match="must end in .zarr or .npy"):
-        features.write_features(workdir, pictures, ["fc7"], tmp_path / "x.txt")
+        write_features(workdir, images, ["fc7"], tmp_path / "x.txt")
     with pytest.raises(InputError, match="takes one layer"):
-        features.write_features(workdir, pictures, LAYERS, tmp_path / "x.npy")
+        write_features(workdir, images, LAYERS, tmp_path / "x.npy")

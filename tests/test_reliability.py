@@ -28,7 +28,7 @@ def result_of(script, *arguments):
 
 def test_killed_in_every_phase():
     result = result_of("kill_resume.py", "--quick")
-    assert result["kills"] == 6
+    assert result["kills"] == 7
     assert result["differences"] == []
 
 

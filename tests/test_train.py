@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from alexnet_jax import load_config, train
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
-from alexnet_jax.inference import trained
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.inference import finetune, trained
 from alexnet_jax.nn.layers import changed
-from alexnet_jax.prepare import prepare
 from alexnet_jax.runs import config as sections
+from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.training import evaluation
-from alexnet_jax.training.run_length import make_plan
+from alexnet_jax.training.plan import make_plan
 
 import runs
 from networks import mesh_of
@@ -44,7 +45,7 @@ def test_the_work_directory(straight):
     assert names == {
         "checkpoints",
         "config.json",
-        "dataset.json",
+        "data.json",
         "mean.npy",
         "metrics.jsonl",
         "run.json",
@@ -55,7 +56,7 @@ def test_the_work_directory(straight):
     validations = [line["step"] for line in told if line["split"] == "validation"]
     assert validations == [8, 16, 20]
     run = json.loads((straight / "run.json").read_text())
-    assert run["format_version"] == 1
+    assert run["format_version"] == 2
     (start,) = run["starts"]
     assert {"versions", "commit", "command", "devices", "host"} <= set(start)
 
@@ -135,7 +136,7 @@ def test_kill_9_and_resume(tmp_path, straight, override):
     output, errors = again.communicate(timeout=180)
     assert again.returncode == 0, errors
     assert json.loads(output.splitlines()[-1])["step"] == 20
-    assert "going on from step" in errors
+    assert "continuing from step" in errors
     assert_same_run(tmp_path / "run", straight)
 
 
@@ -195,13 +196,13 @@ def test_a_damaged_config_is_told(straight, tmp_path):
     shutil.copytree(straight, workdir)
     (workdir / "config.json").write_text('{"data": 5}')
     with pytest.raises(InputError, match="config.json is damaged"):
-        workdirs.check_run(workdir, config, "", sections.completed)
+        workdirs.check_run(workdir, config, "")
 
 
 def test_other_data_are_refused(straight):
     config = workdirs.read_config(straight)
-    with pytest.raises(InputError, match="the data are not those"):
-        workdirs.check_run(straight, config, "another fingerprint", sections.completed)
+    with pytest.raises(InputError, match="the data differ"):
+        workdirs.check_run(straight, config, "another fingerprint")
 
 
 @pytest.mark.slow
@@ -222,11 +223,11 @@ def test_a_run_from_before_a_key_was_there_goes_on(straight, tmp_path):
     before = json.loads((older / "config.json").read_text())
     del before["model"]["standardize"]
     (older / "config.json").write_text(json.dumps(before))
-    fingerprint = workdirs.read_data(straight).fingerprint
-    workdirs.check_run(older, config, fingerprint, sections.completed)
+    fingerprint = run_data.read_data(straight).fingerprint
+    workdirs.check_run(older, config, fingerprint)
     config["model"]["standardize"] = True
     with pytest.raises(InputError, match="model.standardize False -> True"):
-        workdirs.check_run(older, config, fingerprint, sections.completed)
+        workdirs.check_run(older, config, fingerprint)
 
 
 @pytest.mark.slow
@@ -241,7 +242,7 @@ def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "timed_next", timed_next)
     smaller = ("--config.train.batch_size=4", "--config.data.size=70")
     workdir = runs.run(tmp_path, "run", "--config.train.steps=1", *smaller)
-    assert workdirs.read_data(workdir).size == 70
+    assert run_data.read_data(workdir).size == 70
     assert runs.checkpoint_steps(workdir).keys() == {1}
 
 
@@ -249,23 +250,21 @@ def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
 def test_a_signal_in_a_validation_leaves_what_was_learned(
     tmp_path, straight, monkeypatch
 ):
-    add, count = train.jax.tree.map, 0
+    over_batches = evaluation.over_batches
 
-    def interrupt(*arguments, **options):
-        nonlocal count
-        if arguments[0] is evaluation.jnp.add:
-            count += 1
-            if count == 1:
+    def interrupted(*arguments):
+        for number, results in enumerate(over_batches(*arguments)):
+            if number == 1:
                 signal.raise_signal(signal.SIGINT)
-        return add(*arguments, **options)
+            yield results
 
     # The second batch of the first validation, after step 8.
-    monkeypatch.setattr(train.jax.tree, "map", interrupt)
+    monkeypatch.setattr(evaluation, "over_batches", interrupted)
     small = "--config.eval.batch_size=300"
     with pytest.raises(Interrupted) as caught:
         runs.run(tmp_path, "run", small)
     assert caught.value.exit_status == 130
-    monkeypatch.setattr(train.jax.tree, "map", add)
+    monkeypatch.setattr(evaluation, "over_batches", over_batches)
     assert runs.checkpoint_steps(tmp_path / "run") == {8: None}
     runs.run(tmp_path, "run")
     assert_same_run(tmp_path / "run", straight)
@@ -290,8 +289,7 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
     still = ("--config.schedule.learning_rate=0", "--config.train.steps=1")
     begin = f"--config.train.init_from={straight}"
     workdir = runs.run(tmp_path, "tuned", begin, "--config.train.seed=9", *still)
-    with Checkpoints(straight / "checkpoints") as checkpoints:
-        best = checkpoints.find("best")
+    best = CheckpointReader(straight / "checkpoints").find("best")
     before, after = runs.final_state(straight, best), runs.final_state(workdir, 1)
     kernels = [name for name in before if name.startswith("params.")]
     assert len(kernels) == 16
@@ -301,19 +299,19 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
 
 def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     mesh = mesh_of(1, 2)
-    model = trained.open_member(straight, "best").model
+    model = trained.open_trained(straight, "best").model
     params = {
         name: {kind: array + 1 for kind, array in layer.items()}
-        for name, layer in trained.open_member(straight, "best").params(mesh).items()
+        for name, layer in trained.open_trained(straight, "best").params(mesh).items()
     }
     others = [f"class {number}" for number in range(10)]
-    taken = trained.init_from(straight, params, model, others, mesh)
+    taken = finetune.init_from(straight, params, model, others, mesh)
     assert "warning" not in capsys.readouterr().err
     rows = changed(model.layers, conv1={"kernel_std": 0.1})
     otherwise = model.clone(norm_k=1.0, layers=rows)
-    trained.init_from(straight, params, otherwise, others, mesh)
+    finetune.init_from(straight, params, otherwise, others, mesh)
     told = capsys.readouterr().err
-    assert "otherwise with such parameters: model.norm_k=2.0 there and 1.0 here" in told
+    assert "other settings of the network: model.norm_k=2.0 there and 1.0 here" in told
     assert "kernel_std" not in told
     assert taken["fc8"] is params["fc8"]
     for name in params:
@@ -322,7 +320,7 @@ def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     params["conv1"]["kernel"] = params["conv1"]["kernel"][..., :2]
     params["conv9"] = params["conv2"]
     with pytest.raises(InputError, match=r"another network \(conv1 .*conv9 missing"):
-        trained.init_from(straight, params, model, others, mesh)
+        finetune.init_from(straight, params, model, others, mesh)
 
 
 def test_a_second_run_in_a_directory_is_refused(tmp_path):
@@ -408,9 +406,19 @@ def test_a_newer_work_directory_is_refused(tmp_path, straight):
     workdir = tmp_path / "newer"
     workdir.mkdir()
     run = json.loads((straight / "run.json").read_text())
-    (workdir / "run.json").write_text(json.dumps({**run, "format_version": 2}))
-    with pytest.raises(InputError, match="format 2, newer than the 1"):
+    (workdir / "run.json").write_text(json.dumps({**run, "format_version": 3}))
+    with pytest.raises(InputError, match="format 3, newer than the 2"):
         runs.run(tmp_path, "newer")
+    assert [path.name for path in workdir.iterdir()] == ["run.json"]
+
+
+def test_a_work_directory_of_the_first_format_is_refused(tmp_path, straight):
+    workdir = tmp_path / "older"
+    workdir.mkdir()
+    run = json.loads((straight / "run.json").read_text())
+    (workdir / "run.json").write_text(json.dumps({**run, "format_version": 1}))
+    with pytest.raises(InputError, match=r"format 1, written by alexnet_jax 0\.1"):
+        runs.run(tmp_path, "older")
     assert [path.name for path in workdir.iterdir()] == ["run.json"]
 
 
@@ -420,9 +428,9 @@ def test_a_work_directory_that_cannot_be_written(tmp_path):
         runs.run(tmp_path, "file")
 
 
-def test_a_prepared_data_set_is_no_work_directory(tmp_path, picture_folder):
+def test_a_prepared_data_set_is_no_work_directory(tmp_path, image_folder):
     prepared = tmp_path / "prepared"
-    prepare(source="folder", input_path=str(picture_folder), output=prepared, size=67)
+    prepare(source="folder", input_path=str(image_folder), output=prepared, size=67)
     before = {path: path.read_bytes() for path in prepared.iterdir()}
     with pytest.raises(InputError, match="holds a data set"):
         runs.run(tmp_path, "prepared")
@@ -431,7 +439,7 @@ def test_a_prepared_data_set_is_no_work_directory(tmp_path, picture_folder):
 
 def test_unknown_keys_of_a_section_are_named():
     with pytest.raises(InputError, match=r"config.train.epoch is unknown; .*epochs"):
-        sections.call({"train": {"epoch": 3}}, "train", examples=10)
+        sections.section({"train": {"epoch": 3}}, "train")
 
 
 def test_plans():
@@ -443,6 +451,12 @@ def test_plans():
     )
     assert [step for step in range(11) if plan.validates(step)] == [4, 8, 10]
     assert [step for step in range(1, 11) if plan.saves(step)] == [3, 6, 9]
+    # Epoch 15 ends with the last example of step 500, and not at step 501.
+    plan = make_plan(examples=1000, batch_size=30, epochs=20)
+    validated = [step for step in range(plan.steps + 1) if plan.validates(step)]
+    borders = [-(-epoch * 1000 // 30) for epoch in range(1, 20)]
+    assert validated == [*borders, plan.steps]
+    assert 500 in validated
     with pytest.raises(InputError, match=r"give train.steps or train.epochs"):
         make_plan(examples=100)
     with pytest.raises(InputError, match=r"train.validate_steps=0 must be at least 1"):

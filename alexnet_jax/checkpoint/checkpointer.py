@@ -1,11 +1,14 @@
-"""Checkpoints by Orbax, each with a digest of every array.
+"""Checkpoints by Orbax, each with a checksum of every array.
 
-Orbax alone restores what a damaged file holds without a word. So the SHA-256 of every
-array's bytes is taken before it is saved, stored as a second item of the same
-checkpoint, and compared on every restore. A checkpoint may also come from a stranger:
-what it is made of is looked at before anything is read.
+Orbax alone restores the numbers of a damaged file without an error. So the SHA-256 of
+every array's bytes is taken before it is saved, stored as a second item of the same
+checkpoint, and compared on every restore.
+
+A state is hashed and written once. A validation at its step adds a small file to the
+checkpoint when it is done (`directory.write_validation`).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,128 +16,63 @@ from typing import Any
 import numpy as np
 from orbax.checkpoint import v1 as orbax_v1
 
-from alexnet_jax.checkpoint import directory as leftovers
-from alexnet_jax.checkpoint.broken import readable, writable
+from alexnet_jax.checkpoint import directory as directories
 from alexnet_jax.checkpoint.integrity import (
-    METRIC,
+    abstract_digests,
     check_files,
     check_shapes,
-    damaged_notes,
     digests,
-    error_digest,
     named,
 )
+from alexnet_jax.checkpoint.orbax_errors import readable, writable
 from alexnet_jax.distributed import consensus, multihost
-from alexnet_jax.runs.workdir import REPLACED
 from alexnet_jax.runtime.errors import Failure, InputError, check_number
 
 
-# Its annotations want types of its own where any path or policy will do.
+# Its annotations ask for path and policy types of its own where any will do.
 ocp: Any = orbax_v1
 
 STATE, DIGESTS = "state", "digests"
+ERROR = "top1_error"
 
 
-class Checkpoints:
-    """The checkpoints of one work directory.
+class CheckpointReader:
+    """The checkpoints of a work directory, to look at and to restore.
 
     Args:
-      directory: where they lie; made when something is saved.
-      keep_latest: how many of the latest are kept.
-      keep_best: how many of the best by validation error are kept beside them.
-      clean: whether to remove old checkpoints, and what unfinished saves left behind.
-        For the run that saves there, and nobody else.
+      directory: the folder `checkpoints` of a work directory.
 
     Raises:
-      InputError: if a number is out of range, or the directory can't be read.
+      InputError: if it holds anything but plain files and folders.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        keep_latest: int = 2,
-        keep_best: int = 1,
-        clean: bool = False,
-    ) -> None:
-        check_number("checkpoint.keep_latest", keep_latest, least=1)
-        check_number("checkpoint.keep_best", keep_best)
+    def __init__(self, directory: Path) -> None:
         self._directory = directory.absolute()
-        self._keep = keep_latest, keep_best
-        self._clean = clean
-        self._saving: Any = None
-        self._replacing = False
-        self._checkpointer = self._open()
-
-    def _open(self) -> Any:
         check_files(self._directory)
-        if self._clean:
-            consensus.in_main(self._tidy)
-        else:
-            self._check_notes()
-        with readable(self._directory):
-            return ocp.training.Checkpointer(
-                self._directory,
-                # When to save is the training loop's decision, every save is forced;
-                # and what stays is ours, see `wait`.
-                save_decision_policy=(
-                    ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-                ),
-                cleanup_tmp_directories=self._clean,
-            )
-
-    def _tidy(self) -> None:
-        """What the run that saves here does first, in its main process."""
-        leftovers.put_back(self._directory, damaged_notes(self._directory))
-        self._check_notes()
-        leftovers.drop_deleted(self._directory)
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            try:
-                if error is None:
-                    self.wait()
-                with writable(self._directory):
-                    self._checkpointer.close()
-            finally:
-                if self._replacing and multihost.is_main():
-                    leftovers.put_back(self._directory, {})
-        except Failure:
-            # Where something else went wrong, that is what is told.
-            if error is None:
-                raise
 
     @property
     def steps(self) -> dict[int, float | None]:
-        """The steps that are there, each with its validation error if it has one."""
-        with readable(self._directory):
-            return {
-                checkpoint.step: (checkpoint.metrics or {}).get(METRIC)
-                for checkpoint in self._checkpointer.checkpoints
-            }
+        """The steps that have a checkpoint, each with its top-1 validation error."""
+        return {
+            step: (self._read_validation(step) or {}).get(ERROR)
+            for step in directories.steps_in(self._directory)
+        }
+
+    def _read_validation(self, step: int) -> dict[str, float] | None:
+        return directories.read_validation(self._directory / str(step))
 
     def find(self, which: int | str) -> int:
-        """The step of the checkpoint asked for.
+        """The step of a checkpoint: `best` by validation error, `latest`, or a step.
 
         Raises:
-          InputError: if it isn't there.
+          InputError: if there is no such checkpoint.
         """
         steps = self.steps
         if not steps:
-            killed = any(self._directory.glob(f"*{REPLACED}"))
             raise InputError(
                 f"no checkpoint in {self._directory}; train with "
                 f"`python -m alexnet_jax.main --config=NAME --workdir="
                 f"{self._directory.parent}`"
-                + (", which also mends what a kill in a save has left" * killed)
             )
         if which == "latest":
             return max(steps)
@@ -149,115 +87,148 @@ class Checkpoints:
             )
         return which
 
-    def save(self, step: int, state: Any, error: float | None = None) -> None:
-        """Start to save the state of a step; the device's copy is free on return.
-
-        A step that is there already is saved again only to add its validation error,
-        and stays until that is committed.
-        """
-        self.wait()
-        steps = self.steps
-        if step in steps:
-            if error is None or steps[step] is not None:
-                return
-            self._replacing = True
-            self._rename({step}, REPLACED)
-        metrics = None if error is None else {METRIC: error}
-        with writable(self._directory):
-            self._saving = self._checkpointer.save_checkpointables_async(
-                step,
-                {STATE: state, DIGESTS: digests(state) | error_digest(error)},
-                force=True,
-                metrics=metrics,
-            )
-
-    def wait(self) -> None:
-        """Wait until what was saved is committed, and remove what it supersedes.
-
-        Raises:
-          Failure: if it could not be written; so does the next `save`, and leaving.
-        """
-        with writable(self._directory):
-            saving, self._saving = self._saving, None
-            if saving is not None:
-                # To ask for its result ends the thread that saved, and its open files.
-                saving.result()
-            self._checkpointer.wait()
-        if self._replacing:
-            self._drop_replaced()
-        if not self._clean:
-            return
-        steps = self.steps
-        latest, best = self._keep
-        # Of equals the latest.
-        validated = sorted((e, -step) for step, e in steps.items() if e is not None)
-        stay = {*sorted(steps)[-latest:], *(-step for _, step in validated[:best])}
-        self._remove(set(steps) - stay)
-
-    def _remove(self, steps: set[int]) -> None:
-        """Remove checkpoints. Each loses its name first: a kill leaves none in half."""
-        if not steps:
-            return
-        self._rename(steps, leftovers.DELETED)
-        if multihost.is_main():
-            leftovers.drop_deleted(self._directory)
-
-    def _rename(self, steps: set[int], ending: str) -> None:
-        if multihost.is_main():
-            leftovers.rename(self._directory, steps, ending)
-        multihost.wait_for_all(f"checkpoints are renamed to {ending}")
-        self._checkpointer.reload()
-
-    def _drop_replaced(self) -> None:
-        if multihost.is_main():
-            leftovers.drop_replaced(self._directory)
-        self._replacing = False
-
     def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state of a step, checked, laid out as the abstract state says.
+        """The state of a step, verified, sharded as the abstract state says.
 
         A dictionary of some of the state's fields restores these alone.
 
         Raises:
-          InputError: if it can't be read, or an array differs from its digest.
+          InputError: if it can't be read, or an array differs from its checksum.
         """
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         path = self._directory / str(step)
         check_files(path)
-        proof = digests(abstract_state, abstract=True)
+        expected = abstract_digests(abstract_state)
         with readable(path), context:
             stored = named(ocp.metadata(path, checkpointable_name=STATE).metadata)
             check_shapes(path, stored, named(abstract_state))
             stored = named(ocp.metadata(path, checkpointable_name=DIGESTS).metadata)
-            if METRIC in stored:
-                proof |= error_digest(None)
-            check_shapes(path, stored, proof)
-            saved = ocp.load(path, proof, checkpointable_name=DIGESTS)
+            check_shapes(path, stored, expected)
+            saved = ocp.load(path, expected, checkpointable_name=DIGESTS)
             state = ocp.load(path, abstract_state, checkpointable_name=STATE)
-        found = digests(state)
-        if METRIC in proof:
-            # The plateau rule would count a validation twice whose error had gone.
-            found |= error_digest(self.steps[step])
-        for name, digest in found.items():
+        for name, digest in digests(state).items():
             if not np.array_equal(digest, saved[name]):
                 raise InputError(
-                    f"checkpoint {path} is damaged: {name} is not what was saved; "
-                    "remove the checkpoint to go on from another"
+                    f"checkpoint {path} is damaged: {name} does not match its checksum"
                 )
         return state
+
+
+class CheckpointWriter(CheckpointReader):
+    """The checkpoints of the run that owns a work directory; a context manager.
+
+    Args:
+      directory: where they lie; it is made, and freed of what a crash left.
+      keep_latest: how many of the latest are kept.
+      keep_best: how many of the best by validation error are kept beside them.
+
+    Raises:
+      InputError: if a number is out of range, or the directory can't be read.
+    """
+
+    def __init__(
+        self, directory: Path, *, keep_latest: int = 2, keep_best: int = 1
+    ) -> None:
+        check_number("checkpoint.keep_latest", keep_latest, least=1)
+        check_number("checkpoint.keep_best", keep_best)
+        super().__init__(directory)
+        self._keep_latest, self._keep_best = keep_latest, keep_best
+        consensus.in_main(lambda: directories.tidy(self._directory))
+        # What all processes know alike; the disk changes under the main one's hands.
+        self._known = super().steps
+        self._saving: tuple[int, Any] | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except Failure:
+            # Where something else went wrong first, that is what is reported.
+            if error is None:
+                raise
+
+    @property
+    def steps(self) -> dict[int, float | None]:
+        """The steps saved, the one that is being written among them."""
+        return dict(self._known)
+
+    def save(self, step: int, state: Any) -> None:
+        """Start to save the state of a step, unless it is saved already.
+
+        The device's copy is free on return; `wait` waits for the disk.
+
+        Raises:
+          Failure: if the save before this one could not be written.
+        """
+        if step in self._known:
+            return
+        self.wait()
+        with writable(self._directory):
+            response = ocp.save_checkpointables_async(
+                self._directory / str(step), {STATE: state, DIGESTS: digests(state)}
+            )
+        self._saving, self._known[step] = (step, response), None
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk, and delete what it supersedes.
+
+        Raises:
+          Failure: if it could not be written.
+        """
+        if self._saving is not None:
+            (step, response), self._saving = self._saving, None
+            try:
+                with writable(self._directory):
+                    response.result()
+            except BaseException:
+                del self._known[step]
+                raise
+        self._delete_superseded()
+
+    def record_validation(self, step: int, errors: Mapping[str, float]) -> None:
+        """Add a validation's loss and errors to the saved checkpoint of its step.
+
+        Raises:
+          Failure: if the checkpoint or this could not be written.
+        """
+        self.wait()
+        if multihost.is_main():
+            directories.write_validation(self._directory / str(step), errors)
+        self._known[step] = errors[ERROR]
+        self._delete_superseded()
+
+    def _delete_superseded(self) -> None:
+        # Of equal errors the latest stays.
+        validated = sorted(
+            (e, -step) for step, e in self._known.items() if e is not None
+        )
+        stay = {*sorted(self._known)[-self._keep_latest :]}
+        stay |= {-negative for _, negative in validated[: self._keep_best]}
+        superseded = sorted(set(self._known) - stay)
+        for step in superseded:
+            del self._known[step]
+        if superseded and multihost.is_main():
+            directories.delete(self._directory, superseded)
 
     def restore_latest(self, abstract_state: Any) -> tuple[int, Any]:
         """The step and the state of the latest checkpoint that is whole.
 
-        Later ones that are damaged are told of and moved out of the way, into the
-        folder `damaged` beside the checkpoints. Every process takes the same.
+        Later ones that are damaged are moved into the folder `damaged` beside the
+        checkpoints, with a warning. Every process takes the same step.
 
         Raises:
           InputError: if none is whole; they stay where they are.
         """
         damaged: dict[int, InputError] = {}
-        for step in sorted(self.steps, reverse=True):
+        for step in sorted(self._known, reverse=True):
             path = self._directory / str(step)
             state, why = None, InputError(f"another process can't read {path}")
             try:
@@ -269,33 +240,15 @@ class Checkpoints:
             damaged[step] = why
         else:
             raise InputError(
-                f"no whole checkpoint in {self._directory}; of the latest: "
+                f"no whole checkpoint in {self._directory}; the latest: "
                 f"{next(iter(damaged.values()), 'there is none')}"
             )
-        if damaged:
-            self._checkpointer.close()
-            consensus.in_main(lambda: leftovers.move_aside(self._directory, damaged))
-            self._checkpointer = self._open()
-            if max(self.steps) > step:
-                # What a damaged one was to replace is back under its name.
-                return self.restore_latest(abstract_state)
-        if self._clean:
-            self._drop_replaced()
+        consensus.in_main(lambda: directories.move_aside(self._directory, damaged))
+        for later in damaged:
+            del self._known[later]
         return step, state
 
-    def _check_notes(self) -> None:
-        """See that the validation errors can be read, which Orbax reads when it opens.
-
-        The run that saves here moves a checkpoint without them out of the way, where
-        others are left.
-        """
-        damaged = damaged_notes(self._directory)
-        if not damaged:
-            return
-        first = next(iter(damaged.values()))
-        if not self._clean:
-            raise first
-        names = {path.name for path in self._directory.iterdir() if path.name.isdigit()}
-        if names and names <= set(damaged):
-            raise InputError(f"no whole checkpoint in {self._directory}: {first}")
-        leftovers.move_aside(self._directory, damaged)
+    def validation_error(self, step: int) -> float | None:
+        """The top-1 error of the validation at a step, where all processes know it."""
+        error = self._known.get(step)
+        return error if consensus.all_of(error is not None) else None

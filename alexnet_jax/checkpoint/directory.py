@@ -1,69 +1,96 @@
-"""Checkpoints on their way out: names that nobody takes for one, and what kills leave.
+"""The folder of checkpoints: which are there, their validations, how they leave it.
 
-A checkpoint that goes loses its name before its files do, so that a kill leaves none in
-half. One that is saved anew stays under another name until the newer one is committed.
-The functions change the disk, and are the main process's work.
+    checkpoints/500/                  a checkpoint, written by Orbax under another name
+                                      and renamed when it is complete
+    checkpoints/500/validation.json   loss and errors of the validation at its step
+    checkpoints/400.deleted           on its way to be deleted
+    damaged/300                       does not match its checksums, kept for the user
+
+A checkpoint that is deleted loses its name before its files, so that a crash never
+leaves a partial one. Only the main process of the run that owns the folder changes it.
 """
 
+import contextlib
+import hashlib
+import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from alexnet_jax.checkpoint.broken import writable
-from alexnet_jax.runs.workdir import REPLACED
-from alexnet_jax.runtime import progress
+from alexnet_jax.checkpoint.orbax_errors import writable
+from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import InputError
 
 
 DAMAGED, DELETED = "damaged", ".deleted"
+VALIDATION_FILE = "validation.json"
+# What Orbax calls a checkpoint before it is complete.
+_INCOMPLETE = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
 
 
-def rename(directory: Path, steps: Iterable[int], ending: str) -> None:
-    """Take the names of checkpoints away."""
+def steps_in(directory: Path) -> list[int]:
+    """The steps of the complete checkpoints, rising."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+
+
+def tidy(directory: Path) -> None:
+    """Delete what a crash left: saves that never completed, and half-deleted ones."""
     with writable(directory):
-        for step in steps:
-            (directory / str(step)).rename(directory / f"{step}{ending}")
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in directory.iterdir():
+            if path.name.endswith(DELETED) or _INCOMPLETE.fullmatch(path.name):
+                shutil.rmtree(path)
 
 
-def drop_deleted(directory: Path) -> None:
-    """Remove what has been renamed to be removed."""
+def delete(directory: Path, steps: Iterable[int]) -> None:
+    """Delete checkpoints: first their names, then their files."""
     with writable(directory):
-        for path in directory.glob(f"*{DELETED}"):
+        nameless = [directory / f"{step}{DELETED}" for step in steps]
+        for path in nameless:
+            (directory / path.name.removesuffix(DELETED)).rename(path)
+        for path in nameless:
             shutil.rmtree(path)
 
 
-def put_back(directory: Path, damaged: Mapping[str, InputError]) -> None:
-    """Give what was to be replaced its name back, where no newer one is whole.
-
-    Args:
-      directory: the checkpoints.
-      damaged: those known to be damaged, by name; they are moved out of the way.
-    """
-    for path in directory.glob(f"*{REPLACED}"):
-        newer = path.with_name(path.name.removesuffix(REPLACED))
-        if newer.name in damaged:
-            move_aside(directory, {newer.name: damaged[newer.name]})
-        if not newer.exists():
-            with writable(directory):
-                path.rename(newer)
-
-
-def drop_replaced(directory: Path) -> None:
-    """Remove what has been replaced."""
-    with writable(directory):
-        for path in directory.glob(f"*{REPLACED}"):
-            shutil.rmtree(path)
-
-
-def move_aside(directory: Path, damaged: Mapping[Any, InputError]) -> None:
-    """Move damaged checkpoints, by name, into a folder beside the directory."""
+def move_aside(directory: Path, damaged: Mapping[int, InputError]) -> None:
+    """Move damaged checkpoints into a folder beside the directory, with a warning."""
     folder = directory.parent / DAMAGED
-    for name, why in damaged.items():
-        progress.say(f"warning: {why}; it is put into {folder}")
+    for step, why in damaged.items():
+        progress.say(f"warning: {why}; it is moved to {folder}")
         with writable(directory):
             folder.mkdir(exist_ok=True)
-            place, number = folder / str(name), 1
+            place, number = folder / str(step), 1
             while place.exists():
-                place = folder / f"{name}-{(number := number + 1)}"
-            (directory / str(name)).rename(place)
+                place = folder / f"{step}-{(number := number + 1)}"
+            (directory / str(step)).rename(place)
+
+
+def write_validation(checkpoint: Path, errors: Mapping[str, float]) -> None:
+    """Write a validation's loss and errors into the checkpoint of its step."""
+    note = {**errors, "sha256": _checksum(errors)}
+    with writable(checkpoint):
+        atomic.write_json(checkpoint / VALIDATION_FILE, note)
+        atomic.sync(checkpoint / VALIDATION_FILE)
+        atomic.sync(checkpoint)
+
+
+def read_validation(checkpoint: Path) -> dict[str, float] | None:
+    """The validation's loss and errors.
+
+    None where there was no validation yet, or its note is damaged: the run then
+    validates again, with the same result.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        note = json.loads((checkpoint / VALIDATION_FILE).read_bytes())
+        checksum = note.pop("sha256")
+        if checksum == _checksum(note) and "top1_error" in note:
+            return {name: float(value) for name, value in note.items()}
+    return None
+
+
+def _checksum(errors: Mapping[str, float]) -> str:
+    text = json.dumps(dict(errors), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""What a checkpoint must be made of, and the digests that prove its arrays."""
+"""What a checkpoint must be made of, and the checksums that prove its arrays."""
 
 import collections
 import hashlib
-import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,95 +12,82 @@ import jax
 import numpy as np
 
 from alexnet_jax.distributed import mesh
-from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.errors import InputError
 
 
-METRIC = "top1_error"
-METRICS = "metrics"
-
-# No checkpoint of ours has more files, nor have so many been kept, and none of its
-# notes has more bytes.
+# No run writes more files in a checkpoint, nor a larger file that is not an array.
 MAX_FILES = 10_000
 MAX_NOTE_BYTES = 2**24
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def check_files(path: Path) -> None:
-    """See that a folder of checkpoints is made of plain files and folders alone.
+    """Check that a checkpoint, or a folder of them, is made of plain files and folders.
 
-    A link would be followed, and a device read, wherever it leads.
+    A checkpoint may come from a stranger: a link would be followed, and a device read,
+    wherever it leads.
 
     Raises:
-      InputError: naming what is there besides, or has a size that nothing of ours has.
+      InputError: naming a link or device, too many files, or a file that is too large.
     """
     counts: collections.Counter[str] = collections.Counter()
     for folder, folders, files in os.walk(path, followlinks=False):
-        # Each checkpoint, or part of one, by itself.
+        # Counted by checkpoint: many checkpoints are no sign of anything.
         within = next(iter(Path(folder).relative_to(path).parts), "")
         for name in (*folders, *files):
             found = Path(folder, name)
             try:
                 status = found.lstat()
             except FileNotFoundError:
-                # An old checkpoint that is being removed just now.
+                # An old checkpoint that the run is deleting at this moment.
                 continue
-            kind = status.st_mode
-            note = not any(part in ("d", "array") for part in found.parts[-3:-1])
             counts[within] += 1
+            array = any(part in ("d", "array") for part in found.parts[-3:-1])
             wrong = None
-            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 wrong = "is neither a file nor a folder"
             elif counts[within] > MAX_FILES:
-                wrong = f"is one file of more than {MAX_FILES}"
-            elif note and status.st_size > MAX_NOTE_BYTES:
-                wrong = f"has {status.st_size} bytes, and no note has so many"
+                wrong = f"is one of more than {MAX_FILES} files"
+            elif not array and status.st_size > MAX_NOTE_BYTES:
+                wrong = f"has {status.st_size} bytes, which no metadata file has"
             if wrong:
                 raise InputError(
-                    f"checkpoint {path} is damaged or not ours: {found} {wrong}; "
-                    "remove it"
+                    f"checkpoint {path} was not written by alexnet_jax alone: {found} "
+                    f"{wrong}"
                 )
 
 
-def check_shapes(path: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
-    """See that arrays have the shapes they must have, before their bytes are read.
+def check_shapes(
+    path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
+    """Check that arrays have the expected shapes, before their bytes are read.
 
-    A chunk is read whole: one that is larger than its array would be memory for the
-    asking.
+    Args:
+      path: of the checkpoint.
+      stored: Orbax's metadata of its arrays, by name.
+      expected: arrays, or what has their `shape` and `dtype`, by name.
 
     Raises:
-      InputError: naming the array that is missing or other than expected.
+      InputError: naming the array that is missing or differs.
     """
     for name, array in expected.items():
         if name not in stored:
-            raise InputError(f"checkpoint {path} has no array {name}; remove it")
+            raise InputError(f"checkpoint {path} has no array {name}")
         found = stored[name]
         shape, dtype = tuple(found.shape), np.dtype(found.dtype)
         if shape != tuple(array.shape) or dtype != np.dtype(array.dtype):
             raise InputError(
-                f"checkpoint {path} is of another network or damaged: array {name} is "
+                f"checkpoint {path} is of another network: array {name} is "
                 f"{dtype} of {shape} where {np.dtype(array.dtype)} of "
-                f"{tuple(array.shape)} is needed; remove it"
+                f"{tuple(array.shape)} is needed"
             )
+        # A chunk is read as a whole: one larger than its array would take any memory.
         chunk = getattr(found.storage_metadata, "chunk_shape", None) or ()
         if any(part > max(1, whole) for part, whole in zip(chunk, shape, strict=True)):
             raise InputError(
                 f"checkpoint {path} is damaged: array {name} of {shape} is stored in "
-                f"chunks of {tuple(chunk)}; remove it"
+                f"chunks of {tuple(chunk)}"
             )
-
-
-def damaged_notes(directory: Path) -> dict[str, InputError]:
-    """The checkpoints whose validation error can't be read, by name, with what is
-    wrong; there may be none of it."""
-    damaged: dict[str, InputError] = {}
-    for note in sorted(directory.glob(f"*/{METRICS}/{METRICS}")):
-        try:
-            float(json.loads(note.read_bytes())[METRIC])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            damaged[note.parents[1].name] = InputError(
-                f"checkpoint {note.parents[1]} is damaged: {note} can't be read "
-                f"({first_line(error)}); remove the checkpoint"
-            )
-    return damaged
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -111,21 +98,22 @@ def named(tree: Any) -> dict[str, Any]:
     }
 
 
-def digests(state: Any, *, abstract: bool = False) -> dict[str, Any]:
-    """The SHA-256 of each array's type, shape and bytes, by its name in the tree; or,
-    abstract, what will hold it."""
-    if abstract:
-        return {name: np.zeros(32, np.uint8) for name in named(state)}
+def digests(state: Any) -> dict[str, np.ndarray]:
+    """The SHA-256 of each array's type, shape and bytes, by its name in the tree.
+
+    To be called by all processes together, since each may hold a part of an array.
+    """
     return {name: _digest(mesh.whole(array)) for name, array in named(state).items()}
 
 
-def error_digest(error: float | None) -> dict[str, np.ndarray]:
-    """That of the validation error, or of its not being there."""
-    return {METRIC: _digest(np.float64(np.nan if error is None else error))}
+def abstract_digests(state: Any) -> dict[str, np.ndarray]:
+    """Arrays of the shape that `digests` gives, to restore into."""
+    return {name: np.zeros(DIGEST_BYTES, np.uint8) for name in named(state)}
 
 
-def _digest(array: np.ndarray | np.float64) -> np.ndarray:
+def _digest(array: np.ndarray) -> np.ndarray:
     host = np.ascontiguousarray(array)
-    digest = hashlib.sha256(f"{host.dtype} {host.shape}".encode())
-    digest.update(host.view(np.uint8).reshape(-1).data if host.ndim else host.tobytes())
+    # NumPy makes a number an array of one; its shape is hashed as it was.
+    digest = hashlib.sha256(f"{host.dtype} {np.shape(array)}".encode())
+    digest.update(host.view(np.uint8).reshape(-1).data)
     return np.frombuffer(digest.digest(), np.uint8)

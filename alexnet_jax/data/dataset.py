@@ -11,12 +11,12 @@ from jaxtyping import UInt8
 from alexnet_jax.data.statistics import Statistics
 
 
-# Side of a stored picture, in pixels.
+# Side of a stored image, in pixels.
 LARGEST_SIZE = 4096
 
 
 class Example(TypedDict):
-    """One stored picture, `size` pixels a side, and its class."""
+    """One stored image, `size` pixels a side, and its class."""
 
     image: UInt8[np.ndarray, "size size 3"]
     label: int
@@ -24,32 +24,32 @@ class Example(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to examples."""
+    """Random access to examples, the same at every reading."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
 
     def name(self, index: int) -> str:
-        """What the example can be found by."""
+        """The example's name, unique within the source."""
         ...
 
     def where(self, index: int) -> str:
-        """The file and place the example is read from, told without reading it."""
+        """The file and the place in it, for messages; found without reading it."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """The two splits of a data set and what is known of it.
+    """The splits of a data set, its classes and its statistics.
 
     Attributes:
       splits: a source for each split, `train` and `validation`.
-      class_names: a name to read for each label; two classes may share one.
-      class_ids: what tells the classes apart: the folder's name, ImageNet's WNID.
-      size: side of the stored pictures, in pixels.
+      class_names: a readable name for each label; two classes may share a name.
+      class_ids: what distinguishes the classes: the folder's name, ImageNet's WNID.
+      size: side of the stored images, in pixels.
       fingerprint: changes when the examples change.
-      statistics: of the training pictures, where they were measured before.
+      statistics: of the training images, where they are already known.
     """
 
     splits: Mapping[str, Source]
@@ -61,7 +61,7 @@ class Dataset:
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """One name for all the parts in their order."""
+    """A checksum of all parts in their order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Sources of picture files as they came: read, decoded and cut when asked for."""
+"""Sources of encoded images: each is read, decoded and cropped when it is asked for."""
 
 import abc
 import dataclasses
@@ -13,19 +13,19 @@ from alexnet_jax.runtime.errors import InputError
 MAX_NAME_BYTES = 4096
 
 
-class Original(NamedTuple):
-    """A picture file: where it lies, for messages, its class and its bytes."""
+class EncodedImage(NamedTuple):
+    """An image file: where it lies, for messages, its class and its bytes."""
 
     where: str
     label: int
     data: bytes
 
 
-class Originals(abc.ABC):
-    """A sequence of picture files, as a source of examples.
+class EncodedSource(abc.ABC):
+    """A source whose examples are encoded images, so that it can be prepared.
 
     Attributes:
-      size: side of the examples' pictures, in pixels.
+      size: side of the decoded images, in pixels.
     """
 
     size: int
@@ -35,32 +35,38 @@ class Originals(abc.ABC):
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
-        """What the file can be found by."""
+        """The image's name, unique within the source."""
 
     @abc.abstractmethod
-    def original(self, index: int) -> Original:
-        """The file.
+    def where(self, index: int) -> str:
+        """Where the image is read from, for messages."""
+
+    @abc.abstractmethod
+    def encoded(self, index: int) -> EncodedImage:
+        """The image, still encoded.
 
         Raises:
           InputError: if it can't be read.
         """
 
     @abc.abstractmethod
-    def part(self, start: int, stop: int) -> "Originals":
-        """Those from `start` to before `stop`, small enough to send elsewhere."""
+    def subset(self, start: int, stop: int) -> "EncodedSource":
+        """The images from `start` to before `stop`, small enough to be pickled."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Changes when the files change: by names, classes and sizes."""
+        """Changes when the files change: by names, classes and lengths."""
 
     def __getitem__(self, index: int) -> Example:
-        where, label, data = self.original(index)
-        picture = images.decode(data, where, size=self.size).picture
-        return {"image": picture, "label": label}
+        where, label, data = self.encoded(index)
+        return {
+            "image": images.decode(data, where, size=self.size).image,
+            "label": label,
+        }
 
 
-class Piece(NamedTuple):
-    """Where a picture file lies: in a file, from an offset on.
+class FileEntry(NamedTuple):
+    """Where an image's bytes lie: a whole file, or a part of an archive.
 
     Attributes:
       name: unique within the source.
@@ -78,64 +84,69 @@ class Piece(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FileOriginals(Originals):
-    """Picture files that are files, or stretches of larger ones.
+class FileSource(EncodedSource):
+    """Images in files, or in archives that are read in place.
 
     Attributes:
-      root: what paths are relative to.
-      pieces: the picture files.
-      size: side of the examples' pictures, in pixels.
+      root: the folder that paths are relative to.
+      entries: where each image lies.
+      size: side of the decoded images, in pixels.
     """
 
     root: Path
-    pieces: tuple[Piece, ...]
+    entries: tuple[FileEntry, ...]
     size: int
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.entries)
 
     def __repr__(self) -> str:
-        return f"FileOriginals({self.root}, {len(self.pieces)} pictures)"
+        return f"FileSource({self.root}, {len(self.entries)} images)"
 
     def name(self, index: int) -> str:
         """The file's name, relative to the root or to the archive."""
-        return self.pieces[index].name
+        return self.entries[index].name
 
     def where(self, index: int) -> str:
         """The file's path, or the archive's with the name within it."""
-        piece = self.pieces[index]
-        path = str(self.root / piece.path)
-        return path if piece.path == piece.name else f"{path}: {piece.name}"
+        entry = self.entries[index]
+        path = str(self.root / entry.path)
+        return path if entry.path == entry.name else f"{path}: {entry.name}"
 
-    def original(self, index: int) -> Original:
-        """The file."""
-        piece, where = self.pieces[index], self.where(index)
-        images.check_bytes(piece.length, where)
+    def encoded(self, index: int) -> EncodedImage:
+        """The image's bytes.
+
+        Raises:
+          InputError: if they can't be read, or have changed since the source was
+            opened.
+        """
+        entry, where = self.entries[index], self.where(index)
+        images.check_bytes(entry.length, where)
         try:
-            with (self.root / piece.path).open("rb", buffering=0) as file:
-                file.seek(piece.offset)
-                # One more where it is a file by itself, to see if it has grown.
-                data = file.read(piece.length + (piece.path == piece.name))
+            with (self.root / entry.path).open("rb", buffering=0) as file:
+                file.seek(entry.offset)
+                # A file by itself: one byte more, to see whether it has grown.
+                data = file.read(entry.length + (entry.path == entry.name))
         except OSError as error:
             raise InputError(f"{where} can't be read ({error.strerror})") from error
-        if len(data) != piece.length:
+        if len(data) != entry.length:
             raise InputError(
-                f"{where} no longer has its {piece.length} bytes; it has changed "
-                "meanwhile"
+                f"{where} no longer has its {entry.length} bytes; it has changed "
+                "since it was opened"
             )
-        return Original(where, piece.label, data)
+        return EncodedImage(where, entry.label, data)
 
-    def part(self, start: int, stop: int) -> "FileOriginals":
-        """Those from `start` to before `stop`."""
-        return dataclasses.replace(self, pieces=self.pieces[start:stop])
+    def subset(self, start: int, stop: int) -> "FileSource":
+        """The images from `start` to before `stop`."""
+        return dataclasses.replace(self, entries=self.entries[start:stop])
 
     def fingerprint(self) -> str:
-        """Of names, classes and sizes."""
-        return fingerprint(f"{p.name}/{p.label}/{p.length}" for p in self.pieces)
+        """Of names, classes and lengths."""
+        return fingerprint(f"{e.name}/{e.label}/{e.length}" for e in self.entries)
 
 
 def check_name(name: str, where: object) -> None:
-    """Raise an InputError if a file's name can't be written down."""
+    """Raise an InputError if a file's name can't be stored in a record."""
     try:
         length = len(name.encode())
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Pictures that a user names: files, folders and patterns, decoded ahead by threads."""
+"""Image files that a user names, as paths or patterns: found, and decoded ahead."""
 
 import collections
 import glob
@@ -12,12 +12,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from alexnet_jax.data import images as pictures
+from alexnet_jax.data import images
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores
 
 
-# Decoded ahead of whoever takes them, for each thread.
+# Results made before they are asked for, for each thread.
 AHEAD = 32
 
 Item = TypeVar("Item")
@@ -25,80 +25,85 @@ Made = TypeVar("Made")
 
 
 class Shown(NamedTuple):
-    """A picture as it is stored, `size` pixels a side, or why it can't be read."""
+    """An image as it is stored, `size` pixels a side, or why it can't be read."""
 
     path: Path
-    picture: UInt8[np.ndarray, "size size 3"] | None
+    image: UInt8[np.ndarray, "size size 3"] | None
     error: InputError | None
 
 
 def find(arguments: Sequence[str]) -> list[Path]:
-    """The picture files of file names, folders and patterns, in their order.
+    """The image files of file names, folders and patterns, in their order.
 
-    Of a folder all files, at any depth, whose ending is that of a picture.
+    In a folder: every file, at any depth, whose ending is that of an image.
 
     Raises:
-      InputError: if one of them finds nothing.
+      InputError: if an argument finds nothing.
     """
     found: list[Path] = []
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            inside = sorted(_pictures_in(path))
+            inside = sorted(_images_in(path))
         elif path.exists():
             inside = [path]
         else:
             inside = sorted(map(Path, glob.glob(argument, recursive=True)))
         if not inside:
-            what = "has no picture in it" if path.is_dir() else "does not exist"
+            what = "has no image in it" if path.is_dir() else "does not exist"
             raise InputError(f"{argument} {what}; give files, folders or patterns")
         found += inside
     return found
 
 
-def _pictures_in(folder: Path) -> Iterator[Path]:
+def _images_in(folder: Path) -> Iterator[Path]:
     for place, _, names in os.walk(folder):
         for name in names:
-            if Path(name).suffix.lower() in pictures.ENDINGS:
+            if Path(name).suffix.lower() in images.ENDINGS:
                 yield Path(place, name)
 
 
 def shown(paths: Iterable[Path], size: int) -> Iterator[Shown]:
-    """Every picture in its order, decoded ahead by threads."""
+    """Every image in its order, decoded ahead by threads."""
 
     def decode(path: Path) -> Shown:
         try:
-            pictures.check_bytes(path.stat().st_size, str(path))
-            stored = pictures.decode(path.read_bytes(), str(path), size=size).picture
+            images.check_bytes(path.stat().st_size, str(path))
+            image = images.decode(path.read_bytes(), str(path), size=size).image
         except OSError as error:
             reason = InputError(f"{path} can't be read ({error.strerror})")
             return Shown(path, None, reason)
         except InputError as error:
             return Shown(path, None, error)
-        return Shown(path, stored, None)
+        return Shown(path, image, None)
 
     return ahead(decode, paths)
 
 
 def stacked(
-    pictures: Iterable[UInt8[np.ndarray, "size size 3"] | None], count: int, size: int
+    group: Iterable[UInt8[np.ndarray, "size size 3"] | None], count: int, size: int
 ) -> UInt8[np.ndarray, "count size size 3"]:
-    """A batch of always the same size: black where a picture can't be read, or at the
-    end."""
+    """A batch of `count` images, so that a jitted function sees a single shape.
+
+    It is black where an image can't be read, and past the end of the group.
+    """
     batch = np.zeros((count, size, size, 3), np.uint8)
-    for place, picture in enumerate(pictures):
-        if picture is not None:
-            batch[place] = picture
+    for place, image in enumerate(group):
+        if image is not None:
+            batch[place] = image
     return batch
 
 
 def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """A function's results in the order of the items, made ahead by a thread for each
-    core, and never many more than were taken."""
+    core.
+
+    At most `AHEAD` results for each thread wait, so memory stays bounded.
+    """
     waiting: collections.deque[Future[Made]] = collections.deque()
     rest = iter(items)
     threads = cores()
-    pool = ThreadPoolExecutor(threads, "pictures")
+    pool = ThreadPoolExecutor(threads, "images")
     try:
         for item in itertools.islice(rest, AHEAD * threads):
             waiting.append(pool.submit(make, item))

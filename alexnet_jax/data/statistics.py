@@ -1,7 +1,7 @@
-"""Mean picture and colour PCA of a data set, from exact sums (section 4.1).
+"""Mean image and colour PCA of a data set, from exact sums (section 4.1).
 
-Sums of pixels and of their products are integers, so they are the same whatever the
-order of the pictures; floating point enters once, at the end.
+Sums of pixels and of their products are integers, so the order of the images does not
+change them; floating point enters once, at the end.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ MEAN_FILE = "mean.npy"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the training pictures look like on average, on the scale 0 to 255.
+    """Mean image and colour statistics of the training images, on the scale 0 to 255.
 
     Attributes:
-      mean: the mean picture.
+      mean: the mean image.
       deviations: standard deviation of the pixels along each principal direction of
-        colour, rising. The 2012 code draws its colour shift with these; the paper's
+        colour, ascending. The 2012 code scales its colour shift by these; the paper's
         text says eigenvalues, which are their squares.
-      directions: the principal directions, one in each column.
+      directions: the principal directions, as columns.
     """
 
     mean: Float[np.ndarray, "size size 3"]
@@ -36,7 +36,7 @@ class Statistics:
     directions: Float[np.ndarray, "3 3"]
 
     def to_json(self) -> dict[str, Any]:
-        """The colours, for `dataset.json`; the mean picture is a file of its own."""
+        """The colour statistics, for JSON; the mean image is a separate file."""
         return {
             "channel_means": self.mean.mean(axis=(0, 1), dtype=np.float64).tolist(),
             "colour_deviations": self.deviations.tolist(),
@@ -44,37 +44,45 @@ class Statistics:
         }
 
     def save_mean(self, folder: Path) -> None:
-        """Write the mean picture."""
+        """Write the mean image, `mean.npy`, into a folder."""
         path = folder / MEAN_FILE
         with writing(path):
             np.save(path, self.mean)
 
 
-def load_statistics(folder: Path, description: Mapping[str, Any]) -> Statistics:
-    """Statistics from what `to_json` gave, and the folder with the mean picture.
+def load_statistics(folder: Path, content: Mapping[str, Any]) -> Statistics:
+    """Read what `save_mean` and `to_json` wrote.
+
+    A run reads the statistics from its work directory even where it has just measured
+    them: process 0 measures and writes, the processes of other hosts read, and so all
+    subtract the same bits.
+
+    Args:
+      folder: with the mean image.
+      content: what `to_json` gave, and the images' `size`.
 
     Raises:
-      InputError: if the mean picture isn't one of the description's `size`.
-      ValueError, KeyError, TypeError: if the description is none.
+      InputError: if the mean image is missing, damaged, or not of that `size`.
+      ValueError, KeyError, TypeError: if `content` is damaged.
     """
-    size = description["size"]
+    size = content["size"]
     path = folder / MEAN_FILE
     try:
-        # Mapped, so that a file that promises more than it has is not made room for.
+        # Memory-mapped, so that a header that claims a huge array allocates nothing.
         mean = np.load(path, mmap_mode="r", allow_pickle=False)
         if mean.shape != (size, size, 3) or mean.dtype != np.float32:
-            raise ValueError(f"{mean.dtype} of {mean.shape} where a picture should be")
+            raise ValueError(f"{mean.dtype} of {mean.shape} where an image should be")
         mean = np.array(mean)
         if not np.isfinite(mean).all():
             raise ValueError("numbers that are not finite")
     except Exception as error:
-        # NumPy lets through what Python's own reader of its header raises.
+        # NumPy parses the header with Python's own parser, which raises many kinds.
         raise InputError(
             f"{path} is missing or damaged ({first_line(error)})"
         ) from error
     colours = {}
     for key, shape in (("colour_deviations", (3,)), ("colour_directions", (3, 3))):
-        colours[key] = np.asarray(description[key], np.float64)
+        colours[key] = np.asarray(content[key], np.float64)
         if colours[key].shape != shape or not np.isfinite(colours[key]).all():
             raise ValueError(key)
     return Statistics(mean, colours["colour_deviations"], colours["colour_directions"])
@@ -82,13 +90,13 @@ def load_statistics(folder: Path, description: Mapping[str, Any]) -> Statistics:
 
 @dataclasses.dataclass
 class PixelSums:
-    """Exact sums over pictures.
+    """Exact sums over images.
 
     Attributes:
-      pixels: the sum of the pictures, in 32 bits for up to 2**24 that were added, in 64
-        for sums that were added.
-      products: the sum over all pixels of the products of two colours.
-      count: how many pictures.
+      pixels: the sum of the images. 32 bits hold up to 2**24 images; the total of
+        several sums has 64 bits.
+      products: for each pair of colours, the sum of their products over all pixels.
+      count: how many images.
     """
 
     pixels: Integer[np.ndarray, "size size 3"]
@@ -97,20 +105,20 @@ class PixelSums:
 
     @classmethod
     def zeros(cls, size: int) -> "PixelSums":
-        """Of no picture yet."""
+        """The sums over no image, of `size` pixels a side."""
         return cls(np.zeros((size, size, 3), np.uint32), np.zeros((3, 3), np.int64), 0)
 
-    def add(self, picture: UInt8[np.ndarray, "size size 3"]) -> None:
-        """Add a picture."""
+    def add(self, image: UInt8[np.ndarray, "size size 3"]) -> None:
+        """Add an image."""
         if self.count >= 2**24:
-            raise OverflowError("more pictures than 32 bits hold the sum of")
-        self.pixels += picture
+            raise OverflowError("more images than 32 bits hold the sum of")
+        self.pixels += image
         # A row's products stay below 2**24 up to 258 pixels, so float32 holds its sum
-        # exactly, and float64 that of any picture. Row by row: longer products would
-        # start threads, which wait for those of the other processes.
-        size = picture.shape[0]
+        # exactly, and float64 that of any image. Row by row, because longer products
+        # would make BLAS start threads, which wait for those of the other processes.
+        size = image.shape[0]
         kind = np.float32 if size <= 258 else np.float64
-        planes = np.ascontiguousarray(picture.reshape(-1, 3).T).astype(kind)
+        planes = np.ascontiguousarray(image.reshape(-1, 3).T).astype(kind)
         planes = planes.reshape(3, size, size)
         rows = np.vecdot(planes[:, None], planes[None])
         self.products += rows.sum(axis=-1, dtype=np.float64).astype(np.int64)
@@ -133,9 +141,10 @@ class PixelSums:
             return cls(arrays["pixels"], arrays["products"], int(arrays["count"]))
 
     def statistics(self) -> Statistics:
-        """Mean picture and colour PCA of what was added.
+        """Mean image and colour PCA of what was added.
 
-        Eigenvalues are clipped at zero: those of grey pictures may come out below it.
+        Eigenvalues are clipped at zero: rounding may leave those of grey images
+        slightly below it.
         """
         places = self.count * self.pixels.shape[0] * self.pixels.shape[1]
         mean = self.pixels.sum(axis=(0, 1)) / places
@@ -149,17 +158,17 @@ class PixelSums:
 
 
 def mean_crop(statistics: Statistics, crop: int) -> Float[np.ndarray, "crop crop 3"]:
-    """The mean picture's centre, which is subtracted from every crop.
+    """The mean image's centre crop, which is subtracted from every crop.
 
-    As in the 2012 code, wherever the crop was cut.
+    As in the 2012 code, it is the centre wherever the crop itself was cut.
     """
     return centre(statistics.mean, crop)
 
 
 def centre(
-    pictures: Shaped[np.ndarray, "*batch size size 3"], crop: int
+    images: Shaped[np.ndarray, "*batch size size 3"], crop: int
 ) -> Shaped[np.ndarray, "*batch crop crop 3"]:
-    """The square in the middle; not a copy."""
-    start = (pictures.shape[-2] - crop) // 2
+    """The centre square of `crop` pixels a side; a view, not a copy."""
+    start = (images.shape[-2] - crop) // 2
     inside = slice(start, start + crop)
-    return pictures[..., inside, inside, :]
+    return images[..., inside, inside, :]

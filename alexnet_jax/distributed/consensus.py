@@ -1,6 +1,7 @@
-"""What processes that train as one must agree on: what they were given, and what next.
+"""What the processes of a run agree on: their config and data, and when to stop.
 
-Alone, a process agrees with itself, and nothing is exchanged.
+All of these functions are collective: every process calls them, in the same order. A
+process that runs alone exchanges nothing.
 """
 
 import hashlib
@@ -15,22 +16,22 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.distributed.multihost import is_main, part
+from alexnet_jax.distributed.multihost import is_main, leave
 from alexnet_jax.runtime.errors import InputError
 
 
-def all_of(well: bool) -> bool:
-    """Whether it is true in every process."""
+def all_of(value: bool) -> bool:
+    """Whether the value is true in every process."""
     if jax.process_count() == 1:
-        return well
-    return bool(multihost_utils.process_allgather(np.int32(well)).all())
+        return value
+    return bool(multihost_utils.process_allgather(np.int32(value)).all())
 
 
 def in_main(action: Callable[[], object]) -> None:
-    """Do something in the main process, and see in all of them that it went well.
+    """Do something in the main process while the others wait for it.
 
     Raises:
-      InputError: in every process, if the main one raised it.
+      InputError: in every process, if the main process raised it.
     """
     refused = None
     if is_main():
@@ -41,30 +42,33 @@ def in_main(action: Callable[[], object]) -> None:
     if jax.process_count() > 1:
         number = np.int32(refused is not None)
         if multihost_utils.broadcast_one_to_all(number):
-            part()
-            refused = refused or InputError("process 0 has refused to start")
+            leave()
+            refused = refused or InputError(
+                "process 0 refused to start; see its output"
+            )
     if refused is not None:
         raise refused
 
 
 def check_same(settings: Mapping[str, Any]) -> None:
-    """See that every process has been given the same.
+    """Check that every process was given the same settings.
 
     Args:
-      settings: flat, by dotted key.
+      settings: flat, by dotted key; JSON values.
 
     Raises:
-      InputError: in every process, naming the keys at which one differs from the main
-        process.
+      InputError: in every process, with the keys and the processes that differ from the
+        main process.
     """
     if jax.process_count() == 1:
         return
-    # Fixed sizes, so that processes that differ still meet in the same exchange.
+    # Digests have a fixed size: an all-gather needs equal shapes, which the values of
+    # processes that differ may not have.
     mine = {key: _digest([key, value]) for key, value in settings.items()}
     names = _digest(sorted(mine))
     same_names = multihost_utils.process_allgather(names)
     if (same_names != same_names[0]).any():
-        part()
+        leave()
         raise InputError(
             "the processes were given configs with different keys; give every process "
             "the same command"
@@ -79,7 +83,7 @@ def check_same(settings: Mapping[str, Any]) -> None:
         if other.any()
     ]
     if differing:
-        part()
+        leave()
         raise InputError(
             f"processes differ from process 0 in {'; '.join(differing)}; give every "
             "process the same config and the same data"
@@ -92,12 +96,15 @@ def _digest(value: Any) -> np.ndarray:
 
 
 class Agreement:
-    """A number on which all processes agree, one step late and without waiting for it.
+    """The largest of the processes' numbers, one step late and without waiting.
 
-    A signal reaches one process; all of them must stop at the same step.
+    A signal reaches one process, and all of them must stop at the same step. The
+    exchange runs on the devices beside the training step, and its result is read one
+    step later, so the loop never waits for it.
     """
 
     def __init__(self, mesh: Mesh) -> None:
+        # One number a device.
         self._place = NamedSharding(mesh, P(mesh.axis_names))
         everywhere = NamedSharding(mesh, P())
         self._largest = jax.jit(jnp.max, out_shardings=everywhere)
@@ -105,7 +112,10 @@ class Agreement:
         self._pending: jax.Array | None = None
 
     def largest(self, number: int) -> int:
-        """Hand in this step's number; returns the largest of the step before."""
+        """Hand in this step's number; returns the largest number of the step before.
+
+        The first call returns 0. A process that runs alone gets its own number.
+        """
         if jax.process_count() == 1:
             return number
         local = np.full(self._local, number, np.int32)

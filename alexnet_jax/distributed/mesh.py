@@ -16,7 +16,7 @@ from alexnet_jax.runtime.process_pool import cores
 
 DATA, TOWER = "data", "tower"
 
-# Where a batch and its results lie; for the state, see `spec`.
+# Where a batch and its results lie. Parameters declare it where they are made.
 EXAMPLES = P(DATA)
 EVERYWHERE = P()
 
@@ -186,37 +186,9 @@ def check_batch(batch_size: int, parts: int, what: str) -> None:
     )
 
 
-def spec(array: Any) -> P:
-    """Where a parameter, or an array of the optimizer shaped like one, lies.
-
-    Everything of a tower has the towers as its first axis, and at least one more. What
-    has fewer axes (the step, the bias of the logits) is everywhere. Every axis is
-    spelled out, as in the shardings that a compiled step gives back: a shorter spelling
-    would compile the step a second time.
-    """
-    rest = [None] * (array.ndim - 1)
-    return P(TOWER, *rest) if array.ndim >= 2 else P(*[None] * array.ndim)
-
-
 def specs(tree: Any) -> Any:
-    """The specs of a tree of parameters or optimizer state."""
-    return jax.tree.map(spec, tree)
-
-
-def shardings(tree: Any, mesh: Mesh) -> Any:
-    """The shardings of a tree of parameters or optimizer state."""
-    return jax.tree.map(lambda array: NamedSharding(mesh, spec(array)), tree)
-
-
-def abstract(tree: Any, mesh: Mesh) -> Any:
-    """Shapes, types and places of parameters or of a state."""
-    return jax.tree.map(
-        lambda array, sharding: jax.ShapeDtypeStruct(
-            array.shape, array.dtype, sharding=sharding
-        ),
-        tree,
-        shardings(tree, mesh),
-    )
+    """The partition specs of arrays on a mesh, or of their tracers inside `jit`."""
+    return jax.tree.map(lambda array: jax.typeof(array).sharding.spec, tree)
 
 
 def sharded(

@@ -1,8 +1,12 @@
-"""Several processes that train as one, through `jax.distributed`: they join and part.
+"""Several processes that train one network, by `jax.distributed`: joining and leaving.
 
-Every process runs the same program on its own devices and reads its own part of each
-batch. The first one, the main process, writes the run's files and talks; all of them
-save their part of a checkpoint into one directory, which all of them must see.
+Every process runs the same program on its own devices and reads its own slice of each
+batch. Process 0, the main process, writes the run's files and logs. All processes save
+their shards of a checkpoint into one directory, which all of them must see.
+
+JAX ends a process abruptly when another one is lost, with a page of C++ and without
+running what a program does at its end. Most of this module turns that into one line and
+an exit status.
 """
 
 import ctypes
@@ -26,14 +30,17 @@ from alexnet_jax.runtime.errors import InputError, Interrupted, ProcessLost, fir
 
 SECONDS_TO_JOIN = 120
 SECONDS_OF_SILENCE = 30
-SECONDS_TO_PART = 2
-SECONDS_TO_LEAVE = 10
+# How long the main process waits for the others to leave first.
+SECONDS_TO_LEAVE = 2
+# How long JAX's abort waits for Python to report the same loss in its own words.
+SECONDS_TO_REPORT = 10
 LOST = (
     "process {process}: another process has ended or can't be reached ({reason}); "
-    "start all of them again, and the run goes on from its latest checkpoint"
+    "start all of them again, and the run continues from its latest checkpoint"
 )
-# Set when a lost process has been noticed; the handler, which must not be collected.
-_leaving = threading.Event()
+# Set once Python has noticed that a process is lost.
+_noticed = threading.Event()
+# C holds a bare pointer to the handler; this reference keeps it from being collected.
 _abort_handler: Any = None
 
 
@@ -43,35 +50,24 @@ def start(
     process: int | None,
     seconds_to_join: int = SECONDS_TO_JOIN,
 ) -> None:
-    """Join the other processes. To be called before anything asks for a device.
+    """Join the other processes. Call this before anything asks for a device.
 
     Args:
-      address: HOST:PORT where process 0 waits for the others, on that interface alone.
-        None where JAX finds everything by itself: under SLURM, on a cloud TPU, under
-        Kubernetes or Open MPI.
+      address: HOST:PORT where process 0 listens for the others, on that interface only.
+        None on a cluster that JAX knows: SLURM, cloud TPU, Kubernetes, Open MPI.
       processes: how many there are.
-      process: which one this is, from 0.
-      seconds_to_join: after which a missing process is given up.
+      process: the number of this process, from 0.
+      seconds_to_join: how long to wait for a missing process.
 
     Raises:
-      InputError: if an argument is missing, or a process doesn't join in time.
+      InputError: if an argument is missing or out of range, or JAX can't join. A
+        process that doesn't join in time ends this one, with one line and status 2.
     """
-    given = {"--distributed=HOST:PORT": address, "--processes": processes}
-    given["--process"] = process
-    missing = [name for name, value in given.items() if value is None]
-    if missing and len(missing) < len(given):
-        raise InputError(
-            f"{' and '.join(missing)} must be given too; or --distributed alone, where "
-            "a cluster tells JAX the rest"
-        )
-    if address is not None and not re.fullmatch(r".+:\d+", address):
-        raise InputError(f"--distributed={address} must be HOST:PORT")
-    if processes is not None and process not in range(processes):
-        raise InputError(f"--process={process} must lie between 0 and {processes - 1}")
-    # The others must not be torn down by JAX itself, which would say it in a page of
-    # C++ and skip what a run does at its end; see `together`.
+    _check_arguments(address, processes, process)
+    # Without this a lost process makes JAX end the others before `together` can.
     jax.config.update("jax_enable_recoverability", True)
-    # Where a process doesn't join JAX aborts this one, and doesn't say who is missing.
+    # When a process doesn't join, JAX aborts this one and doesn't say who is missing;
+    # the timer comes first.
     clock = threading.Timer(
         seconds_to_join, _give_up, (address, processes, process, seconds_to_join)
     )
@@ -95,19 +91,42 @@ def start(
         ) from error
     finally:
         clock.cancel()
-    _leave_rather_than_abort()
+    _handle_abort()
     if jax.process_index() > 0:
         progress.console.quiet = True
 
 
-def _leave_rather_than_abort() -> None:
-    """Where the main process has gone JAX aborts the others from a thread of its own,
-    at about the time when Python hears of it; let it be one line and status 1."""
+def _check_arguments(
+    address: str | None, processes: int | None, process: int | None
+) -> None:
+    given = {
+        "--distributed=HOST:PORT": address,
+        "--processes": processes,
+        "--process": process,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise InputError(
+            f"{' and '.join(missing)} must be given too; or give --distributed alone, "
+            "on a cluster that JAX knows"
+        )
+    if address is not None and not re.fullmatch(r".+:\d+", address):
+        raise InputError(f"--distributed={address} must be HOST:PORT")
+    if processes is not None and process not in range(processes):
+        raise InputError(f"--process={process} must lie between 0 and {processes - 1}")
+
+
+def _handle_abort() -> None:
+    """Turn JAX's abort into one line and status 1.
+
+    When the main process is lost, JAX aborts the others from one of its own threads, at
+    about the time at which Python notices the loss.
+    """
 
     def leave(_: int) -> None:
-        if _leaving.is_set():
-            # Python has heard of it, and is about to say so.
-            time.sleep(SECONDS_TO_LEAVE)
+        if _noticed.is_set():
+            # Python is about to report it and to end the process.
+            time.sleep(SECONDS_TO_REPORT)
         else:
             line = f"error: {LOST.format(process=number, reason='JAX gave up')}\n"
             os.write(2, line.encode())
@@ -116,26 +135,27 @@ def _leave_rather_than_abort() -> None:
     number = jax.process_index()
     global _abort_handler
     _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
-    # Python's own handlers wait for the main thread, which an abort does not.
+    # Not signal.signal: Python's handlers run when the main thread gets to them, and an
+    # abort doesn't wait for that.
     ctypes.CDLL(None).signal(signal.SIGABRT, _abort_handler)
 
 
 def _give_up(
     address: str | None, processes: int | None, process: int | None, seconds: int
 ) -> None:
-    """End this process, with one line that says who is missing."""
+    """End this process, with one line that says which process is missing."""
     missing = "a process is missing"
     if address is not None and processes is not None and process is not None:
         absent = [number for number in range(1, processes) if number != process]
         if process > 0 and not _answers(address):
             absent = [0]
         missing = {
-            0: f"process 0 at {address} does not let this one in",
+            0: f"process 0 at {address} does not accept this process",
             1: f"process {absent[0] if absent else None} is missing",
         }.get(len(absent), f"of processes {', '.join(map(str, absent))} one is missing")
     print(
         f"error: not all processes joined within {seconds} s: {missing}; start every "
-        "process with the same command, and see that each can reach the address",
+        "process with the same command, and check that each can reach the address",
         file=sys.stderr,
         flush=True,
     )
@@ -143,6 +163,7 @@ def _give_up(
 
 
 def _answers(address: str) -> bool:
+    """Whether something accepts connections there."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -152,49 +173,58 @@ def _answers(address: str) -> bool:
 
 
 def is_main() -> bool:
-    """Whether this process writes the run's files."""
+    """Whether this is process 0, which writes the run's files and logs."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
-    """Return when every process has come to the same place."""
+    """Return when every process has made the same call.
+
+    Args:
+      what: names the call; processes that wait for different things fail.
+    """
     multihost_utils.sync_global_devices(what)
 
 
-def is_of_devices(error: BaseException) -> bool:
-    """Whether devices raised it, or the connection between processes."""
-    # A collective that fails while it is dispatched says so in gloo's own words.
-    of_gloo = type(error) is ValueError and "Gloo" in str(error)
-    return of_gloo or isinstance(error, jax.errors.JaxRuntimeError)
+def is_device_error(error: BaseException) -> bool:
+    """Whether a device raised it, or the connection between processes."""
+    # JAX raises what gloo says as a plain ValueError where a collective fails while it
+    # is dispatched.
+    from_gloo = type(error) is ValueError and "Gloo" in str(error)
+    return from_gloo or isinstance(error, jax.errors.JaxRuntimeError)
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """A run of several processes: they end together, or say that one is lost.
+    """Inside the block a process trains with others; at its end they leave together.
 
     Raises:
-      ProcessLost: if another process has ended or fallen silent.
+      ProcessLost: if another process has ended or doesn't answer.
     """
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if not is_of_devices(error):
+        if not is_device_error(error):
             raise
-        _leaving.set()
+        _noticed.set()
         reason = first_line(error)[:160]
         lost = LOST.format(process=jax.process_index(), reason=reason)
         raise ProcessLost(lost) from error
     except Interrupted:
-        part()
+        # A signal stops all processes at the same step, so all of them come here.
+        leave()
         raise
     else:
-        part()
+        leave()
 
 
-def part() -> None:
-    """Leave the others. JAX aborts a process whose coordinator has gone, so the main
-    process, which is that, goes last."""
+def leave() -> None:
+    """Disconnect from the other processes; every process must call this.
+
+    The main process goes last: it is the coordinator, and JAX aborts a process whose
+    coordinator has gone.
+    """
     wait_for_all("the run's end")
     if is_main():
-        time.sleep(SECONDS_TO_PART)
+        time.sleep(SECONDS_TO_LEAVE)
     jax.distributed.shutdown()

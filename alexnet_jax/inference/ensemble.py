@@ -1,24 +1,36 @@
-"""What trained networks make of a split, and the mean of their probabilities."""
+"""Loss and errors of trained networks on a split, alone or as an ensemble."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.inference.trained import Member
+from alexnet_jax.inference.trained import TrainedNetwork, open_trained
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.config import call, plain
 from alexnet_jax.runtime import progress
-from alexnet_jax.training import losses
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.training import evaluation, losses
+from alexnet_jax.training.step import Batch
+
+
+# The sources that need a path.
+WITH_PATH = ("prepared", "folder", "imagenet", "tfds")
 
 
 class Outputs(NamedTuple):
-    """What a member makes of a split.
+    """A network's outputs for every example of a split.
 
     Attributes:
       labels: of the examples.
@@ -33,14 +45,165 @@ class Outputs(NamedTuple):
     logits: Float[np.ndarray, "examples views classes"] | None
 
 
+def evaluate(
+    workdirs_given: Sequence[Path],
+    *,
+    views: int = 1,
+    checkpoint: str | int = "best",
+    split: str = "validation",
+    mesh: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    data_path: str | None = None,
+    predictions: Path | None = None,
+) -> dict[str, Any]:
+    """Measure one run, or several as an ensemble, on every example of a split once.
+
+    Members and views count alike: their probabilities are averaged (section 4.1; the
+    paper's ensembles likewise). Of an ensemble the result also has each member's own
+    loss and errors, in `alone`, and those of its first one, two, ... members, in
+    `first`.
+
+    Args:
+      workdirs_given: work directories; the first one's config says where the data are.
+      views: 1 for the centre, 10 for corners, centre and their flips; the flips are
+        left out if training was without.
+      checkpoint: `best`, `latest` or a step.
+      split: of the data.
+      mesh: devices along data and tower; None as in the config.
+      batch_size: examples at a time; None as in the config.
+      data_path: where the data are; None as in the config.
+      predictions: a file to write every example's outputs to; they are kept in memory
+        for it (2 GB a member for ImageNet's ten views).
+
+    Returns:
+      What the command prints.
+
+    Raises:
+      InputError: if something is missing or doesn't fit together.
+    """
+    if predictions is not None and not predictions.absolute().parent.is_dir():
+        raise InputError(
+            f"--predictions={predictions} can't be written: its folder isn't there"
+        )
+    if batch_size is not None:
+        meshes.check_batch(batch_size, 1, "--batch_size")
+    # Devices come first: opening a checkpoint asks for them.
+    devices = _open_mesh(workdirs_given, mesh)
+    members = [open_trained(workdir, checkpoint) for workdir in workdirs_given]
+    for other in members[1:]:
+        _check_alike(members[0], other, views)
+    settings = members[0].config
+    size = batch_size or settings.get("eval", {}).get("batch_size", 128)
+    meshes.check_batch(size, devices.shape["data"], "--batch_size")
+    path = data_path or settings["data"].get("path")
+    opened = [open_data(member, path) for member in members]
+    outputs = [
+        run_over(
+            member,
+            pipeline,
+            split=split,
+            views=views,
+            batch_size=size,
+            mesh=devices,
+            keep_logits=predictions is not None,
+        )
+        for member, pipeline in zip(members, opened, strict=True)
+    ]
+    if any(not np.array_equal(outputs[0].labels, o.labels) for o in outputs):
+        raise InputError("the members read different examples and make no ensemble")
+    if outputs[0].views < views:
+        progress.say("trained without horizontal flips: five views, not ten")
+    measured, probabilities = _measured(outputs, size)
+    if predictions is not None:
+        _write_predictions(predictions, opened[0], split, outputs, probabilities)
+    return {
+        "split": split,
+        "examples": len(outputs[0].labels),
+        "views": outputs[0].views,
+        "members": len(members),
+        **measured,
+        "checkpoints": [f"{m.workdir}:{m.step}" for m in members],
+    }
+
+
+def _open_mesh(workdirs_given: Sequence[Path], mesh: tuple[int, int] | None) -> Mesh:
+    """The mesh of the first run's config, or the one given, for all these networks."""
+    configs = [plain(workdirs.read_config(workdir)) for workdir in workdirs_given]
+    settings = dict(configs[0].get("mesh", {}))
+    if mesh is not None:
+        settings["data"], settings["tower"] = mesh
+    towers = min(
+        config.get("model", {}).get("towers", AlexNet.towers) for config in configs
+    )
+    return meshes.open_mesh(towers=towers, **settings)
+
+
+def _check_alike(first: TrainedNetwork, other: TrainedNetwork, views: int) -> None:
+    """Check that two runs make an ensemble: same classes, same preprocessing.
+
+    Raises:
+      InputError: naming both runs and what differs.
+    """
+    here, there = first.data, other.data
+    if here.class_names != there.class_names:
+        what, advice = _first_other_class(here.class_names, there.class_names), ""
+    elif here.size != there.size:
+        what, advice = f"images stored at {here.size} and at {there.size} pixels", ""
+    elif here.crop != there.crop:
+        what, advice = f"crops of {here.crop} and of {there.crop} pixels", ""
+    elif not np.array_equal(here.statistics.mean, there.statistics.mean):
+        what, advice = "another mean image is subtracted", ""
+    elif views > 1 and first.flipped != other.flipped:
+        what = "one was trained with horizontal flips and one without"
+        advice = "; --views=1 takes both"
+    else:
+        return
+    raise InputError(
+        f"{first.workdir} and {other.workdir} make no ensemble: {what}{advice}"
+    )
+
+
+def _first_other_class(here: Sequence[str], there: Sequence[str]) -> str:
+    pairs = enumerate(itertools.zip_longest(here, there))
+    number, (a, b) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+    return f"class {number} is {a} in one and {b} in the other"
+
+
+def open_data(member: TrainedNetwork, path: str | None) -> Pipeline:
+    """Open a member's data, where they are now.
+
+    Raises:
+      InputError: if no path is known, or the data have other classes or another size
+        than those that the member was trained on.
+    """
+    data = {**member.config["data"], "path": path}
+    if path is None and data.get("source", "prepared") in WITH_PATH:
+        raise InputError(
+            f"{member.workdir} doesn't say where its data are; give --data_path=PATH"
+        )
+    pipeline: Pipeline = call({"data": data}, "data")
+    dataset = pipeline.dataset
+    if dataset.class_names != member.data.class_names:
+        raise InputError(
+            f"{member.workdir} was trained on other classes than the data have: "
+            + _first_other_class(member.data.class_names, dataset.class_names)
+        )
+    if dataset.size != member.data.size:
+        raise InputError(
+            f"{member.workdir} was trained on images stored at {member.data.size} "
+            f"pixels a side, and these are stored at {dataset.size}"
+        )
+    return pipeline
+
+
 def run_over(
-    member: Member,
+    member: TrainedNetwork,
     pipeline: Pipeline,
     *,
     split: str,
     views: int,
     batch_size: int,
-    mesh: jax.sharding.Mesh,
+    mesh: Mesh,
     keep_logits: bool,
 ) -> Outputs:
     """A member's outputs for every example, in the data set's order.
@@ -50,35 +213,39 @@ def run_over(
     """
     dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
     step = member.evaluator(mesh, views)
-    labels, log_probabilities, logits = [], [], []
+
+    def averaged(batch: Batch) -> tuple[Array, Array]:
+        # Averaged here, before the next batch is started: after it, the device would
+        # compute that batch first, and the host would wait.
+        _, logits = step(batch)
+        return logits, losses.log_mean_probabilities(logits)
+
+    labels, log_probabilities, kept = [], [], []
     counted = 0
     total = len(pipeline.dataset.splits[split])
     with (
         progress.counted(str(member.workdir), total) as advance,
         prefetch.read(pipeline, dataset) as batches,
     ):
-        for batch in batches:
-            _, of_batch = step(meshes.to_devices(batch, mesh))
-            votes = jax.device_get(of_batch)[batch["mask"]]
-            counted = votes.shape[1]
-            labels.append(batch["label"][batch["mask"]])
-            means = losses.log_mean_probabilities(jnp.asarray(votes))
-            log_probabilities.append(jax.device_get(means))
+        for batch, (logits, means) in evaluation.over_batches(averaged, batches, mesh):
+            counted = logits.shape[1]
+            labels.append(batch["label"])
+            log_probabilities.append(means)
             if keep_logits:
-                logits.append(votes)
-            advance(len(votes))
+                kept.append(logits)
+            advance(len(logits))
     return Outputs(
         np.concatenate(labels),
         np.concatenate(log_probabilities),
         counted,
-        np.concatenate(logits) if keep_logits else None,
+        np.concatenate(kept) if keep_logits else None,
     )
 
 
 def combine(
     members: Sequence[Outputs], batch_size: int
 ) -> tuple[dict[str, float], Float[np.ndarray, "examples classes"]]:
-    """Loss and errors of the probabilities averaged over members, and those.
+    """Loss and errors of the probabilities averaged over members, and those averages.
 
     Goes through the examples in parts, to need little memory on the device.
     """
@@ -97,3 +264,37 @@ def combine(
             totals[name] = totals.get(name, 0.0) + float(value)
         probabilities.append(np.exp(jax.device_get(log_mean)))
     return losses.means(totals), np.concatenate(probabilities)
+
+
+def _measured(
+    outputs: Sequence[Outputs], batch_size: int
+) -> tuple[Mapping[str, Any], Float[np.ndarray, "examples classes"]]:
+    """Loss and errors of all members together, and of several also each member's own
+    and those of the first ones; and the averaged probabilities."""
+    together, probabilities = combine(outputs, batch_size)
+    if len(outputs) == 1:
+        return together, probabilities
+    alone = [combine([member], batch_size)[0] for member in outputs]
+    first = [combine(outputs[:n], batch_size)[0] for n in range(2, len(outputs))]
+    parts = {"alone": alone, "first": [alone[0], *first, together]}
+    return {**together, **parts}, probabilities
+
+
+def _write_predictions(
+    path: Path,
+    pipeline: Pipeline,
+    split: str,
+    outputs: Sequence[Outputs],
+    probabilities: Float[np.ndarray, "examples classes"],
+) -> None:
+    """Write every example's name, label, logits and averaged probabilities."""
+    source = pipeline.dataset.splits[split]
+    kept = [output.logits for output in outputs if output.logits is not None]
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            name=np.asarray([source.name(index) for index in range(len(source))]),
+            label=outputs[0].labels,
+            logits=np.stack(kept, axis=1),
+            mean_probabilities=probabilities,
+        )

@@ -1,7 +1,8 @@
 """Files that features are written to, row by row: Zarr and NPY.
 
-Beside an output that is not finished lies a note of how far it has come, and of the
-work it belongs to.
+Beside an unfinished output lies a note, `NAME.progress.json`: how many rows are
+written, and which work they belong to. The note is written after the rows, so a process
+that was killed may have written rows that it does not count; they are written again.
 """
 
 import csv
@@ -12,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,19 +22,23 @@ from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
-# Longer names are cut off in Zarr, where all have the same room.
+# Zarr gives all names the same room; longer names are cut off.
 NAME_BYTES = 256
 
-# Of every array by name: its rows.
+# Each array's rows, by name.
 Columns = Mapping[str, np.ndarray]
+# Each array's shape, by name; rows first.
+Shapes = Mapping[str, tuple[int, ...]]
+# What distinguishes one piece of work from another, as JSON keeps it.
+Job = Mapping[str, str | int | list[str]]
 # Writes columns, names and labels from a row on.
 Write = Callable[[int, Columns, Sequence[str], Sequence[int]], None]
 
 
 class Output:
-    """Rows are appended to it; `done` are written, of which `refused` are NaN."""
+    """An output to append rows to; `done` are written, of which `refused` are NaN."""
 
-    def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, job: Job) -> None:
         self._path = path
         self._job = dict(job)
         self._note = path.with_name(path.name + ".progress.json")
@@ -43,7 +48,7 @@ class Output:
         if self.resumed:
             self._resume()
         elif path.exists():
-            raise InputError(f"{path} is there already; remove it, or choose another")
+            raise InputError(f"{path} exists already; choose another --output")
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path} can't be written: its folder isn't there")
 
@@ -53,13 +58,14 @@ class Output:
             job, self.done, self.refused = note["job"], note["done"], note["refused"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self._note} is damaged ({first_line(error)}); remove it and "
-                f"{self._path}"
+                f"{self._note} is damaged ({first_line(error)}), so {self._path} can't "
+                "be continued; choose another --output"
             ) from error
         if job != self._job:
             raise InputError(
                 f"{self._path} holds the beginning of other features "
-                f"({self._note} says of which); give that command again, or remove both"
+                f"({self._note} says which); give that command again, or choose "
+                "another --output"
             )
 
     def append(
@@ -69,7 +75,7 @@ class Output:
         labels: Sequence[int],
         refused: int,
     ) -> None:
-        """Write the next rows, of which so many are refused."""
+        """Write the next rows, `refused` of which are NaN."""
         assert self.write is not None
         with writing(self._path):
             self.write(self.done, columns, names, labels)
@@ -78,11 +84,12 @@ class Output:
         self.take_note()
 
     def end(self) -> None:
-        """All rows are written."""
+        """Finish: all rows are written."""
         self._note.unlink()
 
     def take_note(self) -> None:
-        """Write down how far it has come; first of all, to have something to go on."""
+        """Record how many rows are written; before the first, so that even an output
+        without rows can be continued."""
         note = {"job": self._job, "done": self.done, "refused": self.refused}
         with writing(self._note):
             atomic.write_json(self._note, note)
@@ -90,22 +97,18 @@ class Output:
 
 @contextmanager
 def open_output(
-    path: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    rows_at_once: int,
-    job: Mapping[str, Any],
+    path: Path, shapes: Shapes, *, rows_at_once: int, job: Job
 ) -> Iterator[Output]:
-    """Open an output, or go on with one.
+    """Open an output, or continue an unfinished one.
 
     Args:
-      path: its ending says which kind.
+      path: its ending, .zarr or .npy, decides the format.
       shapes: of each layer's array, rows first.
       rows_at_once: how many rows every `append` but the last brings.
-      job: what tells this work from any other.
+      job: what distinguishes this work from other work.
 
     Raises:
-      InputError: if it is there already, belongs to other work, or can't be written.
+      InputError: if it exists, belongs to other work, or can't be written.
     """
     kinds: dict[str, Callable[..., AbstractContextManager[Write]]]
     kinds = {".zarr": _zarr, ".npy": _npy}
@@ -120,7 +123,7 @@ def open_output(
 
 @contextmanager
 def _npy(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], rows_at_once: int, output: Output
+    path: Path, shapes: Shapes, rows_at_once: int, output: Output
 ) -> Iterator[Write]:
     """One layer as an NPY file, names and labels as a CSV file beside it."""
     if len(shapes) > 1:
@@ -128,30 +131,28 @@ def _npy(
     ((layer, shape),) = shapes.items()
     table_path = path.with_suffix(".csv")
     if not output.resumed and table_path.exists():
-        raise InputError(f"{table_path} is there already; remove it, or move it")
+        raise InputError(f"{table_path} exists already; choose another --output")
     output.take_note()
-    done = output.done
-    kind = np.dtype(np.float32)
-    header = {"descr": kind.str, "fortran_order": False, "shape": shape}
-    row_bytes = int(np.prod(shape[1:])) * kind.itemsize
-    mode = "r+b" if done else "w+b"
+    first_row = _reserve(path, shape, new=not output.done)
+    row_bytes = int(np.prod(shape[1:])) * np.dtype(np.float32).itemsize
     with writing(path):
-        array, table = path.open(mode), table_path.open(mode)
+        array = path.open("r+b")
+        table = table_path.open("r+b" if output.done else "w+b")
     with array, table:
         with writing(path):
-            np.lib.format.write_array_header_1_0(array, header)
-            if not done:
+            # Bytes after the last row would be no part of an NPY file.
+            array.truncate(first_row + shape[0] * row_bytes)
+            if not output.done:
                 table.write(b"name,label\n")
-            # A process that was killed may have written past its last note.
-            _cut(array, array.tell() + done * row_bytes)
-            table.seek(0)
-            lines = list(itertools.islice(table, done + 1))
-            # A line that is missing makes it longer than it is.
-            _cut(table, sum(map(len, lines)) + (done + 1 - len(lines)))
+            _keep_lines(table, 1 + output.done)
 
         def write(
-            _: int, columns: Columns, names: Sequence[str], labels: Sequence[int]
+            start: int, columns: Columns, names: Sequence[str], labels: Sequence[int]
         ) -> None:
+            # As bytes of the file and not through a memory map: a disk that is full is
+            # then an OSError, where a map would end the process; and mapped pages would
+            # count as its memory.
+            array.seek(first_row + start * row_bytes)
             array.write(np.ascontiguousarray(columns[layer]).data)
             for name, label in zip(names, labels, strict=True):
                 table.write(_row(name, label))
@@ -162,14 +163,38 @@ def _npy(
         yield write
 
 
-def _cut(file: BinaryIO, length: int) -> None:
-    """Cut a file to a length that it must have at least."""
-    file.flush()
-    if os.fstat(file.fileno()).st_size < length:
+def _reserve(path: Path, shape: tuple[int, ...], *, new: bool) -> int:
+    """Make or check an NPY file for all rows; returns where the first one begins.
+
+    A new file has its whole length from the start, and takes room on the disk only as
+    rows are written, where the file system allows it.
+    """
+    try:
+        with writing(path):
+            array = np.lib.format.open_memmap(
+                path, mode="w+" if new else "r", dtype=np.float32, shape=shape
+            )
+        if array.shape != shape or array.dtype != np.float32:
+            raise ValueError(f"{array.dtype} of {array.shape}")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"{file.name} is shorter than what was written; remove it, and what lies "
-            "beside it, to begin anew"
+            f"{path} is shorter than what was written, or damaged "
+            f"({first_line(error)}); choose another --output"
+        ) from error
+    return array.offset
+
+
+def _keep_lines(file: BinaryIO, count: int) -> None:
+    """Cut a text file after so many lines, which it must have at least."""
+    file.seek(0)
+    lines = list(itertools.islice(file, count))
+    if len(lines) < count or not lines[-1].endswith(b"\n"):
+        raise InputError(
+            f"{file.name} is shorter than what was written; choose another --output"
         )
+    length = sum(map(len, lines))
     file.seek(length)
     file.truncate()
 
@@ -183,7 +208,7 @@ def _row(name: str, label: int) -> bytes:
 
 @contextmanager
 def _zarr(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], rows_at_once: int, output: Output
+    path: Path, shapes: Shapes, rows_at_once: int, output: Output
 ) -> Iterator[Write]:
     """A Zarr group with an array for each layer, and `name` and `label`."""
     zarr = optional.require("zarr", path)
@@ -193,11 +218,10 @@ def _zarr(
         group = zarr.open_group(path, mode=mode, zarr_format=2)
     if not output.done:
         total = next(iter(shapes.values()))[0]
-        kinds: dict[str, tuple[tuple[int, ...], Any]] = {
-            name: (shape, np.float32) for name, shape in shapes.items()
-        }
+        kinds: dict[str, tuple[tuple[int, ...], np.dtype]]
+        kinds = {name: (shape, np.dtype(np.float32)) for name, shape in shapes.items()}
         kinds["name"] = ((total,), np.dtype(f"S{NAME_BYTES}"))
-        kinds["label"] = ((total,), np.int32)
+        kinds["label"] = ((total,), np.dtype(np.int32))
         for name, (shape, kind) in kinds.items():
             # A chunk is a batch's rows: written whole, and only once.
             chunks = (rows_at_once, *shape[1:])

@@ -1,19 +1,20 @@
-"""What a trained network makes of its validation pictures: for figures and tables."""
+"""A trained network's view of its validation images, for figures and tables."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from alexnet_jax.data import image_files, statistics
-from alexnet_jax.inference.trained import Member
+from alexnet_jax.data.dataset import Example
+from alexnet_jax.inference.image_batches import over_images
+from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.runs.config import call
 
 
-# More pictures would not be seen in a panel, and are long to look at on a CPU.
+# More images would not be seen in a figure, and take long on a CPU.
 MOST_EXAMPLES = 1024
 BATCH_SIZE = 64
 
@@ -27,7 +28,7 @@ class Insight:
       images: the crops that it saw.
       labels: their classes.
       probabilities: what it gives each class.
-      hidden: the last hidden layer, by which pictures are near or far.
+      hidden: the last hidden layer, whose distances say which images are alike.
       total: how many examples the split has.
     """
 
@@ -40,11 +41,11 @@ class Insight:
 
     @property
     def predicted(self) -> Int[np.ndarray, " examples"]:
-        """The best class of each."""
+        """The best class of each example."""
         return self.probabilities.argmax(axis=1)
 
     def confusion(self) -> Int[np.ndarray, "classes classes"]:
-        """How many examples of a class (row) were taken for each (column)."""
+        """How many examples of a class (row) were taken for each class (column)."""
         classes = len(self.class_names)
         pairs = self.labels.astype(np.int64) * classes + self.predicted
         return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
@@ -56,13 +57,18 @@ class Insight:
         return np.argsort(distances, kind="stable")[:count]
 
 
-def look(member: Member, data_path: Path | None = None) -> Insight:
-    """Run up to `MOST_EXAMPLES` validation pictures, evenly chosen, through a network.
+def look(network: TrainedNetwork, data_path: Path | None = None) -> Insight:
+    """Run up to `MOST_EXAMPLES` validation images, evenly chosen, through a network.
+
+    Args:
+      network: the trained network.
+      data_path: where its data are now; None if they are where it was trained.
 
     Raises:
       InputError: if the data aren't there.
     """
-    settings = dict(member.config["data"])
+    data = network.data
+    settings = dict(network.config["data"])
     if data_path is not None:
         settings["path"] = str(data_path)
     pipeline = call({"data": settings}, "data")
@@ -71,31 +77,31 @@ def look(member: Member, data_path: Path | None = None) -> Insight:
     chosen = np.linspace(0, len(source) - 1, count).astype(int)
     examples = [*image_files.ahead(source.__getitem__, chosen.tolist())]
     stored = np.stack([example["image"] for example in examples])
-    probabilities, hidden = _outputs(member, stored)
+    logits, hidden = _outputs(network, examples)
     return Insight(
-        class_names=member.data.class_names,
-        images=statistics.centre(stored, member.data.crop),
+        class_names=data.class_names,
+        images=statistics.centre(stored, data.crop),
         labels=np.asarray([example["label"] for example in examples], np.int32),
-        probabilities=probabilities,
-        hidden=hidden,
+        probabilities=np.asarray(jax.nn.softmax(logits)),
+        hidden=hidden.reshape(count, -1),
         total=len(source),
     )
 
 
-def _outputs(member: Member, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    *_, layer, _ = member.model.layers
-
-    @jax.jit
-    def run(params: Any, batch: Array) -> tuple[Array, Array]:
-        logits, kept = member.activations(params, batch, (layer,))
-        return jax.nn.softmax(logits), kept[layer].reshape(len(batch), -1)
-
-    probabilities, hidden = [], []
-    size = min(BATCH_SIZE, len(images))
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        whole = image_files.stacked(batch, size, images.shape[1])
-        p, h = jax.device_get(run(member.plain_params, whole))
-        probabilities.append(p[: len(batch)])
-        hidden.append(h[: len(batch)])
-    return np.concatenate(probabilities), np.concatenate(hidden)
+def _outputs(
+    network: TrainedNetwork, examples: list[Example]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and the last hidden layer."""
+    *_, hidden, head = network.model.layers
+    mesh = network.all_devices()
+    batches = over_images(
+        network.extractor(mesh, (head, hidden)),
+        examples,
+        lambda example: example["image"],
+        size=network.data.size,
+        batch_size=min(BATCH_SIZE, len(examples)),
+        mesh=mesh,
+    )
+    rows = [results for _, results in batches]
+    logits, values = (np.concatenate([r[n] for r in rows]) for n in (head, hidden))
+    return logits, values

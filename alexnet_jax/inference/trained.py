@@ -1,4 +1,4 @@
-"""A trained network from its work directory."""
+"""A trained network, opened from its work directory."""
 
 import dataclasses
 import functools
@@ -9,23 +9,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
-from alexnet_jax.data import images as pictures
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.data import images as image_codec
 from alexnet_jax.data import statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.config import call, plain
-from alexnet_jax.runtime import progress
+from alexnet_jax.runs.config import plain, section
+from alexnet_jax.runs.run_data import Data, read_data
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training import preprocess
 from alexnet_jax.training import step as steps
+from alexnet_jax.training.preprocess import cut_views
+from alexnet_jax.training.step import Batch
 
 
-Layers = Sequence[str]
+# An image as `Loaded.preprocess` takes it: a file's name, a PIL image, or uint8 pixels.
+AnyImage = str | Path | Image.Image | UInt8[np.ndarray, "height width 3"]
 
 
 class Loaded(NamedTuple):
@@ -38,146 +41,108 @@ class Loaded(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Member:
-    """One member of an ensemble: a run and the checkpoint of it that is measured."""
+class TrainedNetwork:
+    """A run and one of its checkpoints. Made by `open_trained`.
+
+    Attributes:
+      workdir: the run's work directory.
+      config: its sections.
+      data: class names, sizes and statistics of its data.
+      step: of the checkpoint.
+    """
 
     workdir: Path
     config: Mapping[str, Any]
-    data: workdirs.Data
+    data: Data
     step: int
 
-    @property
+    @functools.cached_property
     def model(self) -> AlexNet:
-        """Its network."""
+        """The network."""
         classes = len(self.data.class_names)
-        return call(self.config, "model", num_classes=classes)
+        return AlexNet(num_classes=classes, **section(self.config, "model"))
 
-    def abstract_params(self, mesh: jax.sharding.Mesh) -> Any:
-        """Shapes, types and places of its parameters."""
-        size = self.data.crop
-        variables = jax.eval_shape(
-            self.model.init, jax.random.key(0), jnp.zeros((1, size, size, 3))
-        )
-        return meshes.abstract(variables["params"], mesh)
+    @property
+    def flipped(self) -> bool:
+        """Whether it was trained with horizontal flips."""
+        return self.config["data"].get("flip", True)
 
-    def params(self, mesh: jax.sharding.Mesh) -> Any:
-        """Its parameters, restored onto a mesh."""
+    @property
+    def mean(self) -> Float[np.ndarray, "crop crop 3"]:
+        """The mean image's centre, which is subtracted from every crop."""
+        return statistics.mean_crop(self.data.statistics, self.data.crop)
+
+    def abstract_params(self, mesh: Mesh) -> Any:
+        """Shapes, types and shardings of the parameters."""
+        return steps.abstract_params(self.model, mesh, self.data.crop)
+
+    def params(self, mesh: Mesh) -> Any:
+        """The parameters, restored onto a mesh."""
         abstract = self.abstract_params(mesh)
-        with Checkpoints(self.workdir / workdirs.CHECKPOINTS) as checkpoints:
-            return checkpoints.restore(self.step, {"params": abstract})["params"]
+        checkpoints = CheckpointReader(self.workdir / workdirs.CHECKPOINTS)
+        return checkpoints.restore(self.step, {"params": abstract})["params"]
 
     @functools.cached_property
     def plain_params(self) -> Any:
-        """Its parameters on one device, with no mesh or sharding in sight."""
+        """The parameters on one device, with no mesh or sharding in sight."""
         params = jax.device_get(self.params(meshes.one_device()))
         return jax.tree.map(jnp.asarray, params)
 
-    def evaluator(
-        self, mesh: jax.sharding.Mesh, views: int
-    ) -> Callable[[steps.Batch], tuple[dict[str, jax.Array], jax.Array]]:
-        """Its evaluation step with its parameters and mean picture; it takes batches.
+    def all_devices(self) -> Mesh:
+        """The mesh of all devices along "data", with whole towers on each."""
+        return meshes.open_mesh(towers=self.model.towers, tower=1)
 
-        The mirrored views are left out if training was without mirror images.
+    def evaluator(
+        self, mesh: Mesh, views: int
+    ) -> Callable[[Batch], tuple[dict[str, Array], Array]]:
+        """The evaluation step of `step.make_eval_step`, with parameters and mean image.
+
+        It takes batches. The flipped views are left out if training was without flips.
         """
-        mean = statistics.mean_crop(self.data.statistics, self.data.crop)
-        mean = jax.device_put(mean, meshes.replicated(mesh))
+        mean = jax.device_put(self.mean, meshes.replicated(mesh))
         params = self.params(mesh)
         evaluate = steps.make_eval_step(
             self.model,
             mesh,
             crop=self.data.crop,
             views=views,
-            mirrors=self.config["data"].get("flip", True),
+            mirrors=self.flipped,
         )
         return lambda batch: evaluate(params, batch, mean)
 
-    def activations(
-        self, params: Any, images: UInt8[Array, "batch size size 3"], layers: Layers
-    ) -> tuple[Array, dict[str, Array]]:
-        """Logits and layers of stored pictures' centres, in float32; to be jitted."""
-        crop = self.data.crop
-        mean = statistics.mean_crop(self.data.statistics, crop)
-        (centre,) = jnp.moveaxis(preprocess.cut_views(images, crop=crop, views=1), 1, 0)
-        centre = centre.astype(jnp.float32) - mean[None]
-        outputs: Any = self.model.apply({"params": params}, centre, layers=layers)
-        logits, kept = outputs
-        return logits, {name: x.astype(jnp.float32) for name, x in kept.items()}
+    def extractor(
+        self, mesh: Mesh, layers: Sequence[str]
+    ) -> Callable[[Batch], dict[str, Array]]:
+        """A function from a batch to layers of the centre crops, in float32.
 
+        Args:
+          mesh: of `all_devices` or of one device.
+          layers: names out of `AlexNet.features`.
+        """
+        model, crop, names = self.model, self.data.crop, tuple(layers)
 
-def init_from(
-    source: Path,
-    params: Any,
-    model: AlexNet,
-    class_names: Sequence[str],
-    mesh: jax.sharding.Mesh,
-) -> Any:
-    """A run's parameters to begin another run with.
+        def local(params: Any, batch: Batch, mean: Array) -> dict[str, Array]:
+            centre = cut_views(batch["image"], crop=crop, views=1)[:, 0]
+            centre = centre.astype(jnp.float32) - mean[None]
+            outputs: Any = model.apply({"params": params}, centre, layers=names)
+            return {name: x.astype(jnp.float32) for name, x in outputs[1].items()}
 
-    What the old network computes otherwise, with parameters of the same shapes, is
-    told.
-
-    Args:
-      source: work directory of the run, of which the best checkpoint is taken.
-      params: freshly drawn ones of the new run.
-      model: its network.
-      class_names: of the new run. Where the old one's are others, the last layer stays
-        freshly drawn.
-      mesh: where they are laid.
-
-    Raises:
-      InputError: if it is a run of another network; the message names the layers.
-    """
-    member = open_member(source, "best")
-    *_, head = model.layers
-    same_classes = tuple(class_names) == member.data.class_names
-    theirs = member.abstract_params(mesh)
-    names = dict.fromkeys([*params, *theirs])
-    differing = [
-        name
-        for name in names
-        if (name != head or same_classes)
-        and _shapes(params.get(name)) != _shapes(theirs.get(name))
-    ]
-    if differing:
-        told = "; ".join(
-            f"{name} {_shapes(theirs.get(name))} -> {_shapes(params.get(name))}"
-            for name in differing
+        # Parameters lie whole on every device, so the network needs no tower axis.
+        whole = meshes.replicated(mesh)
+        params, mean = jax.device_put((self.plain_params, self.mean), whole)
+        run = jax.jit(
+            meshes.sharded(
+                local,
+                mesh,
+                in_specs=(meshes.EVERYWHERE, meshes.EXAMPLES, meshes.EVERYWHERE),
+                out_specs=meshes.EXAMPLES,
+            )
         )
-        raise InputError(
-            f"train.init_from={source} is a run of another network ({told}); give one "
-            "of the same layers"
-        )
-    if otherwise := _otherwise(member.model, model):
-        progress.say(
-            f"warning: {source} computes otherwise with such parameters: "
-            f"{', '.join(otherwise)}"
-        )
-    taken = member.params(mesh)
-    if not same_classes:
-        taken[head] = params[head]
-    return {name: taken[name] for name in params}
+        return lambda batch: run(params, batch, mean)
 
 
-def _otherwise(theirs: AlexNet, ours: AlexNet) -> list[str]:
-    """What two networks differ in beside the shapes and beginnings of parameters."""
-    of_parameters = ("num_classes", "kernel_std", "bias")
-    of_the_run = ("dtype", "tower_axis", "parent", "name")
-    told = []
-    for field in dataclasses.fields(ours):
-        there, here = getattr(theirs, field.name), getattr(ours, field.name)
-        if field.name not in (*of_parameters, *of_the_run) and there != here:
-            told.append(f"model.{field.name}={there!r} there and {here!r} here")
-    return told
-
-
-def _shapes(layer: Any) -> str:
-    if layer is None:
-        return "missing"
-    return "x".join(str(side) for side in layer["kernel"].shape)
-
-
-def open_member(workdir: Path, checkpoint: str | int) -> Member:
-    """A run and its checkpoint asked for: `best`, `latest` or a step.
+def open_trained(workdir: Path, checkpoint: str | int) -> TrainedNetwork:
+    """Open a run and the checkpoint asked for: `best`, `latest` or a step.
 
     Raises:
       InputError: if there is no run or no such checkpoint.
@@ -195,38 +160,36 @@ def open_member(workdir: Path, checkpoint: str | int) -> Member:
             f"no checkpoint in {workdir}; train with "
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
-    with Checkpoints(workdir / workdirs.CHECKPOINTS) as checkpoints:
-        step = checkpoints.find(checkpoint)
-    return Member(workdir, config, workdirs.read_data(workdir), step)
+    step = CheckpointReader(workdir / workdirs.CHECKPOINTS).find(checkpoint)
+    return TrainedNetwork(workdir, config, read_data(workdir), step)
 
 
 def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
     """See `alexnet_jax.load`."""
-    member = open_member(workdir, checkpoint)
-    data = member.data
-    mean = statistics.mean_crop(data.statistics, data.crop)
+    network = open_trained(workdir, checkpoint)
+    data, mean = network.data, network.mean
 
     def preprocess(
-        images: Sequence[Any],
+        images: Sequence[AnyImage],
     ) -> Float[np.ndarray, "batch crop crop 3"]:
-        """Pictures as the network takes them.
+        """Network input from image files' names, PIL images or uint8 arrays.
 
-        Args:
-          images: file names, PIL pictures, or uint8 arrays of height x width x 3.
+        Raises:
+          InputError: if a file is missing or can't be read.
         """
         stored = np.stack([_stored(image, data.size) for image in images])
         return statistics.centre(stored, data.crop).astype(np.float32) - mean
 
-    variables = {"params": member.plain_params}
-    return Loaded(member.model, variables, preprocess, data.class_names)
+    variables = {"params": network.plain_params}
+    return Loaded(network.model, variables, preprocess, data.class_names)
 
 
-def _stored(image: Any, size: int) -> np.ndarray:
+def _stored(image: AnyImage, size: int) -> UInt8[np.ndarray, "size size 3"]:
     if isinstance(image, str | Path):
         path = Path(image)
         if not path.is_file():
             raise InputError(f"{path} is not a file")
-        return pictures.decode(path.read_bytes(), str(path), size=size).picture
+        return image_codec.decode(path.read_bytes(), str(path), size=size).image
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.asarray(image))
-    return pictures.prepared(image, size)
+    return image_codec.prepared(image, size)

@@ -1,9 +1,11 @@
 """Read the arrays of a .caffemodel, which is a protocol buffer message.
 
-Only the fields that hold weights are looked at (NetParameter of BVLC/caffe's
-caffe.proto: `layer` 100 and its older form `layers` 2, their blobs, the blobs' shapes
-and numbers). Everything is checked against the message's own length, and nothing is
-read that the file does not hold.
+Only the fields that hold weights are read: of NetParameter in BVLC/caffe's caffe.proto
+`layer` (field 100) and its older form `layers` (field 2), of these their blobs, and of
+blobs shape and numbers. Every length is checked against the bytes that are left.
+
+By hand: the protobuf package would need a module compiled from Caffe's whole schema,
+for these few fields.
 """
 
 from collections.abc import Iterator
@@ -24,22 +26,24 @@ LEGACY_SHAPE = (1, 2, 3, 4)
 DATA, SHAPE, DOUBLES = 5, 7, 8
 
 
-class Layer(NamedTuple):
-    """A layer that has weights: its name, and its arrays in their order."""
+class CaffeLayer(NamedTuple):
+    """A layer that has weights: its name, and its blobs in their order."""
 
     name: str
     arrays: tuple[np.ndarray, ...]
 
 
-def read(path: Path) -> list[Layer]:
+def read(path: Path) -> list[CaffeLayer]:
     """The layers of a .caffemodel that have weights.
 
     Raises:
-      InputError: if it can't be read, or is damaged or no such file.
+      InputError: if the file can't be read, is damaged, or is no .caffemodel.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has over {MAX_BYTES} bytes, more than a network")
+            raise InputError(
+                f"{path} has over {MAX_BYTES} bytes, more than any network"
+            )
         message = memoryview(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
@@ -49,18 +53,23 @@ def read(path: Path) -> list[Layer]:
         raise InputError(f"{path} is cut off or no .caffemodel ({error})") from error
 
 
-def _layers(message: memoryview) -> Iterator[Layer]:
+def _layers(message: memoryview) -> Iterator[CaffeLayer]:
     for number, value in fields(message):
         for layer_field, name_field, blob_field in LAYER_FORMS:
             if number == layer_field and isinstance(value, memoryview):
-                name, blobs = "", []
-                for inner, content in fields(value):
-                    if inner == name_field and isinstance(content, memoryview):
-                        name = bytes(content).decode("utf-8", errors="replace")
-                    elif inner == blob_field and isinstance(content, memoryview):
-                        blobs.append(_blob(content, name))
-                if blobs:
-                    yield Layer(name, tuple(blobs))
+                layer = _layer(value, name_field, blob_field)
+                if layer.arrays:
+                    yield layer
+
+
+def _layer(message: memoryview, name_field: int, blob_field: int) -> CaffeLayer:
+    name, blobs = "", []
+    for number, value in fields(message):
+        if number == name_field and isinstance(value, memoryview):
+            name = bytes(value).decode("utf-8", errors="replace")
+        elif number == blob_field and isinstance(value, memoryview):
+            blobs.append(_blob(value, name))
+    return CaffeLayer(name, tuple(blobs))
 
 
 def _blob(message: memoryview, layer: str) -> np.ndarray:
@@ -74,10 +83,11 @@ def _blob(message: memoryview, layer: str) -> np.ndarray:
             shape = tuple(_dimensions(value))
         elif number in (DATA, DOUBLES) and isinstance(value, memoryview):
             kind = "<f4" if number == DATA else "<f8"
-            # A field that is packed, or one number of a field that isn't.
+            # All numbers of a packed field, or one number of an unpacked field.
             parts.append(np.frombuffer(value, kind).astype(np.float32))
     numbers = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     shape = tuple(legacy.values()) if shape is None else shape
+    # In floats, which don't overflow as a product of damaged sizes would.
     if numbers.size != np.prod(shape, dtype=np.float64):
         raise ValueError(f"layer {layer!r} has {numbers.size} numbers for {shape}")
     return numbers.reshape(shape)
@@ -95,7 +105,7 @@ def _dimensions(message: memoryview) -> Iterator[int]:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a message: numbers as they are, all else as bytes."""
+    """The fields of a message: a varint as its number, every other kind as bytes."""
     place = 0
     while place < len(message):
         tag, place = _varint(message, place)
@@ -122,7 +132,7 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if place >= len(message) or shift > 63:
-            raise ValueError("a number without an end")
+            raise ValueError("a varint without an end")
         byte = message[place]
         value |= (byte & 0x7F) << shift
         place, shift = place + 1, shift + 7

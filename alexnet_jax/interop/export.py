@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from alexnet_jax.data import statistics
-from alexnet_jax.inference.trained import Member, open_member
+from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.interop.weight_layout import Layer, from_params
 from alexnet_jax.nn import convolution, lrn
 from alexnet_jax.nn.alexnet import AlexNet
@@ -32,7 +32,7 @@ def to_safetensors(workdir: Path, checkpoint: str | int, path: Path) -> None:
       InputError: if there is no such checkpoint, or the package isn't installed.
     """
     safetensors = optional.require("safetensors.numpy", path)
-    member = open_member(workdir, checkpoint)
+    member = open_trained(workdir, checkpoint)
     arrays = {"mean": _mean(member)}
     for name, kernel, bias in _layers(member):
         arrays |= {f"{name}.weight": kernel, f"{name}.bias": bias}
@@ -50,7 +50,7 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
       InputError: if there is no such checkpoint, or the package isn't installed.
     """
     onnx = optional.require("onnx", path)
-    member = open_member(workdir, checkpoint)
+    member = open_trained(workdir, checkpoint)
     graph = _Graph(onnx.helper, onnx.numpy_helper)
     crop = member.data.crop
     logits = _network(graph, member.model, _layers(member), _mean(member), crop)
@@ -72,12 +72,12 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
         atomic.replace(path, model.SerializeToString())
 
 
-def _layers(member: Member) -> list[Layer]:
+def _layers(member: TrainedNetwork) -> list[Layer]:
     params = jax.device_get(member.plain_params)
     return from_params(member.model, params, member.data.crop)
 
 
-def _mean(member: Member) -> np.ndarray:
+def _mean(member: TrainedNetwork) -> np.ndarray:
     mean = statistics.mean_crop(member.data.statistics, member.data.crop)
     return np.ascontiguousarray(mean.transpose(2, 0, 1))
 

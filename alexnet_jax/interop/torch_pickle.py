@@ -1,48 +1,62 @@
 """Read the arrays of a PyTorch .pth without running what is in it.
 
-A .pth is a zip of raw numbers and of a pickle, a small program that builds the
-dictionary around them. Unpickling would run it, and whatever a stranger put there. Here
-its instructions are followed by hand: a dictionary of tensors can be built with them,
-and anything else that one asks for is refused by name, before a number is read.
+A .pth is a zip of raw numbers and of a pickle: a small program that builds the
+dictionary around them. Ordinary unpickling would run whatever a stranger put there.
+Here the standard library's Unpickler runs it, restricted in three ways:
+
+- before the start every instruction is compared with the few that a dictionary of
+  tensors needs (`_check_instructions`),
+- a name that the program looks up is one of a short table or refused (`find_class`),
+- the numbers come from the zip, after the program has ended (`persistent_load`).
 """
 
+import io
+import math
+import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
-MAX_PROGRAM = 2**24
+MAX_PROGRAM_BYTES = 2**24
 MAX_NUMBERS = 2**29
-KINDS = {
-    "torch FloatStorage": "<f4",
-    "torch HalfStorage": "<f2",
-    "torch DoubleStorage": "<f8",
-    "torch LongStorage": "<i8",
-    "torch IntStorage": "<i4",
+# NumPy's names for the numbers of PyTorch's storages.
+STORAGES = {
+    "torch.FloatStorage": "<f4",
+    "torch.HalfStorage": "<f2",
+    "torch.DoubleStorage": "<f8",
+    "torch.LongStorage": "<i8",
+    "torch.IntStorage": "<i4",
 }
-REBUILD = "torch._utils _rebuild_tensor_v2"
-PARAMETER = "torch._utils _rebuild_parameter"
-DICTIONARY = "collections OrderedDict"
-KNOWN = {*KINDS, REBUILD, PARAMETER, DICTIONARY}
-
-
-class _Name(str):
-    """A name that the program has looked up."""
+# What torch.save writes of a dictionary of tensors. Those that make an object of any
+# class (NEWOBJ, INST, OBJ) or take one from a registry (EXT1) are not among them.
+INSTRUCTIONS = (
+    "PROTO FRAME STOP MARK POP "
+    "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG1 BINFLOAT "
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
+    "EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID "
+    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
+)
 
 
 class _Storage(NamedTuple):
+    """Numbers of the zip that tensors share: NumPy's type, the member's name, count."""
+
     kind: str
     key: str
     numbers: int
 
 
 class _Tensor(NamedTuple):
+    """A tensor still without its numbers; offset and strides count numbers."""
+
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
@@ -53,8 +67,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dictionary, by name.
 
     Raises:
-      InputError: if it is cut off, is something else than a dictionary of tensors, or
-        asks to run anything.
+      InputError: if the file is cut off or damaged, holds anything but a dictionary of
+        tensors, or asks to run anything.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -69,23 +83,27 @@ def read(path: Path) -> dict[str, np.ndarray]:
             "load and save it again there, or save it as .safetensors"
         ) from error
     except Exception as error:
-        # A broken program fails in any way there is.
-        raise InputError(f"{path} is damaged ({error})") from error
+        # A damaged program can fail in any way that Python knows.
+        raise InputError(f"{path} is damaged ({first_line(error)})") from error
 
 
 def _read(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     programs = [i for i in archive.infolist() if i.filename.endswith("data.pkl")]
-    if len(programs) != 1 or programs[0].file_size > MAX_PROGRAM:
-        raise InputError(f"{path} has not one dictionary of tensors in it")
+    if len(programs) != 1 or programs[0].file_size > MAX_PROGRAM_BYTES:
+        raise InputError(f"{path} must hold one dictionary of tensors, and does not")
     folder = programs[0].filename.removesuffix("data.pkl")
-    result = _follow(archive.read(programs[0]), path)
+    program = archive.read(programs[0])
+    _check_instructions(program, path)
+    result = _Unpickler(program, path).load()
     if isinstance(result, dict):
-        # As training scripts save it, among other things.
+        # Training scripts save it under this key, beside epoch and optimizer.
         result = result.get("state_dict", result)
     if not isinstance(result, dict):
         raise InputError(f"{path} holds no dictionary of tensors")
     tensors = {
-        str(name): value for name, value in result.items() if isinstance(value, _Tensor)
+        name: value
+        for name, value in result.items()
+        if isinstance(name, str) and isinstance(value, _Tensor)
     }
     storages: dict[_Storage, np.ndarray] = {}
     for tensor in tensors.values():
@@ -100,6 +118,7 @@ def _read(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
 
 
 def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
+    """A tensor's array. as_strided checks nothing, so that is done here."""
     reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     steps = (*tensor.shape, *tensor.strides, tensor.offset)
     empty = 0 in tensor.shape
@@ -107,6 +126,9 @@ def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
         not empty and tensor.offset + reach >= numbers.size
     ):
         raise ValueError(f"a tensor of {tensor.shape} reaches past its numbers")
+    # A stride of 0 repeats a number without end.
+    if math.prod(tensor.shape) > MAX_NUMBERS:
+        raise ValueError(f"a tensor of {tensor.shape} is larger than a network's")
     size = numbers.itemsize
     view = np.lib.stride_tricks.as_strided(
         numbers[tensor.offset :],
@@ -117,102 +139,62 @@ def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(view)
 
 
-def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """What the few functions that are known give."""
-    if function == DICTIONARY:
-        return dict(*arguments)
-    if function == PARAMETER:
-        return arguments[0]
-    if function == REBUILD:
-        storage, offset, shape, strides = arguments[:4]
-        if not isinstance(storage, _Storage):
-            raise ValueError("a tensor of no numbers")
-        return _Tensor(storage, int(offset), tuple(shape), tuple(strides))
-    raise ValueError(f"a call of {function!r}")
+def _check_instructions(program: bytes, path: Path) -> None:
+    """Refuse a program with an instruction that a dictionary of tensors doesn't need.
 
-
-def _follow(program: bytes, path: Path) -> Any:
-    """Follow a pickle's instructions, as far as a dictionary of tensors needs them."""
-    stack: list[Any] = []
-    marks: list[int] = []
-    memory: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        start = marks.pop()
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    def look_up(name: str) -> None:
-        if name not in KNOWN:
+    Raises:
+      InputError: naming the instruction.
+      ValueError: if the program is cut off.
+    """
+    known = set(INSTRUCTIONS.split())
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(program)):
+        if instruction.name not in known:
             raise InputError(
-                f"{path} asks for {name.replace(' ', '.')}, which is no part of a "
-                "dictionary of tensors; refused, since it may run anything"
+                f"{path} has an instruction {instruction.name}, which a dictionary of "
+                "tensors does not need; refused, since it may run anything"
             )
-        stack.append(_Name(name))
+        # The Unpickler's memory is a table as long as the largest place in it, so that
+        # six bytes could ask for 64 GB.
+        if "PUT" in instruction.name and not 0 <= int(argument or 0) <= count:
+            raise ValueError(f"{instruction.name} {argument} after {count} others")
 
-    def stack_global() -> None:
-        name, module = stack.pop(), stack.pop()
-        look_up(f"{module} {name}")
 
-    def last(count: int) -> None:
-        items = tuple(stack[-count:])
-        del stack[-count:]
-        stack.append(items)
+class _Unpickler(pickle.Unpickler):
+    """Builds dictionaries of `_Tensor`; its program passed `_check_instructions`."""
 
-    def reduce() -> None:
-        arguments, function = stack.pop(), stack.pop()
-        stack.append(_call(function, arguments))
+    def __init__(self, program: bytes, path: Path) -> None:
+        # Without fix_imports a message has the names as they stand in the file.
+        super().__init__(io.BytesIO(program), fix_imports=False)
+        self._path = path
 
-    def store(pairs: list[Any]) -> None:
-        stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """What stands for a name that the program looks up; nothing is imported."""
+        # The functions are made anew each time, and OrderedDict is immutable: BUILD
+        # can set attributes of what it gets here, which must not outlive this file.
+        known: dict[str, Any] = {
+            **STORAGES,
+            "collections.OrderedDict": OrderedDict,
+            "torch._utils._rebuild_tensor_v2": lambda *given: _tensor(*given[:4]),
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+        }
+        name = f"{module_name}.{global_name}"
+        if name not in known:
+            shown = name.encode("unicode_escape").decode()
+            raise InputError(
+                f"{self._path} asks for {shown}, which is not part of a dictionary of "
+                "tensors; refused, since it may run anything"
+            )
+        return known[name]
 
-    def persistent() -> None:
-        tag, kind, key, _, numbers = stack.pop()
-        if tag != "storage" or kind not in KINDS:
-            raise ValueError(f"numbers of kind {kind!r}")
-        stack.append(_Storage(KINDS[kind], str(key), int(numbers)))
+    def persistent_load(self, pid: Any, /) -> _Storage:
+        """The numbers that the program names; they are read from the zip afterwards."""
+        tag, kind, key, _, numbers = pid
+        if tag != "storage" or kind not in STORAGES.values():
+            raise ValueError("numbers of an unknown kind")
+        return _Storage(kind, str(key), int(numbers))
 
-    plain: dict[str, Callable[[], Any]] = {
-        "MARK": lambda: marks.append(len(stack)),
-        "EMPTY_DICT": lambda: stack.append({}),
-        "EMPTY_LIST": lambda: stack.append([]),
-        "EMPTY_TUPLE": lambda: stack.append(()),
-        "NONE": lambda: stack.append(None),
-        "NEWTRUE": lambda: stack.append(True),
-        "NEWFALSE": lambda: stack.append(False),
-        "TUPLE": lambda: stack.append(tuple(since_mark())),
-        "TUPLE1": lambda: last(1),
-        "TUPLE2": lambda: last(2),
-        "TUPLE3": lambda: last(3),
-        "STACK_GLOBAL": stack_global,
-        "REDUCE": reduce,
-        "SETITEM": lambda: store([stack.pop(-2), stack.pop()]),
-        "SETITEMS": lambda: store(since_mark()),
-        "APPEND": lambda: stack[-2].append(stack.pop()),
-        "APPENDS": lambda: (lambda items: stack[-1].extend(items))(since_mark()),
-        "BINPERSID": persistent,
-        # The attributes that a dictionary may have besides its items.
-        "BUILD": lambda: stack.pop(),
-        "POP": lambda: stack.pop(),
-        "MEMOIZE": lambda: memory.__setitem__(len(memory), stack[-1]),
-    }
-    constants = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1")
-    constants = (*constants, "BININT2", "LONG1", "BINFLOAT", "UNICODE", "INT")
-    for instruction, argument, _ in pickletools.genops(program):
-        name = instruction.name
-        if name in plain:
-            plain[name]()
-        elif name in constants:
-            stack.append(argument)
-        elif name == "GLOBAL":
-            look_up(str(argument))
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memory[int(argument)] = stack[-1]  # type: ignore[arg-type]
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memory[int(argument)])  # type: ignore[arg-type]
-        elif name == "STOP":
-            return stack.pop()
-        elif name not in ("PROTO", "FRAME"):
-            raise InputError(f"{path} has an instruction {name}; refused")
-    raise ValueError("a program without an end")
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise ValueError("a tensor without numbers")
+    return _Tensor(storage, int(offset), tuple(shape), tuple(strides))

@@ -140,6 +140,17 @@ class AlexNet(nn.Module):
             raise InputError(f"no preset {name!r}; choose from {', '.join(PRESETS)}")
         return cls(num_classes=num_classes, **{**PRESETS[name], **changes})
 
+    @nn.nowrap
+    def init(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Variables as plain arrays; see `flax.linen.Module.init`."""
+        return nn.unbox(self.init_partitioned(*args, **kwargs))
+
+    @nn.nowrap
+    def init_partitioned(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Variables with the names of their axes, for `nn.get_partition_spec`."""
+        variables: Any = super().init(*args, **kwargs)
+        return variables
+
     @property
     def features(self) -> tuple[str, ...]:
         """The names that `__call__` takes as `layers`.

@@ -4,12 +4,17 @@ A tower axis of None means no mesh: all towers are here.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
+
+
+# The axis of towers that a tower's parameters begin with, declared where they are made.
+TOWERS = "towers"
 
 
 class TowerParameters(nn.Module):
@@ -46,7 +51,13 @@ class TowerParameters(nn.Module):
             towers_axis = (len(towers),) if self.bias_by_tower else ()
             return jnp.full((*towers_axis, self.shape[-1]), self.bias, jnp.float32)
 
-        return self.param("kernel", kernels), self.param("bias", biases)
+        # Every axis is named, as in the shardings that a compiled step returns: a
+        # shorter spelling would compile the step a second time.
+        kernel_axes = (TOWERS, *[None] * len(self.shape))
+        bias_axes = (TOWERS, None) if self.bias_by_tower else (None,)
+        kernel: Any = self.param("kernel", nn.with_partitioning(kernels, kernel_axes))
+        bias: Any = self.param("bias", nn.with_partitioning(biases, bias_axes))
+        return kernel, bias
 
 
 def add_bias(x: Array, bias: Float[Array, " width"]) -> Array:

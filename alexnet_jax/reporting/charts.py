@@ -1,4 +1,4 @@
-"""Charts of runs and of what a network makes of pictures, by Matplotlib."""
+"""Charts of runs and of a network's predictions, by Matplotlib (an extra)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import matplotlib.ticker
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.inference.inspection import Insight
@@ -15,10 +16,11 @@ from alexnet_jax.runs.metrics_file import Curves, thinned
 
 # Stands for the page's own text colour, which follows its light or dark mode.
 INK = "#123454"
-# Apart in light and dark, and for most who see colours otherwise.
+# Distinct in light and dark mode, and with most kinds of colour blindness.
 COLOURS = ("#3b82c4", "#d9822b", "#3a9a5b", "#b5508f", "#8a7a1f", "#7a6fd0")
-PANEL_PICTURES = 8
+PANEL_IMAGES = 8
 NEIGHBOURS = 6
+# Any: Matplotlib types its keys one by one.
 STYLE: Any = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -35,16 +37,18 @@ STYLE: Any = {
     "grid.color": INK,
     "font.size": 10,
     "legend.frameon": False,
-    # Names of classes are no formulas.
+    # A $ in the name of a class begins no formula.
     "text.parse_math": False,
+    # Text stays text, which readers can search and screen readers can read.
     "svg.fonttype": "none",
+    # The same run gives the same page.
     "svg.hashsalt": "alexnet_jax",
 }
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Charts made and saved inside look alike."""
+    """Inside the block charts are made and saved in the style of the report."""
     with matplotlib.rc_context(STYLE):
         yield
 
@@ -58,16 +62,16 @@ def training(runs: Sequence[Curves]) -> Figure:
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         for axes, name in ((loss, "loss"), (error, "top1_error")):
             for split, style in (("train", ":"), ("validation", "-")):
-                told = run.splits[split]
-                if told:
-                    x, y = thinned(told["epoch"], told[name])
+                lines = run.splits[split]
+                if lines:
+                    x, y = thinned(lines["epoch"], lines[name])
                     marker = "o" if split == "validation" and len(x) < 30 else None
                     label = f"{prefix}{split}"
                     axes.plot(
                         x, y, style, color=colour, label=label, marker=marker, ms=3
                     )
-        told = run.splits["train"]
-        rate.plot(*thinned(told["epoch"], told["learning_rate"]), color=colour)
+        lines = run.splits["train"]
+        rate.plot(*thinned(lines["epoch"], lines["learning_rate"]), color=colour)
         for epoch in run.rate_drops() if len(runs) == 1 else ():
             for axes in (loss, error):
                 axes.axvline(epoch, color=INK, alpha=0.4, lw=0.8, ls="--")
@@ -83,7 +87,7 @@ def training(runs: Sequence[Curves]) -> Figure:
     return figure
 
 
-def _logarithmic(axes: Any) -> None:
+def _logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
     plain = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(plain)
@@ -92,13 +96,14 @@ def _logarithmic(axes: Any) -> None:
 
 
 def throughput(runs: Sequence[Curves]) -> Figure:
-    """Images a second, and the part of the time spent waiting for data."""
+    """Images a second, and the fraction of the time spent waiting for data."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     rate, wait = figure.subplots(2, 1, sharex=True)
     for number, run in enumerate(runs):
-        told, colour = run.splits["train"], COLOURS[number % len(COLOURS)]
+        lines, colour = run.splits["train"], COLOURS[number % len(COLOURS)]
         for axes, name in ((rate, "images_per_second"), (wait, "input_wait_fraction")):
-            axes.plot(*thinned(told["epoch"], told[name]), color=colour, label=run.name)
+            x, y = thinned(lines["epoch"], lines[name])
+            axes.plot(x, y, color=colour, label=run.name)
     rate.set_ylabel("images a second")
     rate.set_ylim(bottom=0)
     wait.set_ylabel("waiting for data")
@@ -111,7 +116,7 @@ def throughput(runs: Sequence[Curves]) -> Figure:
 
 
 def confusion(insight: Insight) -> Figure:
-    """How often a class (row) was taken for each class (column)."""
+    """How often examples of a class (row) were classified as each class (column)."""
     counts = insight.confusion()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [_short(name) for name in insight.class_names]
@@ -134,13 +139,13 @@ def confusion(insight: Insight) -> Figure:
             )
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("taken for")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel("class")
     return figure
 
 
 def panel(insight: Insight) -> Figure:
-    """Pictures with their five best classes and their nearest neighbours (figure 4)."""
+    """Images with their five best classes and nearest neighbours (figure 4)."""
     chosen = _for_panel(insight)
     figure = Figure(figsize=(9, 1.35 * len(chosen)), layout="constrained")
     columns = NEIGHBOURS + 2
@@ -151,28 +156,28 @@ def panel(insight: Insight) -> Figure:
         gridspec_kw={"width_ratios": [1, 2.4, *[0.8] * NEIGHBOURS]},
     )
     for row, example in zip(grid, chosen, strict=True):
-        _picture(row[0], insight, example)
+        _image(row[0], insight, example)
         _bars(row[1], insight, example)
         near = insight.nearest(example, NEIGHBOURS)
         for axes, neighbour in zip(row[2:], near, strict=False):
-            _picture(axes, insight, int(neighbour))
+            _image(axes, insight, int(neighbour))
         for axes in row[2 + len(near) :]:
             axes.axis("off")
     grid[0][1].set_title("five best classes", fontsize=9)
     first = grid[0][2]
     title = "nearest by the last hidden layer"
-    # Over all the columns of neighbours, and no reason to widen the first.
+    # Spans all columns of neighbours, and must not widen the first.
     over = first.text(0, 1.08, title, fontsize=9, transform=first.transAxes)
     over.set_in_layout(False)
     return figure
 
 
 def _for_panel(insight: Insight) -> list[int]:
-    """Right and wrong ones, as evenly over the classes as can be."""
+    """Examples, half of them wrong where possible, evenly over the split."""
     wrong = np.flatnonzero(insight.predicted != insight.labels)
     right = np.flatnonzero(insight.predicted == insight.labels)
-    half = min(len(wrong), PANEL_PICTURES // 2)
-    chosen = [*_spread(right, PANEL_PICTURES - half), *_spread(wrong, half)]
+    half = min(len(wrong), PANEL_IMAGES // 2)
+    chosen = [*_spread(right, PANEL_IMAGES - half), *_spread(wrong, half)]
     return chosen or [0]
 
 
@@ -183,7 +188,7 @@ def _spread(places: np.ndarray, count: int) -> list[int]:
     return places[picked].tolist()
 
 
-def _picture(axes: Any, insight: Insight, example: int) -> None:
+def _image(axes: Axes, insight: Insight, example: int) -> None:
     axes.imshow(insight.images[example])
     axes.axis("off")
     axes.text(
@@ -197,7 +202,7 @@ def _picture(axes: Any, insight: Insight, example: int) -> None:
     )
 
 
-def _bars(axes: Any, insight: Insight, example: int) -> None:
+def _bars(axes: Axes, insight: Insight, example: int) -> None:
     given = insight.probabilities[example]
     best = np.argsort(-given, kind="stable")[:5]
     truth = insight.labels[example]

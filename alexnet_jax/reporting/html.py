@@ -1,149 +1,126 @@
-"""A self-contained HTML page: text, tables and charts in one file, no network."""
+"""A self-contained HTML page of sections, rendered by `report.html.jinja`.
+
+Needs Jinja2 (the extra `figures`). Here is only what the template can't do: charts and
+images as text, and the anchors of sections.
+"""
 
 import base64
-import html
+import dataclasses
 import io
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
+import jinja2
 import numpy as np
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
 from PIL import Image
 
 
-STYLE = """
-:root { color-scheme: light dark; --back: #ffffff; --ink: #1d2733; --soft: #5b6875;
-  --line: #d7dde3; --link: #1f6fb2; }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #14181d; --ink: #e6eaee; --soft: #a3afba; --line: #38424c;
-    --link: #7db8ea; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-main, header { max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 1.5rem 0 0.25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; scroll-margin-top: 1rem; }
-p, figcaption { color: var(--soft); max-width: 45rem; }
-nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; padding: 0;
-  list-style: none; }
-a { color: var(--link); }
-a:focus-visible, summary:focus-visible, .wide:focus-visible {
-  outline: 3px solid var(--link); outline-offset: 2px; }
-figure { margin: 0.5rem 0; }
-figure svg { width: 100%; height: auto; color: var(--ink); }
-figure img { max-width: 100%; height: auto; image-rendering: pixelated;
-  background: #ffffff; }
-.wide { overflow-x: auto; }
-.wide svg { min-width: 40rem; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr));
-  gap: 0.75rem; padding: 0; margin: 1rem 0; }
-.numbers div { border: 1px solid var(--line); border-radius: 6px;
-  padding: 0.5rem 0.75rem; }
-.numbers dt { color: var(--soft); font-size: 0.85rem; }
-.numbers dd { margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; font-size: 0.9rem; }
-th, td { text-align: left; padding: 0.2rem 0.8rem 0.2rem 0; vertical-align: top;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-summary { cursor: pointer; }
-"""
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """The few numbers that matter most, as boxes of a name and a value."""
+
+    pairs: Sequence[tuple[str, str]]
+    kind: ClassVar[str] = "numbers"
 
 
-class Page:
-    """A page in the making, section by section."""
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A vector drawing.
 
-    def __init__(self, title: str, subtitle: str) -> None:
-        self._title, self._subtitle = title, subtitle
-        self._parts: list[str] = []
-        self._sections: list[str] = []
+    Attributes:
+      svg: the SVG element behind its opening `<svg`, where the template adds the
+        description. It is not escaped.
+      description: for readers who don't see it.
+    """
 
-    def section(self, title: str, text: str = "") -> None:
-        """Begin a section; the text says what it shows."""
-        self._sections.append(title)
-        self._parts.append(f'<h2 id="{_anchor(title)}">{html.escape(title)}</h2>')
-        if text:
-            self._parts.append(f"<p>{html.escape(text)}</p>")
-
-    def numbers(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """The few numbers that matter most."""
-        boxes = (
-            f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-            for name, value in pairs
-        )
-        self._parts.append(f'<dl class="numbers">{"".join(boxes)}</dl>')
-
-    def chart(self, figure: Any, description: str, *, ink: str) -> None:
-        """A Matplotlib figure as vectors; what is drawn in `ink` has the text's colour.
-
-        The description is for those who do not see it.
-        """
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-        drawing = file.getvalue()
-        drawing = drawing[drawing.index("<svg") :].replace(ink, "currentColor")
-        # Several drawings in one page must not share names.
-        number = len(self._parts)
-        drawing = re.sub(r'id="', f'id="c{number}-', drawing)
-        drawing = re.sub(r'href="#', f'href="#c{number}-', drawing)
-        drawing = drawing.replace("url(#", f"url(#c{number}-")
-        label = html.escape(description, quote=True)
-        drawing = drawing.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-        self._parts.append(f'<figure class="wide" tabindex="0">{drawing}</figure>')
-
-    def picture(self, pixels: np.ndarray, description: str) -> None:
-        """An array of uint8 pixels as a PNG."""
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG", optimize=True)
-        data = base64.b64encode(file.getvalue()).decode()
-        label = html.escape(description, quote=True)
-        self._parts.append(
-            f'<figure><img alt="{label}" src="data:image/png;base64,{data}"></figure>'
-        )
-
-    def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0
-    ) -> None:
-        """A table, of which the last `numbers` columns are numbers."""
-        first = len(columns) - numbers
-
-        def row(kind: str, cells: Sequence[str]) -> str:
-            return "".join(
-                f"<{kind}{' class=number' if place >= first else ''}>"
-                f"{html.escape(cell)}</{kind}>"
-                for place, cell in enumerate(cells)
-            )
-
-        body = "".join(f"<tr>{row('td', cells)}</tr>" for cells in rows)
-        self._parts.append(
-            f'<div class="wide" tabindex="0"><table><thead><tr>{row("th", columns)}'
-            f"</tr></thead><tbody>{body}</tbody></table></div>"
-        )
-
-    def folded(self, summary: str) -> None:
-        """What follows, up to `unfold`, opens at a click or key."""
-        self._parts.append(f"<details><summary>{html.escape(summary)}</summary>")
-
-    def unfold(self) -> None:
-        """End what `folded` began."""
-        self._parts.append("</details>")
-
-    def html(self) -> str:
-        """The page."""
-        links = "".join(
-            f'<li><a href="#{_anchor(title)}">{html.escape(title)}</a></li>'
-            for title in self._sections
-        )
-        title = html.escape(self._title)
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<link rel="icon" href="data:,"><title>{title}</title>'
-            f"<style>{STYLE}</style></head><body>"
-            f"<header><h1>{title}</h1><p>{html.escape(self._subtitle)}</p>"
-            f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
-            f"<main>{''.join(self._parts)}</main></body></html>\n"
-        )
+    svg: str
+    description: str
+    kind: ClassVar[str] = "drawing"
 
 
-def _anchor(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """An image of pixels: its data address, and a description as in `Drawing`."""
+
+    address: str
+    description: str
+    kind: ClassVar[str] = "pixels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+      columns: their names.
+      rows: as many cells each.
+      numbers: how many columns, from the right, hold numbers.
+      summary: if given the table is folded, and this is the line that opens it.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: int = 0
+    summary: str = ""
+    kind: ClassVar[str] = "table"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading, a text that says what it shows, and the parts below."""
+
+    title: str
+    parts: Sequence[Numbers | Drawing | Pixels | Table]
+    text: str = ""
+
+    @property
+    def anchor(self) -> str:
+        """The name that links within the page use."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+def drawing(figure: Figure, name: str, description: str, *, ink: str) -> Drawing:
+    """A Matplotlib figure as vectors.
+
+    Args:
+      figure: drawn in the style of `charts`.
+      name: unlike that of any other drawing of the page.
+      description: for readers who don't see it.
+      ink: the colour that becomes the page's text colour, in light and dark.
+    """
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") + len("<svg") :].replace(ink, "currentColor")
+    # Matplotlib counts its names from the start in every figure; within a page each
+    # must be there once, or a drawing would be clipped by another's frame.
+    svg = svg.replace('id="', f'id="chart-{name}-')
+    svg = svg.replace('href="#', f'href="#chart-{name}-')
+    svg = svg.replace("url(#", f"url(#chart-{name}-")
+    return Drawing(svg, description)
+
+
+def pixels(image: UInt8[np.ndarray, "height width 3"], description: str) -> Pixels:
+    """An array as a PNG within the page."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", optimize=True)
+    data = base64.b64encode(file.getvalue()).decode()
+    return Pixels(f"data:image/png;base64,{data}", description)
+
+
+def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """The page, with links to its sections at the top."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("alexnet_jax.reporting", "."),
+        autoescape=True,
+        # A misspelt name is an error, not an empty place.
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = environment.get_template("report.html.jinja")
+    return template.render(title=title, subtitle=subtitle, sections=sections)

@@ -1,4 +1,4 @@
-"""The first layer's kernels as a picture (figure 3 of the paper)."""
+"""The first layer's kernels as one image (figure 3 of the paper)."""
 
 from pathlib import Path
 
@@ -16,12 +16,15 @@ def kernel_sheet(
     """The first layer's kernels tower by tower, as in figure 3 of the paper.
 
     Each kernel is stretched to the full range around middle grey, which means zero.
-    A wider gap parts the towers.
+    A wider gap separates the towers.
 
     Args:
       kernels: of the first convolution.
       columns: kernels in a row.
-      scale: pixels a side for each value.
+      scale: side of a kernel's value, in pixels.
+
+    Returns:
+      RGB pixels on white.
     """
     towers, height, width, _, channels = kernels.shape
     largest = np.abs(kernels).max(axis=(1, 2, 3), keepdims=True)

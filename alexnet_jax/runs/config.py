@@ -9,15 +9,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.loading import pipeline
 from alexnet_jax.distributed import mesh
 from alexnet_jax.nn import presets as networks
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import optimizer, schedule
-from alexnet_jax.training.evaluation import make_validation
-from alexnet_jax.training.run_length import make_plan
+from alexnet_jax.training.plan import make_plan
 
 
 # A config section's keys are the keyword arguments of one function.
@@ -29,7 +29,7 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "train": make_plan,
     "eval": make_validation,
     "mesh": mesh.open_mesh,
-    "checkpoint": Checkpoints,
+    "checkpoint": CheckpointWriter,
 }
 # Except these, which the run itself gives.
 GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
@@ -39,7 +39,7 @@ GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "train": ("examples",),
     "eval": ("model", "mesh", "pipeline"),
     "mesh": ("towers",),
-    "checkpoint": ("directory", "clean"),
+    "checkpoint": ("directory",),
 }
 # What presets change, by section and preset.
 PRESETS: dict[str, Mapping[str, Mapping[str, Any]]] = {

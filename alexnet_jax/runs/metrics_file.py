@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl as arrays to be drawn."""
+"""Reading metrics.jsonl: as arrays, its last validation, cutting it back."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from alexnet_jax.runs.metric_writer import METRICS_FILE
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
+METRICS_FILE = "metrics.jsonl"
+# Fields of a line that read a clock, and so differ between two runs of one seed.
+CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
 SPLITS = ("train", "validation")
-# As many as can be told apart in a chart.
+# More could not be distinguished in a chart.
 POINTS = 400
 
 Series = Float[np.ndarray, " lines"]
@@ -31,20 +34,20 @@ class Curves(NamedTuple):
 
     def best(self) -> dict[str, float] | None:
         """The line of the best validation; of equals the latest, as of checkpoints."""
-        told = self.splits["validation"]
-        if not told:
+        lines = self.splits["validation"]
+        if not lines:
             return None
-        place = len(told["step"]) - 1 - int(np.argmin(told["top1_error"][::-1]))
-        return {name: float(values[place]) for name, values in told.items()}
+        place = len(lines["step"]) - 1 - int(np.argmin(lines["top1_error"][::-1]))
+        return {name: float(values[place]) for name, values in lines.items()}
 
     def rate_drops(self) -> list[float]:
         """The epochs at which the learning rate went down."""
-        told = self.splits["train"]
-        if not told:
+        lines = self.splits["train"]
+        if not lines:
             return []
-        fell = np.flatnonzero(np.diff(told["learning_rate"]) < 0) + 1
+        fell = np.flatnonzero(np.diff(lines["learning_rate"]) < 0) + 1
         # A schedule that falls at every step has no drops to mark.
-        return told["epoch"][fell].tolist() if len(fell) <= 20 else []
+        return lines["epoch"][fell].tolist() if len(fell) <= 20 else []
 
 
 def read_curves(workdir: Path) -> Curves:
@@ -62,12 +65,12 @@ def read_curves(workdir: Path) -> Curves:
     for number, text in enumerate(lines, start=1):
         try:
             row = json.loads(text)
-            told = rows[row.pop("split")]
+            of_split = rows[row.pop("split")]
             # The same names in every line of a split.
-            told.append({name: float(row[name]) for name in (told or [row])[0]})
+            of_split.append({name: float(row[name]) for name in (of_split or [row])[0]})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines):
-                # A run that goes on may be writing it.
+                # A running training may be writing it.
                 break
             raise InputError(f"{path}, line {number}, is damaged ({error})") from error
     if not rows["train"]:
@@ -76,10 +79,10 @@ def read_curves(workdir: Path) -> Curves:
         workdir.resolve().name,
         {
             split: {
-                name: np.asarray([row[name] for row in told], np.float64)
-                for name in (told[0] if told else {})
+                name: np.asarray([row[name] for row in of_split], np.float64)
+                for name in (of_split[0] if of_split else {})
             }
-            for split, told in rows.items()
+            for split, of_split in rows.items()
         },
     )
 
@@ -96,3 +99,47 @@ def thinned(
         np.add.reduceat(x, edges[:-1]) / counts,
         np.add.reduceat(y, edges[:-1]) / counts,
     )
+
+
+def last_validation(workdir: Path) -> dict[str, float]:
+    """Loss and errors of a run's last validation; empty where there is none."""
+    path = workdir / METRICS_FILE
+    for text in reversed(path.read_text().splitlines() if path.exists() else []):
+        line = json.loads(text)
+        if line["split"] == "validation":
+            return {name: line[name] for name in ("loss", "top1_error", "top5_error")}
+    return {}
+
+
+def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
+    """Cut metrics.jsonl back to a step, and off a line that was not finished.
+
+    Args:
+      path: the file; nothing happens where there is none.
+      step: the last step whose lines stay.
+      keep_validation: whether that step's validation stays too.
+
+    Raises:
+      InputError: if a line before the last is damaged.
+    """
+    if not path.exists():
+        return
+    kept = []
+    lines = path.read_bytes().splitlines()
+    for number, data in enumerate(lines, start=1):
+        try:
+            text = data.decode()
+            line = json.loads(text)
+            later = line["step"] > step
+            repeated = line["step"] == step and line["split"] == "validation"
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == len(lines):
+                # The process that wrote it was killed.
+                break
+            raise InputError(
+                f"{path}, line {number}, is damaged ({first_line(error)[:160]}); fix "
+                "it, or move the file away"
+            ) from error
+        if not later and (keep_validation or not repeated):
+            kept.append(text + "\n")
+    atomic.replace(path, "".join(kept))

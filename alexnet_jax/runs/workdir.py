@@ -2,40 +2,38 @@
 
 config.json      the run's config
 run.json         the format, and of every start: versions, commit, command, devices
-dataset.json     class names, sizes, colour PCA and fingerprint of the data
-mean.npy         the mean picture
+data.json        class names, sizes, colour PCA and fingerprint of the data
+mean.npy         the mean image
 """
 
-import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.data import statistics as moments
-from alexnet_jax.data.dataset import LARGEST_SIZE
-from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
+from alexnet_jax.data.statistics import MEAN_FILE
+from alexnet_jax.runs.config import completed
 from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runtime import atomic
-from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.atomic import writing
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
-FORMAT_VERSION = 1
+# 1 was that of alexnet_jax 0.1, whose configs had other keys.
+FORMAT_VERSION = 2
 # Of a file of names and settings, in bytes.
 LARGEST_FILE = 2**26
-CONFIG_FILE, RUN_FILE, DATASET_FILE = "config.json", "run.json", "dataset.json"
+CONFIG_FILE, RUN_FILE, DATA_FILE = "config.json", "run.json", "data.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
-# Behind the step of a checkpoint that a newer one of that step is to take the place of.
-REPLACED = ".replaced"
 
 # Where a process finds the data, and how it reads them.
 OWN = ("data.path", "data.threads", "data.workers", "data.buffer", "data.timeout")
 
 # A resumed run may change these: they decide how fast, how long and on what it runs,
 # and where the same data lies, not what is computed in a step. When it validates is not
-# among them, because the plateau's rate hangs on that.
+# among them, because the plateau rule's rate depends on it.
 FREE = (
     *OWN,
     "train.steps",
@@ -47,27 +45,16 @@ FREE = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Data:
-    """What a work directory knows of its data without opening them."""
-
-    class_names: tuple[str, ...]
-    size: int
-    crop: int
-    fingerprint: str
-    statistics: Statistics
-
-
 def create(workdir: Path) -> None:
-    """Make the directory, or see that it can be written.
+    """Make the directory, or check that it can be written.
 
     Raises:
-      InputError: if not, or if it is a prepared data set, whose files have the same
-        names.
+      InputError: if not, or if it is a prepared data set, which has a file of the same
+        name.
     """
-    if (workdir / DATASET_FILE).exists() and not (workdir / CONFIG_FILE).exists():
+    if (workdir / MANIFEST_FILE).exists() and not (workdir / CONFIG_FILE).exists():
         raise InputError(
-            f"--workdir={workdir} holds a data set ({DATASET_FILE}) and no run; "
+            f"--workdir={workdir} holds a data set ({MANIFEST_FILE}) and no run; "
             "choose another directory"
         )
     try:
@@ -83,13 +70,18 @@ def create(workdir: Path) -> None:
 
 
 def check_format(workdir: Path) -> None:
-    """Raise an InputError if a newer version wrote the directory, or it is damaged."""
+    """Raise an InputError if another version wrote the directory, or it is damaged."""
     path = workdir / RUN_FILE
     if not path.exists():
         return
-    version = _read(path).get("format_version")
+    version = read_json(path).get("format_version")
     if not isinstance(version, int) or version < 1:
         raise InputError(f"{path} is damaged (format_version {version!r:.40})")
+    if version < FORMAT_VERSION:
+        raise InputError(
+            f"{workdir} is a work directory of format {version}, written by "
+            "alexnet_jax 0.1; use that version for it, or give another --workdir"
+        )
     if version > FORMAT_VERSION:
         raise InputError(
             f"{workdir} is a work directory of format {version}, newer than the "
@@ -110,7 +102,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
     check_format(workdir)
-    config = _read(path)
+    config = read_json(path)
     for section, keys in config.items():
         if not isinstance(keys, dict):
             raise InputError(f"{path} is damaged (section {section!r:.40})")
@@ -119,49 +111,10 @@ def read_config(workdir: Path) -> dict[str, Any]:
     return config
 
 
-def read_data(workdir: Path) -> Data:
-    """What a work directory knows of its data.
-
-    Raises:
-      InputError: if it is missing, or says what can't be.
-    """
-    path = workdir / DATASET_FILE
-    description = _read(path)
-    try:
-        names = tuple(description["class_names"])
-        size, crop = description["size"], description["crop"]
-        fingerprint = description["fingerprint"]
-        if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names")
-        if not (type(size) is type(crop) is int and 0 < crop <= size <= LARGEST_SIZE):
-            raise ValueError(f"size {size!r:.40}, crop {crop!r:.40}")
-        if not isinstance(fingerprint, str):
-            raise ValueError("fingerprint")
-        statistics = moments.load_statistics(workdir, description)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} is damaged ({first_line(error)[:160]})") from error
-    return Data(names, size, crop, fingerprint, statistics)
-
-
-def write_data(workdir: Path, data: Data) -> None:
-    """Write down what `read_data` reads."""
-    data.statistics.save_mean(workdir)
-    description = {
-        "class_names": data.class_names,
-        "size": data.size,
-        "crop": data.crop,
-        "fingerprint": data.fingerprint,
-        **data.statistics.to_json(),
-    }
-    _write(workdir / DATASET_FILE, description)
-
-
 def read_starts(workdir: Path) -> list[dict[str, Any]]:
     """The versions, commit, command and devices of every start of a run."""
     path = workdir / RUN_FILE
-    starts = _read(path).get("starts") if path.exists() else []
+    starts = read_json(path).get("starts") if path.exists() else []
     if not isinstance(starts, list) or not all(isinstance(s, dict) for s in starts):
         raise InputError(f"{path} is damaged (starts)")
     return starts
@@ -174,26 +127,18 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_checkpoints(workdir: Path) -> bool:
-    """Whether a run has saved anything; one that has not binds nobody."""
+    """Whether a run has saved anything; before that any run may take the directory."""
     folder = workdir / CHECKPOINTS
-    return folder.is_dir() and any(
-        path.name.removesuffix(REPLACED).isdecimal() for path in folder.iterdir()
-    )
+    return folder.is_dir() and any(p.name.isdecimal() for p in folder.iterdir())
 
 
-def check_run(
-    workdir: Path,
-    config: Mapping[str, Any],
-    fingerprint: str,
-    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-) -> None:
-    """See that a run with this config and these data can go on in the directory.
+def check_run(workdir: Path, config: Mapping[str, Any], fingerprint: str) -> None:
+    """Check that a run with this config and these data can continue in the directory.
 
     Args:
-      workdir: where it shall go on.
+      workdir: of the run.
       config: of the run.
       fingerprint: of its data.
-      complete: adds to a config what it leaves out.
 
     Raises:
       InputError: if a run has saved there whose config differs in what a step computes,
@@ -206,7 +151,7 @@ def check_run(
         changes = [
             f"{key} {before!r} -> {after!r}"
             for key, before, after in differences(
-                complete(read_config(workdir)), complete(config)
+                completed(read_config(workdir)), completed(config)
             )
             if not any(key == free or key.startswith(f"{free}.") for free in FREE)
         ]
@@ -215,26 +160,29 @@ def check_run(
                 f"{workdir} holds a run of another config ({'; '.join(changes)}); "
                 "give the run's own config, or another --workdir"
             )
-    path = workdir / DATASET_FILE
-    if path.exists() and (known := str(_read(path).get("fingerprint"))) != fingerprint:
+    path = workdir / DATA_FILE
+    if (
+        path.exists()
+        and (known := str(read_json(path).get("fingerprint"))) != fingerprint
+    ):
         raise InputError(
-            f"the data are not those that the run in {workdir} was started with "
+            f"the data differ from those that the run in {workdir} was started with "
             f"(fingerprint {known[:12]} -> {fingerprint[:12]}); "
             "give the same data, or another --workdir"
         )
 
 
 def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Write down the config, and that a run starts or goes on.
+    """Write the config, and that a run starts or continues.
 
-    Where a start before this one saved nothing, what it left of its data is removed.
+    Where an earlier start saved nothing, its notes on its data are removed.
     """
     if not has_checkpoints(workdir):
-        for name in (DATASET_FILE, moments.MEAN_FILE):
+        for name in (DATA_FILE, MEAN_FILE):
             (workdir / name).unlink(missing_ok=True)
-    _write(workdir / CONFIG_FILE, config)
+    write_json(workdir / CONFIG_FILE, config)
     starts = read_starts(workdir)
-    _write(
+    write_json(
         workdir / RUN_FILE,
         {"format_version": FORMAT_VERSION, "starts": [*starts, environment()]},
     )
@@ -268,7 +216,12 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of one JSON object.
+
+    Raises:
+      InputError: if it is missing, damaged or larger than such a file can be.
+    """
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"over {LARGEST_FILE} bytes")
@@ -281,6 +234,7 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a file of JSON, whole or not at all."""
     with writing(path):
         atomic.write_json(path, value)

@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all, and what a disk that fails is called."""
+"""Files that are written whole or not at all, and the message of a failing disk."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,15 @@ def replace(path: Path, data: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a file of JSON, whole or not at all."""
     replace(path, json.dumps(value, indent=2) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Have the system bring a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

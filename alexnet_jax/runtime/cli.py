@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
             "--checkpoint",
             default="best",
             metavar="best|latest|STEP",
-            help="which checkpoint (default: best by validation error)",
+            help="which checkpoint (default: the best by validation error)",
         )
 
     def add_views(self) -> None:
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             type=int,
             choices=(1, 10),
             default=1,
-            help="1: the centre crop; 10: corners, centre and their mirror images",
+            help="1: the centre crop; 10: corners and centre, each also flipped",
         )
 
     def add_workdirs(self, several: str) -> None:
@@ -67,13 +67,15 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a command and exit with its status.
 
-    0 done, 1 failed, 2 wrong usage or bad input in one line, 130 or 143 interrupted.
+    0: done. 1: failed. 2: wrong usage or bad input, in one line. 130, 143: stopped by
+    Ctrl-C or SIGTERM.
     """
     status = 0
-    # Errors of libraries are reported below, in one line and not in their words.
+    # Errors of libraries are reported below, in one line; their own logs add nothing.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    # In force until a run is ready to save, and in commands that save nothing.
+    # In force until a run is ready to save (see `signals`), and in commands that save
+    # nothing.
     signal.signal(signal.SIGTERM, _terminated)
     try:
         main()
@@ -90,10 +92,10 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
-        # The reader of the output has gone; nothing more can be written.
+        # The reader of the output has ended (as `| head`); nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        # A disk that is full, a file that has gone: in the system's words.
+        # A full disk or a missing file: the system's message names it.
         print(f"error: {error}", file=sys.stderr)
         status = 1
     sys.exit(status)

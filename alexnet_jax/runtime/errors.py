@@ -1,4 +1,4 @@
-"""The exceptions that end a command, and the check of a number that a user gave."""
+"""The exceptions that end a command, and the check of numbers that users give."""
 
 import math
 import numbers
@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 
 class Failure(RuntimeError):
-    """Something failed that the input is not to blame for: a disk, a device, a process.
+    """Something other than the input failed: a disk, a device, another process.
 
     The message is one line, as an InputError's; commands exit with status 1. Where
     `abrupt` is set they do not wait for threads or processes that may never end.
@@ -26,7 +26,7 @@ class Failure(RuntimeError):
 class ProcessLost(Failure):
     """Another process of a run has ended or does not answer."""
 
-    # At an ordinary exit JAX would wait for the processes that are lost.
+    # At an ordinary exit JAX would wait for the lost process.
     abrupt = True
 
 
@@ -39,6 +39,12 @@ class DataStalled(Failure):
 
 class Diverged(Failure):
     """The loss or the state is no longer finite."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}; nothing of it is saved, and the latest checkpoint is whole; try "
+            "a lower config.schedule.learning_rate in another --workdir"
+        )
 
 
 class Interrupted(Exception):
@@ -60,8 +66,8 @@ def check_number(
     """Check that a number is in its range.
 
     Args:
-      name: what the user knows it as.
-      value: what was given; NaN and infinity are never in range.
+      name: the flag or key that the user sets.
+      value: the value given; NaN and infinity are never in range.
       least: the smallest value allowed.
       below: the value must be smaller than this.
       whole: whether it must be an integer.

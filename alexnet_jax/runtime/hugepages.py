@@ -1,9 +1,10 @@
-"""Large arrays on huge pages, which glibc's malloc takes only when told at its start.
+"""Huge pages for large arrays, which make a training step on a CPU faster.
 
-XLA takes the memory of a training step from malloc and gives it back after the step;
-the kernel hands it out anew, page by page, and clears each. In pages of 2 MiB instead
-of 4 KiB that costs next to nothing (`experiments/benchmarks/train_step` measures it).
-Linux grants those on request, and glibc requests them where its tunable `hugetlb` is 1.
+XLA takes the memory of a training step from malloc and frees it after the step. In the
+next step the kernel maps it again, page by page, and clears each page. With pages of
+2 MiB instead of 4 KiB that costs almost nothing (`experiments/benchmarks/train_step`
+measures it). Linux gives huge pages on request, and glibc requests them where its
+tunable `hugetlb` is 1. glibc reads its tunables only when a process starts.
 """
 
 import os
@@ -16,20 +17,21 @@ POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def use() -> None:
-    """Start this process anew with the request, where that changes anything.
+    """Restart this process with huge pages requested, where that changes anything.
 
-    It does nothing where the kernel does not wait to be asked, or where the variable
-    has been set: whoever sets it means it. To be called first of all, by a program and
-    never by a library.
+    Nothing happens where the kernel gives huge pages to all or to none, or where the
+    variable is set already: the user's value stays. Only a program may call this, never
+    a library, and before its other imports, which would run twice.
     """
-    if waits_to_be_asked() and TUNABLES not in os.environ:
+    if on_request() and TUNABLES not in os.environ:
         environment = {**os.environ, TUNABLES: REQUEST}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def waits_to_be_asked() -> bool:
-    """Whether the kernel gives huge pages to those who ask, and only to them."""
+def on_request() -> bool:
+    """Whether the kernel gives huge pages to processes that ask, and only to them."""
     try:
         return "[madvise]" in POLICY.read_text()
     except OSError:
+        # Not Linux, or a kernel without huge pages.
         return False

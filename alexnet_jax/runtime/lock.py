@@ -1,7 +1,7 @@
-"""One process at a time in a folder: a run in its work directory, a preparation.
+"""One process at a time in a folder: a run in its work directory, or a preparation.
 
-The lock is the system's own (`flock`), and so ends with the process that holds it, by
-whatever it ends: a lock file that a dead process left behind binds nobody.
+The lock is the system's (`flock`), so it ends with the process that holds it, however
+the process ends: a lock file that a killed process left behind locks nothing.
 """
 
 import errno
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.atomic import writing
+from alexnet_jax.runtime.errors import InputError
 
 
 LOCK_FILE = "lock"
-# A file system that has no locks says one of these.
+# The errors of a file system that has no locks.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
@@ -29,8 +29,8 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
     """Hold a folder for the block.
 
     Args:
-      folder: gets the lock's file.
-      taken: what is to be said where another has it, as "run is in use".
+      folder: where the lock file goes.
+      taken: begins the message if another process holds it, as "run is in use".
 
     Raises:
       InputError: if another process holds it; the message names its host and process.
@@ -49,14 +49,15 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
     finally:
-        # While it is held, so that nobody's but our own is removed.
+        # Before the lock is released: afterwards the file may be another process's.
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def _acquire(path: Path, taken: str) -> int:
-    """The descriptor of the locked file."""
+    """Create and lock the file; returns its descriptor."""
     while True:
+        # O_NOFOLLOW: a link put here would have its target written to.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,13 +72,14 @@ def _acquire(path: Path, taken: str) -> int:
                 os.close(descriptor)
                 raise
             progress.say(
-                f"{path} can't be locked here ({error.strerror}): see to it that no "
-                "other run uses the directory"
+                f"{path} can't be locked on this file system ({error.strerror}); make "
+                "sure that no other run uses the directory"
             )
             return descriptor
         if _is_at(descriptor, path):
             return descriptor
-        # Its holder removed the file between our opening and our locking it.
+        # Its holder removed the file after we opened it and before we locked it: we
+        # hold a lock that no other process can see. Try again with a new file.
         os.close(descriptor)
 
 

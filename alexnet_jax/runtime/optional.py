@@ -12,12 +12,13 @@ def is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def require(name: str, purpose: object) -> Any:
+def require(name: str, purpose: object, install: str = "") -> Any:
     """Import a module of an optional package.
 
     Args:
       name: of the module.
-      purpose: what needs it, to begin the message with.
+      purpose: what needs it; begins the message.
+      install: what pip is to install, if not just the package.
 
     Raises:
       InputError: if it is not installed.
@@ -27,5 +28,5 @@ def require(name: str, purpose: object) -> Any:
     except ImportError as error:
         package = name.partition(".")[0]
         raise InputError(
-            f"{purpose} needs the package {package}; `pip install {package}`"
+            f"{purpose} needs the package {package}; `pip install {install or package}`"
         ) from error

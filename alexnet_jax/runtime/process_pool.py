@@ -1,4 +1,9 @@
-"""Work spread over processes, which end with this one however it ends."""
+"""Work spread over worker processes, which never outlive the main process.
+
+multiprocessing.Pool waits forever for a worker that was killed. An executor alone
+reports no progress within a task, and leaves its workers when the main process is
+killed.
+"""
 
 import multiprocessing
 import os
@@ -12,21 +17,21 @@ from typing import Any, TypeVar
 from alexnet_jax.runtime.errors import InputError
 
 
-SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_UPDATES = 0.1
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Advance = Callable[[int], None]
 
-# Of a worker process: how much was done, and whether to stop.
+# In a worker process: the count shared by all of them, and the event to stop.
 _done: Any = None
 _stop: Any = None
 
 
 def cores() -> int:
-    """How many cores this process may use: of its affinity, and of its container's
-    share where that is less."""
-    # Not needed by those who only import the package.
+    """How many cores this process may use: those of its CPU affinity, or fewer where
+    its container has a smaller quota."""
+    # Imported here because importing the package must stay fast.
     import joblib
 
     return joblib.cpu_count()
@@ -39,22 +44,27 @@ def spread(
     processes: int,
     advance: Advance,
 ) -> Iterator[Result]:
-    """Results of a function for every task, as they come.
+    """Run a function on every task, in several processes.
 
     Args:
-      function: takes a task and a function to be called with the number of things done.
-      tasks: each is sent to a process.
-      processes: with 1, the work is done here.
-      advance: is called here with the number of things done since.
+      function: takes a task, and a function that it calls with the number of items
+        just done. Both it and the tasks are pickled.
+      tasks: the work, in pieces.
+      processes: how many at most; with 1 the work is done in this process.
+      advance: called in this process with the number of items done since its last call.
+
+    Yields:
+      The results, in the order in which the tasks end.
 
     Raises:
-      InputError: if a process was killed; and what the function raises.
+      InputError: if a worker was killed. What the function raises is raised here.
     """
     processes = min(processes, len(tasks))
     if processes <= 1:
         for task in tasks:
             yield function(task, advance)
         return
+    # Not fork: it copies locks that threads of JAX or Rich may be holding.
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
     pool = ProcessPoolExecutor(processes, context, _start, (done, stop))
@@ -63,7 +73,7 @@ def spread(
         pending = {pool.submit(_call, function, task) for task in tasks}
         while pending:
             finished, pending = wait(
-                pending, SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED
+                pending, SECONDS_BETWEEN_UPDATES, return_when=FIRST_COMPLETED
             )
             seen, before = done.value, seen
             advance(seen - before)
@@ -71,8 +81,8 @@ def spread(
                 yield future.result()
     except BrokenProcessPool as error:
         raise InputError(
-            "a worker process was killed, for want of memory perhaps; give the same "
-            "command again, with fewer --workers"
+            "a worker process was killed, possibly for lack of memory; give the same "
+            "command again with fewer --workers"
         ) from error
     finally:
         stop.set()
@@ -86,9 +96,11 @@ def _start(done: Any, stop: Any) -> None:
 
 
 def follow_parent() -> None:
-    """To be called first in a worker: it stops when the main process says so or ends,
-    however it ends."""
-    # Ctrl-C reaches every process of a terminal; when to stop is the main one's word.
+    """End this worker when the main process ends, however that ends.
+
+    A worker calls this first.
+    """
+    # Ctrl-C reaches every process of a terminal; the main process decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -105,6 +117,7 @@ def _call(function: Callable[[Task, Advance], Result], task: Task) -> Result:
 
 
 def _advance(count: int) -> None:
+    """In a worker: add to the shared count, and stop between two items if asked to."""
     with _done.get_lock():
         _done.value += count
     if _stop.is_set():

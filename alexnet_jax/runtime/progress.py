@@ -1,4 +1,4 @@
-"""What a command tells: progress on standard error, its result on standard output."""
+"""A command's output: progress on standard error, its result on standard output."""
 
 import json
 import sys
@@ -25,18 +25,18 @@ console = Console(stderr=True)
 
 
 def say(message: str) -> None:
-    """One line to standard error, above a progress bar if there is one."""
+    """Print one line to standard error, above a progress bar if there is one."""
     console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_bar() -> Progress:
-    """A bar for work that is counted, with rate and time left; none in a pipe."""
+    """A bar with a count, a note and the time left; nothing is shown in a pipe."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=BAR_WIDTH),
         MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=COUNT_WIDTH)),
         TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=TIME_WIDTH)),
-        # In a narrow window this is what is cut off.
+        # Last, so that a narrow window cuts off the note and not the count.
         TextColumn(
             "{task.fields[note]}",
             table_column=Column(no_wrap=True, overflow="ellipsis"),
@@ -50,31 +50,32 @@ def progress_bar() -> Progress:
 def counted(
     description: str, total: int, completed: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """Progress of counted work, with rate and time left.
+    """Show the progress of counted work, with its rate and the time left.
 
     A bar on a terminal, a line every ten seconds in a pipe.
 
     Args:
-      description: what is done.
-      total: how many there are to do.
-      completed: how many were done before.
+      description: what is done, as "verifying".
+      total: how many items there are.
+      completed: how many of them an earlier run has done.
 
     Yields:
-      A function to be called with the number of things done since.
+      A function to be called with the number of items just done.
     """
-    begin = said = time.monotonic()
+    begin = last_line = time.monotonic()
     done = 0
     with progress_bar() as bar:
         task = bar.add_task(description, total=total, completed=completed, note="")
 
         def advance(count: int) -> None:
-            nonlocal done, said
+            nonlocal done, last_line
             done += count
             now = time.monotonic()
+            # Of this run alone: what an earlier one did took none of its time.
             rate = done / max(now - begin, 1e-9)
             bar.update(task, advance=count, note=f"{rate:.0f}/s")
-            if not console.is_terminal and now - said > SECONDS_BETWEEN_LINES:
-                said = now
+            if not console.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
+                last_line = now
                 left = (total - completed - done) / max(rate, 1e-9)
                 say(
                     f"{description} {completed + done}/{total}  {rate:.0f}/s  "
@@ -85,5 +86,5 @@ def counted(
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """A command's result: one JSON object, the last line of standard output."""
+    """Print a command's result: one JSON object, the last line of standard output."""
     print(json.dumps(result), file=sys.stdout, flush=True)

@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM: note the signal, let the loop save, then leave."""
+"""Ctrl-C and SIGTERM in a run: the signal is noted, the loop saves and then stops.
+
+An exception raised in the middle of a step would leave the state donated to the device
+and half-written files; so the loop asks between steps instead.
+"""
 
 import os
 import signal
@@ -12,9 +16,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Inside the block, `received` is the first signal's number, or None.
+    """Inside the block, `received` is the first signal's number, or None before it.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once, for users who don't want to wait.
     """
 
     def __init__(self) -> None:
@@ -22,12 +26,13 @@ class Interrupts:
         self._before: dict[int, object] = {}
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come, where there is nothing to save."""
+        """Raise Interrupted if a signal has come; for places with nothing to save."""
         if self.received is not None:
             raise Interrupted(self.received)
 
     def __enter__(self) -> "Interrupts":
-        # Python delivers signals to the main thread alone.
+        # Python handles signals in the main thread only, and refuses to set a handler
+        # elsewhere; in a notebook's or test's thread the block does nothing.
         main = threading.current_thread() is threading.main_thread()
         for number in SIGNALS if main else ():
             self._before[number] = signal.signal(number, self._handle)
@@ -44,5 +49,6 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            # Without waiting for threads: they may be what hangs.
             os._exit(128 + number)
         self.received = number

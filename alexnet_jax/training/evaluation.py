@@ -1,55 +1,93 @@
-"""The validation that a run makes of itself: errors on the validation split."""
+"""The one loop over batches of evaluation and inference, and the errors it measures.
 
-from collections.abc import Callable
-from typing import Any
+Nothing here opens data: callers bring host batches, read from a data set or decoded
+from image files.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
-from alexnet_jax.data.loading import pipeline as pipelines
-from alexnet_jax.data.loading import prefetch
-from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training import losses, step
+from alexnet_jax.training import losses
+from alexnet_jax.training.step import Batch
 
 
-def make_validation(
-    *,
-    model: AlexNet,
+HostBatch = Mapping[str, np.ndarray]
+Results = TypeVar("Results")
+
+
+def over_batches(
+    run: Callable[[Batch], Results], batches: Iterable[HostBatch], mesh: Mesh
+) -> Iterator[tuple[HostBatch, Results]]:
+    """Run a function over batches on every device, while the host makes the next batch.
+
+    One batch is in flight: the next batch is placed and started before the results of
+    the last one are fetched, so neither host nor device waits for the other.
+
+    Args:
+      run: a jitted function. Of the arrays it returns, in any tree, those with axes
+        have a row for each example; those without are sums over the batch, which leave
+        padding out themselves.
+      batches: this process's share of each batch; `mask` is false for padding. All of
+        the same shapes, or `run` is compiled again.
+      mesh: the devices. A batch is split along its data axis.
+
+    Yields:
+      Each batch and its results, both on the host and without the rows of padding.
+    """
+    in_flight: tuple[HostBatch, Results] | None = None
+    for batch in batches:
+        started = batch, run(meshes.to_devices(batch, mesh))
+        if in_flight is not None:
+            yield _finished(*in_flight)
+        in_flight = started
+    if in_flight is not None:
+        yield _finished(*in_flight)
+
+
+def _finished(batch: HostBatch, results: Results) -> tuple[HostBatch, Results]:
+    """Wait for a batch's results, and drop the rows of padding."""
+    results = jax.device_get(results)
+    mask = batch["mask"]
+    if mask.all():
+        # Copying a batch of images would take as long as a fast device computes.
+        return batch, results
+    rows = lambda array: array[mask] if array.ndim else array
+    return jax.tree.map(rows, (dict(batch), results))
+
+
+def places(batch_size: int, mesh: Mesh) -> int:
+    """The batch size, rounded up to a multiple of the devices along the data axis."""
+    along_data = mesh.shape[meshes.DATA]
+    return -(-batch_size // along_data) * along_data
+
+
+def measure(
+    evaluate: Callable[[Batch], tuple[dict[str, Array], Any]],
+    batches: Iterable[HostBatch],
     mesh: Mesh,
-    pipeline: Pipeline,
-    batch_size: int = 128,
-    views: int = 1,
-) -> Callable[..., dict[str, float]]:
-    """A function that measures the validation errors of parameters; it takes them, the
-    mean picture, and a function that is called after every batch and may raise."""
-    meshes.check_batch(batch_size, mesh.shape["data"], "eval.batch_size")
-    if views not in (1, 10):
-        raise InputError(f"eval.views={views} must be 1 or 10")
-    evaluate = step.make_eval_step(
-        model, mesh, crop=pipeline.crop, views=views, mirrors=pipeline.flip
-    )
-    share, shares = meshes.data_share(mesh)
-    dataset = pipelines.evaluation_dataset(
-        pipeline,
-        "validation",
-        batch_size=batch_size,
-        share=share,
-        shares=shares,
-    )
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Loss and errors (fractions) over all examples of all batches.
 
-    def validate(
-        params: Any, mean: jax.Array, check: Callable[[], None]
-    ) -> dict[str, float]:
-        total: dict[str, Any] = {}
-        with prefetch.read(pipeline, dataset) as batches:
-            for batch in batches:
-                sums, _ = evaluate(params, meshes.to_devices(batch, mesh), mean)
-                total = jax.tree.map(jnp.add, total, sums) if total else sums
-                check()
-        return losses.means({name: float(value) for name, value in total.items()})
-
-    return validate
+    Args:
+      evaluate: a step of `step.make_eval_step`, given its parameters and mean image.
+      batches: as in `over_batches`.
+      mesh: the devices.
+      check: called after every batch; may raise.
+    """
+    # The sums alone: with several processes, none holds all logits.
+    sums_of = lambda batch: evaluate(batch)[0]
+    total: dict[str, np.float32] = {}
+    for _, sums in over_batches(sums_of, batches, mesh):
+        # In float32, as on the device: other sums would change a run's last digits.
+        for name, value in sums.items():
+            total[name] = total.get(name, np.float32(0)) + np.float32(value)
+        check()
+    return losses.means({name: float(value) for name, value in total.items()})

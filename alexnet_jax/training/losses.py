@@ -23,10 +23,10 @@ def log_mean_probabilities(
 def rank(
     scores: Float[Array, "examples classes"], labels: Int[Array, " examples"]
 ) -> Int[Array, " examples"]:
-    """How many classes come before the label; ties in the order of the classes.
+    """How many classes score above the label; ties count in the order of the classes.
 
-    A score that is not a number puts its example last, so that a network that has
-    diverged is never counted as right.
+    A score that is not a number ranks its example last, so that a network that has
+    diverged is never counted as correct.
     """
     label = labels[:, None]
     own = jnp.take_along_axis(scores, label, axis=1)
@@ -57,7 +57,7 @@ def sums(
 
 
 def means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Loss and errors (fractions) of one example, from sums added over batches."""
+    """Mean loss and errors (fractions) over all examples, from sums over batches."""
     examples = float(sums["examples"])
     names = ("loss", "top1_error", "top5_error")
     return {name: float(sums[name]) / examples for name in names}

@@ -1,13 +1,15 @@
-"""The paper's update rule as an Optax chain, and the plateau rule (section 5).
+"""The paper's update rule in Optax, and the plateau rule (section 5).
 
     v <- momentum * v - decay * rate * w - rate * g
     w <- w + v
 
-The rate stands inside the velocity, so that a drop of the rate leaves the old velocity
-as it is. (In `optax.sgd` the rate multiplies the velocity, and a drop shrinks both.)
+The learning rate stands inside the velocity, so that a drop of the rate leaves the old
+velocity as it is. (In `optax.sgd` the rate multiplies the velocity, and a drop shrinks
+both.) So Optax's parts come in this order: decay, rate, momentum.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,14 +22,18 @@ from alexnet_jax.runtime.errors import InputError, check_number
 from alexnet_jax.training.schedule import Schedule
 
 
-class RateState(NamedTuple):
-    """State of the update rule: its step, the plateau's, the velocity."""
+# A tree of parameters, `{layer: {"kernel": array, "bias": array}}`, or shaped like one.
+Tree = Any
+
+
+class RuleState(NamedTuple):
+    """State of the update rule: its step, the plateau rule's, the velocity."""
 
     step: Int[Array, ""]
     best_error: Float[Array, ""]
     validations_since_best: Int[Array, ""]
     drops: Int[Array, ""]
-    velocity: Any
+    velocity: Tree
 
 
 def momentum_sgd(
@@ -42,24 +48,24 @@ def momentum_sgd(
 ) -> optax.GradientTransformation:
     """The update rule of section 5, with the groups of the 2012 code.
 
-    Parameters are `{layer: {"kernel": ..., "bias": ...}}`. A layer whose rate is zero
-    is frozen wholly: no decay, no move by what velocity is left.
+    A layer whose rate is zero is frozen completely: no decay, no move by the velocity
+    that it has left.
 
     Args:
       schedule: gives the rate of every layer and group at every step.
-      momentum: the part of the velocity that stays.
+      momentum: the fraction of the velocity that is kept.
       weight_decay: of kernels.
       bias_weight_decay: of biases; none in the 2012 code.
       bias_rate: factor of the biases' rate; 2 in the 2012 code.
       layer_decays: factors of single layers' decay.
       trust_coefficient: turns on layer-wise rates for very large batches (LARS, You et
         al. 2017; 0.001 there): a kernel's gradient, decay included, is scaled to this
-        part of the kernel's own norm, tower by tower. Rates are then of the order of 1
-        to 10. Biases are left alone.
+        fraction of the kernel's own norm, tower by tower. Rates are then of the order
+        of 1 to 10. Biases are left alone.
 
     Raises:
       InputError: if a number is out of range; at `init`, if a layer named here or in
-        the schedule isn't there.
+        the schedule does not exist.
     """
     check_number("optimizer.momentum", momentum, below=1)
     for name, value in (
@@ -69,35 +75,62 @@ def momentum_sgd(
         ("trust_coefficient", trust_coefficient or 0),
     ):
         check_number(f"optimizer.{name}", value)
-    decays = dict(layer_decays or {})
+    factors = dict(layer_decays or {})
 
-    def decay(path: Sequence[Any], g: Array, w: Array) -> Array:
-        layer, bias = _place(path)
-        value = (bias_weight_decay if bias else weight_decay) * decays.get(layer, 1.0)
+    def decay(layer: str, bias: bool) -> float:
+        value = bias_weight_decay if bias else weight_decay
+        return value * factors.get(layer, 1.0)
+
+    named = {*factors, *(layer for layer, _ in schedule.layer_rates)}
+    trust = [] if trust_coefficient is None else [_trust_ratio(trust_coefficient)]
+    return optax.chain(
+        optax.stateless(partial(_add_decay, decay)),
+        *trust,
+        _momentum(schedule, momentum, bias_rate, named),
+    )
+
+
+def _add_decay(decay: Any, updates: Tree, params: Tree) -> Tree:
+    """`optax.add_decayed_weights` with a decay for every layer and group."""
+
+    def add(path: Sequence[Any], g: Array, w: Array) -> Array:
+        value = decay(*layer_and_kind(path))
         return g + value * w if value else g
 
-    def decay_update(updates: Any, params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(decay, updates, params)
+    return jax.tree_util.tree_map_with_path(add, updates, params)
 
-    def trust_update(updates: Any, params: Any) -> Any:
-        assert trust_coefficient is not None
-        rule: Any = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
 
-        def scale(path: Sequence[Any], g: Array, w: Array) -> Array:
-            if _place(path)[1]:
-                return g
-            return jax.vmap(lambda g, w: rule.update(g, rule.init(w), w)[0])(g, w)
+def _trust_ratio(coefficient: float) -> optax.GradientTransformation:
+    """`optax.scale_by_trust_ratio` for kernels, one tower at a time."""
+    rule = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
 
-        return jax.tree_util.tree_map_with_path(scale, updates, params)
+    def one_tower(g: Array, w: Array) -> Any:
+        return rule.update(g, rule.init(w), w)[0]
 
-    def init(params: Any) -> RateState:
-        named = {*decays, *(layer for layer, _ in schedule.layer_rates)}
+    def scale(path: Sequence[Any], g: Array, w: Array) -> Array:
+        _, bias = layer_and_kind(path)
+        return g if bias else jax.vmap(one_tower)(g, w)
+
+    return optax.stateless(partial(jax.tree_util.tree_map_with_path, scale))
+
+
+def _momentum(
+    schedule: Schedule, momentum: float, bias_rate: float, named: set[str]
+) -> optax.GradientTransformation:
+    """Rate, then momentum by `optax.trace`, but for frozen layers.
+
+    The rates are lines of our own, since `optax.scale_by_learning_rate` sees a count
+    alone, and these depend on the layer and on the plateaus as well.
+    """
+    trace = optax.trace(decay=momentum)
+
+    def init(params: Tree) -> RuleState:
         if unknown := sorted(named - set(params)):
             raise InputError(
                 f"a rate or decay is set for {', '.join(unknown)}, but the layers are "
                 f"{', '.join(sorted(params))}"
             )
-        return RateState(
+        return RuleState(
             step=jnp.zeros((), jnp.int32),
             best_error=jnp.full((), np.inf, jnp.float32),
             validations_since_best=jnp.zeros((), jnp.int32),
@@ -105,50 +138,51 @@ def momentum_sgd(
             velocity=jax.tree.map(jnp.zeros_like, params),
         )
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RateState]:
+    def update(
+        updates: Tree, state: Any, params: Tree = None
+    ) -> tuple[Tree, RuleState]:
         del params
 
-        def rate(path: Sequence[Any]) -> Array:
-            layer, bias = _place(path)
+        def rate(path: Sequence[Any], _: Array) -> Array:
+            layer, bias = layer_and_kind(path)
             value = schedule.rate(state.step, state.drops, layer, bias)
             return value * bias_rate if bias else value
 
-        def accelerate(path: Sequence[Any], g: Array, v: Array) -> Array:
-            return jnp.where(rate(path) > 0, momentum * v - rate(path) * g, v)
+        def moving(rate: Array, moved: Array, frozen: Array | float) -> Array:
+            return jnp.where(rate > 0, moved, frozen)
 
-        def move(path: Sequence[Any], v: Array) -> Array:
-            return jnp.where(rate(path) > 0, v, 0)
-
-        with_path = jax.tree_util.tree_map_with_path
-        velocity = with_path(accelerate, updates, state.velocity)
-        moves = with_path(move, velocity)
+        rates = jax.tree_util.tree_map_with_path(rate, updates)
+        scaled = jax.tree.map(lambda rate, g: -rate * g, rates, updates)
+        moved, _ = trace.update(scaled, optax.TraceState(state.velocity))
+        velocity = jax.tree.map(moving, rates, moved, state.velocity)
+        moves = jax.tree.map(partial(moving, frozen=0.0), rates, velocity)
         return moves, state._replace(step=state.step + 1, velocity=velocity)
 
-    before = [optax.stateless(decay_update)]
-    if trust_coefficient is not None:
-        before.append(optax.stateless(trust_update))
-    return optax.chain(*before, optax.GradientTransformation(init, update))
+    return optax.GradientTransformation(init, update)
 
 
-def _place(path: Sequence[Any]) -> tuple[str, bool]:
-    layer, kind = (key.key for key in path)
+def layer_and_kind(path: Sequence[Any]) -> tuple[str, bool]:
+    """The layer of a parameter by its path in the tree, and whether it is a bias."""
+    layer, kind = (key.key for key in path[:2])
     return layer, kind == "bias"
 
 
-def rate_state(opt_state: Any) -> RateState:
+def rule_state(opt_state: Any) -> RuleState:
     """The update rule's own state within the chain's."""
     return opt_state[-1]
 
 
-def after_validation(schedule: Schedule, opt_state: Any, error: Array) -> Any:
+def after_validation(
+    schedule: Schedule, opt_state: Any, error: Float[Array | np.ndarray, ""]
+) -> Any:
     """The state after a validation: where its error stops improving, the rate drops.
 
     Args:
-      schedule: of kind `plateau`; of another kind the rate takes no notice.
+      schedule: of kind `plateau`; a schedule of another kind does not depend on it.
       opt_state: the chain's state.
-      error: the validation's, a fraction.
+      error: top-1 validation error, a fraction.
     """
-    state = rate_state(opt_state)
+    state = rule_state(opt_state)
     better = error < state.best_error
     waited = jnp.where(better, 0, state.validations_since_best + 1)
     drop = (waited >= schedule.patience) & (state.drops < len(schedule.rates) - 1)

@@ -10,11 +10,16 @@ def shift_colours(
     shift: Float[Array, "batch 3"],
     coefficient: Float[Array, ""],
 ) -> Float[Array, "batch height width 3"]:
-    """Subtract the mean picture and add the colour shift (section 4.1).
+    """Subtract the mean image and add the colour shift (section 4.1).
 
-    The 2012 code divides by 1 + coefficient, so that a step with colour noise and one
-    without see pictures of about the same size; with a coefficient of 0 this is the
-    plain difference.
+    The 2012 code divides by 1 + coefficient, so that pixels have about the same scale
+    with colour noise and without; with a coefficient of 0 this is the plain difference.
+
+    Args:
+      images: crops, 0 to 255.
+      mean: the mean image's centre crop.
+      shift: each image's draw along the principal directions of colour, in grey levels.
+      coefficient: how much of it is added; 0.1 in the 2012 code.
     """
     shifted = images.astype(jnp.float32) - mean[None]
     shifted = shifted + coefficient * shift[:, None, None, :]
@@ -31,18 +36,18 @@ def cut_views(
     """The centre crop, or the ten views of section 4.1: corners, centre, mirrors.
 
     Args:
-      images: whole stored pictures.
+      images: whole stored images.
       crop: side of the crop, in pixels.
       views: 1 or 10.
-      mirrors: if not, the ten views are the five unmirrored ones. A network that was
-        never shown a mirror image, because its pictures mean something else mirrored,
-        is not to be asked about them.
+      mirrors: without them the ten views are the five unflipped crops: a network that
+        was trained without horizontal flips, since digits for one change their meaning,
+        should not be evaluated on flipped images.
 
     Raises:
       ValueError: if `views` is neither 1 nor 10.
     """
     if views not in (1, 10):
-        raise ValueError(f"{views} views; a picture is looked at in 1 or 10")
+        raise ValueError(f"{views} views; an image has 1 or 10")
     border = images.shape[1] - crop
     middle = border // 2
     places = [(middle, middle)]

@@ -5,26 +5,37 @@ shards. State is arrays only, and every random draw is a function of the seed, t
 and the place.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax.linen.spmd import logical_to_mesh
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.towers import TOWERS
+from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import losses
-from alexnet_jax.training.optimizer import rate_state
+from alexnet_jax.training.optimizer import after_validation, rule_state
 from alexnet_jax.training.preprocess import cut_views, shift_colours
 from alexnet_jax.training.schedule import Schedule
 
 
 Batch = dict[str, Array]
+
+# Which mesh axis splits an axis that a parameter names.
+MESH_AXES = ((TOWERS, meshes.TOWER),)
 
 
 class TrainState(NamedTuple):
@@ -35,12 +46,73 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Steps:
+    """The functions that a training loop calls, for one network on one mesh.
+
+    The state may be any NamedTuple of arrays with `step` and `params`.
+
+    Attributes:
+      initial: makes the state before the first step.
+      abstract: shapes, dtypes and shardings of the state.
+      train: one step, from state, batch and mean image to state and metrics.
+      after_validation: from a state and its top-1 validation error to the state that
+        training continues with.
+    """
+
+    initial: Callable[[], TrainState]
+    abstract: TrainState
+    train: Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
+    after_validation: Callable[[TrainState, float], TrainState]
+
+
+def make_steps(
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    mesh: Mesh,
+    *,
+    size: int,
+    seed: int,
+) -> Steps:
+    """The steps of an AlexNet, for images of `size` a side."""
+    learn = jax.jit(partial(after_validation, schedule), donate_argnums=0)
+
+    def after(state: TrainState, error: float) -> TrainState:
+        return state._replace(opt_state=learn(state.opt_state, np.float32(error)))
+
+    return Steps(
+        initial=partial(init_state, model, optimizer, mesh, size, seed),
+        abstract=abstract_state(model, optimizer, mesh, size),
+        train=make_train_step(model, optimizer, schedule, mesh, seed),
+        after_validation=after,
+    )
+
+
 def abstract_state(
     model: AlexNet, optimizer: optax.GradientTransformation, mesh: Mesh, size: int
 ) -> TrainState:
-    """Shapes, types and places of the state, for pictures of `size` a side."""
-    state = jax.eval_shape(_initialiser(model, optimizer, size), jax.random.key(0))
-    return meshes.abstract(state, mesh)
+    """Shapes, dtypes and shardings of the state, for images of `size` a side."""
+    initialise = _initialiser(model, optimizer, size)
+    return _abstract(jax.eval_shape(initialise, jax.random.key(0)), mesh)
+
+
+def abstract_params(model: AlexNet, mesh: Mesh, size: int) -> Any:
+    """Shapes, dtypes and shardings of the parameters alone."""
+    images = jnp.zeros((1, size, size, 3))
+    variables = jax.eval_shape(model.init_partitioned, jax.random.key(0), images)
+    return _abstract(variables["params"], mesh)
+
+
+def _abstract(declared: Any, mesh: Mesh) -> Any:
+    """Arrays that declare the names of their axes, with their shardings on a mesh."""
+    specs = logical_to_mesh(nn.get_partition_spec(declared), MESH_AXES)
+
+    def place(array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    return jax.tree.map(place, nn.unbox(declared), specs)
 
 
 def init_state(
@@ -52,18 +124,22 @@ def init_state(
 ) -> TrainState:
     """The state before the first step: the same bits on every mesh."""
     abstract = abstract_state(model, optimizer, mesh, size)
-    places = jax.tree.map(lambda array: array.sharding, abstract)
-    initialise = jax.jit(_initialiser(model, optimizer, size), out_shardings=places)
+    shardings = jax.tree.map(lambda array: array.sharding, abstract)
+    declared = _initialiser(model, optimizer, size)
+    initialise = jax.jit(lambda key: nn.unbox(declared(key)), out_shardings=shardings)
     return initialise(jax.random.key(seed))
 
 
 def _initialiser(
     model: AlexNet, optimizer: optax.GradientTransformation, size: int
 ) -> Callable[[Array], TrainState]:
+    """A function from a key to a state whose arrays declare the names of their axes."""
     whole = model.clone(tower_axis=None)
 
     def initialise(key: Array) -> TrainState:
-        params = whole.init(key, jnp.zeros((1, size, size, 3)))["params"]
+        images = jnp.zeros((1, size, size, 3))
+        params = whole.init_partitioned(key, images)["params"]
+        # The velocity is shaped like the parameters, and declares the same axes.
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     return initialise
@@ -124,7 +200,7 @@ def make_train_step(
         grads, sums = jax.grad(loss, has_aux=True)(
             state.params, batch, mean, coefficient, key
         )
-        rule = rate_state(state.opt_state)
+        rule = rule_state(state.opt_state)
         rate = schedule.rate(rule.step, rule.drops)
         metrics = {**sums, "learning_rate": rate}
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -139,7 +215,7 @@ def make_eval_step(
 ) -> Callable[[Any, Batch, Array], tuple[dict[str, Array], Array]]:
     """The jitted evaluation: `evaluate(params, batch, mean) -> (sums, logits)`.
 
-    A batch has `image` (uint8, whole stored pictures), `label` and `mask` (false for
+    A batch has `image` (uint8, whole stored images), `label` and `mask` (false for
     padding). Sums are those of `losses.sums` for the probabilities averaged over views;
     logits are `[examples, views, classes]`. For `views` and `mirrors` see `cut_views`.
     """
@@ -170,10 +246,20 @@ def make_eval_step(
 
 
 @jax.jit
-def is_finite(state: TrainState) -> Array:
-    """Whether every number of the parameters and the velocity is finite.
-
-    The plateau's best error begins as infinity, and is not looked at.
-    """
-    arrays = jax.tree.leaves((state.params, rate_state(state.opt_state).velocity))
+def is_finite(params: Any) -> Array:
+    """Whether every number of a tree of arrays is finite."""
+    arrays = jax.tree.leaves(params)
     return jnp.all(jnp.stack([jnp.isfinite(array).all() for array in arrays]))
+
+
+def check_state(step: int, state: TrainState) -> None:
+    """Raise Diverged if the parameters are not finite: a gradient may have overflowed
+    where the loss did not. A velocity that is not finite has made them so as well."""
+    if not is_finite(state.params):
+        raise Diverged(f"step {step}: the state is no longer finite")
+
+
+def check_loss(loss: float, what: str) -> None:
+    """Raise Diverged, beginning with `what`, if a loss is not finite."""
+    if not math.isfinite(loss):
+        raise Diverged(f"{what} is {loss}")

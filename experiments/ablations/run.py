@@ -1,17 +1,17 @@
-"""What does each of the paper's ideas add? Every one is taken away, alone.
+"""What does each of the paper's ideas add? Each is removed alone.
 
     python experiments/ablations/run.py --runs=FOLDER --output=FOLDER
         [--ablations NAME ...] [--seeds 0 1 2] [--config=configs/quickstart.py]
         [--config.SECTION.KEY=VALUE ...] [--quick]
 
 Trains the config's variants of these names, and the network itself, with every seed,
-and evaluates each last checkpoint with ten views (five where mirror images mean
-something else). Any config whose variants have these names will do, on any data:
+and evaluates each last checkpoint with ten crops (five where flipped images mean
+something else). Any config whose variants have these names works, on any data:
 `--config=configs/imagenet.py --config.data.path=PREPARED`.
 
-FOLDER of `--runs` keeps the runs, and the same command goes on where it stood, or adds
-other names and seeds: what stands in the results is not measured again. `--quick` shows
-that it works: one of them, some steps.
+FOLDER of `--runs` keeps the runs, and the same command resumes them, or adds other
+names and seeds: what is already in the results is not measured again. `--quick` shows
+that it works: one ablation, some steps.
 """
 
 import json
@@ -37,7 +37,7 @@ from commands import QUICK, command
 
 WHOLE = "code2012"
 # Points of top-1 and top-5 error by which the network is worse, on ImageNet with ten
-# views: in the paper's text, and by the logs of the 2012 code.
+# crops: in the paper's text, and by the logs of the 2012 code.
 PUBLISHED = {
     "no_norm": {"paper": (1.4, 1.2), "logs": (1.37, 1.15)},
     "pool_2x2": {"paper": (0.4, 0.3), "logs": (0.39, 0.30)},

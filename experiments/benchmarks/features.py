@@ -1,13 +1,13 @@
-"""Do features stream as fast as the network computes them, in flat memory?
+"""Are features stored as fast as the network computes them, in constant memory?
 
     python experiments/benchmarks/features.py --output=FOLDER
 
-The rate: the 2012 network at its full size with drawn weights, fc7 of JPEG pictures out
-of a prepared set, to Zarr and to NPY, in turn with the bare network on one batch that
-stays on the device. `ratio` is Zarr's rate over the bare one's.
+Speed: the 2012 network at its full size with random weights, fc7 of JPEG images of a
+prepared set, to Zarr and to NPY, in turn with the bare network on one batch that stays
+on the device. `ratio` is Zarr's speed over the bare network's.
 
-The memory: a small network over 50,000 pictures of a prepared set, in a process of its
-own, whose memory is read from /proc ten times a second (Linux); `growth` is the median
+Memory: a small network over 50,000 images of a prepared set, in a separate process
+whose memory is read from /proc ten times a second (Linux); `growth` is the median
 of its last tenth over that of its second tenth, less one.
 """
 
@@ -27,13 +27,15 @@ import jax
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import features, load_config
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax import load_config
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh
 from alexnet_jax.inference import feature_store
-from alexnet_jax.inference.trained import open_member
-from alexnet_jax.prepare import prepare
+from alexnet_jax.inference.extraction import write_features
+from alexnet_jax.inference.trained import open_trained
+from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.training import step
@@ -58,7 +60,7 @@ CLASSES = 10
 
 
 def make_workdir(workdir, size, crop, changes):
-    """A work directory of a network with drawn weights."""
+    """A work directory of a network with random weights."""
     config = load_config("imagenet")
     config.model.update(changes)
     config.data.crop = crop
@@ -68,15 +70,15 @@ def make_workdir(workdir, size, crop, changes):
     workdirs.start_run(workdir, settings)
     names = tuple(f"class{n}" for n in range(CLASSES))
     grey = Statistics(np.full((size, size, 3), 120, np.float32), np.ones(3), np.eye(3))
-    workdirs.write_data(workdir, workdirs.Data(names, size, crop, "drawn", grey))
+    run_data.write_data(workdir, run_data.Data(names, size, crop, "drawn", grey))
     optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
     state = step.init_state(model, optimizer, mesh.one_device(), crop, 0)
-    with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
+    with CheckpointWriter(workdir / workdirs.CHECKPOINTS) as checkpoints:
         checkpoints.save(0, state)
 
 
 def make_data(folder, count, size):
-    """A prepared set of so many smooth pictures."""
+    """A prepared set of so many smooth images."""
     rng = np.random.default_rng(0)
     pictures = folder / "pictures"
     for number in range(count):
@@ -99,15 +101,15 @@ def make_data(folder, count, size):
 def rates(folder, pictures, batch_size, rounds):
     make_data(folder, pictures, 256)
     make_workdir(folder / "run", 256, 224, {})
-    member = open_member(folder / "run", "latest")
-    run = jax.jit(functools.partial(member.activations, layers=("fc7",)))
-    params = member.plain_params
-    batch = np.zeros((batch_size, 256, 256, 3), np.uint8)
+    one = mesh.one_device()
+    extract = open_trained(folder / "run", "latest").extractor(one, ("fc7",))
+    host = {"image": np.zeros((batch_size, 256, 256, 3), np.uint8)}
+    batch = mesh.to_devices(host, one)
 
     def bare():
         begin = time.perf_counter()
         for _ in range(pictures // batch_size):
-            out = run(params, batch)
+            out = extract(batch)
         jax.block_until_ready(out)
         return pictures / (time.perf_counter() - begin)
 
@@ -122,7 +124,7 @@ def rates(folder, pictures, batch_size, rounds):
     def stream(ending):
         written.clear()
         output = folder / f"{time.monotonic_ns()}.{ending}"
-        features.write_features(
+        write_features(
             folder / "run",
             folder / "prepared",
             ["fc7"],
@@ -179,7 +181,7 @@ def main():
     add("--pictures", type=int, default=512, help="in a round")
     add("--batch_size", type=int, default=64)
     add("--rounds", type=int, default=7)
-    add("--many", type=int, default=50_000, help="pictures for the memory")
+    add("--many", type=int, default=50_000, help="images for the memory")
     add("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="features_") as name:

@@ -3,7 +3,7 @@
 The usual way is one tower of twice the width with `feature_group_count=2` in conv2,
 conv4 and conv5, XLA's own max pooling (`reduce_window`) and a response normalisation
 left to automatic differentiation. Both sides take the same step: 224 crops, dropout,
-momentum and decay; they run in turn, in one process.
+momentum and weight decay; they run in turn, in one process.
 
     python experiments/benchmarks/grouped_convolution.py --output=FOLDER
 """
@@ -22,7 +22,7 @@ from alexnet_jax.training import preprocess
 
 
 if __name__ == "__main__":
-    # Before the imports that take long, since it starts the process anew.
+    # Before the slow imports, since it restarts the process.
     hugepages.use()
 
 import jax

@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides in turn, medians with their spread, raw results."""
+"""Shared by the benchmarks: sides in turn, medians with their spread, raw results."""
 
 import importlib.metadata
 import json
@@ -19,7 +19,7 @@ def in_turn(sides, rounds):
     Every other round goes backwards, so that no side is always the first.
 
     Args:
-      sides: functions without arguments that measure and return a rate.
+      sides: functions without arguments that measure and return a speed.
       rounds: how many.
     """
     measured = []

@@ -1,23 +1,23 @@
-"""How many images a second does the input pipeline make, and how many do its peers?
+"""How many images a second does the input pipeline make, and its peers?
 
-From the same pictures, each side makes batches of 128 crops of 224 with mirrors:
+From the same images, each side makes batches of 128 flipped crops of 224:
 
     ours          this project's pipeline, threads by default: uint8 and a colour shift
-    plain         two plain threads that decode, crop, mirror and write into a batch,
+    plain         two plain threads that decode, crop, flip and write into a batch,
                   from memory: what Python allows
     one_core      one thread of the same, from the files
     decode        one thread that decodes and throws away, from memory
     pillow        PyTorch's DataLoader as torchvision writes it: ImageFolder, Pillow,
                   float32, mean and deviation on the host
-    pillow_uint8  the same, shipping uint8
+    pillow_uint8  the same, delivering uint8
     fast          PyTorch's DataLoader with the same fast decoder, uint8
     tf_data       tf.data with decode_and_crop_jpeg, where TensorFlow is installed
 
-Every side runs in a process of its own, in turn; PyTorch's with 0, 1 and 2 workers
-first, of which the best then runs in the rounds. Needs torch and torchvision beside
-this project, and a folder of class folders of pictures:
+Every side runs in a separate process, in turn. PyTorch's sides first run with 0, 1 and
+2 workers; the best then runs in the rounds. Needs torch and torchvision, and a folder
+of class folders of images:
 
-    python experiments/benchmarks/input_pipeline.py --originals=PICTURES --work=FOLDER \
+    python experiments/benchmarks/input_pipeline.py --originals=IMAGES --work=FOLDER \
         --output=experiments/benchmarks/input_pipeline
 """
 
@@ -34,11 +34,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from alexnet_jax import prepare
 from alexnet_jax.data import images
-from alexnet_jax.data.loading import pipeline as pipelines
-from alexnet_jax.data.loading import prefetch
-from alexnet_jax.data.prepared import record as prepared
+from alexnet_jax.data.loading import pipeline, prefetch
+from alexnet_jax.data.prepared import record
+from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.sources import registry
 
 import harness
@@ -60,22 +59,20 @@ def batches_of(batches, count):
 
 def ours(form, work, count, workers):
     source = "folder" if form == "originals" else "prepared"
-    pipeline = pipelines.open_pipeline(
-        source=source, path=str(work / form), workers=workers
-    )
-    statistics = pipelines.open_pipeline(path=str(work / "jpeg")).dataset.statistics
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=BATCH, seed=0)
-    with prefetch.read(pipeline, dataset) as batches:
+    read = pipeline.open_pipeline(source=source, path=str(work / form), workers=workers)
+    statistics = pipeline.open_pipeline(path=str(work / "jpeg")).dataset.statistics
+    dataset = pipeline.train_dataset(read, statistics, batch_size=BATCH, seed=0)
+    with prefetch.read(read, dataset) as batches:
         return batches_of(batches, count)
 
 
 def read_files(form, work, count):
-    """The encoded pictures of `count` batches, in memory."""
+    """The encoded images of `count` batches, in memory."""
     source = opened(form, work)
     order = np.random.default_rng(0).permutation(len(source))[: count * BATCH]
     if form == "originals":
-        return [source.original(int(index)).data for index in order]
-    return [bytes(prepared.unpack(source._records[int(i)]).picture) for i in order]
+        return [source.encoded(int(index)).data for index in order]
+    return [bytes(record.unpack(source._records[int(i)]).image) for i in order]
 
 
 def opened(form, work):
@@ -87,8 +84,8 @@ def opened(form, work):
 
 def decoded(form, data):
     if form == "originals":
-        return images.decode(data, "picture", size=SIZE).picture
-    return prepared.decode(memoryview(data), form, SIZE)
+        return images.decode(data, "picture", size=SIZE).image
+    return record.decode(memoryview(data), form, SIZE)
 
 
 def crop_into(batch, place, picture, rng):
@@ -180,7 +177,7 @@ def pillow_uint8(form, work, count, workers):
 
 
 class FastDataset:
-    """A picture of the same files by the same decoder, cropped and mirrored in NumPy.
+    """An image of the same files by the same decoder, cropped and flipped in NumPy.
 
     Raw pixels come from one memory-mapped file.
     """
@@ -267,24 +264,24 @@ def in_a_process(side, form, given, workers):
 
 
 def make_files(originals, work):
-    """The same pictures in every form that a side reads."""
+    """The same images in every form that a side reads."""
     work.mkdir(parents=True, exist_ok=True)
     link = work / "originals"
     if not link.exists():
         link.symlink_to(originals.resolve())
     for form in ("jpeg", "raw"):
         if not (work / form).exists():
-            prepare.prepare(
+            prepare(
                 source="folder", input_path=str(link), output=work / form, encoding=form
             )
     source = opened("jpeg", work)
     if not (work / "files").exists():
         part = work / "files.part"
         for index in range(len(source)):
-            record = prepared.unpack(source._records[index])
-            path = part / "train" / f"{record.label:04d}" / f"{index:07d}.jpg"
+            found = record.unpack(source._records[index])
+            path = part / "train" / f"{found.label:04d}" / f"{index:07d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(record.picture)
+            path.write_bytes(found.image)
         part.rename(work / "files")
     if not (work / "raw.npy").exists():
         raw = opened("raw", work)

@@ -1,12 +1,12 @@
-"""How much of the train step's rate does the input cost?
+"""How much of the train step's speed does the input cost?
 
 The full network's train step at batch 32 on a prepared data set, in turn: on one batch
 that stays on the devices, and on the batches of the input pipeline, which share the
-cores with the step. `ratio` is the second's rate over the first's. Each pair begins
-with a new reading of the data and leaves the first steps out: the buffer of batches
-made ahead is then as full at the start of the measurement as at its end.
-`input_wait_fraction` is what the trainer writes to metrics.jsonl: the part of the time
-that is spent waiting for a batch.
+cores with the step. `ratio` is the second's speed over the first's. Each pair begins
+with a new reading of the data and leaves the first steps out: the buffer of prefetched
+batches is then as full at the start of the measurement as at its end.
+`input_wait_fraction` is what the trainer writes to metrics.jsonl: the fraction of time
+spent waiting for a batch.
 
     python experiments/benchmarks/input_wait.py --data=PREPARED \
         --output=experiments/benchmarks/input_wait

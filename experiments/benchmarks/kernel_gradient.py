@@ -1,8 +1,8 @@
 """Is our gradient of a convolution's kernel faster than XLA's on this platform?
 
-Both ways of `alexnet_jax.convolution`, for one tower of each convolutional layer of the
-network, in turn. The library takes the way that is measured here to be the faster: the
-products of taps on CPU, XLA's on the others.
+Both ways of `alexnet_jax.nn.convolution`, for one tower of each convolutional layer, in
+turn. The library takes the way that is faster in this measurement: the products of taps
+on CPU, XLA's elsewhere.
 
     python experiments/benchmarks/kernel_gradient.py --output=FOLDER
 
@@ -23,7 +23,7 @@ from alexnet_jax.runtime import hugepages
 
 
 if __name__ == "__main__":
-    # Before the imports that take long, since it starts the process anew.
+    # Before the slow imports, since it restarts the process.
     hugepages.use()
 
 import jax

@@ -1,13 +1,13 @@
-"""How fast is preparing from ImageNet's archives, and how much memory does it take?
+"""How fast is preparing ImageNet's archives, and how much memory does it take?
 
 Builds archives in ImageNet's layout from a folder of originals (their names begin with
 their WNID), each repeated. Then, in turn: the whole command `prepare` on all cores, its
-start included, and one core's bare rate of decoding, resizing and encoding the same
+start included, and one core's bare speed of decoding, resizing and encoding the same
 files from memory; `ratio` is the first over the cores times the second. Memory is the
-sum over all processes of the command (proportional set size), looked at ten times a
-second in runs of their own, for these archives and for ones of a tenth of the pictures.
+sum over all processes of the command (proportional set size), read ten times a second
+in separate runs, for these archives and for archives of a tenth of the images.
 
-    python experiments/benchmarks/preparing.py --originals=PICTURES --work=FOLDER \
+    python experiments/benchmarks/preparing.py --originals=IMAGES --work=FOLDER \
         --output=experiments/benchmarks/preparing
 """
 
@@ -44,7 +44,7 @@ def add(archive, name, data):
 
 
 def write_archives(root, originals, repeats):
-    """Every picture `repeats` times in training, and once in validation."""
+    """Every image `repeats` times in training, and once in validation."""
     if root.exists():
         return
     part = root.with_name(root.name + ".part")
@@ -85,15 +85,15 @@ def write_archives(root, originals, repeats):
 
 
 def bare(originals):
-    """One core's pictures a second, in a process of its own."""
+    """One core's images a second, in a separate process."""
     program = f"""
 import sys, time
 from pathlib import Path
-from alexnet_jax import pictures
+from alexnet_jax.data import images
 files = [Path(name).read_bytes() for name in sys.argv[1:]]
 begin = time.perf_counter()
 for data in files:
-    pictures.encode_jpeg(pictures.decode(data, "picture", size={SIZE}).picture)
+    images.encode_jpeg(images.decode(data, "image", size={SIZE}).image)
 print(len(files) / (time.perf_counter() - begin))
 """
     command = [sys.executable, "-c", program, *map(str, originals)]
@@ -146,10 +146,10 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--originals", type=Path, required=True, help="folder of pictures")
+    add("--originals", type=Path, required=True, help="folder of images")
     add("--work", type=Path, required=True, help="folder for the archives")
     add("--output", type=Path, help="folder for the raw results")
-    add("--repeats", type=int, default=19, help="of each picture in training")
+    add("--repeats", type=int, default=19, help="of each image in training")
     add("--rounds", type=int, default=7)
     given = parser.parse_args()
     originals = sorted(
@@ -186,7 +186,7 @@ def main():
             part: {"bytes": peak, "images": found["train"] + found["validation"]}
             for part, (_, found, peak) in watched.items()
         },
-        "mended": watched["all"][1]["mended"],
+        "repaired": watched["all"][1]["repaired"],
         "rounds": measured,
         **harness.machine("simplejpeg", "pillow", "numpy", "array_record"),
     }

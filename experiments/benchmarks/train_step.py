@@ -1,7 +1,7 @@
 """Is the train step faster than PyTorch's on the same machine?
 
 The same network on both sides (`code2012`: two towers, response normalisation,
-overlapping pooling, dropout, momentum SGD with decay), on one fixed batch of 224 crops.
+overlapping pooling, dropout, momentum, weight decay), on one fixed batch of 224 crops.
 PyTorch's has grouped convolutions, `LocalResponseNorm` and `torch.optim.SGD`, and runs
 eager, eager with channels_last, and compiled. Each side is a process, started once;
 they run in turn, each turn with a first step outside the clock. Forward alone
@@ -12,8 +12,8 @@ they run in turn, each turn with a first step outside the clock. Forward alone
         --batch_sizes 128 1024 --output=FOLDER        # on a GPU
 
 `ratio` is ours over the best of PyTorch's in the first comparison; the others are in
-`comparisons`. `matmul` is the machine's own rate for a large matrix product in the
-type, of which a side reaches a part: 4.136 GFLOP for a training image, 1.449 forward.
+`comparisons`. `matmul` is the machine's speed for a large matrix product in the type,
+of which a side reaches a fraction: 4.136 GFLOP for a training image, 1.449 forward.
 Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
 device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
 them; what they are worth is the ratio with `--peers ours_on_small_pages`. `--profile`
@@ -89,7 +89,7 @@ def serve(given):
     print(json.dumps(first), flush=True)
     for line in sys.stdin:
         steps = int(line)
-        # The memory that the side before gave back has to be gathered first.
+        # The operating system first has to gather the memory that the last side freed.
         run()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         begin = time.perf_counter()
@@ -108,7 +108,7 @@ class Side:
         command = [sys.executable, __file__, f"--side={name}", f"--mode={mode}"]
         command += [f"--batch_size={batch_size}", f"--tower={given.tower}"]
         environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
-        if name == "ours" and hugepages.waits_to_be_asked():
+        if name == "ours" and hugepages.on_request():
             environment[hugepages.TUNABLES] = hugepages.REQUEST
         self.process = subprocess.Popen(
             [*command, f"--dtype={given.dtype}"],
@@ -140,7 +140,7 @@ class Side:
 def matmul_rate(dtype):
     """GFLOP/s of the best of some large matrix products.
 
-    On CPU by NumPy in float32, else by JAX in a process of its own, which gives the
+    On CPU by NumPy in float32, else by JAX in a separate process, which gives the
     accelerator's memory back.
     """
     told = subprocess.run(

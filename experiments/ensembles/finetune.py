@@ -1,11 +1,11 @@
-"""The quickstart's network with a sixth convolution, begun with a run on other classes.
+"""The quickstart's network with a sixth convolution, pretrained on other classes.
 
     python -m alexnet_jax.main --config=experiments/ensembles/finetune.py --workdir=run
-        --config.train.init_from=RUN --config.data.path=PICTURES
+        --config.train.init_from=RUN --config.data.path=IMAGES
 
-The rates follow the 2012 code's run 146: a tenth of the usual rate, less for conv1 and
-then nothing, at first ten times more for the last layer, which is drawn anew where the
-classes are others.
+The learning rates follow the 2012 code's run 146: a tenth of the usual one, less for
+conv1 and then zero, at first ten times more for the last layer, which is re-initialised
+where the classes differ.
 """
 
 import quickstart

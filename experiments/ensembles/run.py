@@ -1,16 +1,16 @@
-"""What do ensembles add: 5 networks, and 2 more that were trained on other classes?
+"""What do ensembles add: 5 networks, and 2 more pretrained on other classes?
 
 Table 2 of the paper at the size of the quickstart. Five networks learn the digits 0 to
 4 from different seeds. A network with a sixth convolution learns the digits 5 to 9, and
-two runs go on from it with 0 to 4. Then the errors of every member, and of the first
-one, two, ... seven together, by the plain mean of probabilities.
+two runs fine-tune it on 0 to 4. Then the errors of every member, and of the first one,
+two, ... seven together, by the unweighted mean of probabilities.
 
     python experiments/ensembles/run.py --runs=FOLDER --output=FOLDER [--quick]
-        [--data=PICTURES --before=OTHER_PICTURES]
+        [--data=IMAGES --before=OTHER_IMAGES]
 
-PICTURES and OTHER_PICTURES are class folders to be used instead of digits. FOLDER of
-`--runs` keeps the runs, and the same command goes on where it stood. `--quick` shows
-that it works: a network and one with a past, some steps.
+IMAGES and OTHER_IMAGES are class folders to be used instead of digits. FOLDER of
+`--runs` keeps the runs, and the same command resumes them. `--quick` shows that it
+works: a network and a pretrained one, some steps.
 """
 
 import json
@@ -53,8 +53,8 @@ def write_digits(folder, digits):
 def main():
     parser = experiment.parser(__doc__, quick="two networks, some steps")
     add = parser.add_argument
-    add("--data", type=Path, metavar="PICTURES", help="instead of the digits 0 to 4")
-    add("--before", type=Path, metavar="OTHER_PICTURES", help="instead of 5 to 9")
+    add("--data", type=Path, metavar="IMAGES", help="instead of the digits 0 to 4")
+    add("--before", type=Path, metavar="OTHER_IMAGES", help="instead of 5 to 9")
     add("--members", type=int, default=5)
     add("--with_past", type=int, default=2)
     given = parser.parse_args()

@@ -66,7 +66,7 @@ def _corruption(axes: Any, results: list[dict[str, Any]], title: str) -> None:
         if points:
             axes.plot(*np.transpose(points), style, marker="o", label=f"{split} error")
     axes.set_title(title)
-    axes.set_xlabel("training labels drawn anew, %")
+    axes.set_xlabel("random training labels, %")
     axes.set_ylabel("error, %")
     axes.set_ylim(-3, 103)
     axes.legend()

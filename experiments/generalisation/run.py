@@ -1,18 +1,18 @@
-"""Do networks that generalise also learn labels and pictures without sense?
+"""Do networks that generalise also learn random labels and shuffled pixels?
 
 The four networks of Zhang et al. 2017 on CIFAR-10 (28x28, the centre of 32x32, each
-picture whitened): with true labels, with and without random crops and weight decay;
-with a part of the training labels, or all, drawn anew; with pixels in another order.
-Errors of test pictures are by their true labels.
+image standardised): with true labels, with and without random crops and weight decay;
+with some or all training labels replaced at random; with pixels in another order. Test
+errors are by the true labels.
 
     python experiments/generalisation/run.py --data=CIFAR --runs=FOLDER
         --output=FOLDER [--networks NAME ...] [--rows NAME ...] [--epochs=N] [--quick]
 
 CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
-`--runs` keeps every run, and the same command goes on where it stood; it may be given
-again with more epochs. A run ends early once it has made no error on the pictures it
-learned from for three epochs. `--output` gets a file of results for each network; rows
-of another command stay in it. `--quick` shows that it works: an epoch on digits.
+`--runs` keeps every run, and the same command resumes it, also with more epochs. A run
+ends early after three epochs without a training error. `--output` gets a file of
+results for each network; rows of another command stay in it. `--quick` shows that it
+works: an epoch on digits.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from alexnet_jax.training.preprocess import cut_views
 
 from alexnet_jax.data import statistics
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime import cli, progress
 from alexnet_jax.training import losses
+from alexnet_jax.training.preprocess import cut_views
 
 import arrays
 import harness
@@ -120,7 +120,7 @@ def make_optimizer(rate, decay):
 
 
 def make_evaluation(network):
-    """The jitted evaluation: from state and batch of whole pictures to sums."""
+    """The jitted evaluation: from state and batch of whole images to sums."""
 
     @jax.jit
     def evaluate(state, batch):
@@ -136,8 +136,8 @@ def make_evaluation(network):
 
 
 def cut(dataset):
-    """A data set of the centres, for rows without crops: what is shuffled is then what
-    the network sees."""
+    """A data set of the centres, for rows without crops: the shuffled pixels are then
+    those that the network sees."""
     splits = {
         name: dataclasses.replace(source, images=statistics.centre(source.images, CROP))
         for name, source in dataset.splits.items()
@@ -146,7 +146,7 @@ def cut(dataset):
 
 
 def train(dataset, name, row, given):
-    """A run as far as it is to go; what became of it."""
+    """Train a run to its end, and give its result."""
     what = ROWS[row]
     crops = what.get("crop", False)
     dataset = corrupt(
@@ -232,7 +232,7 @@ def curve(workdir, per_epoch):
         epochs.setdefault(place, []).append((line["loss"], line["top1_error"]))
     rows = {}
     for line in in_memory.metrics_of(workdir, "validation"):
-        # The end of a run that was made longer may lie a step before its epoch's.
+        # A run that was extended later may end a step before the end of its epoch.
         epoch = round(line["step"] / per_epoch)
         of_test = line["loss"], line["top1_error"]
         numbers = (*np.mean(epochs[epoch], axis=0), *of_test)

@@ -1,7 +1,7 @@
 """The networks of Zhang et al. 2017 for CIFAR-10, by parameters for each example.
 
-Each standardizes its images first, and is called with `learning`, which tells batch
-normalisation whether to use the batch's own statistics.
+Each standardises its images first, and is called with `learning`: whether batch
+normalisation uses the statistics of the batch.
 """
 
 from collections.abc import Callable

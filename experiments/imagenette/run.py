@@ -1,15 +1,15 @@
-"""What error does the 2012 code's network reach on Imagenette, and what do views add?
+"""What error does the 2012 code's network reach on Imagenette, and with ten crops?
 
 Trains `configs/imagenet.py` at full size on Imagenette, ten classes of ImageNet, for a
-few epochs, and evaluates the last checkpoint with one crop and with ten. Of the ten
-views it takes each one's own error, and the error as they are added: the centre, its
-mirror, then corner by corner with its mirror.
+few epochs, and evaluates the last checkpoint with one crop and with ten. It measures
+the error of each of the ten views alone, and the error as they are added: the centre,
+its flip, then corner by corner with its flip.
 
     python experiments/imagenette/run.py --data=PREPARED --runs=FOLDER --output=FOLDER
                                          [--epochs=12] [--variant=code2012] [--quick]
 
-FOLDER of `--runs` keeps the run, and the same command goes on where it stood. `--quick`
-shows that it works: some steps of the quickstart.
+FOLDER of `--runs` keeps the run, and the same command resumes it. `--quick` shows that
+it works: some steps of the quickstart.
 """
 
 import json
@@ -27,14 +27,14 @@ import experiment
 import numpy as np
 from scipy.special import softmax
 
-from alexnet_jax.runs.metric_writer import METRICS_FILE
+from alexnet_jax.runs.metrics_file import METRICS_FILE
 from alexnet_jax.runtime import cli, progress
 
 import harness
 from commands import QUICK, command
 
 
-# Places among the ten views of `step.cut_views`: centre, corners, and their mirrors.
+# Places among the ten views of `preprocess.cut_views`: centre, corners, their flips.
 VIEWS = {
     "centre": 2,
     "mirrored centre": 7,
@@ -51,7 +51,7 @@ STEPS_A_POINT = 37
 
 
 def by_view(path):
-    """Each view's own top-1 error, and that of the views up to it together."""
+    """Each view's top-1 error alone, and that of the views up to it together."""
     with np.load(path, allow_pickle=False) as stored:
         logits, labels = stored["logits"][:, 0].astype(np.float64), stored["label"]
     probabilities = softmax(logits, axis=-1)
@@ -69,7 +69,7 @@ def by_view(path):
 
 
 def curve(path):
-    """Validations, and means of the training's loss and error over some steps."""
+    """Validations, and means of training loss and error over some steps."""
     lines = [json.loads(text) for text in path.read_text().splitlines()]
     learned = [line for line in lines if line["split"] == "train"]
     for start in range(0, len(learned), STEPS_A_POINT):
@@ -83,7 +83,7 @@ def curve(path):
 
 
 def trained_by(workdir):
-    """With what the run was started, and started again."""
+    """The provenance of the run's start and of each resume."""
     starts = json.loads((workdir / "run.json").read_text())["starts"]
     return [
         {name: start[name] for name in ("time", "commit", "python", "versions")}

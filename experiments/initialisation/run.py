@@ -1,14 +1,14 @@
 """Why does the 2012 code's network learn, and the paper's text not?
 
-Between the two lie five differences. Each is changed alone, from the code's value to
+The two have five differences. Each is changed alone, from the code's value to
 the paper's and from the paper's to the code's, and the network learns scanned digits as
-the quickstart does: 67x67 pixels, batches of 32, ten epochs, the rate divided by ten
-after nine. Before the first step the size of signal and gradient is taken in every
-layer.
+the quickstart does: 67x67 pixels, batches of 32, ten epochs, the learning rate divided
+by ten after nine. Before the first step the size of signal and gradient is measured in
+every layer.
 
     python experiments/initialisation/run.py --runs=FOLDER --output=FOLDER [--quick]
 
-FOLDER of `--runs` keeps every run, and the same command goes on where it stood.
+FOLDER of `--runs` keeps every run, and the same command resumes it.
 `--quick` shows that it works: both ends of the chain, some steps.
 """
 
@@ -131,7 +131,7 @@ def draw(results, folder):
         panels[0].semilogy(layers, ratios, marker="o", label=result["network"])
         gradients = [size["gradient"] for size in result["signals"]]
         panels[1].semilogy(layers, gradients, marker="o", label=result["network"])
-    panels[0].set_ylabel("what differs by picture / what does not")
+    panels[0].set_ylabel("variation between images / common part")
     panels[1].set_ylabel("gradient's norm / kernel's norm")
     for axes in panels:
         axes.tick_params(axis="x", rotation=45)

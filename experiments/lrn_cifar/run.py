@@ -1,15 +1,15 @@
 """Does local response normalisation lower the test error on CIFAR-10 (section 3.3)?
 
-The four-layer network (`four_layers` in `alexnet_jax/nn/presets.py`) with and without
-normalisation after its first two poolings, with random 24x24 crops and mirror images,
-the paper's momentum and decay, and a rate that drops once at the end.
+The four-layer network (the preset `four_layers`) with and without normalisation after
+its first two poolings, with random 24x24 crops and flips, the paper's momentum and
+weight decay, and a learning rate that drops once at the end.
 
     python experiments/lrn_cifar/run.py --data=CIFAR --runs=FOLDER --output=FOLDER
                                         [--epochs=N] [--seeds=N] [--quick]
 
 CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
-`--runs` keeps every run, and the same command goes on where it stood. `--quick` shows
-that it works: an epoch on scanned digits.
+`--runs` keeps every run, and the same command resumes it. `--quick` shows that it
+works: an epoch on scanned digits.
 """
 
 import sys
@@ -33,7 +33,7 @@ from sections import preset
 
 BATCH, CROP, RATE = 128, 24, 0.01
 NETWORKS = ("four_layers", "four_layers_norm")
-# What tells the lines of the results apart.
+# The keys that distinguish the lines of the results.
 IDENTITY = ("network", "seed", "epochs")
 
 

@@ -1,16 +1,16 @@
-"""What do the paper's rule, `optax.sgd` and PyTorch's SGD do when the rate drops?
+"""What do the paper's rule, `optax.sgd` and PyTorch's SGD do at a learning-rate drop?
 
     paper:   v <- momentum v - rate (g + decay w),    w <- w + v
     others:  v <- momentum v + (g + decay w),         w <- w - rate v
 
-With one rate the two are the same. When the rate drops, the paper's velocity stays as
-it is and fades by the momentum; the others' step shrinks at once. Softmax regression on
-scikit-learn's digits goes through the same batches by each rule, with a drop to a tenth
-in the middle; of every step its length is taken, and the loss over all digits.
+With a constant rate the two are the same. When the rate drops, the paper's velocity
+stays as it is and fades by the momentum; the others' step shrinks at once. Each rule
+trains softmax regression on the same batches of scikit-learn's digits, with a drop to a
+tenth in the middle; the length of every step is measured, and the loss on all digits.
 
     python experiments/optimizer/run.py --output=FOLDER [--quick]
 
-PyTorch takes part where it is installed.
+PyTorch is compared where it is installed.
 """
 
 import importlib.util
@@ -96,7 +96,7 @@ def by_torch(steps, drop):
 
 
 def trajectories(steps, drop):
-    """Of each rule, every step's kernel."""
+    """Every step's kernel, for each rule."""
     schedule = make_schedule(
         steps_per_epoch=1, kind="steps", learning_rate=RATE, epochs=(drop,)
     )
@@ -110,7 +110,7 @@ def trajectories(steps, drop):
 
 
 def apart(kernels, others):
-    """The distance of two kernels, of the first's norm."""
+    """The distance of two kernels, relative to the norm of the first."""
     return float(np.linalg.norm(kernels - others) / np.linalg.norm(kernels))
 
 

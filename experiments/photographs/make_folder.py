@@ -1,6 +1,6 @@
-"""A folder of photographs of mixed sizes and kinds, out of Imagenette's.
+"""A folder of photographs of mixed sizes and kinds, made from Imagenette.
 
-Takes 500 training and 60 validation pictures of each class, stretches each to a random
+Takes 500 training and 60 validation images of each class, stretches each to a random
 width and height between 180 and 420 pixels, and writes some as RGBA or RGB PNG and some
 as greyscale JPEG.
 

@@ -1,13 +1,13 @@
 """What error does the quickstart reach on held-out digits, over seeds?
 
 Trains `configs/quickstart.py` with each seed and evaluates the last checkpoint, not the
-best one: the held-out digits then choose nothing.
+best: so the held-out digits choose nothing.
 
     python experiments/quickstart/run.py --runs=FOLDER --output=FOLDER
                                          [--variant=paper] [--seeds=N] [--quick]
 
-FOLDER of `--runs` keeps every run, and the same command goes on where it stood.
-`--output` gets a line a run, and each run's metrics; lines of another variant stay.
+FOLDER of `--runs` keeps every run, and the same command resumes it. `--output` gets a
+line for each run, and its metrics; lines of another variant stay.
 `--quick` shows that it works: two steps.
 """
 
@@ -24,7 +24,7 @@ import experiment
 
 # isort: split
 
-from alexnet_jax.runs.metric_writer import METRICS_FILE
+from alexnet_jax.runs.metrics_file import METRICS_FILE
 from alexnet_jax.runtime import cli, progress
 
 import harness
@@ -32,7 +32,7 @@ from commands import QUICK, command
 
 
 def run(seed, given):
-    """Train and evaluate with one seed; what became of it."""
+    """Train and evaluate with one seed, and give the result."""
     workdir = given.runs / f"quickstart-{given.variant}-{seed}"
     command(
         "main",

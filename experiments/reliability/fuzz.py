@@ -1,22 +1,22 @@
-"""Do bytes from strangers raise anything but the one error that they should?
+"""Do damaged or hostile files raise anything but the one documented error?
 
-Real files are changed by Hypothesis (bytes flipped, cut out, put in, repeated, lengths
-and numbers replaced by extreme ones, and shrunk to the least that fails) and handed to
-the functions that read them:
+Hypothesis changes real files (bytes flipped, cut out, put in, repeated, lengths and
+numbers replaced by extreme ones, and shrunk to the smallest that fails) and passes them
+to the functions that read them:
 
     description     dataset.json of a prepared set
-    record          a record of a prepared set, header and picture
-    picture         JPEG, PNG, GIF, WebP, TIFF, BMP, PPM files of strangers
+    record          a record of a prepared set, header and image
+    picture         untrusted JPEG, PNG, GIF, WebP, TIFF, BMP, PPM files
     workdir         config.json, run.json, dataset.json, mean.npy of a work directory
     metrics         metrics.jsonl, cut back at a resume
-    archive         a tar of pictures
+    archive         a tar of images
     checkpoint      every file of a checkpoint
 
     python experiments/reliability/fuzz.py --inputs=100000 --output=FOLDER
 
 Each must give a result or an InputError in one line (a record: a ValueError), in
-bounded time. `--quick` takes few inputs of each. Anything else ends the program with
-the input that did it.
+bounded time. `--quick` takes few inputs of each. Anything else ends the program and
+prints the input that caused it.
 """
 
 import argparse
@@ -43,15 +43,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax import prepare
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
 from alexnet_jax.data import images
-from alexnet_jax.data.prepared import manifest
+from alexnet_jax.data.prepared import manifest, preparation
 from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.sources import tar_index
 from alexnet_jax.data.statistics import MEAN_FILE, Statistics
-from alexnet_jax.runs import metric_writer, workdir
+from alexnet_jax.runs import metrics_file, run_data, workdir
 from alexnet_jax.runtime.errors import InputError
 
 import harness
@@ -61,7 +60,7 @@ import harness
 WORKDIR_FILES = (
     workdir.CONFIG_FILE,
     workdir.RUN_FILE,
-    workdir.DATASET_FILE,
+    workdir.DATA_FILE,
     MEAN_FILE,
 )
 SLOW = {"checkpoint": 0.01, "archive": 0.5, "picture": 1.0}
@@ -99,7 +98,7 @@ def one_line(error):
 
 
 class Borders:
-    """The functions at the border, each with real files to begin from."""
+    """The functions that read untrusted files, each with real files to begin from."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -120,9 +119,9 @@ class Borders:
         }
         self.whole = folder / "whole" / "checkpoints"
         self.state = {"a": jnp.arange(64.0).reshape(8, 8), "b": {"c": jnp.arange(5)}}
-        with Checkpoints(self.whole) as checkpoints:
-            checkpoints.save(1, self.state, 0.5)
-            checkpoints.wait()
+        with CheckpointWriter(self.whole) as checkpoints:
+            checkpoints.save(1, self.state)
+            checkpoints.record_validation(1, {"top1_error": 0.5})
         names = sorted(p for p in self.whole.rglob("*") if p.is_file())
         self.names = [name.relative_to(self.whole) for name in names]
         self.files["checkpoint"] = [
@@ -130,14 +129,14 @@ class Borders:
         ]
 
     def _prepared(self, pixels):
-        """A real prepared set of eight pictures; its dataset.json."""
+        """A real prepared set of eight images; its dataset.json."""
         source = self.folder / "pictures"
         for number in range(8):
             place = source / f"class{number % 2}"
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.roll(pixels, number)).save(place / f"{number}.png")
         self.prepared = self.folder / "prepared"
-        prepare.prepare(
+        preparation.prepare(
             source="folder",
             input_path=str(source),
             output=self.prepared,
@@ -155,7 +154,7 @@ class Borders:
         config = {"data": {"path": "x"}, "model": {"towers": 2}}
         workdir.start_run(place, config)
         data = workdir.Data(("cat", "dog"), 8, 4, "0", statistics)
-        workdir.write_data(place, data)
+        run_data.write_data(place, data)
         return [
             bytes([number]) + (place / name).read_bytes()
             for number, name in enumerate(WORKDIR_FILES)
@@ -195,7 +194,7 @@ class Borders:
 
     def description_of(self, data):
         (self.prepared / manifest.DATASET_FILE).write_bytes(data)
-        described = manifest.read_description(self.prepared)
+        described = manifest.read_manifest(self.prepared)
         for shard in manifest.all_shards(described):
             assert shard.path.parent == self.prepared, shard
         dataset = open_prepared(str(self.prepared), 16, 0.5)
@@ -208,12 +207,12 @@ class Borders:
         record = prepared.unpack(data)
         for encoding in manifest.ENCODINGS:
             with contextlib.suppress(ValueError):
-                prepared.decode(record.picture, encoding, 16)
+                prepared.decode(record.image, encoding, 16)
 
     def picture_of(self, data):
         decoded = images.decode(data, "picture", size=8)
-        assert decoded.picture.shape == (8, 8, 3)
-        assert decoded.picture.dtype == np.uint8
+        assert decoded.image.shape == (8, 8, 3)
+        assert decoded.image.dtype == np.uint8
 
     def workdir_of(self, data):
         place = self.folder / "workdir"
@@ -225,14 +224,14 @@ class Borders:
             workdir.check_format(place)
             workdir.read_config(place)
             workdir.read_starts(place)
-            workdir.read_data(place)
+            run_data.read_data(place)
         finally:
             path.write_bytes(whole)
 
     def metrics_of(self, data):
-        path = self.folder / metric_writer.METRICS_FILE
+        path = self.folder / metrics_file.METRICS_FILE
         path.write_bytes(data)
-        metric_writer.cut_metrics(path, 3)
+        metrics_file.cut_metrics(path, 3)
 
     def archive_of(self, data):
         path = self.folder / "archive.tar"
@@ -246,14 +245,14 @@ class Borders:
         shutil.rmtree(directory.parent, ignore_errors=True)
         shutil.copytree(self.whole, directory)
         (directory / self.names[number]).write_bytes(data[1:])
-        with Checkpoints(directory) as checkpoints:
-            restored = checkpoints.restore(checkpoints.find("latest"), self.state)
+        checkpoints = CheckpointReader(directory)
+        restored = checkpoints.restore(checkpoints.find("latest"), self.state)
         np.testing.assert_array_equal(restored["a"], self.state["a"])
         np.testing.assert_array_equal(restored["b"]["c"], self.state["b"]["c"])
 
 
 def fuzz(name, function, files, inputs, seed):
-    """Hand a function so many inputs; how many it took and refused, and how long."""
+    """Pass so many inputs to a function; how many it took and refused, and how long."""
     count = {"taken": 0, "refused": 0}
     longest = 0.0
 

@@ -1,16 +1,16 @@
-"""Does a run that is killed and resumed, again and again, end as if it never was?
+"""Does a run that is killed and resumed many times end like an undisturbed run?
 
 A small two-tower network learns the digits. Each run is killed with SIGKILL in one
-phase after another, and goes on from what it saved, until it is done; then every array
+phase after another and resumed from what it saved, until it is done. Then every array
 of its checkpoints (parameters, momentum, the plateau's state, the step), which
-checkpoints there are and with which error, and `metrics.jsonl` but for its clock, are
-compared with those of a run that was left alone.
+checkpoints exist and with which error, and `metrics.jsonl` without its clock fields are
+compared with those of an undisturbed run.
 
     python experiments/reliability/kill_resume.py --kills=100 --output=FOLDER
     python experiments/reliability/kill_resume.py --kills=12 --signal=TERM
 
-`--quick` is one kill in each phase. With `--signal=TERM` or `INT` the run is asked to
-leave instead, and must do so in time, with status 143 or 130.
+`--quick` is one kill in each phase. With `--signal=TERM` or `INT` the run must stop in
+time, with exit status 143 or 130.
 """
 
 import argparse
@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
-from alexnet_jax.runs.metric_writer import CLOCK_FIELDS, METRICS_FILE
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.runs.metrics_file import CLOCK_FIELDS, METRICS_FILE
 
 import harness
 
@@ -43,6 +43,7 @@ PHASES = (
     "compile",
     "step",
     "validation",
+    "validation not recorded",
     "save started",
     "written, not committed",
     "clean-up",
@@ -95,7 +96,7 @@ def finished(process):
 
 
 def reach(process, phases, place):
-    """Wait until a place is in the file; whether it was reached before the end."""
+    """Wait until a phase is in the file; whether it was reached before the end."""
     begin = time.monotonic()
     while process.poll() is None:
         if place in phases.read_text().splitlines():
@@ -111,13 +112,12 @@ def last_phase(phases):
 
 
 def what_is_left(workdir):
-    """Everything that a run leaves, in a form to be compared."""
+    """Everything that a run leaves, in a comparable form."""
     lines = []
     for text in (workdir / METRICS_FILE).read_text().splitlines():
         line = json.loads(text)
         lines.append({k: v for k, v in line.items() if k not in CLOCK_FIELDS})
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        steps = checkpoints.steps
+    steps = CheckpointReader(workdir / "checkpoints").steps
     arrays = {}
     for step in steps:
         path = (workdir / "checkpoints" / str(step)).absolute()
@@ -128,8 +128,8 @@ def what_is_left(workdir):
 
 
 def differing(expected, left, *, exactly):
-    """In what two ends differ. Where a run was asked to leave it has saved at steps of
-    its own, and only the checkpoints of both can be compared: the last and the best."""
+    """In what two finished runs differ. A run that was asked to stop has saved at other
+    steps, so only the checkpoints of both are compared: the last and the best."""
     if exactly:
         return [key for key in expected if left[key] != expected[key]]
     steps = expected["steps"]
@@ -143,8 +143,8 @@ def differing(expected, left, *, exactly):
 
 
 def interrupt(workdir, phase, draw, number):
-    """Start a run, end it by a signal in a phase; a record of it, None if it was done
-    before."""
+    """Start a run and end it by a signal in a phase; a record of it, None if the run
+    was done before."""
     file, name = tempfile.mkstemp()
     os.close(file)
     phases = Path(name)
@@ -159,7 +159,7 @@ def interrupt(workdir, phase, draw, number):
                 raise SystemExit(f"the run failed (status {status}): {told}")
             return None
         time.sleep(draw.uniform(0, SECONDS_WITHIN.get(phase, 0.2)))
-        # A pause may be in a thread of its own, beside a loop that goes on.
+        # A pause may be in another thread while the loop continues.
         where = phase if pause else last_phase(phases)
         process.send_signal(number)
         begin = time.monotonic()
@@ -170,13 +170,13 @@ def interrupt(workdir, phase, draw, number):
         process.wait()
     if status == 0:
         return None
-    told = Checkpoints(workdir / "checkpoints").steps if workdir.exists() else {}
+    saved = CheckpointReader(workdir / "checkpoints").steps if workdir.exists() else {}
     record = {
         "signal": signal.Signals(number).name,
         "asked": phase,
         "phase": where,
         "status": status,
-        "checkpoints": sorted(told),
+        "checkpoints": sorted(saved),
         "seconds_to_leave": round(seconds, 2),
     }
     phases.unlink()
@@ -219,7 +219,7 @@ def main():
                 print(json.dumps(records[-1]), file=sys.stderr, flush=True)
             told, status = finished(start(workdir))
             if status != 0:
-                raise SystemExit(f"run {runs} did not go on: {told}")
+                raise SystemExit(f"run {runs} did not resume: {told}")
             left = what_is_left(workdir)
             found = differing(expected, left, exactly=given.signal == "KILL")
             differences += [f"run {runs}: {key}" for key in found]

@@ -2,13 +2,13 @@
 
 A small two-tower network trains for 5,000 steps on JPEG files of a prepared set (pieces
 of the photographs that come with scikit-learn), read by threads in the program and in
-two workers, with validations and checkpoints on the way. Every second the memory of all
+two workers, with validations and checkpoints in between. Every second the memory of all
 its processes (proportional set size) and their open files are read from /proc.
 
     python experiments/reliability/long_run.py --output=FOLDER
 
-Linux only. `growth` is the memory's at the end over that after 1,000 steps (medians of
-a tenth of the samples at either end), less one; so is `pace`, of seconds a step.
+Linux only. `growth` is the memory at the end over that after 1,000 steps (medians of a
+tenth of the samples at either end), minus one; `pace` is the same of seconds a step.
 """
 
 import argparse
@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from alexnet_jax.prepare import prepare
-from alexnet_jax.runs.metric_writer import METRICS_FILE
+from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.runs.metrics_file import METRICS_FILE
 
 import harness
 
@@ -98,7 +98,7 @@ def steps_done(metrics):
 
 
 def change(values):
-    """The median of the last tenth over that of the first, less one."""
+    """The median of the last tenth over that of the first, minus one."""
     tenth = max(1, len(values) // 10)
     return statistics.median(values[-tenth:]) / statistics.median(values[:tenth]) - 1
 

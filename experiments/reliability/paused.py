@@ -1,8 +1,8 @@
-"""`alexnet_jax.main` that writes down which phase it is in, and can stop in one.
+"""`alexnet_jax.main` that records which phase it is in, and can pause in one.
 
-The environment says where: `PHASES` is a file that gets a line at every change of
+Environment variables say where: `PHASES` is a file that gets a line at every change of
 phase; `PAUSE_AT=PHASE:COUNT` makes the process sleep when it enters that phase for the
-COUNTth time, so that phases too short to be hit by chance can be.
+COUNTth time, so that phases too short to be hit at random can be hit.
 """
 
 import functools
@@ -20,7 +20,7 @@ from orbax.checkpoint._src.path import atomicity
 
 from alexnet_jax import main
 from alexnet_jax.checkpoint import directory
-from alexnet_jax.runs import config
+from alexnet_jax.runs import setup
 from alexnet_jax.runtime import cli
 from alexnet_jax.training import step
 
@@ -75,6 +75,14 @@ def validating(make_validation):
     return make
 
 
+def before_recording(write_validation):
+    def run(*arguments):
+        enter("validation not recorded")
+        write_validation(*arguments)
+
+    return run
+
+
 def after_creating(create):
     async def run(self):
         path = await create(self)
@@ -106,7 +114,8 @@ def half_way(rmtree):
 
 
 step.make_train_step = compiling(step.make_train_step)
-config.SECTIONS["eval"] = validating(config.SECTIONS["eval"])
+setup.make_validation = validating(setup.make_validation)
+directory.write_validation = before_recording(directory.write_validation)
 commit = atomicity.AtomicRenameTemporaryPath
 commit.create = after_creating(commit.create)
 commit.finalize = before_committing(commit.finalize)

@@ -1,22 +1,22 @@
 """How many epochs does a network need to a training error of 25 %, by non-linearity?
 
-The four-layer network of figure 1 (`four_layers` in `alexnet_jax/nn/presets.py`) on
-CIFAR-10, without any regularisation, once with each non-linearity. Each is tuned by
-itself: every rate learns for some epochs, and the one that came to 25 % first, or else
-came lowest, goes on, with every seed, until it is there or the epochs are over.
+The four-layer network of figure 1 (the preset `four_layers`) on CIFAR-10, without any
+regularisation, once with each non-linearity. Each is tuned separately: every learning
+rate is tried for some epochs. The one that reached 25 % first, or else the lowest
+error, continues with every seed until it reaches 25 % or the epochs are over.
 
     python experiments/relu/run.py --data=CIFAR --runs=FOLDER --output=FOLDER
         [--pixels whitened raw] [--activations NAME ...] [--quick]
 
-With `raw` pixels the network is given what the 2012 code's examples have: pixels less
-their mean picture, far smaller initial kernels, and biases at twice the rate.
+With `raw` pixels the network is given what the 2012 code's examples have: pixels minus
+the mean image, far smaller initial kernels, and biases at twice the learning rate.
 
 CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
-`--runs` keeps every run, and the same command goes on where it stood. `--quick` shows
-that it works: a few epochs on scanned digits.
+`--runs` keeps every run, and the same command resumes it. `--quick` shows that it
+works: a few epochs on scanned digits.
 
-The training error is that of the pictures as they are learned from, averaged over the
-epoch that ends at a step.
+The training error is measured on the training batches, averaged over the epoch that
+ends at a step.
 """
 
 import itertools
@@ -69,7 +69,7 @@ RATES = {
 TARGET = 0.25
 BATCH = 128
 POINTS_AN_EPOCH = 10
-# What tells the lines of the results apart.
+# The keys that distinguish the lines of the results.
 IDENTITY = ("pixels", "activation", "rate", "seed", "chosen")
 
 
@@ -83,7 +83,7 @@ def settings(pixels, activation):
 
 
 def train(dataset, *, pixels, activation, rate, seed, epochs, folder):
-    """A run up to the target or so many epochs; what became of it."""
+    """Train a run up to the target or so many epochs, and give its result."""
     per_epoch = len(dataset.splits["train"]) / BATCH
     workdir = folder / pixels / f"{activation}-{rate:g}-{seed}"
     values = settings(pixels, activation)
@@ -112,7 +112,7 @@ def train(dataset, *, pixels, activation, rate, seed, epochs, folder):
 
 def running_errors(workdir, per_epoch, epochs):
     """The training error averaged over the epoch that ends at each step, from the
-    first whole epoch to the last of so many; the run may have gone on behind."""
+    first whole epoch to the last of so many; the run may be longer."""
     lines = in_memory.metrics_of(workdir, "train")[: round(epochs * per_epoch)]
     each = np.asarray([line["top1_error"] for line in lines])
     window = round(per_epoch)
@@ -162,7 +162,7 @@ def experiments(dataset, given):
 
 
 def promise(result):
-    """The smaller, the better a rate did in tuning."""
+    """The smaller, the better a learning rate did in tuning."""
     if result["epochs_to_target"] is not None:
         return (0, result["epochs_to_target"])
     if result.get("diverged") or not result["curve"]:
@@ -171,8 +171,8 @@ def promise(result):
 
 
 def summary(results):
-    """The table: for each network and rate, for every seed the epochs to the target
-    and, where it wasn't reached, how many were learned."""
+    """The table: for each network and learning rate, and for every seed, the epochs to
+    the target or, where it wasn't reached, how many were trained."""
     chosen = [result for result in results if result.get("chosen")]
     table = {}
     for result in chosen:
@@ -202,7 +202,7 @@ def draw(results, path):
         for result in (line for line in lines if line["pixels"] == pixels):
             activation = result["activation"]
             name = f"{activation}, rate {result['rate']:g}"
-            # A further rate is dotted.
+            # A further learning rate is dotted.
             further = any(other.startswith(f"{activation},") for other in styles)
             style = ":" if further else "-" if activation == "relu" else "--"
             axes.plot(
@@ -227,7 +227,7 @@ def main():
     add = parser.add_argument
     add("--activations", nargs="+", default=ACTIVATIONS, choices=ACTIVATIONS)
     add("--pixels", nargs="+", default=["whitened"], choices=list(PIXELS))
-    add("--rates", nargs="+", type=float, help="to choose from, instead of its own")
+    add("--rates", nargs="+", type=float, help="learning rates to choose from")
     add("--tuning_epochs", type=float, default=3.0)
     add("--epochs", type=float, default=150.0)
     add("--seeds", type=int, default=3)
@@ -240,7 +240,7 @@ def main():
     machine = harness.machine("jax", "flax", "optax")
     for result in experiments(dataset, given):
         experiment.keep(path, {**result, **machine}, *IDENTITY)
-    # With what other commands have put there.
+    # Together with the results of other commands.
     results = experiment.kept(path)
     draw(results, given.output / "relu.svg")
     done = {"experiment": "relu", "target": TARGET, "table": summary(results)}

@@ -1,6 +1,6 @@
 """The scaling model's numbers on this machine: see `scaling.py --measure`.
 
-Run by itself, this is one process of a measurement.
+Run as a script, this is one process of a measurement.
 """
 
 import argparse
@@ -94,7 +94,7 @@ SETTINGS = {
 
 
 def measure(batch, parameters, features):
-    """What is measured here beside the model's lower bound.
+    """What is measured here, next to the model's lower bound.
 
     Virtual devices and processes share the two cores, so compute does not shrink: the
     model takes it from one device, and adds the towers' traffic at the speed that the

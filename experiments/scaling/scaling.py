@@ -2,15 +2,15 @@
 
 A step on a mesh of `data` x `tower` devices is the sum of four times:
 
-    compute     images of a device / its rate, for its share of the towers
+    compute     images of a device / its speed, for its share of the towers
     update      the parameters of a device, read and written, / memory bandwidth
-    exchange    the features that towers show each other, there and back (8 collectives)
+    exchange    the features that towers exchange, forward and back (8 collectives)
     all-reduce  gradients of a device over `data` devices, by a ring or a tree
 
     python experiments/scaling/scaling.py --output=experiments/scaling
 
-prints one table a machine, what the model says of runs that were published (fitted on
-the smallest of each series alone, the larger ones predicted), and the batch up to which
+prints one table for each machine, what the model predicts for published runs (fitted
+on the smallest of each series alone), and the batch up to which
 two devices are faster as two towers than as two halves of the batch. With `--measure`
 it also measures this machine: its step on one device, on meshes (1, 2) and (2, 1) of
 virtual devices, and on two processes, and compares.
@@ -34,7 +34,7 @@ import harness
 
 PARAMETERS = 60_965_224
 # Features of an image that cross the border of the towers, each way, forward: half of
-# pool2, of pool5, fc6 and fc7. Their gradients cross it on the way back.
+# pool2, of pool5, fc6 and fc7. Their gradients cross it in the backward pass.
 FEATURES = 21_632 + 4_608 + 2_048 + 2_048
 COLLECTIVES = 8
 FLOATS_OF_UPDATE = 5  # Parameter, velocity, gradient read; parameter, velocity written.
@@ -142,7 +142,7 @@ PUBLISHED = {
 
 
 def predicted(entry):
-    """Fit the rate on one device and the link on the next count; predict the rest."""
+    """Fit the speed on one device and the link on the next count; predict the rest."""
     counts = sorted(entry["rates"])
     batch, rates = entry["batch"], entry["rates"]
     alone = batch / rates[1]

@@ -1,10 +1,10 @@
-"""Do weights of others give their logits here, from the file format on?
+"""Do imported weights give their original logits here, from the file format on?
 
 Random weights of the real shapes are written as a .caffemodel (both of Caffe's forms),
 as ONNX, as a .pth by PyTorch and as safetensors, imported into work directories, and
-loaded as a user would. The logits of random pictures are compared with those of the
-same weights in PyTorch and in ONNX Runtime. Then our own network goes the other way:
-out as ONNX and safetensors, and compared with ours.
+loaded as a user would. The logits of random images are compared with those of the same
+weights in PyTorch and in ONNX Runtime. Then our own network is exported as ONNX and
+safetensors, and compared with itself.
 
     python experiments/weights/parity.py --output=FOLDER
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "interop"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import jax.numpy as jnp
@@ -33,11 +33,13 @@ from onnx import helper, numpy_helper
 from torch.nn import functional as F
 
 import alexnet_jax
-from alexnet_jax import load_config, weights
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax import load_config
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.interop import export
+from alexnet_jax.interop.importing import CAFFE, ORIGINS, import_weights
+from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import call, plain
 from alexnet_jax.training import step as steps
@@ -162,6 +164,11 @@ def ours(workdir, pictures):
     return np.asarray(model.apply(variables, preprocess(pictures)))
 
 
+def import_preset(path, workdir, preset):
+    settings = plain(load_config("imagenet", preset))
+    import_weights(path, workdir, settings, ORIGINS[preset])
+
+
 def imports(folder, pictures):
     """Differences by preset and format."""
     # The module of the tests that writes the format by hand.
@@ -172,7 +179,7 @@ def imports(folder, pictures):
     named = [(name, *layer) for name, layer in zip(NAMES, layers, strict=True)]
     start = (256 - crop) // 2
     cut = pictures[:, start : start + crop, start : start + crop].astype(np.float32)
-    caffe = cut - np.asarray(weights.CAFFE.mean, np.float32)
+    caffe = cut - np.asarray(CAFFE.mean, np.float32)
     caffe = np.ascontiguousarray(caffe[..., ::-1].transpose(0, 3, 1, 2))
     found = {}
     for preset, pool_first in (("caffe", False), ("caffenet", True)):
@@ -187,17 +194,17 @@ def imports(folder, pictures):
         for legacy in (False, True):
             path = folder / f"{preset}{legacy:d}.caffemodel"
             path.write_bytes(caffemodel_bytes(named, legacy=legacy))
-            weights.import_weights(path, folder / path.stem, preset)
+            import_preset(path, folder / path.stem, preset)
             what = f"{preset}, .caffemodel{' (old form)' if legacy else ''}, PyTorch"
             found[what] = worst(ours(folder / path.stem, pictures), theirs)
     path = folder / "bvlc.onnx"
     write_onnx(path, layers, crop)
-    weights.import_weights(path, folder / "bvlc", "caffe")
+    import_preset(path, folder / "bvlc", "caffe")
     theirs = by_onnx(path, caffe)
     found["caffe, .onnx, ONNX Runtime"] = worst(ours(folder / "bvlc", pictures), theirs)
 
     layers = random_weights(OWT_SHAPES, 1)
-    origin = weights.ORIGINS["owt"]
+    origin = ORIGINS["owt"]
     owt = pictures[:, 16:240, 16:240].astype(np.float32) - np.float32(origin.mean)
     owt = (owt / np.float32(origin.deviations)).transpose(0, 3, 1, 2)
     theirs = by_torch(
@@ -216,13 +223,13 @@ def imports(folder, pictures):
     safetensors.numpy.save_file(state, folder / "owt.safetensors")
     for ending in ("pth", "safetensors"):
         workdir = folder / f"owt_{ending}"
-        weights.import_weights(folder / f"owt.{ending}", workdir, "owt")
+        import_preset(folder / f"owt.{ending}", workdir, "owt")
         found[f"owt, .{ending}, PyTorch"] = worst(ours(workdir, pictures), theirs)
     return found
 
 
 def exports(folder, pictures):
-    """Our own two-tower network, as the 2012 code has it, with drawn weights."""
+    """Our own two-tower network, as the 2012 code has it, with random weights."""
     workdir = folder / "code2012"
     settings = plain(load_config("imagenet"))
     model = call(settings, "model", num_classes=1000)
@@ -232,17 +239,17 @@ def exports(folder, pictures):
     mean = rng.uniform(90, 130, (256, 256, 3)).astype(np.float32)
     names = tuple(map(str, range(1000)))
     statistics = Statistics(mean, np.ones(3), np.eye(3))
-    workdirs.write_data(workdir, workdirs.Data(names, 256, 224, "drawn", statistics))
+    run_data.write_data(workdir, run_data.Data(names, 256, 224, "drawn", statistics))
     mesh = meshes.one_device()
     optimizer = momentum_sgd(make_schedule(steps_per_epoch=1.0))
     state = steps.init_state(model, optimizer, mesh, 224, 0)
-    # Logits of a fresh network hardly depend on the picture.
+    # Logits of a fresh network hardly depend on the image.
     kernels = {
         name: {**layer, "kernel": 2 * layer["kernel"], "bias": 0.1 + 0 * layer["bias"]}
         for name, layer in state.params.items()
     }
     state = state._replace(params=kernels)
-    with Checkpoints(workdir / workdirs.CHECKPOINTS, clean=True) as checkpoints:
+    with CheckpointWriter(workdir / workdirs.CHECKPOINTS) as checkpoints:
         checkpoints.save(0, state)
     export.to_onnx(workdir, "latest", folder / "ours.onnx")
     pixels = pictures[:, 16:240, 16:240].astype(np.float32).transpose(0, 3, 1, 2)

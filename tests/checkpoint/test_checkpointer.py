@@ -1,5 +1,5 @@
-import errno
 import gc
+import json
 import os
 import shutil
 import signal
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from alexnet_jax.checkpoint import checkpointer, integrity
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
-from alexnet_jax.distributed import consensus, multihost
-from alexnet_jax.runs import workdir
-from alexnet_jax.runtime.errors import Failure, InputError
+from alexnet_jax.checkpoint import directory as directories
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
+from alexnet_jax.distributed import consensus
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import optimizer, step
 from alexnet_jax.training.schedule import make_schedule
 
@@ -45,11 +45,22 @@ def numbers(value):
     return {"weights": jnp.full((4, 3), value), "step": jnp.int32(value)}
 
 
+def errors(top1):
+    return {"loss": 1.0, "top1_error": top1, "top5_error": 0.0}
+
+
+def save(checkpoints, step, state, error=None):
+    """Save a state, and its validation where there is one."""
+    checkpoints.save(step, state)
+    if error is not None:
+        checkpoints.record_validation(step, errors(error))
+
+
 def test_the_latest_two_and_the_best_stay(directory):
-    with Checkpoints(directory, clean=True) as checkpoints:
-        errors = {1: 0.5, 2: 0.1, 3: None, 4: 0.3, 5: None, 6: None}
-        for number, error in errors.items():
-            checkpoints.save(number, numbers(number), error)
+    with CheckpointWriter(directory) as checkpoints:
+        found = {1: 0.5, 2: 0.1, 3: None, 4: 0.3, 5: None, 6: None}
+        for number, error in found.items():
+            save(checkpoints, number, numbers(number), error)
         checkpoints.wait()
         assert checkpoints.steps == {2: 0.1, 5: None, 6: None}
         assert checkpoints.find("best") == 2
@@ -57,16 +68,16 @@ def test_the_latest_two_and_the_best_stay(directory):
         assert checkpoints.find(5) == 5
         with pytest.raises(InputError, match="no checkpoint of step 3 .* 2, 5, 6"):
             checkpoints.find(3)
-    with Checkpoints(directory) as checkpoints:
-        assert checkpoints.steps == {2: 0.1, 5: None, 6: None}
-        restored = checkpoints.restore(2, numbers(0))
-        np.testing.assert_array_equal(restored["weights"], np.full((4, 3), 2.0))
+    reader = CheckpointReader(directory)
+    assert reader.steps == {2: 0.1, 5: None, 6: None}
+    restored = reader.restore(2, numbers(0))
+    np.testing.assert_array_equal(restored["weights"], np.full((4, 3), 2.0))
 
 
 def test_many_saves_leave_no_files_open(directory):
     # The process's open files, on Linux and on macOS.
     folder = Path("/dev/fd")
-    with Checkpoints(directory, clean=True) as checkpoints:
+    with CheckpointWriter(directory) as checkpoints:
         counts = []
         for number in range(1, 13):
             checkpoints.save(number, numbers(number))
@@ -75,148 +86,93 @@ def test_many_saves_leave_no_files_open(directory):
     assert counts[-1] <= counts[3]
 
 
-def test_a_validation_is_added_to_a_checkpoint_that_is_there(directory):
-    with Checkpoints(directory) as checkpoints:
+def test_a_state_is_written_once_and_its_validation_added(directory, monkeypatch):
+    """A second save of the step writes nothing; the validation touches no array."""
+    with CheckpointWriter(directory) as checkpoints:
         checkpoints.save(3, numbers(3))
         checkpoints.save(3, numbers(9))
         checkpoints.wait()
-        assert int(checkpoints.restore(3, numbers(0))["step"]) == 3
-        checkpoints.save(3, numbers(4), 0.25)
-        checkpoints.wait()
+        before = {path: path.read_bytes() for path in files_of(directory / "3")}
+        checkpoints.record_validation(3, errors(0.25))
         assert checkpoints.steps == {3: 0.25}
-        assert int(checkpoints.restore(3, numbers(0))["step"]) == 4
-
-
-def test_a_checkpoint_stays_until_it_is_there_with_its_validation(
-    directory, monkeypatch
-):
-    """Whether the second save fails, or the process is killed in it."""
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with (
-        pytest.raises(Failure, match="No space left"),
-        Checkpoints(directory, clean=True) as checkpoints,
-    ):
-        checkpoints.save(3, numbers(3))
-        checkpoints.wait()
-        monkeypatch.setattr(
-            checkpoints._checkpointer, "save_checkpointables_async", full
-        )
-        checkpoints.save(3, numbers(4), 0.25)
-    with Checkpoints(directory) as checkpoints:
-        assert checkpoints.steps == {3: None}
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(directory)])
-    assert killed.returncode == -signal.SIGKILL
-    with Checkpoints(directory, clean=True) as checkpoints:
-        assert checkpoints.steps == {3: None}
         assert int(checkpoints.restore(3, numbers(0))["step"]) == 3
-        checkpoints.save(3, numbers(4), 0.25)
-        checkpoints.wait()
-        assert [path.name for path in directory.iterdir()] == ["3"]
-        assert int(checkpoints.restore(3, numbers(0))["step"]) == 4
+    after = {path: path.read_bytes() for path in files_of(directory / "3")}
+    note = directory / "3" / directories.VALIDATION_FILE
+    assert json.loads(after.pop(note))["top1_error"] == 0.25
+    assert after == before
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import jax.numpy as jnp
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.checkpoint import directory as directories
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.runtime import atomic
 
-with Checkpoints(Path(sys.argv[1]), clean=True) as checkpoints:
-    checkpoints._checkpointer.save_checkpointables_async = lambda *_, **__: os.kill(
-        os.getpid(), signal.SIGKILL
-    )
-    checkpoints.save(3, {"weights": jnp.zeros((4, 3)), "step": jnp.int32(4)}, 0.25)
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with CheckpointWriter(Path(sys.argv[1])) as checkpoints:
+    state = {"weights": jnp.zeros((4, 3), jnp.int32), "step": jnp.int32(3)}
+    checkpoints.save(3, state)
+    if sys.argv[2] == "validation":
+        # After the note's bytes are written, before they have their name.
+        Path.replace = kill
+        checkpoints.record_validation(3, {"top1_error": 0.5})
+    else:
+        directories.shutil.rmtree = kill
+        for step in (4, 5):
+            checkpoints.save(step, {**state, "step": jnp.int32(step)})
+        checkpoints.wait()
 """
 
 
-def test_what_was_replaced_goes_when_the_newer_one_is_found_whole(directory):
-    with Checkpoints(directory, clean=True) as checkpoints:
-        checkpoints.save(3, numbers(3), 0.25)
-    shutil.copytree(directory / "3", directory / "3.replaced")
-    with Checkpoints(directory, clean=True) as checkpoints:
-        assert checkpoints.steps == {3: 0.25}
-        assert (directory / "3.replaced").exists()
-        assert checkpoints.restore_latest(numbers(0))[0] == 3
-        assert [path.name for path in directory.iterdir()] == ["3"]
+@pytest.mark.parametrize("place", ["validation", "deletion"])
+def test_a_kill_leaves_whole_checkpoints(directory, place):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(directory), place])
+    assert killed.returncode == -signal.SIGKILL
+    steps = {"validation": [3], "deletion": [4, 5]}[place]
+    assert CheckpointReader(directory).steps == dict.fromkeys(steps)
+    with CheckpointWriter(directory) as checkpoints:
+        checkpoints.restore_latest(numbers(0))
+        checkpoints.record_validation(steps[-1], errors(0.5))
+    assert CheckpointReader(directory).steps[steps[-1]] == 0.5
+    names = sorted(path.name for path in directory.iterdir())
+    assert names == [str(step) for step in steps]
 
 
-@broken_loads
-@pytest.mark.usefixtures("collected")
-@pytest.mark.parametrize("part", ["metrics", "state"])
-def test_what_was_replaced_is_taken_where_the_newer_one_is_damaged(
-    directory, part, capsys
-):
-    with Checkpoints(directory, clean=True) as checkpoints:
-        checkpoints.save(2, numbers(2))
-        checkpoints.save(3, numbers(3))
-    shutil.copytree(directory / "3", directory.parent / "kept")
-    with Checkpoints(directory, clean=True) as checkpoints:
-        checkpoints.save(3, numbers(4), 0.25)
-    shutil.move(directory.parent / "kept", directory / "3.replaced")
-    for path in (directory / "3" / part).rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
-    with Checkpoints(directory, clean=True) as checkpoints:
-        step, state = checkpoints.restore_latest(numbers(0))
-        assert (step, int(state["step"])) == (3, 3)
-        assert checkpoints.steps == {2: None, 3: None}
-    assert (directory.parent / "damaged" / "3").is_dir()
-    assert f"warning: checkpoint {directory / '3'}" in capsys.readouterr().err
-
-
-def test_a_run_whose_only_checkpoint_is_being_replaced_still_binds(directory):
-    with Checkpoints(directory, clean=True) as checkpoints:
-        checkpoints.save(3, numbers(3))
-    (directory / "3").rename(directory / "3.replaced")
-    assert workdir.has_checkpoints(directory.parent)
-    with (
-        Checkpoints(directory) as checkpoints,
-        pytest.raises(InputError, match="which also mends what a kill in a save"),
-    ):
-        checkpoints.find("latest")
-
-
-def test_a_lost_process_while_names_change_leaves_the_checkpoint(
-    directory, monkeypatch
-):
-    def lost(what):
-        raise multihost.ProcessLost("another process has ended")
-
-    with (
-        pytest.raises(multihost.ProcessLost),
-        Checkpoints(directory, clean=True) as checkpoints,
-    ):
-        checkpoints.save(3, numbers(3))
-        checkpoints.wait()
-        monkeypatch.setattr(multihost, "wait_for_all", lost)
-        checkpoints.save(3, numbers(4), 0.25)
-    with Checkpoints(directory) as checkpoints:
-        assert checkpoints.steps == {3: None}
-
-
-@pytest.mark.usefixtures("collected")
-def test_the_only_checkpoint_stays_where_its_validation_cannot_be_read(directory):
-    with Checkpoints(directory, clean=True) as checkpoints:
-        checkpoints.save(3, numbers(3), 0.25)
-    note = directory / "3" / "metrics" / "metrics"
-    whole = note.read_bytes()
-    note.write_bytes(b"")
-    with pytest.raises(InputError, match=r"no whole checkpoint .*metrics can't be re"):
-        Checkpoints(directory, clean=True)
-    note.write_bytes(whole)
-    with Checkpoints(directory, clean=True) as checkpoints:
-        assert checkpoints.steps == {3: 0.25}
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data.replace(b"0.25", b"0.24"),
+        lambda data: b"[]",
+        lambda data: b"\xff",
+    ],
+)
+def test_a_damaged_validation_counts_as_none(directory, damage):
+    """The run then validates again, with the same result; the checkpoint is whole."""
+    with CheckpointWriter(directory) as checkpoints:
+        save(checkpoints, 3, numbers(3), 0.25)
+    note = directory / "3" / directories.VALIDATION_FILE
+    note.write_bytes(damage(note.read_bytes()))
+    assert CheckpointReader(directory).steps == {3: None}
+    with CheckpointWriter(directory) as checkpoints:
+        assert checkpoints.validation_error(3) is None
+        assert int(checkpoints.restore_latest(numbers(0))[1]["step"]) == 3
+        checkpoints.record_validation(3, errors(0.25))
+        assert checkpoints.validation_error(3) == 0.25
 
 
 def test_no_checkpoint_shows_how_to_make_one(directory):
-    with (
-        Checkpoints(directory) as checkpoints,
-        pytest.raises(InputError, match="alexnet_jax.main --config=NAME --workdir="),
-    ):
-        checkpoints.find("latest")
+    with pytest.raises(InputError, match="alexnet_jax.main --config=NAME --workdir="):
+        CheckpointReader(directory).find("latest")
 
 
 MODEL = tiny()
@@ -226,7 +182,7 @@ SGD = optimizer.momentum_sgd(make_schedule(steps_per_epoch=1))
 @pytest.mark.slow
 def test_a_state_restores_on_other_meshes(directory):
     state = step.init_state(MODEL, SGD, mesh_of(1, 2), 67, 0)
-    with Checkpoints(directory) as checkpoints:
+    with CheckpointWriter(directory) as checkpoints:
         checkpoints.save(0, state)
         checkpoints.wait()
         for shape in ((1, 1), (1, 2), (2, 1)):
@@ -269,9 +225,9 @@ def test_a_damaged_checkpoint_is_never_restored_in_silence(tmp_path, fault, caps
     """Every file of the latest one: it gives what was saved, or the one before it is
     taken with a warning."""
     whole = tmp_path / "whole" / "checkpoints"
-    with Checkpoints(whole) as checkpoints:
-        checkpoints.save(1, state(1), 0.5)
-        checkpoints.save(2, state(2), 0.25)
+    with CheckpointWriter(whole) as checkpoints:
+        save(checkpoints, 1, state(1), 0.5)
+        save(checkpoints, 2, state(2), 0.25)
         checkpoints.wait()
     files = sorted(
         path.relative_to(whole)
@@ -288,7 +244,7 @@ def test_a_damaged_checkpoint_is_never_restored_in_silence(tmp_path, fault, caps
             (directory / name).unlink()
         else:
             (directory / name).write_bytes(damage((whole / name).read_bytes()))
-        with Checkpoints(directory, clean=True) as checkpoints:
+        with CheckpointWriter(directory) as checkpoints:
             step, restored = checkpoints.restore_latest(state(0))
             told = capsys.readouterr().err
             assert ("warning: " in told) == (step == 1)
@@ -305,7 +261,7 @@ def test_a_damaged_checkpoint_is_never_restored_in_silence(tmp_path, fault, caps
 
 def test_all_processes_take_the_checkpoint_that_all_can_read(directory, monkeypatch):
     """As if another process could not read the latest, which is whole here."""
-    with Checkpoints(directory, clean=True) as checkpoints:
+    with CheckpointWriter(directory) as checkpoints:
         checkpoints.save(1, state(1))
         checkpoints.save(2, state(2))
         checkpoints.wait()
@@ -322,7 +278,7 @@ def test_want_of_memory_is_no_damage(directory, monkeypatch):
     def fail(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    with Checkpoints(directory, clean=True) as checkpoints:
+    with CheckpointWriter(directory) as checkpoints:
         checkpoints.save(1, state(1))
         checkpoints.wait()
         monkeypatch.setattr(checkpointer.ocp, "load", fail)
@@ -334,14 +290,14 @@ def test_want_of_memory_is_no_damage(directory, monkeypatch):
 @broken_loads
 @pytest.mark.usefixtures("collected")
 def test_where_no_checkpoint_is_whole_they_stay(directory):
-    with Checkpoints(directory) as checkpoints:
+    with CheckpointWriter(directory) as checkpoints:
         checkpoints.save(1, state(1))
         checkpoints.wait()
     for path in (directory / "1" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     with (
-        Checkpoints(directory) as checkpoints,
+        CheckpointWriter(directory) as checkpoints,
         pytest.raises(InputError, match=f"checkpoint {directory / '1'}"),
     ):
         checkpoints.restore_latest(state(0))
@@ -357,7 +313,7 @@ def test_many_checkpoints_are_not_taken_for_a_damaged_one(tmp_path, monkeypatch)
     integrity.check_files(tmp_path)
     for number in range(11):
         (tmp_path / "7" / f"more{number}").touch()
-    with pytest.raises(InputError, match=r"7/\w+ is one file of more than 40"):
+    with pytest.raises(InputError, match=r"7/\w+ is one of more than 40"):
         integrity.check_files(tmp_path)
 
 
@@ -388,24 +344,24 @@ def add_huge_note(path):
     ],
 )
 def test_a_checkpoint_of_other_than_plain_files_is_refused(directory, add, why):
-    with Checkpoints(directory) as checkpoints:
+    with CheckpointWriter(directory) as checkpoints:
         checkpoints.save(1, state(1))
         checkpoints.wait()
         add(directory / "1")
         with pytest.raises(InputError, match=why):
             checkpoints.restore(1, state(0))
     with pytest.raises(InputError, match=why):
-        Checkpoints(directory)
+        CheckpointReader(directory)
 
 
 FULL = """
 import pathlib, resource, sys
 import jax.numpy as jnp
-from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.errors import exit_with
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.runtime.cli import run_command
 
 def main():
-    with Checkpoints(pathlib.Path(sys.argv[1])) as checkpoints:
+    with CheckpointWriter(pathlib.Path(sys.argv[1])) as checkpoints:
         checkpoints.save(1, {"a": jnp.arange(9999.0)})
         checkpoints.wait()
         # No file may have more bytes, as if the disk were full.
@@ -413,7 +369,7 @@ def main():
         checkpoints.save(2, {"a": jnp.arange(9999.0)})
         checkpoints.wait()
 
-exit_with(main)
+run_command(main)
 """
 
 
@@ -425,7 +381,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_is_whole(direct
     (line,) = [t for t in done.stderr.splitlines() if t.startswith("error: ")]
     assert line.startswith(f"error: {directory} can't be written (")
     assert "Traceback" not in done.stderr
-    with Checkpoints(directory, clean=True) as checkpoints:
+    with CheckpointWriter(directory) as checkpoints:
         step, restored = checkpoints.restore_latest({"a": jnp.zeros(9999)})
     assert step == 1
     np.testing.assert_array_equal(restored["a"], np.arange(9999.0))
@@ -435,7 +391,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_is_whole(direct
 @broken_loads
 @pytest.mark.usefixtures("collected")
 def test_another_network_is_refused_in_one_line(directory):
-    with Checkpoints(directory) as checkpoints:
+    with CheckpointWriter(directory) as checkpoints:
         checkpoints.save(1, numbers(1))
         checkpoints.wait()
         with pytest.raises(InputError, match="of another network"):

@@ -18,7 +18,7 @@ def encoded(image, kind, **options):
     return buffer.getvalue()
 
 
-def read(image, kind, name="picture", size=96, **options):
+def read(image, kind, name="image", size=96, **options):
     return images.decode(encoded(image, kind, **options), name, size=size)
 
 
@@ -28,7 +28,7 @@ def piece(photographs):
 
 
 def smooth(height, width):
-    """A picture without detail, which no way of resizing changes much."""
+    """An image without detail, which no way of resizing changes much."""
     rows, columns = np.mgrid[:height, :width]
     planes = [rows * 200 / height, columns * 200 / width, rows * 0 + 80]
     return Image.fromarray(np.stack(planes, axis=2).astype(np.uint8))
@@ -36,11 +36,11 @@ def smooth(height, width):
 
 @pytest.mark.parametrize("shape", [(427, 640), (640, 427), (56, 75), (1600, 2400)])
 def test_the_short_side_is_resized_and_the_centre_cut(shape):
-    picture = smooth(*shape)
-    cut = np.asarray(images.square(picture, 64)).astype(float)
-    width, height = picture.size
+    image = smooth(*shape)
+    cut = np.asarray(images.square(image, 64)).astype(float)
+    width, height = image.size
     short = min(width, height)
-    whole = picture.resize(
+    whole = image.resize(
         (round(width * 64 / short), round(height * 64 / short)),
         Image.Resampling.BICUBIC,
     )
@@ -63,12 +63,12 @@ def test_a_jpeg_decodes_as_pillow_does(piece):
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGB"))
     decoded = images.decode(data, "a.jpg", size=96)
-    np.testing.assert_array_equal(decoded.picture, expected)
-    assert decoded.mended == ()
+    np.testing.assert_array_equal(decoded.image, expected)
+    assert decoded.repaired == ()
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind", "name", "mended"),
+    ("mode", "kind", "name", "repaired"),
     [
         ("L", "JPEG", "a.JPEG", ("greyscale",)),
         ("CMYK", "JPEG", "a.JPEG", ("CMYK",)),
@@ -83,28 +83,28 @@ def test_a_jpeg_decodes_as_pillow_does(piece):
         ("P", "GIF", "a.gif", ("palette",)),
     ],
 )
-def test_every_kind_of_picture_becomes_rgb(piece, mode, kind, name, mended):
+def test_every_kind_of_image_becomes_rgb(piece, mode, kind, name, repaired):
     found = read(piece.convert(mode), kind, name)
-    assert found.picture.shape == (96, 96, 3)
-    assert found.picture.dtype == np.uint8
-    assert found.mended == mended
+    assert found.image.shape == (96, 96, 3)
+    assert found.image.dtype == np.uint8
+    assert found.repaired == repaired
     if mode in ("L", "LA"):
-        assert (found.picture[..., 0] == found.picture[..., 1]).all()
+        assert (found.image[..., 0] == found.image[..., 1]).all()
     elif mode in ("RGB", "RGBA", "CMYK"):
-        error = np.abs(found.picture.astype(float) - np.asarray(piece)).mean()
+        error = np.abs(found.image.astype(float) - np.asarray(piece)).mean()
         assert error < 4
 
 
 def test_cmyk_is_neither_inverted_nor_grey():
     red = Image.new("RGB", (96, 96), (255, 0, 0)).convert("CMYK")
-    found = read(red, "JPEG", quality=95).picture.astype(int)
+    found = read(red, "JPEG", quality=95).image.astype(int)
     assert found[..., 0].min() > 240
     assert found[..., 1:].max() < 15
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_the_camera_s_orientation_is_applied(piece, orientation):
-    """Turn the picture by the inverse of each orientation, and say so in the file."""
+    """Turn the image by the inverse of each orientation, and say so in the file."""
     array = np.asarray(piece)
     inverse = {
         2: array[:, ::-1],
@@ -120,43 +120,43 @@ def test_the_camera_s_orientation_is_applied(piece, orientation):
     for kind in ("PNG", "JPEG"):
         image = Image.fromarray(np.ascontiguousarray(inverse))
         found = read(image, kind, exif=exif)
-        assert found.mended == ("orientation",)
+        assert found.repaired == ("orientation",)
         if kind == "PNG":
-            np.testing.assert_array_equal(found.picture, array)
+            np.testing.assert_array_equal(found.image, array)
         else:
-            assert np.abs(found.picture.astype(float) - array).mean() < 8
+            assert np.abs(found.image.astype(float) - array).mean() < 8
 
 
 def test_transparency_lies_on_white_and_16_bits_are_scaled(piece):
     clear = piece.convert("RGBA")
     clear.putalpha(0)
-    assert (read(clear, "PNG").picture == 255).all()
+    assert (read(clear, "PNG").image == 255).all()
     half = Image.new("RGBA", (96, 96), (0, 0, 0, 128))
-    np.testing.assert_allclose(read(half, "PNG").picture, 127, atol=1)
+    np.testing.assert_allclose(read(half, "PNG").image, 127, atol=1)
     grey = np.asarray(piece.convert("L"))
     deep = (grey.astype(np.uint16) << 8) + 77
     found = read(Image.fromarray(deep), "PNG")
-    np.testing.assert_array_equal(found.picture[..., 0], grey)
+    np.testing.assert_array_equal(found.image[..., 0], grey)
     with pytest.raises(InputError, match=r"real.tif .*no known range"):
         read(Image.fromarray(np.ones((96, 96), np.float32)), "TIFF", "real.tif")
 
 
-def test_an_open_picture_becomes_what_its_file_does(piece):
+def test_an_open_image_becomes_what_its_file_does(piece):
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(piece.convert("RGBA"), "PNG", exif=exif)
     with Image.open(io.BytesIO(data)) as image:
         found = images.prepared(image, 64)
-    np.testing.assert_array_equal(found, images.decode(data, "a.png", size=64).picture)
+    np.testing.assert_array_equal(found, images.decode(data, "a.png", size=64).image)
 
 
 def test_damage_that_decoders_forgive_is_read_and_noted(piece):
     data = encoded(piece, "JPEG", quality=90)
     # A few bytes are lost before the end marker.
     found = images.decode(data[:-12] + data[-2:], "a.jpg", size=96)
-    assert found.mended == ("damage that decoders forgive",)
-    expected = images.decode(data, "a.jpg", size=96).picture
-    np.testing.assert_array_equal(found.picture[:64], expected[:64])
+    assert found.repaired == ("damage that decoders forgive",)
+    expected = images.decode(data, "a.jpg", size=96).image
+    np.testing.assert_array_equal(found.image[:64], expected[:64])
 
 
 def refused(data, name="bad.JPEG"):
@@ -171,13 +171,13 @@ def refused(data, name="bad.JPEG"):
 
 def test_broken_files_are_refused_by_name(photographs):
     data = encoded(Image.fromarray(photographs[0]), "JPEG")
-    assert "can't be read as a picture" in refused(data[: len(data) // 2])
-    assert "is not a picture" in refused(b"")
-    assert "is not a picture" in refused(b"this is text\n" * 99)
+    assert "can't be read as an image" in refused(data[: len(data) // 2])
+    assert "is not an image" in refused(b"")
+    assert "is not an image" in refused(b"this is text\n" * 99)
     png = encoded(Image.fromarray(photographs[0]), "PNG")
-    assert "can't be read as a picture" in refused(png[: len(png) // 2])
+    assert "can't be read as an image" in refused(png[: len(png) // 2])
     # Pillow would run Ghostscript on it.
-    assert "is not a picture" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0")
+    assert "is not an image" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0")
 
 
 def png_of(width, height):
@@ -195,7 +195,7 @@ def png_of(width, height):
     )
 
 
-def test_a_huge_picture_is_refused_from_its_header():
+def test_a_huge_image_is_refused_from_its_header():
     jpeg = bytearray(encoded(Image.new("RGB", (64, 64)), "JPEG"))
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
@@ -216,15 +216,15 @@ def test_a_progressive_jpeg_of_thousands_of_scans_is_refused(photographs):
     scan = data[last:-2]
     bomb = data[:-2] + scan * 9000 + data[-2:]
     assert "scans over 640 x 427 pixels" in refused(bomb)
-    assert images.decode(data, "a.jpg", size=96).mended == ()
+    assert images.decode(data, "a.jpg", size=96).repaired == ()
 
 
-def test_a_file_too_large_for_a_picture(monkeypatch):
+def test_a_file_too_large_for_an_image(monkeypatch):
     monkeypatch.setattr(images, "MAX_BYTES", 100)
     assert "101 bytes, more than the 100" in refused(bytes(101))
 
 
-def test_any_bytes_give_a_picture_or_an_input_error(piece):
+def test_any_bytes_give_an_image_or_an_input_error(piece):
     """Flip, cut and repeat bytes of real files: nothing else may come out."""
     rng = np.random.default_rng(0)
     kinds = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM")
@@ -243,6 +243,6 @@ def test_any_bytes_give_a_picture_or_an_input_error(piece):
         except InputError:
             outcomes[False] += 1
         else:
-            assert found.picture.shape == (16, 16, 3)
+            assert found.image.shape == (16, 16, 3)
             outcomes[True] += 1
     assert min(outcomes.values()) > 50

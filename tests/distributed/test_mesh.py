@@ -33,7 +33,7 @@ def test_a_number_of_threads_that_is_given_stays(monkeypatch):
 def test_a_process_bound_to_one_core_counts_one():
     program = """
 import os
-from alexnet_jax.workers import cores
+from alexnet_jax.runtime.process_pool import cores
 assert cores() == int(os.environ["LOKY_MAX_CPU_COUNT"])
 os.environ.pop("LOKY_MAX_CPU_COUNT")
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])

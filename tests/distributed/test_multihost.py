@@ -1,4 +1,4 @@
-"""Several processes as one, on 127.0.0.1: the same bits, and what goes wrong."""
+"""Several processes of one run, on 127.0.0.1: the same bits, and what can fail."""
 
 import contextlib
 import json
@@ -40,13 +40,13 @@ def start_both(folder, name, *overrides, second=()):
 def ended(started):
     """Exit status, output and the lines of the error stream of each process."""
     try:
-        told = [process.communicate(timeout=SECONDS) for process in started]
+        outputs = [process.communicate(timeout=SECONDS) for process in started]
     finally:
         for process in started:
             process.kill()
     return [
         (process.returncode, out, err.splitlines())
-        for process, (out, err) in zip(started, told, strict=True)
+        for process, (out, err) in zip(started, outputs, strict=True)
     ]
 
 
@@ -58,8 +58,8 @@ SHORT = ("--config.train.validate_steps=5", "--config.train.steps=10")
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_bits_of_one_and_one_goes_on(tmp_path):
-    """Two along the data; what they have saved one process takes up."""
+def test_two_processes_give_the_bits_of_one_and_one_resumes(tmp_path):
+    """Two along the data; one process resumes what two have saved."""
     mesh = ("--config.mesh.data=2", "--config.mesh.tower=1")
     for status, _, lines in ended(start_both(tmp_path, "two", *SHORT, *mesh)):
         assert status == 0, lines
@@ -76,7 +76,7 @@ def test_two_processes_give_the_bits_of_one_and_one_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
-    """Both read the same pictures, and neither holds a whole parameter."""
+    """Both read the same images, and neither holds a whole parameter."""
     mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
     for status, _, lines in ended(start_both(tmp_path, "two", *SHORT, *mesh)):
         assert status == 0, lines
@@ -108,7 +108,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
-def test_when_one_dies_the_other_says_so_and_leaves(tmp_path, lost):
+def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
     started = start_both(tmp_path, "run", "--config.train.steps=100000")
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, started)
@@ -140,9 +140,10 @@ def test_processes_that_differ_are_refused(tmp_path, second, named):
 @pytest.mark.slow
 def test_a_process_that_never_joins_is_named():
     program = (
-        "from alexnet_jax import errors, processes\n"
-        f"start = lambda: processes.start('127.0.0.1:{free_port()}', 2, 0, 5)\n"
-        "errors.exit_with(start)"
+        "from alexnet_jax.distributed import multihost\n"
+        "from alexnet_jax.runtime import cli\n"
+        f"start = lambda: multihost.start('127.0.0.1:{free_port()}', 2, 0, 5)\n"
+        "cli.run_command(start)"
     )
     begin = time.monotonic()
     done = subprocess.run(
@@ -186,8 +187,8 @@ GLOO = "UNKNOWN: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:40
 
 
 @pytest.mark.parametrize("inside", [None, broken.readable, broken.writable])
-def test_a_lost_connection_is_told_wherever_it_is_noticed(tmp_path, inside):
-    """gloo says it in a plain ValueError where a collective fails at its dispatch."""
+def test_a_lost_connection_is_one_line_wherever_it_is_noticed(tmp_path, inside):
+    """JAX raises a plain ValueError where a collective fails at its dispatch."""
     with (
         pytest.raises(ProcessLost, match="another process has ended .*Gloo AllReduce"),
         multihost.together(),

@@ -1,10 +1,11 @@
-"""Weights of others, from the file format on, against ONNX's reference evaluator."""
+"""Weights of other libraries, from the file on, against ONNX's reference evaluator."""
 
 import io
 import json
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from typing import ClassVar
 
 import jax
@@ -13,12 +14,16 @@ import numpy as np
 import pytest
 
 import alexnet_jax
-from alexnet_jax import evaluate, weights
+from alexnet_jax import load_config
+from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.interop import caffemodel, export, torch_pickle, weight_layout
+from alexnet_jax.interop.importing import import_weights
+from alexnet_jax.interop.readers import read_layers
 from alexnet_jax.interop.weight_layout import Layer, Origin
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.nn.presets import CODE2012, NO_EXCHANGE, PRESETS
+from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -44,7 +49,7 @@ CAFFE, OWT = small("caffe"), small("owt")
 
 
 def random_layers(model, crop, seed=0, scale=0.1):
-    """Layers in the other layout, with numbers of a size that keeps signals alive."""
+    """Layers in the other layout, scaled so that signals neither vanish nor explode."""
     rng = np.random.default_rng(seed)
     shape = (1, crop, crop, 3)
     params = jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32))
@@ -64,7 +69,7 @@ def random_layers(model, crop, seed=0, scale=0.1):
 
 def evaluate_onnx(made, pixels):
     """By ONNX's reference evaluator, but for its LRN, which in version 1.23 goes over
-    the pictures where it should go over the channels."""
+    the images where it should go over the channels."""
     from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
 
@@ -250,7 +255,7 @@ def caffemodel_bytes(layers, *, legacy=False):
     for name, *arrays in layers:
         blobs = b"".join(field(blob_field, blob(a, legacy)) for a in arrays)
         message += field(layer_field, field(name_field, name.encode()) + blobs)
-        # Layers without weights, and fields that nobody asked for.
+        # Layers without weights, and fields that the reader does not know.
         message += field(layer_field, field(name_field, b"relu") + b"\x50\x01")
     return message
 
@@ -261,7 +266,7 @@ def test_a_caffemodel(tmp_path, legacy):
     path = tmp_path / "net.caffemodel"
     data = caffemodel_bytes(layers, legacy=legacy)
     path.write_bytes(data)
-    read = weights.read_layers(path)
+    read = read_layers(path)
     assert [layer.name for layer in read] == [layer.name for layer in layers]
     for found, expected in zip(read, layers, strict=True):
         np.testing.assert_array_equal(found.kernel, expected.kernel)
@@ -269,7 +274,7 @@ def test_a_caffemodel(tmp_path, legacy):
     for length in (len(data) // 2, len(data) - 3):
         path.write_bytes(data[:length])
         with pytest.raises(InputError, match="is cut off or no .caffemodel"):
-            weights.read_layers(path)
+            read_layers(path)
 
 
 # A .pth, written by hand: no PyTorch here.
@@ -285,8 +290,6 @@ class Tensor:
         self.array, self.key = array, key
 
     def __reduce__(self):
-        from collections import OrderedDict
-
         strides = tuple(s // 4 for s in self.array.strides)
         storage = Storage(self.key, self.array.size)
         arguments = (storage, 0, self.array.shape, strides, False, OrderedDict())
@@ -306,7 +309,7 @@ Rebuild.__module__, Rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
 
 
 class Writer(pickle._Pickler):
-    """Names that need not be there to be imported."""
+    """Writes names of modules that are not installed."""
 
     def persistent_id(self, value):
         if isinstance(value, Storage):
@@ -326,12 +329,13 @@ class Writer(pickle._Pickler):
 
 def pth(path, state):
     file = io.BytesIO()
-    Writer(file, protocol=2).dump(
-        {
-            name: Tensor(array, str(key))
-            for key, (name, array) in enumerate(state.items())
-        }
+    tensors = OrderedDict(
+        (name, Tensor(array, str(key)))
+        for key, (name, array) in enumerate(state.items())
     )
+    # As Module.state_dict() has it.
+    tensors._metadata = OrderedDict({"": {"version": 1}})
+    Writer(file, protocol=2).dump(tensors)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/data.pkl", file.getvalue())
         for key, array in enumerate(state.values()):
@@ -355,14 +359,14 @@ def test_a_pth_and_a_safetensors(tmp_path):
     safetensors.save_file(state, tmp_path / "net.safetensors")
     for ending in ("pth", "safetensors"):
         path = tmp_path / f"net.{ending}"
-        read = weights.read_layers(path)
+        read = read_layers(path)
         assert [layer.name for layer in read][:2] == ["features.0", "features.3"]
         for found, expected in zip(read, layers, strict=True):
             np.testing.assert_array_equal(found.kernel, expected.kernel)
             np.testing.assert_array_equal(found.bias, expected.bias)
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(InputError, match="is cut off"):
-            weights.read_layers(path)
+            read_layers(path)
 
 
 class Evil:
@@ -371,7 +375,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_a_pickle_that_wants_to_run_code_is_refused_unread(tmp_path, protocol):
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, protocol):
     path = tmp_path / "evil.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/data.pkl", pickle.dumps({"a": Evil()}, protocol))
@@ -379,6 +383,99 @@ def test_a_pickle_that_wants_to_run_code_is_refused_unread(tmp_path, protocol):
         torch_pickle.read(path)
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match="no .pth as PyTorch"):
+        torch_pickle.read(path)
+
+
+def pickled(path, program):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", program)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("program", "instruction"),
+    [
+        (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "NEWOBJ"),
+        (b"(icollections\nOrderedDict\n.", "INST"),
+        (b"(ccollections\nOrderedDict\no.", "OBJ"),
+        (b"\x80\x02\x82\x01.", "EXT1"),
+        (b"\x80\x04C\x01a.", "SHORT_BINBYTES"),
+        # Refused before the name in front of it is looked up.
+        (b"cos\nsystem\n(S'true'\ntR.", "STRING"),
+    ],
+)
+def test_instructions_that_tensors_do_not_need_are_refused(
+    tmp_path, program, instruction
+):
+    path = pickled(tmp_path / "net.pth", program)
+    with pytest.raises(
+        InputError, match=f"has an instruction {instruction}, .*refused"
+    ):
+        torch_pickle.read(path)
+
+
+REBUILD_NAME = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # Known names that are called with what is no storage, or are no functions.
+        REBUILD_NAME + b"(K\x01K\x00))tR.",
+        b"ctorch\nFloatStorage\n)R.",
+        b"}(X\x01\x00\x00\x00a" + REBUILD_NAME + b"(}K\x00))tRu.",
+        # A place in memory for which the standard library would take 64 GB.
+        b"}r\xff\xff\xff\xff.",
+        # Cut off; without a value; of something that is no dictionary to be filled.
+        b"}(X\x01\x00\x00\x00a",
+        b".",
+        b"NK\x01K\x02s.",
+    ],
+)
+def test_damaged_programs_are_refused_in_one_line(tmp_path, program):
+    path = pickled(tmp_path / "net.pth", program)
+    with pytest.raises(InputError, match="is damaged") as error:
+        torch_pickle.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_one_file_does_not_change_how_the_next_is_read(tmp_path):
+    """BUILD sets attributes, of a function too: here its defaults, to (1, 2, 3, 4)."""
+    defaults = b"(X\x0c\x00\x00\x00__defaults__(K\x01K\x02K\x03K\x04td"
+    defaults = defaults.replace(b"(X", b"}X", 1).replace(b"td", b"ts")
+    program = REBUILD_NAME + b"N" + defaults + b"\x86b)R."
+    path = pickled(tmp_path / "net.pth", program)
+    with pytest.raises(InputError, match="is damaged"):
+        torch_pickle.read(path)
+    good = tmp_path / "good.pth"
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    pth(good, {"a.weight": array})
+    np.testing.assert_array_equal(torch_pickle.read(good)["a.weight"], array)
+
+
+def test_names_that_are_refused_stay_on_one_line(tmp_path):
+    program = b"\x80\x04\x8c\x03o\ns\x8c\x06system\x93."
+    path = pickled(tmp_path / "net.pth", program)
+    with pytest.raises(InputError, match=r"asks for o\\ns\.system, ") as error:
+        torch_pickle.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tensor_that_repeats_a_number_without_end_is_refused(tmp_path):
+    path = tmp_path / "net.pth"
+    array = np.zeros((44, 1), np.float32)
+    pth(path, {"a.weight": array})
+    with zipfile.ZipFile(path) as archive:
+        program = archive.read("net/data.pkl")
+    # 44 rows become 2 to the 40, at a stride of 0.
+    assert program.count(b"K,K\x01") == 1
+    program = program.replace(b"K,K\x01", b"\x8a\x06\0\0\0\0\0\x01K\x01")
+    assert program.count(b"K\x01K\x01\x86") == 1
+    program = program.replace(b"K\x01K\x01\x86", b"K\x00K\x00\x86")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", program)
+        archive.writestr("net/data/0", array.tobytes())
+    with pytest.raises(InputError, match="is larger than a network's"):
         torch_pickle.read(path)
 
 
@@ -404,33 +501,32 @@ def test_an_onnx_file(tmp_path):
     made, _ = evaluated(onnx, layers, pixels, groups=2, norm=(1e-4, 1.0))
     path = tmp_path / "net.onnx"
     onnx.save(made, path)
-    for found, expected in zip(weights.read_layers(path), layers, strict=True):
+    for found, expected in zip(read_layers(path), layers, strict=True):
         np.testing.assert_array_equal(found.kernel, expected.kernel)
         np.testing.assert_array_equal(found.bias, expected.bias)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match="is cut off or no ONNX"):
-        weights.read_layers(path)
+        read_layers(path)
 
 
 @pytest.mark.parametrize("standardize", [False, True])
-def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, standardize):
-    """From a work directory to ONNX and back through the reference evaluator."""
+def test_what_is_exported_gives_our_logits(tmp_path, standardize):
+    """From a file of weights to a work directory, to ONNX and through the reference
+    evaluator."""
     onnx = pytest.importorskip("onnx")
-    layers = random_layers(small("code2012"), 67)
-    monkeypatch.setattr(weights, "read_layers", lambda path: layers)
-    monkeypatch.setitem(weights.ORIGINS, "code2012", PLAIN._replace(mean=(9.0, 8, 7)))
-    config = weights.load_config("imagenet", "code2012")
+    file, workdir = tmp_path / "x.caffemodel", tmp_path / "run"
+    file.write_bytes(caffemodel_bytes(random_layers(small("code2012"), 67)))
+    config = load_config("imagenet", "code2012")
     config.model.layers.update(SMALL)
     config.model.standardize = standardize
     config.data.crop = 67
-    monkeypatch.setattr(weights, "load_config", lambda *_: config)
-    monkeypatch.setattr(weights, "SIZE", 77)
-    workdir = tmp_path / "run"
+    settings = plain(config)
+    origin = PLAIN._replace(mean=(9.0, 8, 7))
     with pytest.raises(InputError, match="--mean=.*none.npy can't be read"):
-        weights.import_weights(
-            tmp_path / "x.onnx", workdir, "code2012", mean=tmp_path / "none.npy"
-        )
-    count = weights.import_weights(tmp_path / "x.onnx", workdir, "code2012")
+        import_weights(file, workdir, settings, origin, mean=tmp_path / "none.npy")
+    with pytest.raises(InputError, match="has 7 classes, and 2 names were given"):
+        import_weights(file, workdir, settings, origin, class_names=["a", "b"])
+    count = import_weights(file, workdir, settings, origin)
     model, variables, _, names = alexnet_jax.load(workdir)
     assert count == sum(a.size for a in jax.tree.leaves(variables["params"]))
     assert names == tuple("0123456")
@@ -446,6 +542,6 @@ def test_what_is_exported_gives_our_logits(tmp_path, monkeypatch, standardize):
     header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
     assert header["conv2.weight"]["shape"] == [16, 4, 5, 5]
     with pytest.raises(InputError, match="is not empty"):
-        weights.import_weights(path, workdir, "code2012")
-    with pytest.raises(InputError, match="its data lie; give --data_path=PATH"):
-        evaluate.evaluate([workdir])
+        import_weights(file, workdir, settings, origin)
+    with pytest.raises(InputError, match="its data are; give --data_path=PATH"):
+        evaluate([workdir])

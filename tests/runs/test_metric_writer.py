@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from alexnet_jax.runs import metric_writer
-from alexnet_jax.runs.metric_writer import METRICS_FILE, Report, cut_metrics
+from alexnet_jax.runs.metrics_file import METRICS_FILE, Report, cut_metrics
 from alexnet_jax.runtime.errors import Diverged, Failure, InputError
 
 

@@ -1,4 +1,4 @@
-"""Huge pages are asked for where the kernel waits to be asked, and only once."""
+"""Huge pages are requested where the kernel gives them on request, and only once."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import os, pathlib, sys
-from alexnet_jax import hugepages
+from alexnet_jax.runtime import hugepages
 hugepages.POLICY = pathlib.Path(sys.argv[1])
 hugepages.use()
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[2:])
@@ -26,7 +26,7 @@ print(os.environ.get("GLIBC_TUNABLES"), sys.argv[2:])
         (None, None, "None"),
     ],
 )
-def test_a_process_starts_anew_where_that_changes_something(
+def test_a_process_restarts_where_that_changes_something(
     tmp_path, policy, before, after
 ):
     file = tmp_path / "enabled"

@@ -11,7 +11,7 @@ from alexnet_jax.runtime.lock import LOCK_FILE, locked
 
 HOLD = """
 import pathlib, sys
-from alexnet_jax.lock import locked
+from alexnet_jax.runtime.lock import locked
 with locked(pathlib.Path(sys.argv[1]), "it is in use"):
     print("held", flush=True)
     sys.stdin.read()
@@ -28,7 +28,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_run_is_told_who_is_there(tmp_path, holder):
+def test_a_second_run_names_the_holder(tmp_path, holder):
     with (
         pytest.raises(
             InputError, match=rf"in use by process {holder.pid} on \S+ since"
@@ -39,7 +39,7 @@ def test_a_second_run_is_told_who_is_there(tmp_path, holder):
     assert (tmp_path / LOCK_FILE).exists()
 
 
-def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, holder):
+def test_the_lock_of_a_killed_process_locks_nothing(tmp_path, holder):
     holder.kill()
     holder.wait()
     assert (tmp_path / LOCK_FILE).exists()
@@ -48,7 +48,7 @@ def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, holder):
     assert not (tmp_path / LOCK_FILE).exists()
 
 
-def test_a_lock_is_let_go_after_an_error(tmp_path):
+def test_a_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(RuntimeError), locked(tmp_path, "it is in use"):
         raise RuntimeError
     with locked(tmp_path, "it is in use"):

@@ -69,9 +69,9 @@ def devkit(year="2012", truth=TRUTH, folder="ILSVRC2012_devkit_t12", wnids=WNIDS
 
 
 def write(root, encode, year="2012"):
-    """The three archives, with two training pictures of each class.
+    """The three archives, with two training images of each class.
 
-    `encode` gives the bytes of a picture that is told apart by two numbers.
+    `encode` gives the bytes of an image that shows two numbers.
     """
     root.mkdir(parents=True, exist_ok=True)
     inner = {}
@@ -84,19 +84,19 @@ def write(root, encode, year="2012"):
     }
     train, val, kit, prefix = names[year]
     (root / f"ILSVRC{year}_{train}").write_bytes(tar(inner))
-    pictures = {
+    images = {
         f"{prefix}ILSVRC{year}_val_{n + 1:08d}.JPEG": encode(truth, 100 + n)
         for n, truth in enumerate(TRUTH)
     }
     # Not in the order of their numbers.
-    shuffled = dict(sorted(pictures.items(), key=lambda item: item[0][::-1]))
+    shuffled = dict(sorted(images.items(), key=lambda item: item[0][::-1]))
     (root / f"ILSVRC{year}_{val}").write_bytes(tar(shuffled))
     folder = "devkit-1.0" if year == "2010" else "ILSVRC2012_devkit_t12"
     (root / f"ILSVRC{year}_{kit}").write_bytes(devkit(year, folder=folder))
 
 
 def encode(number, serial):
-    """A JPEG of one colour, which tells the devkit's number and the serial one."""
+    """A JPEG of one colour, which shows the devkit's number and the serial one."""
     buffer = io.BytesIO()
     colour = (50 * NUMBERS.index(number), 100, serial)
     Image.new("RGB", (75, 56), colour).save(buffer, "JPEG", quality=95)

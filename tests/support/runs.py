@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 
 from alexnet_jax import train
-from alexnet_jax.checkpoint.checkpointer import Checkpoints
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.main import parse
-from alexnet_jax.runs import metric_writer
+from alexnet_jax.runs import metrics_file
 
 from networks import TINY, flat
 
@@ -86,10 +86,10 @@ def start(
 def lines(workdir: Path) -> list[dict]:
     """metrics.jsonl without the fields that read a clock."""
     kept = []
-    for text in (workdir / metric_writer.METRICS_FILE).read_text().splitlines():
+    for text in (workdir / metrics_file.METRICS_FILE).read_text().splitlines():
         line = json.loads(text)
         kept.append(
-            {k: v for k, v in line.items() if k not in metric_writer.CLOCK_FIELDS}
+            {k: v for k, v in line.items() if k not in metrics_file.CLOCK_FIELDS}
         )
     return kept
 
@@ -114,5 +114,4 @@ def final_digests(workdir: Path, step: int) -> dict:
 
 
 def checkpoint_steps(workdir: Path) -> dict:
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return checkpoints.steps
+    return CheckpointReader(workdir / "checkpoints").steps

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training.optimizer import after_validation, momentum_sgd, rate_state
+from alexnet_jax.training.optimizer import after_validation, momentum_sgd, rule_state
 from alexnet_jax.training.schedule import make_schedule
 
 
@@ -160,19 +160,19 @@ def test_the_plateau_drops_three_times_when_the_error_stops_improving():
     for error in errors:
         state = learn(state, jnp.float32(error))
         rates.append(
-            float(schedule.rate(rate_state(state).step, rate_state(state).drops))
+            float(schedule.rate(rule_state(state).step, rule_state(state).drops))
         )
     drops = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
     np.testing.assert_allclose(rates, [0.01 * 0.1**d for d in drops], rtol=1e-6)
-    assert float(rate_state(state).best_error) == pytest.approx(0.69)
+    assert float(rule_state(state).best_error) == pytest.approx(0.69)
 
 
 def test_a_validation_that_is_not_a_number_counts_as_no_better():
     schedule = make_schedule(steps_per_epoch=1, patience=1)
     state = momentum_sgd(schedule).init(start())
     state = after_validation(schedule, state, jnp.float32(jnp.nan))
-    assert int(rate_state(state).drops) == 1
-    assert float(rate_state(state).best_error) == np.inf
+    assert int(rule_state(state).drops) == 1
+    assert float(rule_state(state).best_error) == np.inf
 
 
 def test_layer_wise_rates_scale_each_towers_kernel_by_its_own_norm():

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.runs.config_file import load_config
 from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.config_file import load_config
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training.schedule import make_schedule
 

@@ -269,13 +269,13 @@ def test_a_state_that_is_not_finite_is_noticed_on_every_mesh():
         state, _ = parts(tiny(), mesh_of(*shape), 67)
         assert step.is_finite(state)
         for value in (np.nan, np.inf, -np.inf):
-            velocity = optimizer.rate_state(state.opt_state).velocity
+            velocity = optimizer.rule_state(state.opt_state).velocity
             kernel = velocity["fc7"]["kernel"]
             host = np.array(kernel)
             host[0, 0, 0] = value
             kernel = jax.device_put(host, kernel.sharding)
             velocity = {**velocity, "fc7": {**velocity["fc7"], "kernel": kernel}}
-            rule = optimizer.rate_state(state.opt_state)._replace(velocity=velocity)
+            rule = optimizer.rule_state(state.opt_state)._replace(velocity=velocity)
             bad = state._replace(opt_state=(*state.opt_state[:-1], rule))
             assert not step.is_finite(bad)
 

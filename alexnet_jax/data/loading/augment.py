@@ -1,8 +1,8 @@
-"""Random crop, mirror image and colour shift (section 4.1): NumPy in, NumPy out.
+"""Random crop, horizontal flip and colour shift (section 4.1), in NumPy.
 
-The 2012 code shares a crop's place and mirror among 32 pictures in a row; here every
-picture has its own. What is drawn for an example is a function of the seed and of its
-position in the stream of examples, and of nothing else.
+The 2012 code draws a crop and a flip for 32 images in a row; here every image has its
+own. What is drawn for an example is a function of the seed and of its position in the
+stream of examples, and of nothing else.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from scipy.special import ndtri
 
 
-# Philox is a counter-based generator: each position has eight 64-bit words of its own,
-# two of the generator's blocks, and a whole batch of them is drawn at once.
+# Philox is a counter-based generator. Each position owns eight 64-bit words, two of the
+# generator's blocks, and the words of a whole batch are drawn at once: a generator for
+# each example would cost more than all its draws.
 _WORDS = 8
 _WORDS_IN_BLOCK = 4
 _STREAM = 2012
@@ -24,13 +25,13 @@ class Draws(NamedTuple):
 
     Attributes:
       rows, columns: the crop's place, each from 0 to the border.
-      mirrored: whether the crop is mirrored.
+      flipped: whether the crop is flipped left to right.
       normals: standard normal amounts, one for each principal direction of colour.
     """
 
     rows: Int64[np.ndarray, "count"]
     columns: Int64[np.ndarray, "count"]
-    mirrored: Bool[np.ndarray, "count"]
+    flipped: Bool[np.ndarray, "count"]
     normals: Float[np.ndarray, "count 3"]
 
 
@@ -41,8 +42,8 @@ def draw(seed: int, start: int, count: int, *, border: int) -> Draws:
       seed: of the run.
       start: position of the first example in the stream of all epochs.
       count: how many.
-      border: the largest row and column. Each of the border + 1 values has the same
-        chance, to one part in 2**32 / (border + 1).
+      border: the largest row and column. Each of the border + 1 values is equally
+        likely, to one part in 2**32 / (border + 1).
     """
     key = np.random.SeedSequence([seed, _STREAM]).generate_state(2, np.uint64)
     counter = start * (_WORDS // _WORDS_IN_BLOCK)
@@ -56,25 +57,25 @@ def draw(seed: int, start: int, count: int, *, border: int) -> Draws:
     return Draws(
         rows=places[:, 0],
         columns=places[:, 1],
-        mirrored=words[:, 2] >> np.uint64(63) == 1,
+        flipped=words[:, 2] >> np.uint64(63) == 1,
         normals=ndtri(uniform),
     )
 
 
 def view(
-    picture: UInt8[np.ndarray, "size size 3"],
+    image: UInt8[np.ndarray, "size size 3"],
     row: int,
     column: int,
     crop: int,
-    mirrored: bool,
+    flipped: bool,
 ) -> UInt8[np.ndarray, "crop crop 3"]:
-    """A crop at one of (border + 1)**2 places, or its mirror image; not a copy.
+    """A crop at one of (border + 1)**2 places, flipped or not; a view, not a copy.
 
-    With 224 of 256 that is 33 x 33 x 2 views; the paper says 2048, the 2012 code cuts
-    2178.
+    With 224 of 256 that is 33 x 33 x 2 = 2178 views, as in the 2012 code; the paper
+    says 2048.
     """
-    cut = picture[row : row + crop, column : column + crop]
-    return cut[:, ::-1] if mirrored else cut
+    cut = image[row : row + crop, column : column + crop]
+    return cut[:, ::-1] if flipped else cut
 
 
 def colour_shifts(
@@ -87,7 +88,8 @@ def colour_shifts(
 
     The device multiplies them by the coefficient, 0.1 in the paper.
     """
-    # Summed by hand: a matrix product's order of summation may depend on its height.
+    # Summed by hand: a matrix product's order of summation may depend on how many rows
+    # it has, and so a shift's bits on the batch size.
     amounts = normals * deviations
     shifts = sum(amounts[:, k, None] * directions[None, :, k] for k in range(3))
     return np.asarray(shifts, np.float32)

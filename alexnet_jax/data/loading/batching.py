@@ -1,10 +1,11 @@
-"""Whole batches on the host, each filled in place by all threads together."""
+"""Makes whole batches on the host; all threads together fill each batch in place."""
 
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from jaxtyping import Integer
 
 from alexnet_jax.data.dataset import Source
 from alexnet_jax.data.loading import augment
@@ -14,17 +15,16 @@ from alexnet_jax.runtime.errors import DataStalled
 
 HostBatch = dict[str, np.ndarray]
 
-# Examples at most that a thread makes before it looks for others: so many that handing
-# them out costs nothing. Fewer where threads would go without.
+# The most examples a thread makes before it takes others: enough that handing them out
+# costs nothing. Fewer where some threads would otherwise get none.
 EXAMPLES_AT_ONCE = 16
 
 
 def train_batch(
     number: int,
-    indices: np.ndarray,
+    indices: Integer[np.ndarray, "count"],
     *,
     source: Source,
-    share: int,
     crop: int,
     border: int,
     crops: bool,
@@ -34,20 +34,38 @@ def train_batch(
     threads: int,
     timeout: float,
 ) -> HostBatch:
-    """The batch of these examples, which is the `number`th share of all shares."""
-    draws = augment.draw(seed, number * share, share, border=border)
+    """The training batch of these examples.
+
+    Its crops, flips and colour shifts are drawn for its positions in the stream of
+    examples: batch `number` of this many examples starts at `number * count`.
+
+    Args:
+      number, indices: the batch's place in the stream; its examples in the source.
+      crop, crops, flip, threads, timeout: see `Pipeline`.
+      border: the largest row and column of a crop.
+      source, statistics, seed: the examples; for the colour shift; of the run.
+
+    Returns:
+      `image` (uint8, count x crop x crop x 3), `label` (int32) and `colour_shift`
+      (float32, count x 3).
+
+    Raises:
+      DataStalled: if the batch takes longer than `timeout`.
+    """
+    count = len(indices)
+    draws = augment.draw(seed, number * count, count, border=border)
     rows, columns = draws.rows.tolist(), draws.columns.tolist()
     if not crops:
-        rows = columns = [border // 2] * share
-    mirrored = (draws.mirrored & flip).tolist()
-    images = np.empty((share, crop, crop, 3), np.uint8)
-    labels = np.empty(share, np.int32)
+        rows = columns = [border // 2] * count
+    flipped = (draws.flipped & flip).tolist()
+    images = np.empty((count, crop, crop, 3), np.uint8)
+    labels = np.empty(count, np.int32)
 
     def make(place: int) -> None:
         example = source[int(indices[place])]
         labels[place] = example["label"]
         images[place] = augment.view(
-            example["image"], rows[place], columns[place], crop, mirrored[place]
+            example["image"], rows[place], columns[place], crop, flipped[place]
         )
 
     _in_parallel(make, source, indices, threads, timeout)
@@ -60,9 +78,22 @@ def train_batch(
 
 
 def evaluation_batch(
-    indices: np.ndarray, *, source: Source, size: int, threads: int, timeout: float
+    indices: Integer[np.ndarray, "count"],
+    *,
+    source: Source,
+    size: int,
+    threads: int,
+    timeout: float,
 ) -> HostBatch:
-    """The batch of these examples, whole; those past the end are padding."""
+    """The batch of these examples, uncropped; indices past the end are padding.
+
+    Returns:
+      `image` (uint8, count x size x size x 3), `label` (int32) and `mask` (false for
+      padding).
+
+    Raises:
+      DataStalled: if the batch takes longer than `timeout` seconds.
+    """
     count = len(indices)
     images = np.zeros((count, size, size, 3), np.uint8)
     labels = np.zeros(count, np.int32)
@@ -79,38 +110,43 @@ def evaluation_batch(
 def _in_parallel(
     make: Callable[[int], None],
     source: Source,
-    indices: np.ndarray,
+    indices: Integer[np.ndarray, "count"],
     threads: int,
     timeout: float,
 ) -> None:
     """Call a function with every place in a batch, in this process's threads.
 
     Raises:
-      DataStalled: after `timeout` seconds, with what is being read.
+      DataStalled: after `timeout` seconds, naming what is being read.
     """
+    # Why a pool of our own inside Grain's threads: Grain's way, a Python call for each
+    # example and a stack of the results, made 2,500 images a second where this pool,
+    # filling a batch in place, made 3,200 to 3,500 (`experiments/benchmarks/
+    # input_pipeline`).
     count = len(indices)
     at_once = max(1, min(EXAMPLES_AT_ONCE, count // threads))
-    in_hand: dict[int, int] = {}
+    in_progress: dict[int, int] = {}
 
     def some(start: int) -> None:
         for place in range(start, min(start + at_once, count)):
-            in_hand[start] = int(indices[place])
+            in_progress[start] = int(indices[place])
             make(place)
-        del in_hand[start]
+        del in_progress[start]
 
     made = _threads(threads).map(some, range(0, count, at_once), timeout=timeout)
     try:
         for _ in made:
             pass
     except TimeoutError as error:
-        stuck = [source.where(index) for index in sorted(in_hand.values())]
+        stuck = [source.where(index) for index in sorted(in_progress.values())]
         what = "; ".join(stuck[:3]) or "nothing yet: all threads are taken"
         raise DataStalled(
-            f"no batch within data.timeout={timeout:g} s; being read: {what}; see to "
+            f"no batch within data.timeout={timeout:g} s; being read: {what}; check "
             "the disk, and give the same command again"
         ) from error
 
 
+# Cached: a pool for each batch would start its threads again.
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "examples")

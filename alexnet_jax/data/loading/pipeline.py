@@ -1,16 +1,17 @@
-"""Grain: sources to host batches, host batches to sharded arrays.
+"""From a data set to batches on the host, ordered by Grain.
 
-An example is decided by the record, its index and the seed, and a batch by the step:
-how many threads, workers or processes read, and where a run was interrupted, changes
+The record, its index and the seed decide an example, and the step decides a batch. The
+number of threads, workers or processes, and where a run was interrupted, change
 nothing. So the step is the whole state of the data, and nothing of Grain is saved.
 """
 
+import contextlib
 import dataclasses
 import functools
+import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -25,21 +26,42 @@ from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Pipeline:
-    """An open data set and how it is read. Made by `open_pipeline`."""
+    """An open data set and how it is read. Made by `make_pipeline`.
+
+    The defaults of the `data` section's reading options stand here.
+
+    Attributes:
+      dataset: the data set.
+      crop: side of the square the network sees, in pixels.
+      crops: whether training crops are random; if not, the centre.
+      flip: whether training crops are flipped left to right at random.
+      subtract_mean: whether the mean image is subtracted from crops; if not, zeros.
+      threads: threads that read and decode each batch together, in each worker.
+      workers: processes that read and decode; 0 for none. Threads decode in parallel,
+        so processes help only where there are so many cores that Python itself is the
+        limit.
+      buffer: batches made ahead.
+      timeout: seconds a batch may take, before its disk or worker counts as hanging.
+    """
 
     dataset: Dataset
-    crop: int
-    crops: bool
-    flip: bool
-    subtract_mean: bool
+    crop: int = 224
+    crops: bool = True
+    flip: bool = True
+    subtract_mean: bool = True
     threads: int
-    workers: int
+    workers: int = 0
     buffer: int
-    timeout: float
+    timeout: float = 300.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.crop <= self.dataset.size:
+            raise InputError(
+                f"data.crop={self.crop} must lie between 1 and the stored images' side "
+                f"of {self.dataset.size}"
+            )
         if self.workers < 0 or self.threads < 1 or self.buffer < 1:
             raise InputError(
                 f"data.threads={self.threads} and data.buffer={self.buffer} must be at "
@@ -51,41 +73,69 @@ class Pipeline:
             )
 
 
+def make_pipeline(
+    dataset: Dataset,
+    *,
+    crop: int = Pipeline.crop,
+    crops: bool = Pipeline.crops,
+    flip: bool = Pipeline.flip,
+    subtract_mean: bool = Pipeline.subtract_mean,
+    threads: int | None = None,
+    workers: int = Pipeline.workers,
+    buffer: int | None = None,
+    timeout: float = Pipeline.timeout,
+) -> Pipeline:
+    """A pipeline for training and evaluation on an open data set.
+
+    Args:
+      dataset: from `registry.open_dataset`, `arrays.array_dataset` or elsewhere.
+      crop, crops, flip, subtract_mean, workers, timeout: see `Pipeline`.
+      threads: as there; None divides the cores among the workers. Threads, workers
+        and buffer change only the speed.
+      buffer: as there; None takes 2.
+
+    Raises:
+      InputError: if a number is out of range.
+    """
+    return Pipeline(
+        dataset=dataset,
+        crop=crop,
+        crops=crops,
+        flip=flip,
+        subtract_mean=subtract_mean,
+        threads=max(1, cores() // max(1, workers)) if threads is None else threads,
+        workers=workers,
+        buffer=2 if buffer is None else buffer,
+        timeout=timeout,
+    )
+
+
 def open_pipeline(
     *,
     source: str = "prepared",
     path: str | None = None,
     size: int = 256,
     validation_fraction: float = 0.1,
-    crop: int = 224,
-    crops: bool = True,
-    flip: bool = True,
-    subtract_mean: bool = True,
     random_labels: float = 0.0,
     pixels: str = "true",
     corruption_seed: int = 0,
+    crop: int = Pipeline.crop,
+    crops: bool = Pipeline.crops,
+    flip: bool = Pipeline.flip,
+    subtract_mean: bool = Pipeline.subtract_mean,
     threads: int | None = None,
-    workers: int = 0,
+    workers: int = Pipeline.workers,
     buffer: int | None = None,
-    timeout: float = 300.0,
+    timeout: float = Pipeline.timeout,
 ) -> Pipeline:
-    """Open a data set for training and evaluation.
+    """Open a data set for training and evaluation: the config section `data`.
 
     Args:
-      source, path, size, validation_fraction: see `sources.open_dataset`.
-      crop: side of the square the network sees, in pixels.
-      crops: whether training crops are random; if not, the centre.
-      flip: whether training crops are mirrored at random.
-      subtract_mean: whether the mean picture is subtracted from crops; if not, zeros.
-      random_labels, pixels, corruption_seed: labels and pixels replaced by chance; see
-        `corruption.corrupt`.
-      threads: that read and decode together at each batch; None takes one for each
-        core, shared among the workers. A matter of speed only, as are the next two.
-      workers: processes that read and decode, each with its own threads; 0 for none.
-        Threads do not wait for each other in decoding, so processes help only where
-        there are so many cores that Python itself is the limit.
-      buffer: batches made ahead; None takes two.
-      timeout: seconds a batch may take; after them a disk or a worker is taken to hang.
+      source, path, size, validation_fraction: see `registry.open_dataset`.
+      random_labels, pixels, corruption_seed: labels and pixels replaced at random; see
+        `randomized.corrupt`.
+      crop, crops, flip, subtract_mean, threads, workers, buffer, timeout: see
+        `make_pipeline`.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
@@ -96,30 +146,32 @@ def open_pipeline(
     dataset = corrupt(
         dataset, random_labels=random_labels, pixels=pixels, seed=corruption_seed
     )
-    if not 0 < crop <= dataset.size:
-        raise InputError(
-            f"data.crop={crop} must lie between 1 and the stored pictures' side of "
-            f"{dataset.size}"
-        )
-    return Pipeline(
-        dataset=dataset,
+    return make_pipeline(
+        dataset,
         crop=crop,
         crops=crops,
         flip=flip,
         subtract_mean=subtract_mean,
-        threads=(max(1, cores() // max(1, workers)) if threads is None else threads),
+        threads=threads,
         workers=workers,
-        buffer=2 if buffer is None else buffer,
+        buffer=buffer,
         timeout=timeout,
     )
+
+
+def reading(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a `data` section that `make_pipeline` takes: how a data set is read,
+    and not which."""
+    taken = inspect.signature(make_pipeline).parameters
+    return {key: value for key, value in section.items() if key in taken}
 
 
 def measure_statistics(
     pipeline: Pipeline, advance: Callable[[int], None] = lambda count: None
 ) -> Statistics:
-    """Mean picture and colour PCA of the training pictures, read once.
+    """Mean image and colour PCA of the training images, read once.
 
-    `advance` is called with the number of pictures read since, and may raise.
+    `advance` is called with the number of images read since, and may raise.
     """
     source = pipeline.dataset.splits["train"]
     size = pipeline.dataset.size
@@ -137,7 +189,7 @@ def measure_statistics(
         .to_iter_dataset(grain.ReadOptions(pipeline.threads, 2 * pipeline.threads))
     )
     total = PixelSums.zeros(size)
-    with closing(parts) as iterator:
+    with contextlib.closing(iter(parts)) as iterator:
         for part in iterator:
             total += part
             advance(part.count)
@@ -150,20 +202,25 @@ def train_dataset(
     *,
     batch_size: int,
     seed: int,
-    share: int = 0,
-    shares: int = 1,
+    slice_index: int = 0,
+    slice_count: int = 1,
 ) -> grain.MapDataset:
-    """One of the shares of every training batch, by step.
+    """Training batches by step: this process's slice of each.
 
-    Batches run on over the borders of epochs, and each epoch has its own order. The
-    cut into shares comes after the random draws, so that no two shares see the same
-    crops.
+    Batches continue across the end of an epoch, and each epoch has its own order.
+
+    Args:
+      pipeline: what is read, and how.
+      statistics: for the colour shift.
+      batch_size: of the global batch, over all slices.
+      seed: of the run.
+      slice_index: which slice of each batch this process reads.
+      slice_count: how many slices a batch has.
     """
-    examples_of_share = batch_size // shares
+    examples_per_process = batch_size // slice_count
     batch = functools.partial(
         batching.train_batch,
         source=pipeline.dataset.splits["train"],
-        share=examples_of_share,
         crop=pipeline.crop,
         border=pipeline.dataset.size - pipeline.crop,
         crops=pipeline.crops,
@@ -174,15 +231,20 @@ def train_dataset(
         timeout=pipeline.timeout,
     )
     examples = len(pipeline.dataset.splits["train"])
-    # As good as without end; `repeat(None)` overflows with batches of one.
+    # Practically without end; `repeat(None)` overflows with batches of one.
     epochs = sys.maxsize // (2 * examples)
+    # Not the seed itself: Grain adds the epoch to it, so that seed 1 would begin with
+    # the order of seed 0's second epoch.
     order = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    # Sliced last: `map_with_index` then numbers the slices of all processes, and so the
+    # draws are those of an example's position in the global stream. Sliced before it,
+    # every process would count from 0 and draw the same crops as the others.
     return (
         grain.MapDataset.range(examples)
         .shuffle(seed=order)
         .repeat(epochs)
-        .batch(examples_of_share)
-        .map_with_index(batch)[share::shares]
+        .batch(examples_per_process)
+        .map_with_index(batch)[slice_index::slice_count]
     )
 
 
@@ -191,13 +253,24 @@ def evaluation_dataset(
     split: str,
     *,
     batch_size: int,
-    share: int = 0,
-    shares: int = 1,
+    slice_index: int = 0,
+    slice_count: int = 1,
 ) -> grain.MapDataset:
-    """One of the shares of every batch of a split, each example exactly once.
+    """Evaluation batches of a split: this process's slice of each.
 
-    Every share has as many batches; examples past the end are padding, with a false
-    `mask`.
+    Every example comes exactly once. All slices have the same number of batches, since
+    every process must take part in every step; what is past the end is padding, with a
+    false `mask`.
+
+    Args:
+      pipeline: what is read, and how.
+      split: `train` or `validation`.
+      batch_size: of the global batch, over all slices.
+      slice_index: which slice of each batch this process reads.
+      slice_count: how many slices a batch has.
+
+    Raises:
+      InputError: if there is no such split.
     """
     if split not in pipeline.dataset.splits:
         raise InputError(
@@ -214,19 +287,9 @@ def evaluation_dataset(
     )
     return (
         grain.MapDataset.range(count * batch_size)
-        .batch(batch_size // shares)
-        .map(batch)[share::shares]
+        .batch(batch_size // slice_count)
+        .map(batch)[slice_index::slice_count]
     )
-
-
-@contextmanager
-def closing(dataset: grain.IterDataset) -> Iterator[Iterator[Any]]:
-    """An iterator whose threads and processes end with the block."""
-    iterator = iter(dataset)
-    try:
-        yield iterator
-    finally:
-        iterator.close()
 
 
 # What presets change of the defaults of `open_pipeline`.

@@ -1,5 +1,4 @@
-"""Batches made ahead by Grain's threads and workers, and watched: what does not come in
-time, or has lost its worker, is an error in one line."""
+"""Prefetches batches with Grain; a stalled or dead worker becomes a one-line error."""
 
 import multiprocessing
 import re
@@ -19,7 +18,7 @@ from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 from alexnet_jax.runtime.process_pool import follow_parent
 
 
-# Batches in the making at once: the next one fills the threads at the end of the last.
+# Batches made at once: the next batch keeps the threads busy while the last one ends.
 BATCHES_AT_ONCE = 2
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -28,17 +27,18 @@ SHARED_MEMORY = Path("/dev/shm")
 def read(
     pipeline: Pipeline, dataset: grain.MapDataset, start: int = 0
 ) -> Iterator[Iterator[HostBatch]]:
-    """Iterate over batches from `start` on, made ahead by threads or workers.
+    """Iterate over the batches from `start`, made ahead by threads or workers.
 
     Raises:
-      DataStalled: if a batch does not come in time.
+      DataStalled: if a batch does not arrive in time.
       Failure: if a worker has died.
+      InputError: if there is too little shared memory for the workers.
     """
     options = grain.ReadOptions(min(BATCHES_AT_ONCE, pipeline.buffer), pipeline.buffer)
     made = dataset[start:].to_iter_dataset(options)
     if pipeline.workers:
         _check_shared_memory(pipeline, dataset)
-        # Grain reads a flag of its own, which nobody has parsed in a notebook.
+        # Grain reads an absl flag, and in a notebook nothing has parsed the flags.
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()
         made = made.mp_prefetch(
@@ -49,7 +49,7 @@ def read(
     try:
         yield watched
     except DataStalled:
-        # Closing would wait for what hangs. Workers that are stopped can be killed.
+        # Closing would wait for what hangs. A hanging worker can still be killed.
         for worker in multiprocessing.active_children():
             worker.kill()
         raise
@@ -63,12 +63,12 @@ def read(
 
 
 class _Watched(Iterator[HostBatch]):
-    """An iterator whose next batch comes in time, or an error does."""
+    """An iterator that raises where the next batch does not arrive in time."""
 
     def __init__(self, iterator: Iterator[HostBatch], pipeline: Pipeline) -> None:
         self._iterator = iterator
-        # A batch has a time of its own, and says what it was reading. A worker may
-        # need as long again to come into being.
+        # Longer than `batching` waits, whose error names what is being read. A worker
+        # may need as long again to start.
         self._seconds = 2 * pipeline.timeout
         self._workers = pipeline.workers
         self.thread = ThreadPoolExecutor(1, "next batch")
@@ -82,28 +82,28 @@ class _Watched(Iterator[HostBatch]):
                 raise
             who = "a worker hangs" if self._workers else "the source hangs"
             raise DataStalled(
-                f"no batch within {self._seconds:g} s, twice data.timeout: {who}; see "
-                "to the disk and the memory, and give the same command again"
+                f"no batch within {self._seconds:g} s, twice data.timeout: {who}; "
+                "check the disk and the memory, and give the same command again"
             ) from error
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
                 raise
             status = re.search(r"exit code (-?\d+)", str(error))
             raise Failure(
-                f"a worker that reads the data was ended (exit code "
+                f"a worker that reads the data has died (exit code "
                 f"{status[1] if status else '?'}; -9 is often a lack of memory); give "
                 "the same command again, with fewer --config.data.workers if need be"
             ) from error
 
 
 def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:
-    """Raise an InputError if the workers' batches have no room on their way here."""
+    """Raise an InputError if shared memory is too small for the workers' batches."""
     if not SHARED_MEMORY.is_dir():
         return
     batch: Any = dataset[0]
-    one = sum(array.nbytes for array in batch.values())
-    # Of each worker: one that is waiting, one that is written, one that is copied out.
-    needed = 3 * one * pipeline.workers
+    size = sum(array.nbytes for array in batch.values())
+    # For each worker a batch that waits, one being written, one being copied out.
+    needed = 3 * size * pipeline.workers
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free < needed:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What `dataset.json` says of a prepared data set, and its files against it."""
+"""The manifest, `dataset.json`: reads it, and checks the other files against it."""
 
 import hashlib
 import json
@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from alexnet_jax.data import statistics as moments
+from alexnet_jax.data import statistics
 from alexnet_jax.data.dataset import LARGEST_SIZE
 from alexnet_jax.runtime.errors import InputError
 
 
-FORMAT_VERSION = 2
+# Format 3 renamed `mended` and `refused`, which are for people to read, to `repaired`
+# and `unreadable`. What this module reads is the same in both.
+FORMAT_VERSION = 3
+OLDEST_FORMAT_READ = 2
 DATASET_FILE = "dataset.json"
 ENCODINGS = ("jpeg", "raw")
 LONGEST_NAME = 255
@@ -20,7 +23,14 @@ AGAIN = "prepare the data set again"
 
 
 class Shard(NamedTuple):
-    """A shard as `dataset.json` describes it."""
+    """One shard as the manifest lists it.
+
+    Attributes:
+      path: of the file.
+      examples: how many records it holds.
+      bytes: the file's length.
+      sha256: the file's checksum, in hexadecimal.
+    """
 
     path: Path
     examples: int
@@ -28,8 +38,19 @@ class Shard(NamedTuple):
     sha256: str
 
 
-class Description(NamedTuple):
-    """What `dataset.json` says, checked."""
+class Manifest(NamedTuple):
+    """A checked manifest.
+
+    Attributes:
+      folder: where the prepared data set lies.
+      size: side of the stored images, in pixels.
+      encoding: `jpeg` or `raw`.
+      class_names: a readable name for each label.
+      class_ids: what distinguishes the classes, in the order of the labels.
+      shards: the shards of each split.
+      mean_sha256: checksum of `mean.npy`.
+      content: the whole JSON object, with the colour statistics.
+    """
 
     folder: Path
     size: int
@@ -38,29 +59,30 @@ class Description(NamedTuple):
     class_ids: tuple[str, ...]
     shards: dict[str, list[Shard]]
     mean_sha256: str
-    statistics: dict[str, Any]
+    content: dict[str, Any]
 
 
-def read_description(folder: Path) -> Description:
-    """Read and check `dataset.json`.
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a prepared data set.
 
     Raises:
-      InputError: if it is missing, damaged or of another format, or says what can't be.
+      InputError: if it is missing, damaged, of a format not read here, or says what
+        can't be.
     """
     path = folder / DATASET_FILE
     if not path.is_file():
         raise InputError(
             f"{folder} holds no prepared data set ({DATASET_FILE} is missing); make it "
-            f"with `python -m alexnet_jax.prepare --source=folder --input=PICTURES "
+            f"with `python -m alexnet_jax.prepare --source=folder --input=IMAGES "
             f"--output={folder}`"
         )
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); {AGAIN}") from error
-    if not isinstance(described, dict) or "shards" not in described:
+    if not isinstance(content, dict) or "shards" not in content:
         raise InputError(f"{folder} holds no prepared data set; it is something else")
-    version = described.get("format_version")
+    version = content.get("format_version")
     if not isinstance(version, int):
         raise InputError(f"{path} is damaged (no format_version); {AGAIN}")
     if version > FORMAT_VERSION:
@@ -68,82 +90,83 @@ def read_description(folder: Path) -> Description:
             f"{folder} was prepared in format {version}, newer than the "
             f"{FORMAT_VERSION} read here; upgrade alexnet_jax"
         )
-    if version < FORMAT_VERSION:
+    if version < OLDEST_FORMAT_READ:
         raise InputError(
-            f"{folder} was prepared in format {version}, before {FORMAT_VERSION}; "
-            f"{AGAIN}"
+            f"{folder} was prepared in format {version}, older than the "
+            f"{OLDEST_FORMAT_READ} read here; {AGAIN}"
         )
     try:
-        return _checked(folder, described)
+        return _checked(folder, content)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         kind = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path} is damaged ({kind}); {AGAIN}") from error
 
 
-def _checked(folder: Path, described: dict[str, Any]) -> Description:
-    size, encoding = described["size"], described["encoding"]
+def _checked(folder: Path, content: dict[str, Any]) -> Manifest:
+    size, encoding = content["size"], content["encoding"]
     if not (isinstance(size, int) and 0 < size <= LARGEST_SIZE):
         raise ValueError(f"size {size!r}")
     if encoding not in ENCODINGS:
         raise ValueError(f"encoding {encoding!r}")
-    shards = {}
-    for split, members in described["shards"].items():
-        shards[split] = []
-        for member in members:
-            file = member["file"]
-            if PurePath(file).name != file:
-                raise ValueError(f"shard {file!r:.160} lies outside of the folder")
-            if not file.isprintable() or len(file.encode()) > LONGEST_NAME:
-                raise ValueError(f"shard {file!r:.160} has no file's name")
-            shard = Shard(
-                folder / file,
-                _count(member["examples"]),
-                _count(member["bytes"]),
-                str(member["sha256"]),
-            )
-            shards[split].append(shard)
-    names = tuple(str(name) for name in described["class_names"])
-    ids = tuple(str(name) for name in described["class_ids"])
+    names = tuple(str(name) for name in content["class_names"])
+    ids = tuple(str(name) for name in content["class_ids"])
     if not names or len(names) != len(ids):
         raise ValueError(f"{len(names)} class names and {len(ids)} ids")
-    return Description(
+    return Manifest(
         folder=folder,
         size=size,
         encoding=encoding,
         class_names=names,
         class_ids=ids,
-        shards=shards,
-        mean_sha256=str(described["mean_sha256"]),
-        statistics=described,
+        shards={
+            split: [_checked_shard(folder, entry) for entry in entries]
+            for split, entries in content["shards"].items()
+        },
+        mean_sha256=str(content["mean_sha256"]),
+        content=content,
     )
 
 
-def _count(value: Any) -> int:
+def _checked_shard(folder: Path, entry: dict[str, Any]) -> Shard:
+    file = entry["file"]
+    if PurePath(file).name != file:
+        raise ValueError(f"shard {file!r:.160} lies outside of the folder")
+    if not file.isprintable() or len(file.encode()) > LONGEST_NAME:
+        raise ValueError(f"shard {file!r:.160} is not a file name")
+    return Shard(
+        folder / file,
+        _count(entry["examples"]),
+        _count(entry["bytes"]),
+        str(entry["sha256"]),
+    )
+
+
+def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
         raise ValueError(f"a count of {value!r:.40}")
     return value
 
 
-def load_statistics(description: Description) -> moments.Statistics:
-    """The mean picture and the colours of a prepared data set.
+def load_statistics(manifest: Manifest) -> statistics.Statistics:
+    """The mean image and the colour statistics of a prepared data set.
 
     Raises:
-      InputError: if the mean picture is missing or damaged.
+      InputError: if the mean image is missing or damaged.
     """
-    path = description.folder / moments.MEAN_FILE
+    path = manifest.folder / statistics.MEAN_FILE
     if not path.is_file():
         raise InputError(f"{path} is missing; {AGAIN}")
     try:
         checksum = sha256(path)
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
-    if checksum != description.mean_sha256:
-        raise InputError(f"{path} is damaged (its checksum differs); {AGAIN}")
+    if checksum != manifest.mean_sha256:
+        raise InputError(f"{path} is damaged (checksum mismatch); {AGAIN}")
     try:
-        return moments.load_statistics(description.folder, description.statistics)
+        return statistics.load_statistics(manifest.folder, manifest.content)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        described = description.folder / DATASET_FILE
-        raise InputError(f"{described} is damaged ({error}); {AGAIN}") from error
+        file = manifest.folder / DATASET_FILE
+        raise InputError(f"{file} is damaged ({error}); {AGAIN}") from error
 
 
 def sha256(path: Path) -> str:
@@ -153,7 +176,7 @@ def sha256(path: Path) -> str:
 
 
 def check_shard(shard: Shard) -> None:
-    """Raise an InputError if a shard is missing or of another length."""
+    """Raise an InputError if a shard is missing or has the wrong length."""
     if not shard.path.is_file():
         raise InputError(f"{shard.path} is missing; {AGAIN}")
     if (length := shard.path.stat().st_size) != shard.bytes:
@@ -163,7 +186,7 @@ def check_shard(shard: Shard) -> None:
         )
 
 
-def all_shards(description: Description) -> Iterator[Shard]:
+def all_shards(manifest: Manifest) -> Iterator[Shard]:
     """Every shard of every split."""
-    for shards in description.shards.values():
+    for shards in manifest.shards.values():
         yield from shards

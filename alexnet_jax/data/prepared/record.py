@@ -1,8 +1,8 @@
-"""The prepared data set: a folder with `dataset.json`, `mean.npy` and shards.
+"""The prepared format: a folder with `dataset.json`, `mean.npy` and shards.
 
 A shard is an ArrayRecord file. A record is the length of a header in two bytes, little
-end first, the header (MessagePack of the example's label and name), and the picture:
-JPEG or raw pixels, last and so readable without a copy. `prepare` writes them.
+end first; the header, MessagePack of the example's label and name; and the image, JPEG
+or raw pixels. The image comes last, so that raw pixels are read without a copy.
 """
 
 import struct
@@ -13,6 +13,7 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
+from jaxtyping import UInt8
 
 from alexnet_jax.data import images
 from alexnet_jax.data.dataset import Dataset, Example, fingerprint
@@ -25,17 +26,17 @@ _LENGTH = struct.Struct("<H")
 
 
 class Record(NamedTuple):
-    """One example of a prepared data set, its picture still encoded."""
+    """One example of a prepared data set, its image still encoded."""
 
     label: int
     name: str
-    picture: memoryview
+    image: memoryview
 
 
-def pack(picture: bytes, label: int, name: str) -> bytes:
-    """The record of one example."""
+def pack(image: bytes, label: int, name: str) -> bytes:
+    """The record of one example, from its encoded image."""
     header = msgpack.Packer().pack({"label": label, "name": name})
-    return _LENGTH.pack(len(header)) + header + picture
+    return _LENGTH.pack(len(header)) + header + image
 
 
 def unpack(record: bytes) -> Record:
@@ -51,26 +52,28 @@ def unpack(record: bytes) -> Record:
         header = msgpack.unpackb(view[_LENGTH.size : end])
         return Record(int(header["label"]), str(header["name"]), view[end:])
     except Exception as error:
-        # Any bytes may stand here, and msgpack raises what it likes.
+        # The bytes may be anything, and msgpack raises many kinds on them.
         raise ValueError(f"no record of a prepared set ({error})") from error
 
 
-def encode(picture: np.ndarray, encoding: str) -> bytes:
-    """A stored picture as it stands in a record."""
-    return images.encode_jpeg(picture) if encoding == "jpeg" else picture.tobytes()
+def encode(image: UInt8[np.ndarray, "size size 3"], encoding: str) -> bytes:
+    """An image as it is stored in a record."""
+    return images.encode_jpeg(image) if encoding == "jpeg" else image.tobytes()
 
 
-def decode(picture: memoryview, encoding: str, size: int) -> np.ndarray:
-    """The pixels of a record's picture; of raw ones a view.
+def decode(
+    image: memoryview, encoding: str, size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The pixels of a record's image; for raw pixels a view, not a copy.
 
     Raises:
-      ValueError: if it is another picture than one of that size.
+      ValueError: if the image is damaged or is not of that size.
     """
     if encoding == "raw":
-        return np.frombuffer(picture, np.uint8).reshape(size, size, 3)
-    pixels = images.decode_jpeg(picture)
+        return np.frombuffer(image, np.uint8).reshape(size, size, 3)
+    pixels = images.decode_jpeg(image)
     if pixels.shape != (size, size, 3):
-        raise ValueError(f"a picture of {pixels.shape} where {size} x {size} is stored")
+        raise ValueError(f"an image of {pixels.shape} where {size} x {size} is stored")
     return pixels
 
 
@@ -84,6 +87,7 @@ class PreparedSource:
         try:
             self._records: Any = ArrayRecordDataSource(paths)
         except Exception:
+            # ArrayRecord's errors name no file; `_find_fault` looks for it.
             self._records = []
         if len(self._records) != len(self):
             _find_fault(shards)
@@ -96,7 +100,7 @@ class PreparedSource:
     def __getitem__(self, index: int) -> Example:
         try:
             record = unpack(self._records[index])
-            image = decode(record.picture, self._encoding, self._size)
+            image = decode(record.image, self._encoding, self._size)
         except Exception as error:
             # ArrayRecord and the decoder raise many kinds on damaged bytes.
             raise self._damaged(index, error) from error
@@ -119,12 +123,12 @@ class PreparedSource:
         return InputError(
             f"{self.where(index)}, is damaged "
             f"({first_line(error)}); `python -m alexnet_jax.verify --path={folder}` "
-            f"finds all such, then {AGAIN}"
+            f"lists every damaged record, then {AGAIN}"
         )
 
 
 def _find_fault(shards: list[Shard]) -> NoReturn:
-    """Raise an InputError that names the shard that has not what it should."""
+    """Raise an InputError that names the shard that does not match the manifest."""
     for shard in shards:
         try:
             count = ArrayRecordReader(str(shard.path)).num_records()
@@ -135,38 +139,42 @@ def _find_fault(shards: list[Shard]) -> NoReturn:
             ) from error
         if count != shard.examples:
             raise InputError(
-                f"{shard.path} has {count} records where {shard.examples} are named; "
-                f"{AGAIN}"
+                f"{shard.path} has {count} records where the manifest says "
+                f"{shard.examples}; {AGAIN}"
             )
     raise InputError(f"{shards[0].path.parent} changed while it was opened")
 
 
 def open_prepared(path: str | None, size: int, validation_fraction: float) -> Dataset:
-    """Open what `prepare` wrote."""
-    del size, validation_fraction  # Both were decided when it was prepared.
+    """Open what `prepare` wrote.
+
+    `size` and `validation_fraction` are ignored: preparing decided both.
+
+    Raises:
+      InputError: if the folder is missing, damaged, or lacks a split.
+    """
+    del size, validation_fraction
     if path is None:
         raise InputError(
             "data.path is not set; prepare a data set with `python -m "
-            "alexnet_jax.prepare --source=folder --input=PICTURES --output=DIR` and "
+            "alexnet_jax.prepare --source=folder --input=IMAGES --output=DIR` and "
             "train with --config.data.path=DIR"
         )
-    description = manifest.read_description(Path(path))
-    statistics = manifest.load_statistics(description)
-    for shard in manifest.all_shards(description):
+    opened = manifest.read_manifest(Path(path))
+    statistics = manifest.load_statistics(opened)
+    for shard in manifest.all_shards(opened):
         manifest.check_shard(shard)
     for split in ("train", "validation"):
-        if not sum(shard.examples for shard in description.shards.get(split, ())):
+        if not sum(shard.examples for shard in opened.shards.get(split, ())):
             raise InputError(f"{path} has no examples of split {split}; {AGAIN}")
     return Dataset(
         splits={
-            split: PreparedSource(shards, description.size, description.encoding)
-            for split, shards in description.shards.items()
+            split: PreparedSource(shards, opened.size, opened.encoding)
+            for split, shards in opened.shards.items()
         },
-        class_names=description.class_names,
-        class_ids=description.class_ids,
-        size=description.size,
-        fingerprint=fingerprint(
-            shard.sha256 for shard in manifest.all_shards(description)
-        ),
+        class_names=opened.class_names,
+        class_ids=opened.class_ids,
+        size=opened.size,
+        fingerprint=fingerprint(shard.sha256 for shard in manifest.all_shards(opened)),
         statistics=statistics,
     )

@@ -1,4 +1,5 @@
-"""The shards of a prepared data set, each written by one process."""
+"""Writes the shards of a prepared data set, each in one process, and finds those that
+are missing."""
 
 import collections
 import json
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from alexnet_jax.data import images
-from alexnet_jax.data.encoded import Originals
+from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, record
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import atomic, progress
@@ -21,35 +22,40 @@ class ShardTask(NamedTuple):
     """A shard to write.
 
     Attributes:
-      path: where to.
-      notes: the folder for what is known of finished shards.
-      originals: what goes into it.
+      path: of the shard.
+      notes: the folder for the notes of finished shards.
+      source: the encoded images that go into it.
       encoding: `jpeg` or `raw`.
-      measured: whether the sums for mean and colours are wanted.
+      measured: whether the sums for the mean image and the colours are wanted.
     """
 
     path: Path
     notes: Path
-    originals: Originals
+    source: EncodedSource
     encoding: str
     measured: bool
 
     @property
     def note(self) -> Path:
-        """What was done, written last: the shard is finished where it is there."""
+        """The note of the shard. It is written last: where it exists the shard is
+        finished."""
         return self.notes / f"{self.path.stem}.json"
 
     @property
     def sums(self) -> Path:
-        """The sums of the shard's pictures."""
+        """The sums of the shard's images."""
         return self.notes / f"{self.path.stem}.npz"
 
 
 def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
-    """Decode, cut, encode and write a shard's pictures, and a note of it beside.
+    """Decode, resize, encode and write a shard's images, then its note.
 
-    Pictures that can't be read are left out and named in the note. Nothing waits for
-    the disk: what a power cut took is found by `missing`.
+    Unreadable images are skipped and listed in the note. Nothing waits for the disk:
+    `missing` finds what a power cut lost.
+
+    Args:
+      task: the shard.
+      advance: called with the number of images done since.
 
     Returns:
       The shard's path.
@@ -57,80 +63,78 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
     Raises:
       InputError: if it can't be written.
     """
-    part = task.path.with_suffix(".part")
-    sums = PixelSums.zeros(task.originals.size)
-    mended: collections.Counter[str] = collections.Counter()
-    refused = []
-    written = 0
+    part = task.path.with_suffix(atomic.PART)
+    sums = PixelSums.zeros(task.source.size)
+    repaired: collections.Counter[str] = collections.Counter()
+    unreadable = []
     try:
         writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
-        for index in range(len(task.originals)):
-            name = task.originals.name(index)
+        for index in range(len(task.source)):
+            name = task.source.name(index)
             try:
-                where, label, data = task.originals.original(index)
-                picture, how = images.decode(data, where, size=task.originals.size)
+                where, label, data = task.source.encoded(index)
+                image, repairs = images.decode(data, where, size=task.source.size)
             except InputError as error:
-                refused.append({"name": name, "reason": str(error)})
+                unreadable.append({"name": name, "reason": str(error)})
                 advance(1)
                 continue
-            mended.update(how)
-            encoded = record.encode(picture, task.encoding)
+            repaired.update(repairs)
+            encoded = record.encode(image, task.encoding)
             writer.write(record.pack(encoded, label, name))
-            written += 1
             if task.measured:
-                sums.add(picture)
+                sums.add(image)
             advance(1)
         writer.close()
         part.replace(task.path)
         if task.measured:
             sums.save(task.sums)
         note = {
-            "originals": task.originals.fingerprint(),
+            "source": task.source.fingerprint(),
             "file": task.path.name,
-            "examples": written,
+            "examples": len(task.source) - len(unreadable),
             "bytes": task.path.stat().st_size,
             "sha256": manifest.sha256(task.path),
             "sums_sha256": manifest.sha256(task.sums) if task.measured else None,
-            "mended": mended,
-            "refused": refused,
+            "repaired": repaired,
+            "unreadable": unreadable,
         }
         atomic.write_json(task.note, note)
         return task.path
     except (OSError, RuntimeError) as error:
-        # The writer's own kind is RuntimeError, with the system's reason in it.
+        # ArrayRecord raises RuntimeError, with the system's reason in its text.
         raise InputError(
-            f"{task.path} can't be written ({first_line(error)}); mend that and "
-            "give the same command again: finished shards are kept"
+            f"{task.path} can't be written ({first_line(error)}); fix that and give "
+            "the same command again: finished shards are kept"
         ) from error
 
 
-def missing(tasks: Sequence[ShardTask], *, refusals: bool) -> list[ShardTask]:
-    """The shards that are not there yet, or not whole.
+def missing(tasks: Sequence[ShardTask], *, skip: bool) -> list[ShardTask]:
+    """The shards that do not exist yet, or are damaged.
 
     Args:
       tasks: the shards.
-      refusals: whether one from which pictures were left out counts as whole; if not,
-        they may have been mended since.
+      skip: whether a shard with skipped images is finished; if not, it is written
+        again, because the images may have been fixed since.
     """
     if not any(task.note.exists() for task in tasks):
         return list(tasks)
     left = []
     with progress.counted("checking finished shards", len(tasks)) as advance:
         for task in tasks:
-            if not _finished(task, refusals=refusals):
+            if not _finished(task, skip=skip):
                 left.append(task)
             advance(1)
     return left
 
 
-def _finished(task: ShardTask, *, refusals: bool) -> bool:
-    """Whether a shard of these originals is there, whole, as its note says."""
+def _finished(task: ShardTask, *, skip: bool) -> bool:
+    """Whether a shard of this source exists and matches its note's checksums."""
     try:
         note = json.loads(task.note.read_text(encoding="utf-8"))
         sums = manifest.sha256(task.sums) if task.measured else None
         return (
-            (refusals or not note["refused"])
-            and note["originals"] == task.originals.fingerprint()
+            (skip or not note["unreadable"])
+            and note["source"] == task.source.fingerprint()
             and note["sha256"] == manifest.sha256(task.path)
             and note["sums_sha256"] == sums
         )
@@ -139,7 +143,7 @@ def _finished(task: ShardTask, *, refusals: bool) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Have the system bring a file or a folder to the disk."""
+    """Have the system write a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,10 @@
-"""The folder beside the output in which a preparation works until it is finished.
+"""The staging folder, beside the output, in which a preparation works.
 
-job.json      the options that the bytes hang on
-set/          the shards, which become the output
-notes/        what is known of finished shards
-refused.txt   pictures that can't be prepared
-lock          held by the process that prepares
+job.json         the options that decide the bytes
+set/             the shards; it becomes the output
+notes/           a note of each finished shard
+unreadable.txt   images that can't be prepared
+lock             held by the process that prepares
 """
 
 import contextlib
@@ -20,48 +20,50 @@ from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.lock import LOCK_FILE, locked
 
 
-JOB_FILE, REFUSED_FILE = "job.json", "refused.txt"
+JOB_FILE, UNREADABLE_FILE = "job.json", "unreadable.txt"
 SET_FOLDER, NOTES_FOLDER = "set", "notes"
 
 
-@contextlib.contextmanager
-def unfinished_work(
-    unfinished: Path, output: Path, job: dict[str, Any]
-) -> Iterator[None]:
-    """Make the folder for unfinished work, and hold it alone.
+def staging_folder(output: Path) -> Path:
+    """The staging folder of an output: on the same disk, so that it can be renamed."""
+    return output.with_name(output.name + ".unfinished")
 
-    What a job with the same options left in it stays; what another left goes.
+
+@contextlib.contextmanager
+def hold(staging: Path, output: Path, job: dict[str, object]) -> Iterator[None]:
+    """Make the staging folder, and lock it for this process.
+
+    What a job with the same options left in it stays; what another job left is removed.
 
     Args:
-      unfinished: the folder.
+      staging: the folder.
       output: the place of the finished set, for messages.
-      job: the options that the bytes hang on.
+      job: the options that decide the bytes.
 
     Raises:
-      InputError: if another process holds it, or it has files of somebody else.
+      InputError: if another process holds it, or it has files that are not ours.
     """
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with locked(unfinished, f"{output} is being prepared"):
-        _resume(unfinished, job)
+    staging.mkdir(parents=True, exist_ok=True)
+    with locked(staging, f"{output} is being prepared"):
+        _resume(staging, job)
         yield
 
 
-def _resume(unfinished: Path, job: dict[str, Any]) -> None:
+def _resume(staging: Path, job: dict[str, object]) -> None:
     """Make the folders for the work, emptied of what another job left."""
-    file = unfinished / JOB_FILE
-    folders = [unfinished / SET_FOLDER, unfinished / NOTES_FOLDER]
-    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + atomic.PART, REFUSED_FILE}
-    ours |= {folder.name for folder in folders}
-    if strangers := sorted({path.name for path in unfinished.iterdir()} - ours):
-        raise InputError(
-            f"{unfinished} is in the way and holds {strangers[0]}; move it"
-        )
+    file = staging / JOB_FILE
+    folders = [staging / SET_FOLDER, staging / NOTES_FOLDER]
+    ours = {LOCK_FILE, JOB_FILE, JOB_FILE + atomic.PART, UNREADABLE_FILE}
+    # Up to format 2 the list of unreadable images had this name.
+    ours |= {folder.name for folder in folders} | {"refused.txt"}
+    if strangers := sorted({path.name for path in staging.iterdir()} - ours):
+        raise InputError(f"{staging} is in the way and holds {strangers[0]}; move it")
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         before = None
     if before != job and folders[0].exists():
-        progress.say(f"{unfinished} was begun with other options; starting over")
+        progress.say(f"{staging} was begun with other options; starting over")
     for folder in folders:
         if before != job:
             shutil.rmtree(folder, ignore_errors=True)
@@ -73,19 +75,25 @@ def _resume(unfinished: Path, job: dict[str, Any]) -> None:
         shard_writer.sync(file)
 
 
-def check_refused(described: dict[str, Any], on_error: str, unfinished: Path) -> None:
-    """Raise an InputError where pictures were refused that must not be left out."""
-    reasons = [one["reason"] for one in described["refused"]]
-    empty = [split for split, count in described["counts"].items() if not count]
+def check_unreadable(content: dict[str, Any], on_error: str, staging: Path) -> None:
+    """Raise an InputError where unreadable images must not be skipped.
+
+    Args:
+      content: the manifest's content, with `unreadable` and `counts`.
+      on_error: `stop`, or `skip`, which still refuses a split without any image.
+      staging: gets the whole list, in `unreadable.txt`.
+    """
+    reasons = [entry["reason"] for entry in content["unreadable"]]
+    empty = [split for split, count in content["counts"].items() if not count]
     if not reasons or (on_error == "skip" and not empty):
         return
-    listed = unfinished / REFUSED_FILE
+    listed = staging / UNREADABLE_FILE
     listed.write_text("\n".join(reasons) + "\n", encoding="utf-8")
     first = "; ".join(reasons[:3])
     more = f" (all are listed in {listed})" if len(reasons) > 3 else ""
-    which = f"no picture of split {empty[0]}" if empty else f"{len(reasons)} pictures"
-    advice = "" if empty else ", or leave them out with --on_error=skip"
+    which = f"no image of split {empty[0]}" if empty else f"{len(reasons)} images"
+    advice = "" if empty else ", or skip them with --on_error=skip"
     raise InputError(
-        f"{which} can{'' if empty else 'not'} be prepared: {first}{more}. Mend them"
+        f"{which} can{'' if empty else 'not'} be prepared: {first}{more}. Fix them"
         f"{advice}; what is prepared is kept"
     )

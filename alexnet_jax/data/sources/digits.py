@@ -1,4 +1,4 @@
-"""The scanned digits that come with scikit-learn as a data set."""
+"""The scanned digits that come with scikit-learn, as a data set."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ from alexnet_jax.runtime.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DigitsSource:
-    """Some of scikit-learn's 1,797 scanned digits of 8x8, enlarged, on black.
+    """Some of scikit-learn's 1,797 scanned digits of 8x8 pixels, enlarged.
 
     Attributes:
-      indices: which of them.
-      images: all of them, 0 to 16.
-      labels: of all of them.
-      size: side of the enlarged picture, in pixels.
+      indices: which digits.
+      images: all digits, with grey levels from 0 to 16.
+      labels: of all digits.
+      size: side of the enlarged images, in pixels.
     """
 
     indices: np.ndarray
@@ -48,7 +48,7 @@ class DigitsSource:
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    # Slow to import, and only the digits need it.
+    # Here, because scikit-learn is slow to import and only the digits need it.
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -56,7 +56,11 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_digits(path: str | None, size: int, validation_fraction: float) -> Dataset:
-    """The digits; the same part is held out whatever the run's seed."""
+    """The digits. The held-out digits are the same whatever the run's seed.
+
+    Raises:
+      InputError: if a path is given, or a split would be empty.
+    """
     if path is not None:
         raise InputError("data.path has no meaning for the digits; leave it out")
     images, labels = _digits()

@@ -6,83 +6,85 @@ from pathlib import Path
 
 from alexnet_jax.data import images
 from alexnet_jax.data.dataset import Dataset, fingerprint
-from alexnet_jax.data.encoded import FileOriginals, Piece, check_name
+from alexnet_jax.data.encoded import FileEntry, FileSource, check_name
 from alexnet_jax.runtime.errors import InputError
 
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid")}
 
+# The files of each class, by the class's name.
+ClassFiles = dict[str, list[Path]]
+
 
 def open_folder(path: str | None, size: int, validation_fraction: float) -> Dataset:
-    """A tree of class folders, under `train` and `validation` (or `val`), or at once.
+    """A tree of class folders, under `train` and `validation` (or `val`), or alone.
 
-    Without a validation folder a part of each class is held out, chosen by a hash of
-    the files' names. Pictures lie at any depth below their class folder.
+    Without a validation folder a fraction of each class is held out, chosen by a hash
+    of the files' names. Images lie at any depth below their class folder.
+
+    Raises:
+      InputError: if there is no such tree, or a class has too few images.
     """
     if path is None:
         raise InputError("data.path is not set; give --config.data.path=FOLDER")
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"data.path={root} is not a folder")
-    folders = {
-        split: next((n for n in names if (root / n).is_dir()), None)
-        for split, names in SPLIT_FOLDERS.items()
+    class_names, files = _files_by_split(root, validation_fraction)
+    splits = {
+        split: _source(root, class_names, members, size)
+        for split, members in files.items()
     }
-    if folders["train"] and _is_class(root, folders["train"]):
-        folders["train"] = None
-    if folders["validation"] and not folders["train"]:
-        raise InputError(
-            f"{root} has a {folders['validation']} folder but none of train"
-        )
-    train_root = root / folders["train"] if folders["train"] else root
-    class_names = tuple(sorted(f.name for f in _folders(train_root)))
-    if not class_names:
-        raise InputError(
-            f"{train_root} has no class folders; pictures are expected in "
-            f"{train_root}/CLASS/"
-        )
-    files = _pictures(train_root, class_names)
-    if folders["train"] and folders["validation"]:
-        held_out_root = root / folders["validation"]
-        strangers = {f.name for f in _folders(held_out_root)} - set(class_names)
-        if strangers:
-            raise InputError(
-                f"{held_out_root} has classes that {train_root} lacks: "
-                f"{', '.join(sorted(strangers))}"
-            )
-        present = tuple(n for n in class_names if (held_out_root / n).is_dir())
-        held_out = _pictures(held_out_root, present)
-    else:
-        files, held_out = _hold_out(root, files, validation_fraction)
-
-    def source(of_class: Mapping[str, list[Path]]) -> FileOriginals:
-        labels = {name: label for label, name in enumerate(class_names)}
-        pieces = []
-        for name, members in of_class.items():
-            for file in members:
-                relative = file.relative_to(root).as_posix()
-                length = file.stat().st_size
-                pieces.append(Piece(relative, labels[name], relative, 0, length))
-        return FileOriginals(root, tuple(pieces), size)
-
-    splits = {"train": source(files), "validation": source(held_out)}
     return Dataset(
         splits=splits,
         class_names=class_names,
         class_ids=class_names,
         size=size,
         fingerprint=fingerprint(
-            f"{split}/{members.fingerprint()}" for split, members in splits.items()
+            f"{split}/{source.fingerprint()}" for split, source in splits.items()
         ),
     )
 
 
-def _is_class(root: Path, name: str) -> bool:
-    """Whether a folder named as a split is a class beside others: a train is also
-    something that drives."""
+def _files_by_split(
+    root: Path, validation_fraction: float
+) -> tuple[tuple[str, ...], dict[str, ClassFiles]]:
+    """The sorted class names, and the files of `train` and `validation`."""
+    folders = {
+        split: next((root / n for n in names if (root / n).is_dir()), None)
+        for split, names in SPLIT_FOLDERS.items()
+    }
+    train, validation = folders["train"], folders["validation"]
+    if train and _is_class(train):
+        train = None
+    if validation and not train:
+        raise InputError(f"{root} has a {validation.name} folder but none of train")
+    train_root = train or root
+    class_names = tuple(sorted(f.name for f in _folders(train_root)))
+    if not class_names:
+        raise InputError(
+            f"{train_root} has no class folders; images are expected in "
+            f"{train_root}/CLASS/"
+        )
+    files = _images(train_root, class_names)
+    if not (train and validation):
+        kept, held_out = _hold_out(root, files, validation_fraction)
+        return class_names, {"train": kept, "validation": held_out}
+    strangers = {f.name for f in _folders(validation)} - set(class_names)
+    if strangers:
+        raise InputError(
+            f"{validation} has classes that {train_root} lacks: "
+            f"{', '.join(sorted(strangers))}"
+        )
+    present = tuple(name for name in class_names if (validation / name).is_dir())
+    return class_names, {"train": files, "validation": _images(validation, present)}
+
+
+def _is_class(folder: Path) -> bool:
+    """True if `train/` is a class (the vehicle) and not the split."""
     of_splits = {name for names in SPLIT_FOLDERS.values() for name in names}
-    others = [folder for folder in _folders(root) if folder.name not in of_splits]
-    return bool(others) and not _folders(root / name)
+    others = [f for f in _folders(folder.parent) if f.name not in of_splits]
+    return bool(others) and not _folders(folder)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -93,8 +95,8 @@ def _folders(root: Path) -> list[Path]:
     return [f for f in inside if f.is_dir() and not f.name.startswith(".")]
 
 
-def _pictures(root: Path, class_names: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Each class's pictures, sorted."""
+def _images(root: Path, class_names: tuple[str, ...]) -> ClassFiles:
+    """Each class's image files, sorted."""
     found = {}
     for name in class_names:
         found[name] = sorted(
@@ -108,16 +110,20 @@ def _pictures(root: Path, class_names: tuple[str, ...]) -> dict[str, list[Path]]
             check_name(str(file.relative_to(root)), root)
         if not found[name]:
             raise InputError(
-                f"class folder {root / name} has no pictures "
-                f"({', '.join(sorted(images.ENDINGS))}); add some or remove it"
+                f"class folder {root / name} has no images "
+                f"({', '.join(sorted(images.ENDINGS))}); add some, or move the folder "
+                "out of the tree"
             )
     return found
 
 
 def _hold_out(
-    root: Path, files: Mapping[str, list[Path]], fraction: float
-) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    root: Path, files: ClassFiles, fraction: float
+) -> tuple[ClassFiles, ClassFiles]:
+    """The files that are kept for training, and those held out for validation."""
+
     def rank(file: Path) -> bytes:
+        # A hash of the name, so that added files do not reshuffle the others.
         return hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
 
     kept, held_out = {}, {}
@@ -125,10 +131,23 @@ def _hold_out(
         count = max(1, round(fraction * len(members)))
         if count == len(members):
             raise InputError(
-                f"class {name} has {len(members)} pictures, too few to hold any out "
+                f"class {name} has {len(members)} images, too few to hold any out "
                 "for validation; add more, or a validation folder"
             )
         ranked = sorted(members, key=rank)
         held_out[name] = sorted(ranked[:count])
         kept[name] = sorted(ranked[count:])
     return kept, held_out
+
+
+def _source(
+    root: Path, class_names: tuple[str, ...], files: Mapping[str, list[Path]], size: int
+) -> FileSource:
+    labels = {name: label for label, name in enumerate(class_names)}
+    entries = []
+    for name, members in files.items():
+        for file in members:
+            relative = file.relative_to(root).as_posix()
+            length = file.stat().st_size
+            entries.append(FileEntry(relative, labels[name], relative, 0, length))
+    return FileSource(root, tuple(entries), size)

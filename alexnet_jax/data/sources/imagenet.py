@@ -1,7 +1,7 @@
-"""ImageNet's challenge as it is handed out: tars within a tar, and a devkit.
+"""ImageNet (ILSVRC) as image-net.org distributes it: tars within a tar, and a devkit.
 
-The archives are read where they lie. Labels are the sorted WNIDs, as everybody counts
-them, and not the devkit's own numbers, which order the classes otherwise.
+The archives are read in place. Labels number the sorted WNIDs, as every published
+model does, and not the devkit's own numbers, which order the classes differently.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset, fingerprint
-from alexnet_jax.data.encoded import FileOriginals, Piece
+from alexnet_jax.data.encoded import FileEntry, FileSource
 from alexnet_jax.data.sources import tar_index
 from alexnet_jax.data.sources.folder import open_folder
 from alexnet_jax.data.sources.tar_index import Member
@@ -35,12 +35,13 @@ NAMES = {
 
 
 class Devkit(NamedTuple):
-    """What the devkit tells.
+    """The contents of the devkit.
 
     Attributes:
-      words: the readable name of each class's WNID, sorted by WNID.
+      words: the readable name of each class by its WNID, sorted by WNID.
       wnids: the WNID of each of the devkit's own numbers.
-      truth: the devkit's number of each validation picture, in their order.
+      truth: the class of each validation image, in their order, as the devkit's
+        number.
     """
 
     words: dict[str, str]
@@ -49,10 +50,13 @@ class Devkit(NamedTuple):
 
 
 def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Dataset:
-    """ILSVRC 2012 (or 2010) in a folder: the two tars of pictures and the devkit.
+    """ILSVRC 2012 (or 2010) in a folder: the two tars of images and the devkit.
 
-    Or class folders of the originals, `train/WNID` and `val/WNID`; there the devkit is
-    asked for readable names alone, and may be missing.
+    Or unpacked class folders, `train/WNID` and `val/WNID`; there the devkit only gives
+    readable names, and may be missing.
+
+    Raises:
+      InputError: if an archive is missing, damaged, or does not match the others.
     """
     if path is None:
         raise InputError("data.path is not set; give the folder with ImageNet's tars")
@@ -74,9 +78,9 @@ def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Da
     devkit = read_devkit(found["devkit"], year)
     labels = {wnid: label for label, wnid in enumerate(devkit.words)}
     splits = {
-        "train": FileOriginals(root, _train_pieces(found["train"], labels), size),
-        "validation": FileOriginals(
-            root, _validation_pieces(found["validation"], devkit, labels), size
+        "train": FileSource(root, _train_entries(found["train"], labels), size),
+        "validation": FileSource(
+            root, _validation_entries(found["validation"], devkit, labels), size
         ),
     }
     return Dataset(
@@ -91,7 +95,7 @@ def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Da
 
 
 def _find(root: Path) -> tuple[dict[str, Path], str]:
-    """The archives by what they are for, and their year."""
+    """The archives by their role, and their year."""
     found: dict[str, Path] = {}
     years: dict[str, str] = {}
     try:
@@ -121,7 +125,7 @@ def read_devkit(path: Path, year: str) -> Devkit:
     Raises:
       InputError: if it can't be read or is of another year.
     """
-    # Slow to import, and nothing else needs it.
+    # Here, because SciPy's reader is slow to import and nothing else needs it.
     import scipy.io
 
     files = tar_index.unpack_gzip(path)
@@ -166,8 +170,8 @@ def read_devkit(path: Path, year: str) -> Devkit:
     return Devkit(words=dict(sorted(words.items())), wnids=wnids, truth=truth)
 
 
-def _train_pieces(path: Path, labels: Mapping[str, int]) -> tuple[Piece, ...]:
-    """The training pictures, in the order in which they lie on the disk."""
+def _train_entries(path: Path, labels: Mapping[str, int]) -> tuple[FileEntry, ...]:
+    """The training images, in the order in which they lie in the archive."""
     inner = {
         PurePosixPath(member.name).stem: member for member in tar_index.members(path)
     }
@@ -182,40 +186,43 @@ def _train_pieces(path: Path, labels: Mapping[str, int]) -> tuple[Piece, ...]:
             f"{', '.join(f'{wnid}.tar' for wnid in missing[:5])}"
             f"{' and others' if len(missing) > 5 else ''}; fetch it again"
         )
-    pieces = []
+    entries = []
     with progress.counted("reading archives", len(inner)) as advance:
         for wnid, archive in inner.items():
-            before = len(pieces)
+            before = len(entries)
             for name, offset, length in tar_index.members(path, archive):
                 file = f"{wnid}/{PurePosixPath(name).name}"
-                pieces.append(Piece(file, labels[wnid], path.name, offset, length))
-            if len(pieces) == before:
-                raise InputError(f"{path}: {archive.name} has no pictures")
+                entries.append(FileEntry(file, labels[wnid], path.name, offset, length))
+            if len(entries) == before:
+                raise InputError(f"{path}: {archive.name} has no images")
             advance(1)
-    return tuple(pieces)
+    return tuple(entries)
 
 
-def _validation_pieces(
+def _validation_entries(
     path: Path, devkit: Devkit, labels: Mapping[str, int]
-) -> tuple[Piece, ...]:
-    """The validation pictures by their numbers."""
+) -> tuple[FileEntry, ...]:
+    """The validation images by their numbers."""
     numbered: dict[int, Member] = {}
     for member in tar_index.members(path):
         match = re.fullmatch(r"ILSVRC\d{4}_val_(\d+)\.JPEG", Path(member.name).name)
         if match is None:
-            raise InputError(f"{path} has {member.name!r}, which is no picture of it")
+            raise InputError(f"{path} has {member.name!r}, which is no image of it")
         numbered[int(match[1])] = member
     if sorted(numbered) != list(range(1, len(devkit.truth) + 1)):
         raise InputError(
-            f"{path} has {len(numbered)} pictures where the devkit tells the classes "
+            f"{path} has {len(numbered)} images where the devkit has the classes "
             f"of {len(devkit.truth)}; fetch both again"
         )
-    pieces = []
+    entries = []
     for number, member in sorted(numbered.items()):
         true = devkit.truth[number - 1]
         if true not in devkit.wnids:
-            raise InputError(f"the devkit's class {true} of {member.name} is none")
+            raise InputError(
+                f"the devkit gives {member.name} the class {true}, which it "
+                "does not list"
+            )
         label = labels[devkit.wnids[true]]
         name = PurePosixPath(member.name).name
-        pieces.append(Piece(name, label, path.name, member.offset, member.length))
-    return tuple(pieces)
+        entries.append(FileEntry(name, label, path.name, member.offset, member.length))
+    return tuple(entries)

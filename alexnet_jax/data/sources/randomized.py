@@ -1,4 +1,4 @@
-"""Labels and pixels replaced by chance (Zhang et al. 2017, section 2): no jax."""
+"""Labels and pixels replaced at random (Zhang et al. 2017, section 2)."""
 
 import dataclasses
 
@@ -14,14 +14,13 @@ _LABELS, _ONE_ORDER, _OWN_ORDER = 1, 2, 3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CorruptedSource:
-    """A source with other labels, or with its pixels in another order.
+    """A source with some labels replaced, or with its pixels in another order.
 
     Attributes:
-      source: what it is made of.
-      labels: for each example the label that takes its own's place, or -1; None leaves
-        all.
-      order: the new order of every picture's pixels; None leaves it.
-      order_seed: the seed of an order for each picture by itself; None for none.
+      source: the true examples.
+      labels: for each example its new label, or -1 to keep its own; None keeps all.
+      order: the new order of every image's pixels; None keeps theirs.
+      order_seed: seed of a different order for each image; None for none.
     """
 
     source: Source
@@ -60,16 +59,17 @@ class CorruptedSource:
 def corrupt(
     dataset: Dataset, *, random_labels: float, pixels: str, seed: int
 ) -> Dataset:
-    """A data set in which labels or pixels are drawn by chance, once and for all.
+    """A data set with random labels or shuffled pixels, the same in every epoch.
 
     Args:
-      dataset: the true one; it is returned where nothing is to be changed.
-      random_labels: the part of the training labels that are drawn anew from all
-        classes, the true one among them. Validation labels stay true.
-      pixels: `true`; `shuffled` puts the pixels of every picture of both splits into
-        one new order; `random` puts those of each picture into an order of its own.
-        The three colours of a pixel stay together, and the order is that of the whole
-        stored picture.
+      dataset: the true data set; it is returned where nothing is to be changed.
+      random_labels: the fraction of the training labels that are replaced by a label
+        drawn uniformly from all classes, the true one among them. Validation labels
+        stay true.
+      pixels: `true`; `shuffled` puts the pixels of every image of both splits into
+        the same new order; `random` puts those of each image into a different order.
+        The three colours of a pixel stay together, and the whole stored image is
+        shuffled, before it is cropped.
       seed: of the draws.
 
     Raises:
@@ -102,6 +102,6 @@ def corrupt(
         dataset,
         splits=splits,
         fingerprint=fingerprint(parts),
-        # The mean picture is another where pixels have moved.
+        # Moved pixels change the mean image.
         statistics=dataset.statistics if pixels == "true" else None,
     )

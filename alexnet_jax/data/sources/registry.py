@@ -1,8 +1,4 @@
-"""Where examples come from: every kind of data set by its name.
-
-A source is a sequence of examples, random access and the same at every reading. Each is
-a whole stored picture and a label; what is cut out of it is decided later.
-"""
+"""Opens a data set of any kind by the name of its source."""
 
 from collections.abc import Callable
 
@@ -31,12 +27,12 @@ def open_dataset(
 
     Args:
       source: a key of `SOURCES`.
-      path: its folder, or its name in TensorFlow Datasets; the digits have none.
-      size: side of the stored pictures; a prepared data set has its own.
-      validation_fraction: the part held out of what comes without a validation split.
+      path: its folder, or its name in TensorFlow Datasets; None for the digits.
+      size: side of the stored images, in pixels; a prepared data set has its own.
+      validation_fraction: the fraction held out where there is no validation split.
 
     Raises:
-      InputError: if it isn't there or is not what the source expects.
+      InputError: if it does not exist or is not what the source expects.
     """
     if source not in SOURCES:
         raise InputError(

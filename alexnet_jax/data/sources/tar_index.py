@@ -1,4 +1,4 @@
-"""Tar archives from strangers: where the members lie, without unpacking anything."""
+"""Finds the members of untrusted tar archives, without unpacking them."""
 
 import gzip
 import io
@@ -12,7 +12,8 @@ from alexnet_jax.data.encoded import check_name
 from alexnet_jax.runtime.errors import InputError
 
 
-# Real headers, long names included, are a few blocks; a hostile one would fill memory.
+# Real headers, long names included, are a few blocks; a hostile header would fill
+# memory.
 _MAX_HEADER = 2**20
 _MAX_UNPACKED = 2**28
 # What tarfile raises on broken bytes.
@@ -28,7 +29,7 @@ class Member(NamedTuple):
 
 
 class _Headers:
-    """A file of which only so much as a header may be read at once."""
+    """A file that reads at most a header's length at once."""
 
     def __init__(self, file: BinaryIO | io.BytesIO) -> None:
         self._file = file
@@ -42,7 +43,7 @@ class _Headers:
 
 
 def members(path: Path, within: Member | None = None) -> Iterator[Member]:
-    """The files of a tar, or of a tar that is a member of it, in their order.
+    """The files of a tar, or of a tar within a tar, in their order.
 
     Only headers are read. Folders are left out.
 
@@ -52,7 +53,7 @@ def members(path: Path, within: Member | None = None) -> Iterator[Member]:
 
     Raises:
       InputError: if it can't be read, is cut off, or has a member that is no plain file
-        or that would lie outside of the folder it is unpacked in.
+        or that would lie outside of the folder it is unpacked into.
     """
     where = str(path) if within is None else f"{path}: {within.name}"
     try:
@@ -75,14 +76,14 @@ def members(path: Path, within: Member | None = None) -> Iterator[Member]:
 def _members(file: BinaryIO | io.BytesIO, where: str, end: int) -> Iterator[Member]:
     with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore
         while (member := archive.next()) is not None and member.offset < end:
-            # tarfile keeps what it has seen.
+            # tarfile keeps every member it has seen; over a million would fill memory.
             archive.members.clear()
             if member.size < 0 or member.offset_data + member.size > end:
                 raise tarfile.ReadError(f"{member.name} ends past the end")
             _check_member(member, where)
             if member.isreg():
                 yield Member(member.name, member.offset_data, member.size)
-        # tarfile takes a damaged header for the end; behind the real one are zeros.
+        # tarfile takes a damaged header for the end; the real end is followed by zeros.
         file.seek(archive.offset)
         while (left := end - file.tell()) > 0:
             block = file.read(min(left, _MAX_HEADER))
@@ -107,7 +108,7 @@ def unpack_gzip(path: Path) -> dict[str, bytes]:
     """The files of a small tar.gz by their names.
 
     Raises:
-      InputError: as `members`, or if it is larger than such an archive can be.
+      InputError: as `members`, or if it is larger than a devkit can be.
     """
     try:
         with gzip.open(path) as file:

@@ -1,29 +1,32 @@
 """A classification set of TensorFlow Datasets, without TensorFlow.
 
-The set must have been prepared as ArrayRecord; the files are then read as they are.
+The set must have been built as ArrayRecord, which has random access; its files are
+then read in place.
 """
 
 import dataclasses
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from alexnet_jax.data.dataset import Dataset, fingerprint
-from alexnet_jax.data.encoded import Original, Originals
+from alexnet_jax.data.encoded import EncodedImage, EncodedSource
 from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.optional import require
+
+
+EXTRA = "alexnet_jax[tfds]"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TfdsOriginals(Originals):
-    """The encoded pictures of one split.
+class TfdsSource(EncodedSource):
+    """The encoded images of one split.
 
     Attributes:
       records: the split, as a random-access source of features.
       start, stop: which of the records.
-      keys: names of the picture's feature and of the label's.
+      keys: names of the image's feature and of the label's.
       title: name and split, for messages.
-      size: side of the examples' pictures, in pixels.
+      size: side of the decoded images, in pixels.
     """
 
     records: Any
@@ -37,7 +40,7 @@ class TfdsOriginals(Originals):
         return self.stop - self.start
 
     def __repr__(self) -> str:
-        return f"TfdsOriginals({self.title}, {len(self)} pictures)"
+        return f"TfdsSource({self.title}, {len(self)} images)"
 
     def name(self, index: int) -> str:
         """The set's name and version, the split, and the place in it."""
@@ -45,8 +48,12 @@ class TfdsOriginals(Originals):
 
     where = name
 
-    def original(self, index: int) -> Original:
-        """The file."""
+    def encoded(self, index: int) -> EncodedImage:
+        """The image, still encoded.
+
+        Raises:
+          InputError: if it can't be read.
+        """
         image, label = self.keys
         where = self.where(index)
         try:
@@ -55,14 +62,14 @@ class TfdsOriginals(Originals):
             # ArrayRecord and the features' decoders raise many kinds.
             reason = first_line(error)
             raise InputError(f"{where} can't be read ({reason})") from error
-        return Original(where, int(record[label]), record[image])
+        return EncodedImage(where, int(record[label]), record[image])
 
     def fingerprint(self) -> str:
         """Of the set's name and version, the split, and the places in it."""
         return fingerprint([self.title, str(self.start), str(self.stop)])
 
-    def part(self, start: int, stop: int) -> "TfdsOriginals":
-        """Those from `start` to before `stop`."""
+    def subset(self, start: int, stop: int) -> "TfdsSource":
+        """The images from `start` to before `stop`."""
         return dataclasses.replace(
             self, start=self.start + start, stop=self.start + stop
         )
@@ -71,8 +78,11 @@ class TfdsOriginals(Originals):
 def open_tfds(path: str | None, size: int, validation_fraction: float) -> Dataset:
     """A set by its name, like imagenette/full-size-v2, or by its folder.
 
-    The second split is the set's own, `validation` or `test`; a set without one is held
-    out of, at the end of `train`.
+    The second split is the set's `validation` or `test`. A set with neither has the end
+    of `train` held out.
+
+    Raises:
+      InputError: if it can't be read, or is no set of images with one class each.
     """
     if path is None:
         raise InputError("data.path is not set; give the set's name or its folder")
@@ -82,24 +92,24 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
     if info.file_format is None or info.file_format.value != "array_record":
         raise InputError(
             f"{path} is stored as {info.file_format and info.file_format.value}, which "
-            f"has no random access; prepare it again with `{_command(path)}`"
+            f"has no random access; build it again with `{_command(path)}`"
         )
-    skip = importlib.import_module("tensorflow_datasets").decode.SkipDecoding()
+    skip = require("tensorflow_datasets", path, EXTRA).decode.SkipDecoding()
 
-    def originals(split: str) -> TfdsOriginals:
+    def encoded(split: str) -> TfdsSource:
         records = builder.as_data_source(split=split, decoders={image: skip})
         title = f"{info.full_name}/{split}"
-        return TfdsOriginals(records, 0, len(records), (image, label), title, size)
+        return TfdsSource(records, 0, len(records), (image, label), title, size)
 
     second = next((s for s in ("validation", "test") if s in info.splits), None)
     if "train" not in info.splits:
         raise InputError(f"{path} has no split train; it has {', '.join(info.splits)}")
-    train = originals("train")
+    train = encoded("train")
     if second is not None:
-        held_out = originals(second)
+        held_out = encoded(second)
     else:
         kept = len(train) - max(1, round(validation_fraction * len(train)))
-        train, held_out = train.part(0, kept), train.part(kept, len(train))
+        train, held_out = train.subset(0, kept), train.subset(kept, len(train))
     names = tuple(info.features[label].names)
     parts = [info.full_name]
     parts += [f"{n}/{s.num_examples}/{s.num_bytes}" for n, s in info.splits.items()]
@@ -113,27 +123,23 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
 
 
 def _builder(path: str) -> Any:
-    """What reads the prepared files; never what would download or build them."""
-    if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise InputError(
-            "TensorFlow Datasets is not installed; `pip install alexnet_jax[tfds]`"
-        )
-    tfds = importlib.import_module("tensorflow_datasets")
-    loader = importlib.import_module("tensorflow_datasets.core.read_only_builder")
+    """A builder that reads built files, and never downloads or builds any."""
+    tfds = require("tensorflow_datasets", path, EXTRA)
+    loader = require("tensorflow_datasets.core.read_only_builder", path, EXTRA)
     if Path(path).is_dir():
         try:
             return tfds.builder_from_directory(path)
         except Exception as error:
             raise InputError(
-                f"{path} is no prepared set of TensorFlow Datasets; give the folder of "
+                f"{path} is not a built set of TensorFlow Datasets; give the folder of "
                 "one version, with its dataset_info.json"
             ) from error
     try:
         return loader.builder_from_files(path)
     except Exception as error:
-        # It raises many kinds, on unknown names, missing files and broken metadata.
+        # TFDS raises many kinds: on unknown names, missing files and broken metadata.
         raise InputError(
-            f"no prepared {path} in the folders of TensorFlow Datasets; make it, once, "
+            f"no {path} in the folders of TensorFlow Datasets; build it, once, "
             f"where TensorFlow is installed: `{_command(path)}`"
         ) from error
 
@@ -143,11 +149,11 @@ def _command(path: str) -> str:
 
 
 def _keys(info: Any, path: str) -> tuple[str, str]:
-    """Names of the picture's feature and of the label's."""
-    features = importlib.import_module("tensorflow_datasets").features
+    """Names of the image's feature and of the label's."""
+    features = require("tensorflow_datasets", path, EXTRA).features
     keys = info.supervised_keys or ()
     if len(keys) == 2:
         image, label = (info.features[key] for key in keys)
         if isinstance(image, features.Image) and isinstance(label, features.ClassLabel):
             return keys[0], keys[1]
-    raise InputError(f"{path} is not a set of pictures with one class each")
+    raise InputError(f"{path} is not a set of images with one class each")

@@ -10,34 +10,34 @@ from alexnet_jax.data.loading import augment
 FALSE_ALARM = 1e-3
 
 
-def test_every_view_comes_up_and_each_is_a_crop_or_its_mirror():
-    picture = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
+def test_every_view_comes_up_and_each_is_a_crop_or_its_flip():
+    image = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
     expected = set()
     for row in range(3):
         for column in range(3):
-            view = picture[row : row + 4, column : column + 4]
+            view = image[row : row + 4, column : column + 4]
             expected |= {view.tobytes(), view[:, ::-1].tobytes()}
     draws = augment.draw(0, 0, 600, border=2)
     seen = [
-        augment.view(picture, row, column, 4, mirrored).tobytes()
-        for row, column, mirrored in zip(*(d.tolist() for d in draws[:3]), strict=True)
+        augment.view(image, row, column, 4, flipped).tobytes()
+        for row, column, flipped in zip(*(d.tolist() for d in draws[:3]), strict=True)
     ]
     assert set(seen) == expected
     assert len(expected) == 18
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_crops_are_uniform_over_all_places_and_mirrors_fair(seed):
+def test_crops_are_uniform_over_all_places_and_flips_fair(seed):
     draws = augment.draw(seed, 0, 500_000, border=32)
     counts = np.zeros((33, 33, 2), int)
-    np.add.at(counts, (draws.rows, draws.columns, draws.mirrored.astype(int)), 1)
+    np.add.at(counts, (draws.rows, draws.columns, draws.flipped.astype(int)), 1)
     assert counts.min() > 0
     assert stats.chisquare(counts.ravel()).pvalue > FALSE_ALARM
     neighbours = draws.rows[:-1] * 33 + draws.rows[1:]
     assert stats.chisquare(np.bincount(neighbours)).pvalue > FALSE_ALARM
 
 
-def test_draws_hang_on_seed_and_position_alone():
+def test_draws_depend_on_seed_and_position_alone():
     whole = augment.draw(3, 0, 50, border=32)
     part = augment.draw(3, 17, 9, border=32)
     for expected, found in zip(whole, part, strict=True):
@@ -78,7 +78,7 @@ def test_shifts_have_the_variance_of_the_pixels_along_each_direction():
     assert ((low < squares) & (squares < high)).all()
 
 
-def test_a_shift_does_not_hang_on_its_neighbours():
+def test_a_shift_does_not_depend_on_its_neighbours():
     normals = augment.draw(2, 0, 64, border=32).normals
     rng = np.random.default_rng(0)
     settings = {

@@ -10,23 +10,23 @@ import time
 import numpy as np
 import pytest
 
-from alexnet_jax import prepare
-from alexnet_jax.data.loading import augment, prefetch
-from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data import statistics as data_statistics
+from alexnet_jax.data.loading import augment, pipeline, prefetch
+from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 
 
 @pytest.fixture(scope="module")
 def digits():
-    pipeline = pipelines.open_pipeline(
+    opened = pipeline.open_pipeline(
         source="digits", size=20, crop=16, validation_fraction=0.9, threads=2
     )
-    return pipeline, pipelines.measure_statistics(pipeline)
+    return opened, pipeline.measure_statistics(opened)
 
 
-def digest(pipeline, dataset, *, start=0, count=6):
+def digest(opened, dataset, *, start=0, count=6):
     total = hashlib.sha256()
-    with prefetch.read(pipeline, dataset, start) as batches:
+    with prefetch.read(opened, dataset, start) as batches:
         for _ in range(count):
             batch = next(batches)
             for name in sorted(batch):
@@ -45,28 +45,28 @@ def digest(pipeline, dataset, *, start=0, count=6):
     ],
 )
 def test_threads_and_workers_change_nothing(digits, changes):
-    pipeline, statistics = digits
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=3)
-    changed = dataclasses.replace(pipeline, **changes)
-    assert digest(changed, dataset) == digest(pipeline, dataset)
+    opened, statistics = digits
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=3)
+    changed = dataclasses.replace(opened, **changes)
+    assert digest(changed, dataset) == digest(opened, dataset)
 
 
-def test_a_start_in_the_middle_goes_on_as_if_never_stopped(digits):
-    pipeline, statistics = digits
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=3)
-    with prefetch.read(pipeline, dataset) as batches:
+def test_a_start_in_the_middle_continues_as_if_never_stopped(digits):
+    opened, statistics = digits
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=3)
+    with prefetch.read(opened, dataset) as batches:
         straight = [next(batches) for _ in range(60)]
-    with prefetch.read(pipeline, dataset, 57) as batches:
+    with prefetch.read(opened, dataset, 57) as batches:
         for expected in straight[57:]:
             for name, array in next(batches).items():
                 np.testing.assert_array_equal(array, expected[name])
 
 
 def test_every_epoch_has_every_example_in_its_own_order_and_with_other_draws(digits):
-    pipeline, statistics = digits
-    source = pipeline.dataset.splits["train"]
-    dataset = pipelines.train_dataset(
-        dataclasses.replace(pipeline, crops=False, flip=False),
+    opened, statistics = digits
+    source = opened.dataset.splits["train"]
+    dataset = pipeline.train_dataset(
+        dataclasses.replace(opened, crops=False, flip=False),
         statistics,
         batch_size=1,
         seed=0,
@@ -90,51 +90,51 @@ def test_every_epoch_has_every_example_in_its_own_order_and_with_other_draws(dig
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_batches_of_one(digits, processes):
-    pipeline, statistics = digits
-    whole = pipelines.train_dataset(pipeline, statistics, batch_size=12, seed=5)
-    shares = [
-        pipelines.train_dataset(
-            pipeline,
+    opened, statistics = digits
+    whole = pipeline.train_dataset(opened, statistics, batch_size=12, seed=5)
+    slices = [
+        pipeline.train_dataset(
+            opened,
             statistics,
             batch_size=12,
             seed=5,
-            share=process,
-            shares=processes,
+            slice_index=process,
+            slice_count=processes,
         )
         for process in range(processes)
     ]
     for step in range(3):
         for name, array in whole[step].items():
-            parts = np.concatenate([share[step][name] for share in shares])
+            parts = np.concatenate([part[step][name] for part in slices])
             np.testing.assert_array_equal(parts, array)
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
 def test_a_prepared_set_gives_the_same_batches_in_workers(
-    tmp_path, picture_folder, encoding
+    tmp_path, image_folder, encoding
 ):
-    prepare.prepare(
+    prepare(
         source="folder",
-        input_path=str(picture_folder),
+        input_path=str(image_folder),
         output=tmp_path / "out",
         encoding=encoding,
         size=20,
         workers=1,
     )
-    pipeline = pipelines.open_pipeline(path=str(tmp_path / "out"), crop=16)
-    dataset = pipelines.train_dataset(
-        pipeline, pipeline.dataset.statistics, batch_size=8, seed=3
+    opened = pipeline.open_pipeline(path=str(tmp_path / "out"), crop=16)
+    dataset = pipeline.train_dataset(
+        opened, opened.dataset.statistics, batch_size=8, seed=3
     )
-    in_workers = dataclasses.replace(pipeline, workers=1)
-    assert digest(in_workers, dataset) == digest(pipeline, dataset)
+    in_workers = dataclasses.replace(opened, workers=1)
+    assert digest(in_workers, dataset) == digest(opened, dataset)
 
 
 def test_the_seed_decides_the_order(digits):
-    pipeline, statistics = digits
+    opened, statistics = digits
     digests = {
         digest(
-            pipeline,
-            pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=seed),
+            opened,
+            pipeline.train_dataset(opened, statistics, batch_size=8, seed=seed),
         )
         for seed in (0, 1)
     }
@@ -144,20 +144,20 @@ def test_the_seed_decides_the_order(digits):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [6, 60, 6000])
 def test_evaluation_sees_every_example_exactly_once(digits, processes, batch_size):
-    pipeline, _ = digits
-    source = pipeline.dataset.splits["train"]
+    opened, _ = digits
+    source = opened.dataset.splits["train"]
     expected = sorted(source[i]["image"].tobytes() for i in range(len(source)))
     seen, counts = [], set()
     for process in range(processes):
-        dataset = pipelines.evaluation_dataset(
-            pipeline,
+        dataset = pipeline.evaluation_dataset(
+            opened,
             "train",
             batch_size=batch_size,
-            share=process,
-            shares=processes,
+            slice_index=process,
+            slice_count=processes,
         )
         counts.add(len(dataset))
-        with prefetch.read(pipeline, dataset) as batches:
+        with prefetch.read(opened, dataset) as batches:
             for batch in batches:
                 assert len(batch["mask"]) == batch_size // processes
                 seen += [image.tobytes() for image in batch["image"][batch["mask"]]]
@@ -166,8 +166,8 @@ def test_evaluation_sees_every_example_exactly_once(digits, processes, batch_siz
 
 
 def test_batches_are_uint8_crops_and_small_shifts(digits):
-    pipeline, statistics = digits
-    batch = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)[0]
+    opened, statistics = digits
+    batch = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)[0]
     kinds = {name: (array.dtype, array.shape) for name, array in batch.items()}
     assert kinds == {
         "image": (np.uint8, (8, 16, 16, 3)),
@@ -176,18 +176,18 @@ def test_batches_are_uint8_crops_and_small_shifts(digits):
     }
 
 
-def test_the_mean_picture_is_cut_in_the_centre(digits):
-    pipeline, statistics = digits
-    cut = statistics.mean_crop(statistics, pipeline.crop)
+def test_the_mean_image_is_cut_in_the_centre(digits):
+    opened, statistics = digits
+    cut = data_statistics.mean_crop(statistics, opened.crop)
     np.testing.assert_array_equal(cut, statistics.mean[2:18, 2:18])
 
 
 def test_no_thread_stays_behind(digits):
-    pipeline, statistics = digits
+    opened, statistics = digits
 
     def read_one():
-        dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
-        with prefetch.read(pipeline, dataset) as batches:
+        dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+        with prefetch.read(opened, dataset) as batches:
             next(batches)
 
     # The threads that decode serve every reading of the process, and stay.
@@ -201,12 +201,12 @@ def test_no_thread_stays_behind(digits):
 
 
 def test_switches(digits):
-    pipeline, statistics = digits
-    source = pipeline.dataset.splits["train"]
+    opened, statistics = digits
+    source = opened.dataset.splits["train"]
 
     def batch(**changes):
-        changed = dataclasses.replace(pipeline, **changes)
-        return pipelines.train_dataset(changed, statistics, batch_size=64, seed=0)[0]
+        changed = dataclasses.replace(opened, **changes)
+        return pipeline.train_dataset(changed, statistics, batch_size=64, seed=0)[0]
 
     whole, fixed = batch(), batch(crops=False, flip=False)
     centres = {source[i]["image"][2:18, 2:18].tobytes() for i in range(len(source))}
@@ -215,21 +215,21 @@ def test_switches(digits):
     unflipped = batch(flip=False)
     np.testing.assert_array_equal(unflipped["colour_shift"], whole["colour_shift"])
     same = (unflipped["image"] == whole["image"]).all(axis=(1, 2, 3))
-    mirrored = (unflipped["image"] == whole["image"][:, :, ::-1]).all(axis=(1, 2, 3))
-    assert (same | mirrored).all()
+    flipped = (unflipped["image"] == whole["image"][:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (same | flipped).all()
     assert 16 < same.sum() < 48
 
 
 def test_statistics_are_exact_whatever_the_threads(digits):
-    pipeline, statistics = digits
-    source = pipeline.dataset.splits["train"]
+    opened, statistics = digits
+    source = opened.dataset.splits["train"]
     whole = np.stack([source[i]["image"] for i in range(len(source))]).astype(float)
     np.testing.assert_array_equal(
         statistics.mean, whole.mean(axis=0).astype(np.float32)
     )
     for threads in (1, 5):
-        changed = dataclasses.replace(pipeline, threads=threads)
-        again = pipelines.measure_statistics(changed)
+        changed = dataclasses.replace(opened, threads=threads)
+        again = pipeline.measure_statistics(changed)
         for name in ("mean", "deviations", "directions"):
             np.testing.assert_array_equal(
                 getattr(again, name), getattr(statistics, name)
@@ -237,24 +237,24 @@ def test_statistics_are_exact_whatever_the_threads(digits):
 
 
 def test_too_little_shared_memory_is_said_before_workers_start(digits, monkeypatch):
-    pipeline, statistics = digits
-    pipeline = dataclasses.replace(pipeline, workers=2)
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
+    opened, statistics = digits
+    opened = dataclasses.replace(opened, workers=2)
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda _: usage)
     with (
         pytest.raises(InputError, match="data.workers=2 needs .* MiB of shared"),
-        prefetch.read(pipeline, dataset),
+        prefetch.read(opened, dataset),
     ):
         pass
 
 
 def test_ctrl_c_does_not_end_the_workers(digits):
     """A terminal sends it to every process; only the main one decides."""
-    pipeline, statistics = digits
-    pipeline = dataclasses.replace(pipeline, workers=1, buffer=1)
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
-    with prefetch.read(pipeline, dataset) as batches:
+    opened, statistics = digits
+    opened = dataclasses.replace(opened, workers=1, buffer=1)
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    with prefetch.read(opened, dataset) as batches:
         for _ in range(3):
             next(batches)
         workers = multiprocessing.active_children()
@@ -266,22 +266,22 @@ def test_ctrl_c_does_not_end_the_workers(digits):
 
 
 def test_an_error_in_a_record_comes_through(digits, monkeypatch):
-    pipeline, statistics = digits
+    opened, statistics = digits
 
     def broken(*_, **__):
-        raise InputError("picture 7 is broken")
+        raise InputError("image 7 is broken")
 
     monkeypatch.setattr(augment, "view", broken)
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
     with (
-        pytest.raises(InputError, match="picture 7 is broken"),
-        prefetch.read(pipeline, dataset) as batches,
+        pytest.raises(InputError, match="image 7 is broken"),
+        prefetch.read(opened, dataset) as batches,
     ):
         next(batches)
 
 
 class Hanging:
-    """The digits, of which one can't be read until it is let go."""
+    """The digits; reading example `index` waits until `go` is set."""
 
     def __init__(self, source, index):
         self.source, self.index, self.go = source, index, threading.Event()
@@ -302,12 +302,12 @@ class Hanging:
 
 
 def test_a_record_that_hangs_is_named_in_time(digits):
-    pipeline, statistics = digits
-    source = Hanging(pipeline.dataset.splits["train"], 5)
-    splits = {**pipeline.dataset.splits, "train": source}
-    dataset = dataclasses.replace(pipeline.dataset, splits=splits)
-    hanging = dataclasses.replace(pipeline, dataset=dataset, timeout=0.5)
-    batches = pipelines.train_dataset(hanging, statistics, batch_size=8, seed=0)
+    opened, statistics = digits
+    source = Hanging(opened.dataset.splits["train"], 5)
+    splits = {**opened.dataset.splits, "train": source}
+    dataset = dataclasses.replace(opened.dataset, splits=splits)
+    hanging = dataclasses.replace(opened, dataset=dataset, timeout=0.5)
+    batches = pipeline.train_dataset(hanging, statistics, batch_size=8, seed=0)
     where = source.where(5)
     try:
         with (
@@ -321,19 +321,19 @@ def test_a_record_that_hangs_is_named_in_time(digits):
 
 
 @pytest.mark.parametrize(
-    ("number", "error", "told"),
+    ("number", "error", "message"),
     [
-        (signal.SIGKILL, Failure, "a worker that reads the data was ended .*code -9"),
+        (signal.SIGKILL, Failure, "a worker that reads the data has died .*code -9"),
         (signal.SIGSTOP, DataStalled, "no batch within 4 s, .*a worker hangs"),
     ],
 )
-def test_a_worker_that_dies_or_hangs_is_told_of(digits, number, error, told):
-    pipeline, statistics = digits
-    pipeline = dataclasses.replace(pipeline, workers=1, buffer=1)
-    dataset = pipelines.train_dataset(pipeline, statistics, batch_size=8, seed=0)
+def test_a_worker_that_dies_or_hangs_is_reported(digits, number, error, message):
+    opened, statistics = digits
+    opened = dataclasses.replace(opened, workers=1, buffer=1)
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
     with (
-        pytest.raises(error, match=told),
-        prefetch.read(pipeline, dataset) as batches,
+        pytest.raises(error, match=message),
+        prefetch.read(opened, dataset) as batches,
     ):
         next(batches)
         batches._seconds = 4
@@ -348,9 +348,9 @@ def test_a_worker_that_dies_or_hangs_is_told_of(digits, number, error, told):
 @pytest.mark.parametrize("name", ["threads", "buffer", "workers"])
 def test_numbers_out_of_range(name):
     with pytest.raises(InputError, match=f"data.{name}=-1"):
-        pipelines.open_pipeline(source="digits", size=20, crop=16, **{name: -1})
+        pipeline.open_pipeline(source="digits", size=20, crop=16, **{name: -1})
 
 
-def test_a_crop_larger_than_the_picture():
+def test_a_crop_larger_than_the_image():
     with pytest.raises(InputError, match="data.crop=99 must lie between 1 and"):
-        pipelines.open_pipeline(source="digits", size=20, crop=99)
+        pipeline.open_pipeline(source="digits", size=20, crop=99)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from alexnet_jax import prepare, verify
-from alexnet_jax.data import statistics as moments
-from alexnet_jax.data.prepared import record as prepared
+from alexnet_jax.data.prepared import preparation, record, verification
 from alexnet_jax.data.sources import registry
+from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
 
 def prepared_from(folder, output, **options):
     settings = {"source": "folder", "size": 64, "workers": 1, **options}
-    return prepare.prepare(input_path=str(folder), output=output, **settings)
+    return preparation.prepare(input_path=str(folder), output=output, **settings)
 
 
 def opened(path):
@@ -39,9 +39,9 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
-def test_a_prepared_set_gives_back_the_pictures(tmp_path, picture_folder, encoding):
-    prepared_from(picture_folder, tmp_path / "out", encoding=encoding)
-    original, found = originals(picture_folder), opened(tmp_path / "out")
+def test_a_prepared_set_gives_back_the_images(tmp_path, image_folder, encoding):
+    prepared_from(image_folder, tmp_path / "out", encoding=encoding)
+    original, found = originals(image_folder), opened(tmp_path / "out")
     assert found.class_names == original.class_names
     for split in ("train", "validation"):
         source, reference = found.splits[split], original.splits[split]
@@ -54,9 +54,9 @@ def test_a_prepared_set_gives_back_the_pictures(tmp_path, picture_folder, encodi
             assert error == 0 if encoding == "raw" else error < 6
 
 
-def test_mean_and_colours_equal_numpy_on_the_whole_set(tmp_path, picture_folder):
-    prepared_from(picture_folder, tmp_path / "out")
-    train = originals(picture_folder).splits["train"]
+def test_mean_and_colours_equal_numpy_on_the_whole_set(tmp_path, image_folder):
+    prepared_from(image_folder, tmp_path / "out")
+    train = originals(image_folder).splits["train"]
     whole = np.stack([train[i]["image"] for i in range(len(train))]).astype(float)
     statistics = opened(tmp_path / "out").statistics
     np.testing.assert_array_equal(
@@ -73,8 +73,8 @@ def test_mean_and_colours_equal_numpy_on_the_whole_set(tmp_path, picture_folder)
 def test_sums_are_exact_and_add(photographs, size):
     pieces = [photograph[:size, :size] for photograph in photographs]
     pieces.append(np.full((size, size, 3), 255, np.uint8))
-    whole = moments.PixelSums.zeros(size)
-    parts = [moments.PixelSums.zeros(size) for _ in range(2)]
+    whole = PixelSums.zeros(size)
+    parts = [PixelSums.zeros(size) for _ in range(2)]
     for number, piece in enumerate(pieces):
         whole.add(piece)
         parts[number % 2].add(piece)
@@ -87,9 +87,9 @@ def test_sums_are_exact_and_add(photographs, size):
         assert sums.count == 3
 
 
-def test_grey_pictures_have_no_negative_eigenvalue():
+def test_grey_images_have_no_negative_eigenvalue():
     rng = np.random.default_rng(0)
-    sums = moments.PixelSums.zeros(9)
+    sums = PixelSums.zeros(9)
     for _ in range(5):
         sums.add(rng.integers(0, 256, (9, 9, 1), np.uint8).repeat(3, 2))
     deviations = sums.statistics().deviations
@@ -99,16 +99,16 @@ def test_grey_pictures_have_no_negative_eigenvalue():
 
 @pytest.fixture
 def many_shards(monkeypatch):
-    monkeypatch.setattr(prepare, "EXAMPLES_WORTH_A_SHARD", 4)
+    monkeypatch.setattr(preparation, "EXAMPLES_WORTH_A_SHARD", 4)
 
 
 def test_the_bytes_are_the_same_whatever_the_workers(
-    tmp_path, picture_folder, many_shards
+    tmp_path, image_folder, many_shards
 ):
     found = {}
     for workers in (1, 3):
         output = tmp_path / f"out{workers}"
-        prepared_from(picture_folder, output, workers=workers)
+        prepared_from(image_folder, output, workers=workers)
         found[workers] = contents(output)
     assert found[1] == found[3]
     shards = {f"train-{n:05d}-of-00004.array_record" for n in range(4)}
@@ -117,44 +117,44 @@ def test_the_bytes_are_the_same_whatever_the_workers(
     assert not (tmp_path / "out1.unfinished").exists()
 
 
-def test_what_was_mended_is_counted(tmp_path, picture_folder):
-    described = prepared_from(picture_folder, tmp_path / "out")
-    # Of each class's 8 and 3 pictures, by turns RGB, grey, transparent, RGB.
-    assert described["mended"] == {"greyscale": 6, "transparency": 6}
+def test_what_was_repaired_is_counted(tmp_path, image_folder):
+    content = prepared_from(image_folder, tmp_path / "out")
+    # Of each class's 8 and 3 images, in turn RGB, grey, transparent, RGB.
+    assert content["repaired"] == {"greyscale": 6, "transparency": 6}
     written = json.loads((tmp_path / "out" / "dataset.json").read_text())
-    assert written["mended"] == described["mended"]
-    assert written["refused"] == []
+    assert written["repaired"] == content["repaired"]
+    assert written["unreadable"] == []
     assert written["counts"] == {"train": 16, "validation": 6}
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from alexnet_jax import prepare, shards
-prepare.EXAMPLES_WORTH_A_SHARD = 4
+from alexnet_jax.data.prepared import preparation, shard_writer
+preparation.EXAMPLES_WORTH_A_SHARD = 4
 written = 0
-sums = shards.PixelSums.add
-def add(self, picture):
+sums = shard_writer.PixelSums.add
+def add(self, image):
     global written
     written += 1
     if written == 10:
         os.kill(os.getpid(), signal.SIGKILL)
-    sums(self, picture)
-shards.PixelSums.add = add
-prepare.prepare(source="folder", input_path=sys.argv[1], output=Path(sys.argv[2]),
-                size=64, workers=1)
+    sums(self, image)
+shard_writer.PixelSums.add = add
+preparation.prepare(source="folder", input_path=sys.argv[1],
+                    output=Path(sys.argv[2]), size=64, workers=1)
 """
 
 
-def test_a_killed_preparation_goes_on_and_ends_the_same(
-    tmp_path, picture_folder, many_shards, monkeypatch, capsys
+def test_a_killed_preparation_continues_and_ends_the_same(
+    tmp_path, image_folder, many_shards, monkeypatch, capsys
 ):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    prepared_from(picture_folder, tmp_path / "straight")
+    prepared_from(image_folder, tmp_path / "straight")
     assert "checking finished shards" not in capsys.readouterr().err
     output = tmp_path / "killed"
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(picture_folder), str(output)]
+        [sys.executable, "-c", KILLED, str(image_folder), str(output)]
     )
     assert done.returncode == -signal.SIGKILL
     assert not output.exists()
@@ -165,77 +165,77 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(
     # What a power cut may do to a file that the disk had not got yet.
     first = notes.parent / "set" / "train-00000-of-00004.array_record"
     first.write_bytes(bytes(5) + first.read_bytes()[5:])
-    prepared_from(picture_folder, output)
-    told = capsys.readouterr().err
-    assert "going on: 4 of 22 pictures are prepared" in told
+    prepared_from(image_folder, output)
+    said = capsys.readouterr().err
+    assert "continuing: 4 of 22 images are prepared" in said
     shards = len(list(output.glob("*.array_record")))
-    assert f"checking finished shards {shards}/{shards}" in told
+    assert f"checking finished shards {shards}/{shards}" in said
     assert contents(output) == contents(tmp_path / "straight")
 
 
-def test_other_options_start_over(tmp_path, picture_folder, many_shards, capsys):
+def test_other_options_start_over(tmp_path, image_folder, many_shards, capsys):
     output = tmp_path / "out"
-    (picture_folder / "train" / "class1" / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    (image_folder / "train" / "class1" / "broken.jpg").write_bytes(b"\xff\xd8 no")
     with pytest.raises(InputError):
-        prepared_from(picture_folder, output)
-    prepared_from(picture_folder, output, encoding="raw", on_error="skip")
+        prepared_from(image_folder, output)
+    prepared_from(image_folder, output, encoding="raw", on_error="skip")
     assert "other options; starting over" in capsys.readouterr().err
     assert opened(output).splits["train"][0]["image"].shape == (64, 64, 3)
-    assert verify.verify(output, workers=1) == []
+    assert verification.verify(output, workers=1) == []
 
 
-def test_bad_pictures_stop_with_their_list_or_are_skipped(tmp_path, picture_folder):
-    folder, output = picture_folder / "train" / "class1", tmp_path / "out"
+def test_bad_images_stop_with_their_list_or_are_skipped(tmp_path, image_folder):
+    folder, output = image_folder / "train" / "class1", tmp_path / "out"
     bad = {
         "cut.jpg": (folder / "train0.jpg").read_bytes()[:400],
         "nothing.jpg": b"",
-        "text.JPEG": b"no picture",
+        "text.JPEG": b"no image",
     }
     for name, data in bad.items():
         (folder / name).write_bytes(data)
     with pytest.raises(InputError) as caught:
-        prepared_from(picture_folder, output)
+        prepared_from(image_folder, output)
     assert "\n" not in str(caught.value)
     for name in bad:
         assert f"class1/{name}" in str(caught.value)
-    assert "3 pictures cannot be prepared" in str(caught.value)
+    assert "3 images cannot be prepared" in str(caught.value)
     assert "--on_error=skip" in str(caught.value)
     assert not output.exists()
-    listed = (tmp_path / "out.unfinished" / "refused.txt").read_text()
+    listed = (tmp_path / "out.unfinished" / "unreadable.txt").read_text()
     assert len(listed.splitlines()) == 3
-    described = prepared_from(picture_folder, output, on_error="skip")
-    assert {one["name"] for one in described["refused"]} == {
+    content = prepared_from(image_folder, output, on_error="skip")
+    assert {entry["name"] for entry in content["unreadable"]} == {
         f"train/class1/{name}" for name in bad
     }
-    assert described["counts"] == {"train": 16, "validation": 6}
+    assert content["counts"] == {"train": 16, "validation": 6}
     assert len(opened(output).splits["train"]) == 16
-    assert verify.verify(output, workers=1) == []
+    assert verification.verify(output, workers=1) == []
 
 
-def test_a_mended_picture_is_taken_in_and_the_rest_is_kept(
-    tmp_path, picture_folder, many_shards, capsys
+def test_a_fixed_image_is_taken_in_and_the_rest_is_kept(
+    tmp_path, image_folder, many_shards, capsys
 ):
-    broken = picture_folder / "train" / "class1" / "train0.jpg"
+    broken = image_folder / "train" / "class1" / "train0.jpg"
     whole = broken.read_bytes()
-    prepared_from(picture_folder, tmp_path / "straight")
+    prepared_from(image_folder, tmp_path / "straight")
     for data in (whole[:400], bytes(len(whole))):
         broken.write_bytes(data)
         output = tmp_path / f"out{len(data)}"
         for _ in range(2):
-            with pytest.raises(InputError, match="1 pictures cannot be prepared"):
-                prepared_from(picture_folder, output)
+            with pytest.raises(InputError, match="1 images cannot be prepared"):
+                prepared_from(image_folder, output)
         broken.write_bytes(whole)
         capsys.readouterr()
-        prepared_from(picture_folder, output)
-        assert "going on: 18 of 22" in capsys.readouterr().err
+        prepared_from(image_folder, output)
+        assert "continuing: 18 of 22" in capsys.readouterr().err
         assert contents(output) == contents(tmp_path / "straight")
 
 
-def test_names_that_are_not_utf_8_are_refused(tmp_path, picture_folder):
-    folder = os.fsencode(picture_folder / "train" / "class1")
+def test_names_that_are_not_utf_8_are_refused(tmp_path, image_folder):
+    folder = os.fsencode(image_folder / "train" / "class1")
     os.link(folder + b"/train0.jpg", folder + b"/caf\xe9.jpg")
     with pytest.raises(InputError, match=r"name is not UTF-8, 'class1/caf.*e9.jpg'"):
-        prepared_from(picture_folder, tmp_path / "out")
+        prepared_from(image_folder, tmp_path / "out")
 
 
 def test_where_nothing_can_be_read_nothing_is_made(tmp_path):
@@ -243,9 +243,9 @@ def test_where_nothing_can_be_read_nothing_is_made(tmp_path):
         for split in ("train", "val"):
             folder = tmp_path / "in" / split / label
             folder.mkdir(parents=True)
-            (folder / "0.png").write_bytes(b"no picture")
+            (folder / "0.png").write_bytes(b"no image")
     with pytest.raises(
-        InputError, match=r"no picture of split train can be prepared: .*train/a/0.png"
+        InputError, match=r"no image of split train can be prepared: .*train/a/0.png"
     ):
         prepared_from(tmp_path / "in", tmp_path / "out", on_error="skip")
     assert not (tmp_path / "out").exists()
@@ -253,20 +253,21 @@ def test_where_nothing_can_be_read_nothing_is_made(tmp_path):
 
 FULL = """
 import resource, signal, sys
-from alexnet_jax import errors, prepare
+from alexnet_jax import prepare
+from alexnet_jax.runtime import cli
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-errors.exit_with(lambda: prepare.main(sys.argv[2:]))
+cli.run_command(lambda: prepare.main(sys.argv[2:]))
 """
 
 
 @pytest.mark.parametrize("limit", [500, 40_000, 90_000])
-def test_a_full_disk_is_one_line_and_the_next_try_goes_on(
-    tmp_path, picture_folder, limit
+def test_a_full_disk_is_one_line_and_the_next_try_continues(
+    tmp_path, image_folder, limit
 ):
     """A limit on the size of files stands for a disk without room."""
     output = tmp_path / "out"
-    arguments = ["--source=folder", f"--input={picture_folder}", f"--output={output}"]
+    arguments = ["--source=folder", f"--input={image_folder}", f"--output={output}"]
     arguments += ["--size=64", "--workers=1"]
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(limit), *arguments],
@@ -277,31 +278,31 @@ def test_a_full_disk_is_one_line_and_the_next_try_goes_on(
     (line,) = done.stderr.splitlines()
     assert "can't be written" in line and "File too large" in line
     assert not output.exists()
-    prepared_from(picture_folder, output)
-    prepared_from(picture_folder, tmp_path / "straight")
+    prepared_from(image_folder, output)
+    prepared_from(image_folder, tmp_path / "straight")
     assert contents(output) == contents(tmp_path / "straight")
 
 
-def test_a_mounted_disk_is_no_place_to_move_a_set_to(picture_folder):
+def test_a_mounted_disk_is_no_place_to_move_a_set_to(image_folder):
     with pytest.raises(InputError, match="where a disk is mounted"):
-        prepared_from(picture_folder, Path("/"))
+        prepared_from(image_folder, Path("/"))
 
 
-def test_an_output_that_is_in_the_way(tmp_path, picture_folder):
-    prepared_from(picture_folder, tmp_path / "out")
-    with pytest.raises(InputError, match="is there already"):
-        prepared_from(picture_folder, tmp_path / "out")
+def test_an_output_that_is_in_the_way(tmp_path, image_folder):
+    prepared_from(image_folder, tmp_path / "out")
+    with pytest.raises(InputError, match="exists already"):
+        prepared_from(image_folder, tmp_path / "out")
     (tmp_path / "new.unfinished").mkdir()
     (tmp_path / "new.unfinished" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match=r"new.unfinished is in the way .*thesis.txt"):
-        prepared_from(picture_folder, tmp_path / "new")
+        prepared_from(image_folder, tmp_path / "new")
     assert (tmp_path / "new.unfinished" / "thesis.txt").read_text() == "mine"
     with pytest.raises(InputError, match="can't be written"):
-        prepared_from(picture_folder, tmp_path / "out" / "dataset.json" / "below")
+        prepared_from(image_folder, tmp_path / "out" / "dataset.json" / "below")
     with pytest.raises(InputError, match="--workers=0 must be at least 1"):
-        prepared_from(picture_folder, tmp_path / "other", workers=0)
+        prepared_from(image_folder, tmp_path / "other", workers=0)
     with pytest.raises(InputError, match="--size=5000 must lie from 1 to below 4097"):
-        prepared_from(picture_folder, tmp_path / "other", size=5000)
+        prepared_from(image_folder, tmp_path / "other", size=5000)
     with pytest.raises(InputError, match="--input=.*nowhere is not a folder"):
         prepared_from(tmp_path / "nowhere", tmp_path / "other")
 
@@ -309,12 +310,13 @@ def test_an_output_that_is_in_the_way(tmp_path, picture_folder):
 SLOW = """
 import sys
 from pathlib import Path
-from alexnet_jax import errors, prepare
+from alexnet_jax.data.prepared import preparation
+from alexnet_jax.runtime import cli
 import slow_shard
 if __name__ == "__main__":
-    prepare.EXAMPLES_WORTH_A_SHARD = 1
-    prepare.shards.write_shard = slow_shard.write_shard
-    errors.exit_with(lambda: prepare.prepare(
+    preparation.EXAMPLES_WORTH_A_SHARD = 1
+    preparation.shard_writer.write_shard = slow_shard.write_shard
+    cli.run_command(lambda: preparation.prepare(
         source="folder", input_path=sys.argv[1], output=Path(sys.argv[2]), size=64,
         workers=2))
 """
@@ -330,11 +332,11 @@ def write_shard(task, advance):
 
 
 @pytest.fixture
-def slow_preparation(tmp_path, picture_folder):
+def slow_preparation(tmp_path, image_folder):
     """A preparation with two workers at work, and their process ids."""
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "slow_shard.py").write_text(SLOW_SHARD)
-    command = [sys.executable, str(tmp_path / "slow.py"), str(picture_folder)]
+    command = [sys.executable, str(tmp_path / "slow.py"), str(image_folder)]
     process = subprocess.Popen(
         [*command, str(tmp_path / "out")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tmp_path)])},
@@ -357,18 +359,18 @@ def wait_for_the_end_of(numbers):
 
 
 def test_two_at_once_and_a_killed_one_leaves_no_process(
-    tmp_path, picture_folder, many_shards, slow_preparation
+    tmp_path, image_folder, many_shards, slow_preparation
 ):
-    """The second is refused; the workers of a killed one end by themselves."""
+    """The second is refused; a killed preparation takes its workers with it."""
     process, numbers = slow_preparation
     taken = r"out is being prepared by process \d+ on \S+ since"
     with pytest.raises(InputError, match=taken):
-        prepared_from(picture_folder, tmp_path / "out")
+        prepared_from(image_folder, tmp_path / "out")
     process.kill()
     process.wait()
     wait_for_the_end_of(numbers)
-    prepared_from(picture_folder, tmp_path / "out")
-    assert verify.verify(tmp_path / "out", workers=1) == []
+    prepared_from(image_folder, tmp_path / "out")
+    assert verification.verify(tmp_path / "out", workers=1) == []
 
 
 def test_ctrl_c_ends_a_preparation_and_its_workers(tmp_path, slow_preparation):
@@ -389,8 +391,8 @@ def alive(number):
     return True
 
 
-def test_memory_stays_flat_while_the_input_grows(tmp_path, picture_folder):
-    """A hundred times as many pictures; no room for their 12 kB each."""
+def test_memory_stays_flat_while_the_input_grows(tmp_path, image_folder):
+    """A hundred times as many images; no room for their 12 kB each."""
     program = (
         "import resource, sys\n"
         "from alexnet_jax import prepare\n"
@@ -400,11 +402,11 @@ def test_memory_stays_flat_while_the_input_grows(tmp_path, picture_folder):
     peaks = []
     for copies in (1, 100):
         for number in range(copies):
-            for file in list(picture_folder.glob("train/*/train?.*")):
+            for file in list(image_folder.glob("train/*/train?.*")):
                 target = file.with_name(f"copy{number}-{file.name}")
                 if not target.exists():
                     os.link(file, target)
-        arguments = [f"--input={picture_folder}", f"--output={tmp_path / str(copies)}"]
+        arguments = [f"--input={image_folder}", f"--output={tmp_path / str(copies)}"]
         arguments += ["--source=folder", "--workers=1", "--size=64"]
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments],
@@ -418,22 +420,22 @@ def test_memory_stays_flat_while_the_input_grows(tmp_path, picture_folder):
 
 
 def test_verify_names_the_shard_and_record_of_every_fault(
-    tmp_path, picture_folder, many_shards
+    tmp_path, image_folder, many_shards
 ):
     output = tmp_path / "out"
-    described = prepared_from(picture_folder, output)
-    assert verify.verify(output, workers=2) == []
-    first, second, third, _ = (s["file"] for s in described["shards"]["train"])
+    content = prepared_from(image_folder, output)
+    assert verification.verify(output, workers=2) == []
+    first, second, third, _ = (s["file"] for s in content["shards"]["train"])
     names = [opened(output).splits["train"].name(i) for i in range(16)]
     data = bytearray((output / first).read_bytes())
-    # In the picture of the third record, well after its name.
+    # In the image of the third record, well after its name.
     place = data.index(names[2].encode()) + 200
     data[place] ^= 255
     (output / first).write_bytes(data)
     (output / second).write_bytes((output / second).read_bytes()[:-100])
     (output / third).unlink()
-    faults = verify.verify(output, workers=1)
-    assert any(first in fault and "checksum differs" in fault for fault in faults)
+    faults = verification.verify(output, workers=1)
+    assert any(first in fault and "checksum mismatch" in fault for fault in faults)
     assert any(f"{first}, record 2: " in fault for fault in faults)
     assert not any(f"{first}, record 1: " in fault for fault in faults)
     assert any(second in fault and "bytes where" in fault for fault in faults)
@@ -441,8 +443,8 @@ def test_verify_names_the_shard_and_record_of_every_fault(
     assert len(faults) == 4
 
 
-def test_verify_exits_with_1_on_faults(tmp_path, picture_folder, capsys):
-    prepared_from(picture_folder, tmp_path / "out")
+def test_verify_exits_with_1_on_faults(tmp_path, image_folder, capsys):
+    prepared_from(image_folder, tmp_path / "out")
     arguments = [f"--path={tmp_path / 'out'}"]
     verify.main(arguments)
     assert json.loads(capsys.readouterr().out)["faults"] == 0
@@ -451,15 +453,15 @@ def test_verify_exits_with_1_on_faults(tmp_path, picture_folder, capsys):
     with pytest.raises(SystemExit) as caught:
         verify.main(arguments)
     assert caught.value.code == 1
-    told = capsys.readouterr()
-    assert json.loads(told.out)["faults"] == 1
-    assert "mean.npy is damaged" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["faults"] == 1
+    assert "mean.npy is damaged" in printed.err
 
 
-def test_a_damaged_record_stops_training_by_name(tmp_path, picture_folder):
+def test_a_damaged_record_stops_training_by_name(tmp_path, image_folder):
     output = tmp_path / "out"
-    described = prepared_from(picture_folder, output)
-    shard = output / described["shards"]["train"][0]["file"]
+    content = prepared_from(image_folder, output)
+    shard = output / content["shards"]["train"][0]["file"]
     name = opened(output).splits["train"].name(5)
     data = bytearray(shard.read_bytes())
     data[data.index(name.encode()) + 300] ^= 1
@@ -472,23 +474,23 @@ def test_a_damaged_record_stops_training_by_name(tmp_path, picture_folder):
     assert "alexnet_jax.verify" in str(caught.value)
 
 
-def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, picture_folder):
+def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, image_folder):
     output = tmp_path / "out"
     with pytest.raises(InputError, match="alexnet_jax.prepare --source=folder"):
         opened(None)
     with pytest.raises(InputError, match=f"alexnet_jax.prepare .*--output={output}"):
         opened(output)
-    described = prepared_from(picture_folder, output)
+    content = prepared_from(image_folder, output)
     file = output / "dataset.json"
     text = file.read_text()
 
     def changed(**changes):
         file.write_text(json.dumps({**json.loads(text), **changes}))
 
-    shard = described["shards"]["train"][0]
+    shard = content["shards"]["train"][0]
     wrong = {
-        "format 99, newer than the 2": {"format_version": 99},
-        "format 1, before 2; prepare": {"format_version": 1},
+        "format 99, newer than the 3": {"format_version": 99},
+        "format 1, older than the 2 read here; prepare": {"format_version": 1},
         "no format_version": {"format_version": "2"},
         "lies outside": {"shards": {"train": [{**shard, "file": "../x"}]}},
         "a count of -1": {"shards": {"train": [{**shard, "examples": -1}]}},
@@ -500,10 +502,10 @@ def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, picture_folder):
         "2 class names and 1 ids": {"class_ids": ["a"]},
         "colour_directions": {"colour_directions": [[1.0]]},
         "no examples of split validation": {"shards": {"train": [shard]}},
-        "records where 17": {
+        "records where the manifest says 17": {
             "shards": {
                 "train": [{**shard, "examples": 17}],
-                "validation": described["shards"]["validation"],
+                "validation": content["shards"]["validation"],
             }
         },
         "something else": {"shards": None},
@@ -531,24 +533,65 @@ def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, picture_folder):
     with pytest.raises(InputError, match=r"train-00000.* bytes where"):
         opened(output)
     (output / shard["file"]).write_bytes(bytes(len(whole)))
-    with pytest.raises(InputError, match=r"train-00000.* 0 records where 16"):
+    with pytest.raises(
+        InputError, match=r"train-00000.* 0 records where the manifest says 16"
+    ):
         opened(output)
     (output / shard["file"]).unlink()
     with pytest.raises(InputError, match=r"train-00000.* is missing"):
         opened(output)
 
 
+def test_format_2_still_opens_and_verifies(tmp_path, image_folder):
+    """Its manifest says `mended` and `refused`; the shards are the same."""
+    output = tmp_path / "out"
+    prepared_from(image_folder, output)
+    train = opened(output).splits["train"]
+    expected = [train[index]["image"] for index in range(len(train))]
+    file = output / "dataset.json"
+    content = json.loads(file.read_text())
+    content["format_version"] = 2
+    content["mended"] = content.pop("repaired")
+    content["refused"] = content.pop("unreadable")
+    file.write_text(json.dumps(content))
+    found = opened(output).splits["train"]
+    for index, image in enumerate(expected):
+        np.testing.assert_array_equal(found[index]["image"], image)
+    assert verification.verify(output, workers=1) == []
+
+
+def test_the_command_prints_what_was_repaired_and_skipped(
+    tmp_path, image_folder, capsys
+):
+    (image_folder / "train" / "class1" / "broken.jpg").write_bytes(b"no image")
+    output = tmp_path / "out"
+    prepare.main(
+        [
+            *("--source=folder", f"--input={image_folder}", f"--output={output}"),
+            *("--size=64", "--workers=1", "--on_error=skip"),
+        ]
+    )
+    assert json.loads(capsys.readouterr().out) == {
+        "output": str(output),
+        "classes": 2,
+        "train": 16,
+        "validation": 6,
+        "repaired": {"greyscale": 6, "transparency": 6},
+        "unreadable": 1,
+    }
+
+
 def test_a_record_is_what_was_packed():
-    record = prepared.pack(b"picture", 3, "it's.jpg")
-    unpacked = prepared.unpack(record)
+    packed = record.pack(b"image", 3, "it's.jpg")
+    unpacked = record.unpack(packed)
     assert (unpacked.label, unpacked.name) == (3, "it's.jpg")
-    assert bytes(unpacked.picture) == b"picture"
+    assert bytes(unpacked.image) == b"image"
     rng = np.random.default_rng(0)
     for _ in range(500):
-        broken = bytearray(record[: rng.integers(0, len(record))])
+        broken = bytearray(packed[: rng.integers(0, len(packed))])
         if broken:
             broken[rng.integers(0, len(broken))] ^= 1 << rng.integers(0, 8)
         try:
-            prepared.unpack(bytes(broken))
+            record.unpack(bytes(broken))
         except ValueError as error:
             assert "no record" in str(error)

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from alexnet_jax import prepare, verify
+from alexnet_jax.data.prepared import preparation, verification
 from alexnet_jax.data.sources import registry, tar_index
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
@@ -15,8 +15,8 @@ import archives as fakes
 from archives import NUMBERS, encode, opened
 
 
-def number_in(picture):
-    return NUMBERS[round(picture[..., 0].mean() / 50)]
+def number_in(image):
+    return NUMBERS[round(image[..., 0].mean() / 50)]
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_labels_are_the_sorted_wnids_and_validation_goes_through_the_devkit(
         assert dataset.class_ids[held_out[index]["label"]] == numbers[truth]
 
 
-def test_training_pictures_come_in_the_order_of_the_disk(root):
-    offsets = [piece.offset for piece in opened(root).splits["train"].pieces]
+def test_training_images_come_in_the_order_of_the_disk(root):
+    offsets = [entry.offset for entry in opened(root).splits["train"].entries]
     assert offsets == sorted(offsets)
 
 
@@ -70,7 +70,7 @@ def test_reading_the_archives_shows_how_far_it_is(root, monkeypatch, capsys):
 
 
 def test_prepared_from_archives_and_from_class_folders_is_the_same(tmp_path, root):
-    """As tars and unpacked, but for the order and the names: same pictures, labels."""
+    """As tars and unpacked, but for the order and the names: same images, labels."""
     folders = tmp_path / "folders"
     with tarfile.open(root / "ILSVRC2012_img_train.tar") as outer:
         for member in outer.getmembers():
@@ -88,11 +88,11 @@ def test_prepared_from_archives_and_from_class_folders_is_the_same(tmp_path, roo
     examples = []
     for name, path in (("tars", root), ("unpacked", folders)):
         output = tmp_path / f"prepared-{name}"
-        described = prepare.prepare(
+        content = preparation.prepare(
             source="imagenet", input_path=str(path), output=output, size=16, workers=1
         )
-        assert described["counts"] == {"train": 10, "validation": 7}
-        assert verify.verify(output, workers=1) == []
+        assert content["counts"] == {"train": 10, "validation": 7}
+        assert verification.verify(output, workers=1) == []
         found = registry.open_dataset(
             source="prepared", path=str(output), size=1, validation_fraction=0.1
         )
@@ -138,9 +138,9 @@ def test_what_is_missing_or_of_another_year_is_named(tmp_path, root):
     assert "it is not the devkit of 2012" in refused(root)
     assert "ILSVRC2010_validation_ground_truth.txt" in refused(root)
     kit.write_bytes(fakes.devkit(truth=fakes.TRUTH[:-1]))
-    assert "7 pictures where the devkit tells the classes of 6" in refused(root)
+    assert "7 images where the devkit has the classes of 6" in refused(root)
     kit.write_bytes(fakes.devkit(truth=[*fakes.TRUTH[:-1], 1001]))
-    assert "the devkit's class 1001" in refused(root)
+    assert "which it does not list" in refused(root)
     kit.write_bytes(fakes.devkit()[:-200])
     assert "fetch it again" in refused(root)
     kit.write_bytes(b"no archive")
@@ -156,7 +156,7 @@ def test_what_is_missing_or_of_another_year_is_named(tmp_path, root):
     assert "lacks 1 of 5 classes' archives: n02119789.tar" in refused(root)
     inner["n02119789.tar"] = fakes.tar({})
     train.write_bytes(fakes.tar(inner))
-    assert "n02119789.tar has no pictures" in refused(root)
+    assert "n02119789.tar has no images" in refused(root)
     inner["n99999999.tar"] = fakes.tar({"a.JPEG": b"x"})
     train.write_bytes(fakes.tar(inner))
     assert "n99999999.tar, which is no class" in refused(root)
@@ -170,7 +170,7 @@ def test_cut_archives_are_named(root):
         assert "ILSVRC2012_img_train.tar" in refused(root)
     train.write_bytes(b"this is no archive at all " * 99)
     assert "cut off or damaged" in refused(root)
-    # A flipped bit in the header of an inner archive's second picture, and a hole of
+    # A flipped bit in the header of an inner archive's second image, and a hole of
     # zeros before it, as a broken download may leave.
     second = whole.index(b"n01440764_1.JPEG")
     for damaged in (b"X", bytes(512)):

@@ -47,7 +47,7 @@ def test_a_part_of_the_training_labels_is_drawn_from_all_classes(digits, part):
     assert len({digits.fingerprint, dataset.fingerprint, other.fingerprint}) == 3
 
 
-def test_validation_labels_and_all_pictures_stay_true(digits):
+def test_validation_labels_and_all_images_stay_true(digits):
     dataset = changed(digits, random_labels=1.0)
     held_out = digits.splits["validation"]
     np.testing.assert_array_equal(
@@ -61,12 +61,12 @@ def test_validation_labels_and_all_pictures_stay_true(digits):
 
 
 def moved(before, after):
-    """Where each pixel went, for a picture of distinct pixels."""
+    """Where each pixel went, for an image of distinct pixels."""
     return [int(np.flatnonzero((before == pixel).all(-1))[0]) for pixel in after]
 
 
 class Distinct:
-    """Pictures of which no two pixels are alike."""
+    """Images of which no two pixels are alike."""
 
     def __len__(self):
         return 6
@@ -83,7 +83,7 @@ class Distinct:
 
 
 @pytest.mark.parametrize("pixels", ["shuffled", "random"])
-def test_pixels_move_together_or_each_picture_for_itself(digits, pixels):
+def test_pixels_move_together_or_each_image_for_itself(digits, pixels):
     splits = {"train": Distinct(), "validation": Distinct()}
     dataset = changed(dataclasses.replace(digits, splits=splits), pixels=pixels)
     orders = []
@@ -102,15 +102,15 @@ def test_nothing_to_change_changes_nothing(digits):
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "message"),
     [
         ({"random_labels": 1.5}, "data.random_labels=1.5 must lie from 0 to 1"),
         ({"pixels": "moved"}, "choose from true, shuffled, random"),
         ({"seed": -1}, "data.corruption_seed=-1 must not be negative"),
     ],
 )
-def test_arguments_out_of_range_are_refused(digits, what, told):
-    with pytest.raises(InputError, match=told):
+def test_arguments_out_of_range_are_refused(digits, what, message):
+    with pytest.raises(InputError, match=message):
         changed(digits, **what)
 
 

@@ -20,8 +20,8 @@ def save(path, array, **options):
     Image.fromarray(array).save(path, **options)
 
 
-def test_a_folder_gives_every_picture_once_with_its_class(picture_folder):
-    dataset = open_folder(picture_folder)
+def test_a_folder_gives_every_image_once_with_its_class(image_folder):
+    dataset = open_folder(image_folder)
     assert dataset.class_names == ("class0", "class1")
     train, held_out = dataset.splits["train"], dataset.splits["validation"]
     assert (len(train), len(held_out)) == (16, 6)
@@ -59,7 +59,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert len(dataset.splits["train"]) == 9
 
 
-def test_the_fingerprint_tells_other_pictures(tmp_path):
+def test_the_fingerprint_changes_with_the_images(tmp_path):
     for label in "ab":
         for number in range(4):
             save(tmp_path / label / f"{number}.png", np.zeros((9, 9, 3), np.uint8))
@@ -76,13 +76,13 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
         open_folder(tmp_path)
     save(tmp_path / "a" / "0.png", np.zeros((9, 9, 3), np.uint8))
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "notes.txt").write_text("no picture")
-    with pytest.raises(InputError, match="class folder .*/b has no pictures"):
+    (tmp_path / "b" / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match="class folder .*/b has no images"):
         open_folder(tmp_path)
     save(tmp_path / "b" / "0.png", np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(InputError, match="class a has 1 pictures, too few"):
+    with pytest.raises(InputError, match="class a has 1 images, too few"):
         open_folder(tmp_path)
-    (tmp_path / "b" / "0.png").write_bytes(b"no picture")
+    (tmp_path / "b" / "0.png").write_bytes(b"no image")
     save(tmp_path / "a" / "1.png", np.zeros((9, 9, 3), np.uint8))
     save(tmp_path / "b" / "1.png", np.zeros((9, 9, 3), np.uint8))
     dataset = open_folder(tmp_path, size=8)
@@ -93,10 +93,10 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
         if source.name(index) == "b/0.png"
     ]
     ((source, index),) = broken
-    with pytest.raises(InputError, match=r"b/0.png is not a picture"):
+    with pytest.raises(InputError, match=r"b/0.png is not an image"):
         source[index]
     (tmp_path / "b" / "0.png").write_bytes(b"longer than it was")
-    with pytest.raises(InputError, match=r"b/0.png no longer has its 10 bytes"):
+    with pytest.raises(InputError, match=r"b/0.png no longer has its 8 bytes"):
         source[index]
 
 
@@ -107,7 +107,7 @@ def test_validation_classes_must_be_among_the_training_classes(tmp_path):
         open_folder(tmp_path)
 
 
-def test_a_link_to_nowhere_is_no_picture_and_validation_needs_train(tmp_path):
+def test_a_link_to_nowhere_is_no_image_and_validation_needs_train(tmp_path):
     for number in range(3):
         save(tmp_path / "a" / f"{number}.png", np.zeros((9, 9, 3), np.uint8))
     (tmp_path / "a" / "link.png").symlink_to(tmp_path / "nowhere.png")

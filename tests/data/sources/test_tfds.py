@@ -3,13 +3,14 @@
 import functools
 import importlib.util
 import io
+import sys
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import prepare, verify
+from alexnet_jax.data.prepared import preparation, verification
 from alexnet_jax.data.sources import registry
 from alexnet_jax.runtime.errors import InputError
 
@@ -21,7 +22,8 @@ def opened(path, fraction=0.25):
 
 
 def test_without_the_extra_one_line_says_so(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    # As if it were not installed: Python refuses to import what is None here.
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(InputError, match=r"pip install alexnet_jax\[tfds\]"):
         opened("cifar10")
 
@@ -104,14 +106,14 @@ def test_a_prepared_set_is_read_without_tensorflow(tmp_path, second, monkeypatch
             seen.append(source.name(index))
     assert len(set(seen)) == sum(expected.values())
     output = tmp_path / "prepared"
-    monkeypatch.setattr(prepare, "EXAMPLES_WORTH_A_SHARD", 6)
-    described = prepare.prepare(
+    monkeypatch.setattr(preparation, "EXAMPLES_WORTH_A_SHARD", 6)
+    content = preparation.prepare(
         source="tfds", input_path="spots", output=output, size=16, workers=2
     )
-    assert described["counts"] == (
+    assert content["counts"] == (
         {**expected, "train": 12} if second else {"train": 11, "validation": 1}
     )
-    assert verify.verify(output, workers=1) == []
+    assert verification.verify(output, workers=1) == []
 
 
 @pytest.mark.slow
@@ -128,7 +130,7 @@ def test_what_is_missing_says_the_command(tmp_path, monkeypatch):
         opened("imagenette/full-size-v2")
     assert "\n" not in str(caught.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty is no prepared set"):
+    with pytest.raises(InputError, match="empty is not a built set"):
         opened(tmp_path / "empty")
     with pytest.raises(InputError, match="give the set's name"):
         registry.open_dataset(
@@ -149,7 +151,7 @@ def test_imagenet_s_labels_are_those_of_tensorflow_datasets(tmp_path):
     listed = Path(tfds.__file__).parent / "datasets" / "imagenet2012" / "labels.txt"
     wnids = listed.read_text().split()
     assert len(wnids) == 1000
-    # The devkit's numbers in an order of their own.
+    # The devkit's numbers order the classes differently.
     order = np.random.default_rng(0).permutation(1000)
     devkit = {wnids[place]: (number + 1, "x") for number, place in enumerate(order)}
     root = tmp_path / "in"
@@ -165,7 +167,7 @@ def test_imagenet_s_labels_are_those_of_tensorflow_datasets(tmp_path):
     assert list(dataset.class_ids) == wnids
     train = dataset.splits["train"]
     for index in range(1000):
-        _, label, data = train.original(index)
+        _, label, data = train.encoded(index)
         assert data.decode() == wnids[label]
-    held_out = [piece.label for piece in dataset.splits["validation"].pieces]
+    held_out = [entry.label for entry in dataset.splits["validation"].entries]
     assert held_out == [65, 970, 230, 809, 516, 57, 334]

@@ -1,35 +1,53 @@
-"""How long a run is, and when it validates and saves."""
+"""A run's batch size, seed and length, and when it validates and saves."""
 
 import dataclasses
 from pathlib import Path
 
-from alexnet_jax.distributed import mesh
 from alexnet_jax.runtime.errors import InputError, check_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long a run is, when it validates and saves. Made by `make_plan`."""
+    """How a run trains. Made by `make_plan`.
 
+    Attributes:
+      examples: in the training set.
+      batch_size: examples in a step, over all devices.
+      seed: of everything random.
+      steps: of the whole run.
+      validate_steps: steps between validations; None for one after every epoch.
+      save_steps: steps between checkpoints beside those of validations.
+      init_from: a work directory whose parameters the run starts with.
+    """
+
+    examples: int
     batch_size: int
     seed: int
     steps: int
-    steps_per_epoch: float
-    validate_steps: int | None
-    save_steps: int | None
+    validate_steps: int | None = None
+    save_steps: int | None = None
     init_from: Path | None = None
 
+    @property
+    def steps_per_epoch(self) -> float:
+        """How many steps see as many examples as the training set has."""
+        return self.examples / self.batch_size
+
+    def epochs(self, step: int) -> int:
+        """How many epochs are complete after a step."""
+        return step * self.batch_size // self.examples
+
     def validates(self, step: int) -> bool:
-        """Whether a validation follows: every so often, and after the last step."""
+        """Whether a validation follows a step; one follows the last."""
         if step in (0, self.steps):
             return step > 0
         if self.validate_steps is not None:
             return step % self.validate_steps == 0
-        # The first step at which a further epoch is complete.
-        return int(step / self.steps_per_epoch) > int((step - 1) / self.steps_per_epoch)
+        # Integers: a quotient of floats puts some borders of epochs a step late.
+        return self.epochs(step) > self.epochs(step - 1)
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint without a validation follows this step."""
+        """Whether a checkpoint follows a step, beside those of validations."""
         return self.save_steps is not None and step % self.save_steps == 0
 
 
@@ -44,30 +62,29 @@ def make_plan(
     save_steps: int | None = None,
     init_from: str | None = None,
 ) -> Plan:
-    """How long a run is.
+    """How a run trains.
 
     Args:
-      examples: in the training split.
-      batch_size: pictures in a step, over all devices.
+      examples: in the training set.
+      batch_size: examples in a step, over all devices.
       steps: the run's length; where it is None,
-      epochs: its length in passes over the training pictures.
+      epochs: its length in passes over the training set.
       seed: of everything random.
       validate_steps: steps between validations; None for one after every epoch.
-      save_steps: steps between checkpoints beside those after validations.
-      init_from: a work directory whose parameters the run begins with; its last layer
-        is drawn anew where the classes are others.
+      save_steps: steps between checkpoints beside those of validations.
+      init_from: a work directory whose parameters the run starts with; its last layer
+        is re-initialised where the classes differ.
 
     Raises:
       InputError: if no length is given, or a number is not positive.
     """
     if steps is None and epochs is None:
         raise InputError("give train.steps or train.epochs")
-    mesh.check_batch(batch_size, 1, "train.batch_size")
-    steps_per_epoch = examples / batch_size
+    check_number("train.batch_size", batch_size, least=1)
     if epochs is not None:
         check_number("train.epochs", epochs)
     if steps is None:
-        steps = round((epochs or 0) * steps_per_epoch)
+        steps = round((epochs or 0) * (examples / batch_size))
     # JAX would take the seed's lower 32 bits.
     check_number("train.seed", seed, below=2**32)
     lengths = {
@@ -79,10 +96,10 @@ def make_plan(
         if value is not None:
             check_number(name, value, least=1)
     return Plan(
+        examples=examples,
         batch_size=batch_size,
         seed=seed,
         steps=steps,
-        steps_per_epoch=steps_per_epoch,
         validate_steps=validate_steps,
         save_steps=save_steps,
         init_from=None if init_from is None else Path(init_from),

@@ -1,0 +1,244 @@
+"""Prepares a data set: every image is decoded, resized and stored once.
+
+An image is stored as the paper prepares it: short side resized, centre square cut out
+(section 2). Training then reads it without decoding large files or resizing. `record`
+describes the format. Shards are written in a staging folder by a process for each core;
+a preparation that was killed continues with the shards it lacks.
+"""
+
+import collections
+import importlib.metadata
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.data import images
+from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
+from alexnet_jax.data.encoded import EncodedSource
+from alexnet_jax.data.prepared import manifest, shard_writer, staging
+from alexnet_jax.data.prepared.shard_writer import ShardTask
+from alexnet_jax.data.sources import registry
+from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
+from alexnet_jax.runtime import atomic, process_pool, progress
+from alexnet_jax.runtime.errors import InputError, check_number
+
+
+EXAMPLES_IN_SHARD = 4096
+SHARDS_AT_LEAST = 16
+EXAMPLES_WORTH_A_SHARD = 256
+
+
+def prepare(
+    *,
+    source: str,
+    input_path: str,
+    output: Path,
+    encoding: str = "jpeg",
+    size: int = 256,
+    validation_fraction: float = 0.1,
+    on_error: str = "stop",
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Prepare a data set.
+
+    The same input gives the same bytes, whatever the number of workers and however
+    often it was interrupted. The output appears at the end, complete.
+
+    Args:
+      source: `folder`, `imagenet` or `tfds`.
+      input_path: the folder, or the set's name in TensorFlow Datasets.
+      output: a folder that does not exist yet, or is empty.
+      encoding: `jpeg` (quality 95) or `raw` pixels.
+      size: side of the stored images, in pixels.
+      validation_fraction: the fraction held out where the input has no validation
+        split.
+      on_error: what happens to unreadable images: `stop` prepares the others, then
+        raises with the list; `skip` leaves them out and lists them in the manifest.
+      workers: processes; None for one for each core.
+
+    Returns:
+      The content of the manifest, `dataset.json`.
+
+    Raises:
+      InputError: if images can't be read, or the output can't be written.
+    """
+    output = output.absolute()
+    _check_arguments(source, input_path, output, size, workers)
+    dataset = registry.open_dataset(
+        source=source,
+        path=input_path,
+        size=size,
+        validation_fraction=validation_fraction,
+    )
+    folder = staging.staging_folder(output)
+    finished = folder / staging.SET_FOLDER
+    job = _job(source, size, encoding)
+    try:
+        with staging.hold(folder, output, job):
+            tasks = _tasks(dataset, folder, encoding)
+            _write_shards(tasks, workers, skip=on_error == "skip")
+            content = _manifest_content(tasks, dataset, job)
+            staging.check_unreadable(content, on_error, folder)
+            _write_manifest(finished, tasks, content)
+            _publish(finished, output)
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder} can't be written "
+            f"({error.strerror or error}); fix that and give the same command again: "
+            "finished shards are kept"
+        ) from error
+    return content
+
+
+def _publish(finished: Path, output: Path) -> None:
+    """Give the finished set its name."""
+    # Synced before the rename: after a power cut, what has the output's name is
+    # complete.
+    for path in (*finished.iterdir(), finished):
+        shard_writer.sync(path)
+    finished.replace(output)
+    shard_writer.sync(output.parent)
+
+
+def _check_arguments(
+    source: str, input_path: str, output: Path, size: int, workers: int | None
+) -> None:
+    if os.path.ismount(output):
+        raise InputError(
+            f"--output={output} is where a disk is mounted, and the set is moved to "
+            f"its place as a whole; choose a folder in it, like {output / 'prepared'}"
+        )
+    check_number("--size", size, least=1, below=LARGEST_SIZE + 1)
+    if source in ("folder", "imagenet") and not Path(input_path).is_dir():
+        raise InputError(f"--input={input_path} is not a folder")
+    if workers is not None:
+        check_number("--workers", workers, least=1)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output={output} exists already; choose a new folder")
+
+
+def _job(source: str, size: int, encoding: str) -> dict[str, object]:
+    """The options that decide the bytes; finished shards of other options are not
+    kept."""
+    return {
+        "format_version": manifest.FORMAT_VERSION,
+        "source": source,
+        "size": size,
+        "encoding": encoding,
+        "jpeg_quality": images.JPEG_QUALITY if encoding == "jpeg" else None,
+        "resize_filter": images.RESIZE_FILTER,
+        # The pixels depend on the libraries that decode and resize.
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("pillow", "simplejpeg")
+        },
+    }
+
+
+def _tasks(dataset: Dataset, folder: Path, encoding: str) -> dict[str, list[ShardTask]]:
+    """The shards of each split."""
+    tasks: dict[str, list[ShardTask]] = {}
+    for split, source in dataset.splits.items():
+        if not isinstance(source, EncodedSource):
+            raise InputError(f"{source} has no image files to prepare")
+        total = len(source)
+        # Enough shards to keep many cores busy to the end, and not too many files.
+        count = max(
+            -(-total // EXAMPLES_IN_SHARD),
+            min(SHARDS_AT_LEAST, -(-total // EXAMPLES_WORTH_A_SHARD)),
+        )
+        borders = np.linspace(0, total, count + 1).astype(int).tolist()
+        tasks[split] = [
+            ShardTask(
+                folder
+                / staging.SET_FOLDER
+                / f"{split}-{number:05d}-of-{count:05d}.array_record",
+                folder / staging.NOTES_FOLDER,
+                source.subset(start, stop),
+                encoding,
+                measured=split == "train",
+            )
+            for number, (start, stop) in enumerate(itertools.pairwise(borders))
+        ]
+    return tasks
+
+
+def _write_shards(
+    tasks: dict[str, list[ShardTask]], processes: int | None, *, skip: bool
+) -> None:
+    """Write the shards that are missing, in worker processes."""
+    everything = [task for members in tasks.values() for task in members]
+    missing = shard_writer.missing(everything, skip=skip)
+    notes = {task.path: task.note for task in everything}
+    for file in everything[0].path.parent.iterdir():
+        # Left over from an input with more or fewer images.
+        if file not in notes:
+            file.unlink()
+    total = sum(len(task.source) for task in everything)
+    left = sum(len(task.source) for task in missing)
+    # Starting a process takes longer than writing a few images.
+    useful = -(-left // EXAMPLES_WORTH_A_SHARD)
+    processes = min(processes or process_pool.cores(), useful)
+    if left < total:
+        progress.say(f"continuing: {total - left} of {total} images are prepared")
+    with progress.counted("preparing", total, completed=total - left) as advance:
+        for path in process_pool.spread(
+            shard_writer.write_shard, missing, processes=processes, advance=advance
+        ):
+            # Synced by this process, which is idle, while the workers continue.
+            try:
+                shard_writer.sync(path)
+            except OSError:
+                # Without its note the shard is written again by the next try.
+                notes[path].unlink()
+                raise
+
+
+def _manifest_content(
+    tasks: dict[str, list[ShardTask]], dataset: Dataset, job: dict[str, object]
+) -> dict[str, Any]:
+    """The manifest's content without the mean image's checksum and the colours."""
+    shards: dict[str, list[dict[str, Any]]] = {}
+    repaired: collections.Counter[str] = collections.Counter()
+    unreadable = []
+    for split, members in tasks.items():
+        shards[split] = []
+        for task in members:
+            note = json.loads(task.note.read_text(encoding="utf-8"))
+            del note["sums_sha256"], note["source"]
+            repaired.update(note.pop("repaired"))
+            unreadable += [
+                {"split": split, **entry} for entry in note.pop("unreadable")
+            ]
+            shards[split].append(note)
+    return {
+        **job,
+        "class_names": dataset.class_names,
+        "class_ids": dataset.class_ids,
+        "counts": {
+            split: sum(shard["examples"] for shard in members)
+            for split, members in shards.items()
+        },
+        "repaired": dict(sorted(repaired.items())),
+        "unreadable": unreadable,
+        "shards": shards,
+    }
+
+
+def _write_manifest(
+    folder: Path, tasks: dict[str, list[ShardTask]], content: dict[str, Any]
+) -> None:
+    """Write the mean image and the manifest, and add the statistics to `content`."""
+    sums = PixelSums.zeros(content["size"])
+    for task in tasks["train"]:
+        sums += PixelSums.load(task.sums)
+    statistics = sums.statistics()
+    statistics.save_mean(folder)
+    content["mean_sha256"] = manifest.sha256(folder / MEAN_FILE)
+    content.update(statistics.to_json())
+    atomic.write_json(folder / manifest.DATASET_FILE, content)

@@ -1,0 +1,58 @@
+"""Images through a network in batches: for predictions, features, inspection."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import UInt8
+
+from alexnet_jax.data import image_files
+from alexnet_jax.training import evaluation
+from alexnet_jax.training.step import Batch
+
+
+Item = TypeVar("Item")
+Results = TypeVar("Results")
+
+
+def over_images(
+    run: Callable[[Batch], Results],
+    items: Iterable[Item],
+    image_of: Callable[[Item], UInt8[np.ndarray, "size size 3"] | None],
+    *,
+    size: int,
+    batch_size: int,
+    mesh: Mesh,
+) -> Iterator[tuple[list[Item], Results]]:
+    """Run a function over stored images, a batch at a time, on every device.
+
+    Args:
+      run: as in `evaluation.over_batches`.
+      items: one for each image.
+      image_of: an item's image; of None, for an image that can't be read, a black image
+        takes the place.
+      size: side of the stored images, in pixels.
+      batch_size: items at a time. On the devices it is padded to a multiple of them.
+      mesh: the devices.
+
+    Yields:
+      Items, at most `batch_size` of them, and the rows of their results on the host.
+    """
+    places = evaluation.places(batch_size, mesh)
+
+    def batch_of(group: list[Item]) -> evaluation.HostBatch:
+        return {
+            "image": image_files.stacked(map(image_of, group), places, size),
+            "label": np.zeros(places, np.int32),
+            "mask": np.arange(places) < len(group),
+        }
+
+    rest = iter(items)
+    groups = iter(lambda: list(itertools.islice(rest, batch_size)), [])
+    # The loop is one batch ahead of its results, which belong to the group before.
+    started, finished = itertools.tee(groups)
+    batches = evaluation.over_batches(run, map(batch_of, started), mesh)
+    for (_, results), group in zip(batches, finished, strict=True):
+        yield group, results

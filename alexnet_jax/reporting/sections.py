@@ -1,0 +1,191 @@
+"""The sections of the report: what each shows, and its charts as PNG files beside."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from alexnet_jax.inference.inspection import Insight
+from alexnet_jax.reporting import charts, html
+from alexnet_jax.reporting.html import Section, Table
+from alexnet_jax.reporting.kernel_sheet import kernel_sheet, save_kernels
+from alexnet_jax.runs.metrics_file import Curves
+from alexnet_jax.runtime.atomic import writing
+
+
+# A matrix of more cells can't be read.
+MOST_CLASSES_IN_A_MATRIX = 20
+WORST_CLASSES = 50
+DOTS_PER_INCH = 110
+
+
+def result(run: Curves) -> Section:
+    """The best errors, and how far the training went."""
+    pairs = [
+        ("steps", f"{run.last('train', 'step'):.0f}"),
+        ("epochs", f"{run.last('train', 'epoch'):.1f}"),
+        ("training loss", f"{run.last('train', 'loss'):.3f}"),
+        (
+            "images a second",
+            f"{np.median(run.splits['train']['images_per_second']):.0f}",
+        ),
+    ]
+    best = run.best()
+    if best is not None:
+        pairs[:0] = [
+            ("best top-1 error", f"{best['top1_error']:.2%}"),
+            ("top-5 error there", f"{best['top5_error']:.2%}"),
+        ]
+    return Section("Result", [html.Numbers(pairs)])
+
+
+def results(runs: Sequence[Curves]) -> Section:
+    """A row for each of several runs."""
+    rows = []
+    for run in runs:
+        best = run.best()
+        rows.append(
+            (
+                run.name,
+                f"{run.last('train', 'step'):.0f}",
+                f"{run.last('train', 'loss'):.3f}",
+                "" if best is None else f"{best['top1_error']:.2%}",
+                "" if best is None else f"{best['step']:.0f}",
+            )
+        )
+    columns = ("run", "steps", "training loss", "best top-1 error", "at step")
+    return Section("Results", [Table(columns, rows, numbers=4)])
+
+
+def training(runs: Sequence[Curves], folder: Path, prefix: str = "") -> Section:
+    """Loss, error and learning rate over epochs.
+
+    Args:
+      runs: one, or several in the same axes.
+      folder: gets the PNG, as of every section.
+      prefix: of the PNG's name.
+    """
+    chart = _draw(
+        charts.training(runs),
+        folder / f"{prefix}training.png",
+        "Loss, top-1 error and learning rate over epochs",
+    )
+    return Section(
+        "Training", [chart], "Dotted: training batches, with dropout and random crops."
+    )
+
+
+def speed(runs: Sequence[Curves], folder: Path, prefix: str = "") -> Section:
+    """Images a second and the wait for data; arguments as of `training`."""
+    chart = _draw(
+        charts.throughput(runs),
+        folder / f"{prefix}throughput.png",
+        "Images a second and the wait for data",
+    )
+    return Section("Speed", [chart], "By the clock of the machine that trained.")
+
+
+def kernels(first: Float[np.ndarray, "..."], folder: Path) -> list[Section]:
+    """The first layer's kernels; none where they don't see three colours."""
+    if first.shape[3] != 3:
+        return []
+    save_kernels(first, folder / "kernels.png")
+    return [
+        Section(
+            "Kernels of the first layer",
+            [html.pixels(kernel_sheet(first), "The kernels of the first layer")],
+            "Tower by tower, each stretched to the full range around grey, which is "
+            "zero (figure 3 of the paper).",
+        )
+    ]
+
+
+def predictions(insight: Insight, folder: Path) -> list[Section]:
+    """Examples with their best classes, and where the network is wrong."""
+    seen = len(insight.labels)
+    which = "all" if seen == insight.total else f"{seen} of {insight.total}"
+    examples = _draw(
+        charts.panel(insight),
+        folder / "predictions.png",
+        "Images, their best classes and neighbours",
+    )
+    sections = [
+        Section(
+            "Predictions",
+            [examples],
+            f"Red: the right class. Beside it the nearest of {which} validation images "
+            "by the Euclidean distance of the last hidden layer (figure 4 of the "
+            "paper).",
+        )
+    ]
+    text = f"{which.capitalize()} validation images, one crop."
+    if len(insight.class_names) <= MOST_CLASSES_IN_A_MATRIX:
+        matrix = _draw(
+            charts.confusion(insight), folder / "confusion.png", "Confusion matrix"
+        )
+        sections.append(Section("Confusions", [matrix], text))
+    sections.append(Section("Errors by class", [_errors_by_class(insight)], text))
+    return sections
+
+
+def _errors_by_class(insight: Insight) -> Table:
+    """The classes with the largest errors first."""
+    counts = insight.confusion()
+    totals = counts.sum(axis=1)
+    wrong = totals - counts.diagonal()
+    present = np.flatnonzero(totals)
+    worst_first = np.argsort(-(wrong[present] / totals[present]), kind="stable")
+    rows = [
+        (
+            insight.class_names[label],
+            str(totals[label]),
+            str(wrong[label]),
+            f"{wrong[label] / totals[label]:.0%}",
+        )
+        for label in present[worst_first][:WORST_CLASSES]
+    ]
+    return Table(("class", "images", "wrong", "error"), rows, numbers=3)
+
+
+def settings(
+    config: Mapping[str, object], starts: Sequence[Mapping[str, object]]
+) -> Section:
+    """Config and versions, folded.
+
+    Args:
+      config: flat, by dotted key.
+      starts: what was noted at every start of the run, as flat.
+    """
+    keys = [(key, str(value)) for key, value in sorted(config.items())]
+    tables = [Table(("key", "value"), keys, summary="Every key of the config")]
+    for number, start in enumerate(starts, start=1):
+        rows = [(key, str(value)) for key, value in start.items()]
+        summary = f"Start {number}: {start.get('time', '')}"
+        tables.append(Table(("what", "value"), rows, summary=summary))
+    return Section("Config and versions", tables)
+
+
+def differences(
+    runs: Sequence[Curves], configs: Sequence[Mapping[str, object]]
+) -> Section:
+    """The keys whose values differ between runs; configs are flat, by dotted key."""
+    rows = []
+    for key in sorted({key for config in configs for key in config}):
+        values = [str(config.get(key)) for config in configs]
+        if len(set(values)) > 1:
+            rows.append((key, *values))
+    return Section(
+        "What differs",
+        [Table(("key", *(run.name for run in runs)), rows)],
+        "Keys of the configs that are not the same in all runs.",
+    )
+
+
+def _draw(figure: Figure, path: Path, description: str) -> html.Drawing:
+    """A chart for the page, and as a PNG on white in the colours of a light page."""
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
+    return html.drawing(figure, path.stem, description, ink=charts.INK)

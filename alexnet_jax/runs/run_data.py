@@ -1,0 +1,103 @@
+"""What a run knows of its data: class names, sizes, mean image and colour PCA.
+
+Measured at the first start, from the training set, and kept in `data.json` and
+`mean.npy`: a network can be used without its data. The statistics of several processes
+come from these files as well: the main process measures, the others read.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax.data.dataset import LARGEST_SIZE
+from alexnet_jax.data.loading.pipeline import Pipeline, measure_statistics
+from alexnet_jax.data.statistics import Statistics, load_statistics
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import InputError, first_line
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """What a work directory knows of its data without opening them."""
+
+    class_names: tuple[str, ...]
+    size: int
+    crop: int
+    fingerprint: str
+    statistics: Statistics
+
+
+def read_data(workdir: Path) -> Data:
+    """What the work directory of a run knows of its data.
+
+    Raises:
+      InputError: if it is missing or inconsistent.
+    """
+    path = workdir / workdirs.DATA_FILE
+    description = workdirs.read_json(path)
+    try:
+        names = tuple(description["class_names"])
+        size, crop = description["size"], description["crop"]
+        fingerprint = description["fingerprint"]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names")
+        if not (type(size) is type(crop) is int and 0 < crop <= size <= LARGEST_SIZE):
+            raise ValueError(f"size {size!r:.40}, crop {crop!r:.40}")
+        if not isinstance(fingerprint, str):
+            raise ValueError("fingerprint")
+        statistics = load_statistics(workdir, description)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)[:160]})") from error
+    return Data(names, size, crop, fingerprint, statistics)
+
+
+def write_data(workdir: Path, data: Data) -> None:
+    """Write what `read_data` reads."""
+    data.statistics.save_mean(workdir)
+    description = {
+        "class_names": data.class_names,
+        "size": data.size,
+        "crop": data.crop,
+        "fingerprint": data.fingerprint,
+        **data.statistics.to_json(),
+    }
+    workdirs.write_json(workdir / workdirs.DATA_FILE, description)
+
+
+def measure(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -> None:
+    """Write the data's names and statistics, unless an earlier start did.
+
+    Args:
+      workdir: of the run.
+      pipeline: its data.
+      check: called again and again while the images are read; it may raise.
+    """
+    if (workdir / workdirs.DATA_FILE).exists():
+        return
+    dataset = pipeline.dataset
+    statistics = dataset.statistics
+    if statistics is None:
+        total = len(dataset.splits["train"])
+        with progress.counted("mean image and colours", total) as count:
+
+            def advance(done: int) -> None:
+                count(done)
+                check()
+
+            statistics = measure_statistics(pipeline, advance)
+    if not pipeline.subtract_mean:
+        zeros = np.zeros_like(statistics.mean)
+        statistics = dataclasses.replace(statistics, mean=zeros)
+    data = Data(
+        class_names=dataset.class_names,
+        size=dataset.size,
+        crop=pipeline.crop,
+        fingerprint=dataset.fingerprint,
+        statistics=statistics,
+    )
+    write_data(workdir, data)

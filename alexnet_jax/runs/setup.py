@@ -1,0 +1,122 @@
+"""A run, set up: everything that the training loop takes, built once from a config."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.config import SECTIONS, completed, plain, section
+from alexnet_jax.runs.validation import make_validation
+from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.training import plan as plans
+from alexnet_jax.training.optimizer import momentum_sgd
+from alexnet_jax.training.plan import Plan
+from alexnet_jax.training.schedule import make_schedule
+from alexnet_jax.training.step import Steps, TrainState, make_steps
+
+
+@runtime_checkable
+class Config(Protocol):
+    """Sections of keys by name: a mapping of mappings, or a ConfigDict."""
+
+    def items(self) -> Any:
+        """Names and sections."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Setup:
+    """What a run trains, on what, and how.
+
+    Attributes:
+      config: the sections that it was built from, as plain dictionaries.
+      mesh: the devices.
+      pipeline: the data and how they are read.
+      model: the network.
+      steps: the functions that the training loop calls.
+      plan: batch size, seed, length, when it validates and saves.
+      validate: measures the errors of a state on the validation set; takes the state,
+        the mean image, and a function that is called after every batch and may raise.
+      checkpoint: how many checkpoints are kept.
+      enough: asked after every validation with the work directory whether the run ends
+        here; experiments train until a network has learned.
+    """
+
+    config: Mapping[str, Mapping[str, Any]]
+    mesh: Mesh
+    pipeline: Pipeline
+    model: nn.Module
+    steps: Steps
+    plan: Plan
+    validate: Callable[[TrainState, jax.Array, Callable[[], None]], dict[str, float]]
+    checkpoint: Mapping[str, int]
+    enough: Callable[[Path], bool] = lambda workdir: False
+
+
+def build_setup(
+    config: Config,
+    dataset: Dataset | None = None,
+    enough: Callable[[Path], bool] = lambda workdir: False,
+) -> Setup:
+    """The set-up of a run. Opens the devices and the data.
+
+    Args:
+      config: the sections of `runs.config.SECTIONS`.
+      dataset: a data set that is open already, such as one in memory; else the one that
+        the section `data` names.
+      enough: see `Setup`.
+
+    Raises:
+      InputError: if something in the config or the data is wrong.
+    """
+    settings: dict[str, Any] = plain(config)
+    if unknown := sorted(set(settings) - set(SECTIONS)):
+        raise InputError(
+            f"config.{unknown[0]} is unknown; sections are {', '.join(SECTIONS)}"
+        )
+    # The platform is chosen with the mesh, so nothing may ask for a device before.
+    towers = completed(settings)["model"]["towers"]
+    mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
+    reading = section(settings, "data")
+    if dataset is None:
+        pipeline = pipelines.open_pipeline(**reading)
+    else:
+        pipeline = pipelines.make_pipeline(dataset, **pipelines.reading(reading))
+    dataset = pipeline.dataset
+    examples = len(dataset.splits["train"])
+    plan = plans.make_plan(examples=examples, **section(settings, "train"))
+    meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
+    classes = len(dataset.class_names)
+    model = AlexNet(num_classes=classes, **section(settings, "model"))
+    model.check_size(pipeline.crop, pipeline.crop)
+    schedule = make_schedule(
+        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=plan.batch_size,
+        **section(settings, "schedule"),
+    )
+    optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
+    validate = make_validation(
+        model=model, mesh=mesh, pipeline=pipeline, **section(settings, "eval")
+    )
+    return Setup(
+        config=settings,
+        mesh=mesh,
+        pipeline=pipeline,
+        model=model,
+        steps=make_steps(
+            model, optimizer, schedule, mesh, size=pipeline.crop, seed=plan.seed
+        ),
+        plan=plan,
+        validate=lambda state, mean, check: validate(state.params, mean, check),
+        checkpoint=section(settings, "checkpoint"),
+        enough=enough,
+    )
