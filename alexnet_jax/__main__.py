@@ -7,13 +7,13 @@ from alexnet_jax.runtime.errors import InputError
 
 
 COMMANDS = {
-    "alexnet_jax.main": "train, or go on with a run",
+    "alexnet_jax.main": "train, or resume a run",
     "alexnet_jax.evaluate": "measure the errors of a run, or of several as an ensemble",
-    "alexnet_jax.predict": "name what is in images",
-    "alexnet_jax.features": "write what any layer makes of many images",
-    "alexnet_jax.figures": "draw a run, or compare several",
-    "alexnet_jax.weights": "take weights of Caffe, ONNX and PyTorch, or give ours",
-    "alexnet_jax.prepare": "turn image files into a data set that trains fast",
+    "alexnet_jax.predict": "classify images",
+    "alexnet_jax.features": "store the features of many images, from any layer",
+    "alexnet_jax.figures": "draw the report of a run, or compare several",
+    "alexnet_jax.weights": "import weights of Caffe, ONNX and PyTorch, or export ours",
+    "alexnet_jax.prepare": "turn images into a data set that trains fast",
     "alexnet_jax.verify": "check a prepared data set",
 }
 

@@ -4,19 +4,21 @@
                                [--config.SECTION.KEY=VALUE ...]
                                [--distributed[=HOST:PORT --processes=N --process=I]]
 
-With --distributed several processes train as one, each started with the same command.
-On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) that is all; else
-give the address where process 0 waits, how many there are, and which one this is.
+With --distributed several processes train one network, each started with the same
+command. On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) no more is
+needed; elsewhere give the address where process 0 waits, the number of processes, and
+the index of this process.
 
-A config is a Python file with a function `get_config`, and is run as code. The configs
-that come with the package are also found by name: `--config=quickstart`.
+A config is a Python file with a function `get_config`; it is executed as code. The
+configs of the package are also found by name: `--config=quickstart`. A single value of
+a single layer is `--config.model.layers.conv3.kernel_std=0.05`.
 """
 
 from alexnet_jax.runtime import cli, hugepages
 
 
 if __name__ == "__main__":
-    # Before the imports that take long, since it starts the process anew.
+    # Before the imports that take long, since it restarts the process.
     hugepages.use()
 
 import argparse

@@ -9,10 +9,11 @@ Command:    python -m alexnet_jax.main --config=configs/cifar10.py --workdir=run
                 --config.data.path=PREPARED
 Data:       python -m alexnet_jax.prepare --source=folder --input=FOLDER --size=32
                 --encoding=raw --output=PREPARED
-            where FOLDER has train/CLASS and validation/CLASS with CIFAR-10's pictures;
+            where FOLDER has train/CLASS and validation/CLASS with CIFAR-10's images;
             or --source=tfds --input=cifar10 (see experiments/README.md).
 Variants:   :small (default), :four_layers, :four_layers_norm
-Hardware:   any; an epoch of :small takes minutes on two CPU cores.
+Hardware:   any.
+Time:       an epoch of :small takes minutes on two CPU cores.
 Expected:   published for :small, Zhang et al., table 1: 76.07 % accuracy as it stands
             here, 9.86 % with random labels, which it learns to 99.82 %. Measured: see
             experiments/generalisation/ and experiments/relu/.

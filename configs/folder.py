@@ -1,14 +1,15 @@
-"""The full network on any folder of pictures; sizes and classes are read from the data.
+"""The full network on any folder of images; the classes are its folders.
 
-Reproduces: nothing published. The network of `configs/imagenet.py`, with a rate that
-drops when the validation error stops improving.
+Reproduces: nothing published. The network of `configs/imagenet.py`, with a learning
+rate that drops when the validation error stops improving.
 
 Command:    python -m alexnet_jax.main --config=configs/folder.py --workdir=run
-                --config.data.path=PICTURES
-            where PICTURES has CLASS folders, at once or under train and validation.
-Hardware:   any. Pictures are decoded on the fly; where the host is the limit, prepare
+                --config.data.path=IMAGES
+            where IMAGES has CLASS folders, directly or under train and validation.
+Hardware:   any. Images are decoded in every epoch; where the host is the limit, prepare
             them once and train with configs/imagenet.py.
-Expected:   depends on the pictures.
+Time:       for photographs like ImageNet's, see configs/imagenet.py.
+Expected:   depends on the images.
 """
 
 from ml_collections import ConfigDict

@@ -1,23 +1,24 @@
-"""The paper's run on ImageNet (ILSVRC-2012, 1,000 classes, 1.28 million pictures).
+"""The paper's run on ImageNet (ILSVRC-2012, 1,000 classes, 1.28 million images).
 
 Reproduces: the network of run 145 of the 2012 code, which gave the paper's digits, with
-its staged run: the rate divided by 10 at epochs 25, 51 and 79, colour noise off at 67,
-conv1 slowed at 67 and frozen at 72, 91 epochs. `:paper` is the paper's text to the
-letter, with one rate for all layers that drops when the validation error stops to
-improve. `:caffe`, `:caffenet` and `:owt` are BVLC's AlexNet, Caffe's reference network
-and torchvision's AlexNet with their own solvers (BVLC/caffe, models/; torchvision's
-references/classification).
+its staged run: the learning rate divided by 10 at epochs 25, 51 and 79, the colour
+shift off at 67, conv1 slowed at 67 and frozen at 72, 91 epochs. `:paper` is the paper's
+text to the letter, with one rate for all layers that drops when the validation error
+stops improving. `:caffe`, `:caffenet` and `:owt` are BVLC's AlexNet, Caffe's reference
+network and torchvision's AlexNet with their own solvers (BVLC/caffe, models/;
+torchvision's references/classification).
 
 Command:    python -m alexnet_jax.main --config=configs/imagenet.py --workdir=run
                 --config.data.path=PREPARED
 Data:       python -m alexnet_jax.prepare --source=imagenet --input=ARCHIVES
                 --output=PREPARED
 Variants:   :code2012 (default), :paper, :caffe, :caffenet, :owt; :conv6, the network
-            with a sixth convolution, and :conv6_finetune, which begins with a run of
+            with a sixth convolution, and :conv6_finetune, which fine-tunes a run of
             :conv6 on other classes (--config.train.init_from=RUN); and every name of
-            `preset_values.ABLATIONS`: no_norm, pool_2x2, one_tower, no_exchange,
+            `nn.presets.ABLATIONS`: no_norm, pool_2x2, one_tower, no_exchange,
             no_crops, no_colour, no_dropout, tanh, sigmoid, no_conv4, no_conv5, no_fc7
 Hardware:   two devices take a tower each, one takes both; more split the batch.
+Time:       91 epochs are 117 million images: 16 hours at 2,000 images a second.
 Expected:   published for this network on the 2012 validation set with ten crops: 40.7 %
             top-1 and 18.2 % top-5 error. Not measured here.
 """
@@ -34,7 +35,7 @@ STAGED = {
     "colour_epochs": 67.0,
     "layer_rates": {"conv1": ((67, 0.1), (72, 0.0))},
 }
-# Run 146 of the 2012 code: the network was trained on other classes before.
+# Run 146 of the 2012 code: the network was pretrained on other classes.
 FINETUNE = {
     "kind": "steps",
     "learning_rate": 0.001,

@@ -6,10 +6,12 @@ scikit-learn, enlarged so that the network sees 67x67, the smallest size that wo
 A fifth is held out, drawn once from a fixed seed.
 
 Command:    python -m alexnet_jax.main --config=configs/quickstart.py --workdir=run
-Variants:   :code2012 (default), :paper (which hardly begins), :conv6, and the
-            ablations of configs/imagenet.py
-Hardware:   any; a CPU shows itself as two devices, one for each tower.
-Expected:   see the README's results.
+Variants:   :code2012 (default), :paper (which hardly learns in ten epochs), :conv6, and
+            the ablations of configs/imagenet.py
+Hardware:   any; a CPU acts as two devices, one for each tower.
+Time:       two to four minutes on two CPU cores.
+Expected:   measured, one crop, mean of three seeds: 1.6 % top-1 error; :paper 91.1 %
+            (experiments/quickstart/).
 """
 
 from ml_collections import ConfigDict

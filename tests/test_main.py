@@ -183,7 +183,8 @@ def test_an_override_of_before_says_the_new_key():
 
 def test_a_config_is_executed_once(tmp_path):
     counter = tmp_path / "executed"
-    path = config_of(tmp_path, f"open({str(counter)!r}, 'a').write('x')")
+    line = f"with open({str(counter)!r}, 'a') as file: file.write('x')"
+    path = config_of(tmp_path, line)
     main.parse([f"--config={path}", "--workdir=x", "--config.train.steps=3"])
     assert counter.read_text() == "x"
 

@@ -1,7 +1,7 @@
-"""A convolution with a kernel gradient of its own.
+"""A convolution whose kernel gradient is written by hand.
 
 XLA's CPU compiler computes the gradient of a convolution's kernel as a convolution with
-a window as large as a picture, at a third of the processor's rate. The same sum is, for
+a window as large as an image, at a third of the processor's rate. The same sum is, for
 every place of the kernel (a tap), one matrix product of the pixels under that tap with
 the gradient:
 
@@ -11,8 +11,8 @@ A strided convolution (conv1: 11x11 kernels, 3 colours, stride 4) would give pro
 three rows. Its input is first folded, so that the pixels of one stride become channels
 (space to depth): 3x3 taps of 48 channels, stride 1.
 
-Values and gradient of the input are left to XLA, which is at its best there. On GPU and
-TPU the kernel's gradient is XLA's as well. Measured in
+XLA computes the values and the input's gradient, which it does well. On GPU and TPU it
+computes the kernel's gradient too. Measured in
 `experiments/benchmarks/kernel_gradient.py`.
 """
 
@@ -34,11 +34,11 @@ def convolve(
 ) -> Float[Array, "batch rows columns kernels"]:
     """A convolution, in the type of `x`.
 
-    With a stride, zeros to the right and bottom fill up the last stride, as in the 2012
-    code; without one the size is kept, for odd sides.
+    With a stride above 1, zeros at the right and bottom fill up the last stride, as in
+    the 2012 code; with stride 1 the size is kept, for odd sides.
 
-    Inside `shard_map` both must vary over the same mesh axes (`lax.pcast`), since a
-    derivative of one's own says for itself what varies.
+    Inside `shard_map` both must vary over the same mesh axes (`lax.pcast`): JAX can't
+    derive what varies from a derivative that is written by hand.
     """
     return _convolve(x, kernel.astype(x.dtype), stride)
 
@@ -92,12 +92,12 @@ def kernel_gradient_by_convolution(
 def kernel_gradient_by_taps(
     x: Array, kernel: Array, dy: Array, *, stride: int
 ) -> Array:
-    """The same, a matrix product for each tap; the kernel only tells its shape."""
+    """The same, a matrix product for each tap; the kernel only gives its shape."""
     side = kernel.shape[0]
     if stride == 1:
         around = [padding(length, side, stride) for length in x.shape[1:3]]
         return _taps(jnp.pad(x, [(0, 0), *around, (0, 0)]), dy, side)
-    # The folded kernel reaches past the real one, and the folded picture past the last
+    # The folded kernel reaches past the real one, and the folded image past the last
     # window: over zeros, and those taps are cut off.
     folded_side = -(-side // stride)
     rows, columns = (length + folded_side - 1 for length in dy.shape[1:3])

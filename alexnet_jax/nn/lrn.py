@@ -1,4 +1,4 @@
-"""Response normalisation with a derivative of its own.
+"""Response normalisation with its derivative written by hand.
 
 Both norms of the 2012 network divide a value by a power of its neighbourhood's energy,
 

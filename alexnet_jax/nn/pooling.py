@@ -1,4 +1,4 @@
-"""Overlapping max pooling (section 3.4) with a derivative of its own.
+"""Overlapping max pooling (section 3.4) with its derivative written by hand.
 
 The maximum over a square window is taken along rows, then along columns. The derivative
 walks back the same way: along each axis, every value that equals its window's maximum

@@ -90,7 +90,7 @@ def gather(
 def own_part(
     x: Float[Array, "*shape all"], indices: Sequence[int | Array], towers: int
 ) -> list[Array]:
-    """What each tower of these indices had of gathered features."""
+    """The features of the towers of these indices, out of gathered features."""
     width = x.shape[-1] // towers
     return [
         lax.dynamic_slice_in_dim(x, tower * width, width, axis=-1) for tower in indices
@@ -106,7 +106,7 @@ def dropout(
     examples: Int[Array, " batch"],
     keep: float,
 ) -> list[Array]:
-    """Zero a part of the outputs; without a key, scale by what is kept on average.
+    """Zero a fraction of the outputs; without a key, scale by the fraction kept.
 
     A mask belongs to a layer, a tower and an example, so it is the same whatever device
     computes it.
@@ -116,8 +116,8 @@ def dropout(
       indices: the local towers' places among all towers.
       key: of the seed and the step.
       layer: its place in the network.
-      examples: each picture's place in the global batch.
-      keep: the part that stays.
+      examples: each image's place in the global batch.
+      keep: the fraction of outputs that stays.
     """
     if keep == 1:
         return list(xs)

@@ -132,7 +132,8 @@ def config_folder() -> Path:
 
 def _executed(path: Path, variant: str | None) -> ConfigDict:
     path = path.resolve()
-    name = "alexnet_jax_config"
+    # One config may load another.
+    name = f"config {path}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

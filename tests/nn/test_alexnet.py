@@ -16,8 +16,9 @@ from alexnet_jax.runs.config import preset as preset_changes
 from alexnet_jax.runs.config_file import load_config
 from alexnet_jax.runs.workdir import differences, flat
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.training import step
 
-from networks import TINY, mesh_of, tiny
+from networks import TINY, laid_out, mesh_of, tiny
 from references import channel_loop, map_loop, pool_loop
 
 
@@ -41,7 +42,7 @@ def test_number_of_parameters():
 
 
 @pytest.mark.parametrize("name", ["conv6", *ABLATIONS])
-def test_every_ablation_is_a_network_for_the_same_pictures(name):
+def test_every_ablation_is_a_network_for_the_same_images(name):
     model = preset(name)
     images = jnp.zeros((1, 224, 224, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -184,13 +185,8 @@ def forward_on(model, mesh):
 
 
 def collectives(model, mesh, images):
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    laid = {"params": step.abstract_params(model, mesh, images.shape[1])}
     with jax.set_mesh(mesh):
-        laid = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-            variables,
-            meshes.shardings(variables, mesh),
-        )
         place = jax.sharding.NamedSharding(mesh, meshes.EXAMPLES)
         images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=place)
         jaxpr = jax.make_jaxpr(forward_on(model, mesh))(laid, images)
@@ -223,7 +219,7 @@ def test_the_towers_exchange_at_conv3_fc6_fc7_and_nowhere_else():
         ("all_gather", ("tower",)),
         ("psum", ("tower",)),
     ]
-    # Of two devices each, pictures of two; every device's half of the channels.
+    # Two devices, two images; every device's half of the channels.
     assert [shape for _, _, shape in found] == [
         (2, 2, 13, 13, 128),
         (2, 2, 6, 6, 128),
@@ -267,7 +263,7 @@ def test_a_mesh_gives_what_no_mesh_gives(shape):
     images = 50 * jax.random.normal(jax.random.key(3), (4, 67, 67, 3))
     variables = louder(model.init(jax.random.key(0), images))
     expected = jax.jit(model.apply)(variables, images)
-    laid = jax.device_put(variables, meshes.shardings(variables, mesh))
+    laid = {"params": laid_out(variables["params"], model, mesh, 67)}
     place = jax.sharding.NamedSharding(mesh, meshes.EXAMPLES)
     logits = jax.jit(forward_on(model, mesh))(laid, jax.device_put(images, place))
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
@@ -512,7 +508,8 @@ def test_dropout_behind_a_convolution_comes_before_the_exchange():
     names = ("pool5", "fc6.linear")
     _, features = model.apply(variables, images, layers=names)
     flat5 = np.asarray(features["pool5"]).reshape(2, -1)
-    kernel, bias = variables["params"]["fc6"].values()
+    fc6 = variables["params"]["fc6"]
+    kernel, bias = np.asarray(fc6["kernel"]), np.asarray(fc6["bias"])
     expected = [0.5 * flat5 @ k + b for k, b in zip(kernel, bias, strict=True)]
     np.testing.assert_allclose(
         features["fc6.linear"], np.concatenate(expected, -1), rtol=1e-4, atol=1e-4

@@ -44,6 +44,12 @@ def replicated(mesh):
     return NamedSharding(mesh, meshes.EVERYWHERE)
 
 
+def laid_out(params, model, mesh, size):
+    """Parameters on a mesh, as a run has them."""
+    abstract = step.abstract_params(model, mesh, size)
+    return jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, abstract)
+
+
 def placed(host, mesh):
     place = NamedSharding(mesh, meshes.EXAMPLES)
     return jax.tree.map(lambda array: jax.device_put(array, place), host)

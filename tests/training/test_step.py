@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn import alexnet
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.training import optimizer, preprocess, step
 from alexnet_jax.training.schedule import make_schedule
 
-from networks import batches, flat, mesh_of, parts, placed, replicated, tiny
+from networks import batches, flat, laid_out, mesh_of, parts, placed, replicated, tiny
 
 
 def five_steps(shape, model, size, batch_size, rate=1e-3):
@@ -283,9 +282,7 @@ def test_a_state_that_is_not_finite_is_noticed_on_every_mesh():
 def test_padding_counts_for_nothing():
     model, mesh = tiny(), mesh_of(2, 1)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 67, 67, 3)))
-    params = jax.device_put(
-        variables["params"], meshes.shardings(variables["params"], mesh)
-    )
+    params = laid_out(variables["params"], model, mesh, 67)
     evaluate = step.make_eval_step(model, mesh, crop=67, views=10)
     mean = jax.device_put(np.zeros((67, 67, 3), np.float32), replicated(mesh))
     batch = next(batches(1, batch_size=6, size=77))
