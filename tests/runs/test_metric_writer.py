@@ -83,7 +83,7 @@ def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path)
     workdir.mkdir()
     with (
         pytest.raises(Failure, match=r"metrics.jsonl can't be written"),
-        writer(workdir) as told,
+        writer(workdir) as written,
     ):
         written.train(1, metrics(1.0), 0.0)
         workdir.rename(tmp_path / "moved")
@@ -94,7 +94,7 @@ def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path)
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, loss):
     with (
         pytest.raises(Diverged, match=r"step 2, at a learning rate of 0.01: the loss"),
-        writer(tmp_path) as told,
+        writer(tmp_path) as written,
     ):
         written.train(1, metrics(1.0), 0.0)
         written.train(2, metrics(loss), 0.0)
