@@ -7,7 +7,7 @@ import pytest
 
 import alexnet_jax
 from alexnet_jax import evaluate as command
-from alexnet_jax.inference import ensemble
+from alexnet_jax.inference import ensemble, members
 from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runtime.errors import InputError
 
@@ -104,7 +104,7 @@ def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     ensemble.evaluate(two_runs[:1], predictions=file)
     with np.load(file) as stored:
         written = dict(stored)
-    pipeline = ensemble.open_data(open_trained(two_runs[0], "best"), None)
+    pipeline = members.open_data(open_trained(two_runs[0], "best"), None)
     source = pipeline.dataset.splits["validation"]
     images = preprocess([source[index]["image"] for index in range(5)])
     assert images.shape == (5, 67, 67, 3)
@@ -167,7 +167,7 @@ def test_runs_that_differ_make_no_ensemble(
                 data = dataclasses.replace(data, **change)
         return dataclasses.replace(member, data=data, config=config)
 
-    monkeypatch.setattr(ensemble, "open_trained", opened)
+    monkeypatch.setattr(members, "open_trained", opened)
     with pytest.raises(InputError, match=message) as caught:
         ensemble.evaluate(two_runs, views=views)
     for workdir in two_runs:

@@ -1,6 +1,6 @@
 """Loss and errors of trained networks on a split, alone or as an ensemble."""
 
-import itertools
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +15,12 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.inference.trained import TrainedNetwork, open_trained
-from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.config import call, plain
+from alexnet_jax.inference.members import open_data, open_members, open_mesh
+from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import evaluation, losses
 from alexnet_jax.training.step import Batch
-
-
-# The sources that need a path.
-WITH_PATH = ("prepared", "folder", "imagenet", "tfds")
 
 
 class Outputs(NamedTuple):
@@ -81,38 +75,19 @@ def evaluate(
     Raises:
       InputError: if something is missing or doesn't fit together.
     """
-    if predictions is not None and not predictions.absolute().parent.is_dir():
-        raise InputError(
-            f"--predictions={predictions} can't be written: its folder isn't there"
-        )
-    if batch_size is not None:
-        meshes.check_batch(batch_size, 1, "--batch_size")
-    # Devices come first: opening a checkpoint asks for them.
-    devices = _open_mesh(workdirs_given, mesh)
-    members = [open_trained(workdir, checkpoint) for workdir in workdirs_given]
-    for other in members[1:]:
-        _check_alike(members[0], other, views)
-    settings = members[0].config
-    size = batch_size or settings.get("eval", {}).get("batch_size", 128)
+    _check_arguments(batch_size, predictions)
+    devices = open_mesh(workdirs_given, mesh)
+    members = open_members(workdirs_given, checkpoint, views)
+    config = members[0].config
+    size = batch_size or config.get("eval", {}).get("batch_size", 128)
     meshes.check_batch(size, devices.shape["data"], "--batch_size")
-    path = data_path or settings["data"].get("path")
+    path = data_path or config["data"].get("path")
     opened = [open_data(member, path) for member in members]
-    outputs = [
-        run_over(
-            member,
-            pipeline,
-            split=split,
-            views=views,
-            batch_size=size,
-            mesh=devices,
-            keep_logits=predictions is not None,
-        )
-        for member, pipeline in zip(members, opened, strict=True)
-    ]
-    if any(not np.array_equal(outputs[0].labels, o.labels) for o in outputs):
-        raise InputError("the members read different examples and make no ensemble")
-    if outputs[0].views < views:
-        progress.say("trained without horizontal flips: five views, not ten")
+    keep = predictions is not None
+    outputs_of = functools.partial(
+        run_over, split=split, views=views, batch_size=size, mesh=devices, keep=keep
+    )
+    outputs = [*map(outputs_of, members, opened)]
     measured, probabilities = _measured(outputs, size)
     if predictions is not None:
         _write_predictions(predictions, opened[0], split, outputs, probabilities)
@@ -126,74 +101,14 @@ def evaluate(
     }
 
 
-def _open_mesh(workdirs_given: Sequence[Path], mesh: tuple[int, int] | None) -> Mesh:
-    """The mesh of the first run's config, or the one given, for all these networks."""
-    configs = [plain(workdirs.read_config(workdir)) for workdir in workdirs_given]
-    settings = dict(configs[0].get("mesh", {}))
-    if mesh is not None:
-        settings["data"], settings["tower"] = mesh
-    towers = min(
-        config.get("model", {}).get("towers", AlexNet.towers) for config in configs
-    )
-    return meshes.open_mesh(towers=towers, **settings)
-
-
-def _check_alike(first: TrainedNetwork, other: TrainedNetwork, views: int) -> None:
-    """Check that two runs make an ensemble: same classes, same preprocessing.
-
-    Raises:
-      InputError: naming both runs and what differs.
-    """
-    here, there = first.data, other.data
-    if here.class_names != there.class_names:
-        what, advice = _first_other_class(here.class_names, there.class_names), ""
-    elif here.size != there.size:
-        what, advice = f"images stored at {here.size} and at {there.size} pixels", ""
-    elif here.crop != there.crop:
-        what, advice = f"crops of {here.crop} and of {there.crop} pixels", ""
-    elif not np.array_equal(here.statistics.mean, there.statistics.mean):
-        what, advice = "another mean image is subtracted", ""
-    elif views > 1 and first.flipped != other.flipped:
-        what = "one was trained with horizontal flips and one without"
-        advice = "; --views=1 takes both"
-    else:
-        return
-    raise InputError(
-        f"{first.workdir} and {other.workdir} make no ensemble: {what}{advice}"
-    )
-
-
-def _first_other_class(here: Sequence[str], there: Sequence[str]) -> str:
-    pairs = enumerate(itertools.zip_longest(here, there))
-    number, (a, b) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
-    return f"class {number} is {a} in one and {b} in the other"
-
-
-def open_data(member: TrainedNetwork, path: str | None) -> Pipeline:
-    """Open a member's data, where they are now.
-
-    Raises:
-      InputError: if no path is known, or the data have other classes or another size
-        than those that the member was trained on.
-    """
-    data = {**member.config["data"], "path": path}
-    if path is None and data.get("source", "prepared") in WITH_PATH:
+def _check_arguments(batch_size: int | None, predictions: Path | None) -> None:
+    """Raise an InputError for what can be seen before anything is opened."""
+    if predictions is not None and not predictions.absolute().parent.is_dir():
         raise InputError(
-            f"{member.workdir} doesn't say where its data are; give --data_path=PATH"
+            f"--predictions={predictions} can't be written: its folder isn't there"
         )
-    pipeline: Pipeline = call({"data": data}, "data")
-    dataset = pipeline.dataset
-    if dataset.class_names != member.data.class_names:
-        raise InputError(
-            f"{member.workdir} was trained on other classes than the data have: "
-            + _first_other_class(member.data.class_names, dataset.class_names)
-        )
-    if dataset.size != member.data.size:
-        raise InputError(
-            f"{member.workdir} was trained on images stored at {member.data.size} "
-            f"pixels a side, and these are stored at {dataset.size}"
-        )
-    return pipeline
+    if batch_size is not None:
+        meshes.check_batch(batch_size, 1, "--batch_size")
 
 
 def run_over(
@@ -204,21 +119,21 @@ def run_over(
     views: int,
     batch_size: int,
     mesh: Mesh,
-    keep_logits: bool,
+    keep: bool,
 ) -> Outputs:
     """A member's outputs for every example, in the data set's order.
 
     Views are averaged batch by batch: ImageNet's logits of ten views are 2 GB, which
-    only `keep_logits` keeps.
+    are kept only if `keep` is set.
     """
     dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
     step = member.evaluator(mesh, views)
 
-    def averaged(batch: Batch) -> tuple[Array, Array]:
+    def averaged(batch: Batch) -> dict[str, Array]:
         # Averaged here, before the next batch is started: after it, the device would
         # compute that batch first, and the host would wait.
         _, logits = step(batch)
-        return logits, losses.log_mean_probabilities(logits)
+        return {"logits": logits, "mean": losses.log_mean_probabilities(logits)}
 
     labels, log_probabilities, kept = [], [], []
     counted = 0
@@ -227,18 +142,18 @@ def run_over(
         progress.counted(str(member.workdir), total) as advance,
         prefetch.read(pipeline, dataset) as batches,
     ):
-        for batch, (logits, means) in evaluation.over_batches(averaged, batches, mesh):
-            counted = logits.shape[1]
+        for batch, results in evaluation.over_batches(averaged, batches, mesh):
+            counted = results["logits"].shape[1]
             labels.append(batch["label"])
-            log_probabilities.append(means)
-            if keep_logits:
-                kept.append(logits)
-            advance(len(logits))
+            log_probabilities.append(results["mean"])
+            if keep:
+                kept.append(results["logits"])
+            advance(len(batch["label"]))
     return Outputs(
         np.concatenate(labels),
         np.concatenate(log_probabilities),
         counted,
-        np.concatenate(kept) if keep_logits else None,
+        np.concatenate(kept) if keep else None,
     )
 
 
@@ -270,7 +185,13 @@ def _measured(
     outputs: Sequence[Outputs], batch_size: int
 ) -> tuple[Mapping[str, Any], Float[np.ndarray, "examples classes"]]:
     """Loss and errors of all members together, and of several also each member's own
-    and those of the first ones; and the averaged probabilities."""
+    and those of the first ones; and the averaged probabilities.
+
+    Raises:
+      InputError: if the members read different examples.
+    """
+    if any(not np.array_equal(outputs[0].labels, o.labels) for o in outputs):
+        raise InputError("the members read different examples and make no ensemble")
     together, probabilities = combine(outputs, batch_size)
     if len(outputs) == 1:
         return together, probabilities

@@ -81,12 +81,7 @@ def write_features(
     """
     check_number("--batch_size", batch_size, least=1)
     network = open_trained(workdir, checkpoint)
-    known = network.model.features
-    unknown = [name for name in layers if name not in known]
-    if unknown or not layers:
-        raise InputError(
-            f"no layer {', '.join(unknown)!r}; choose from {', '.join(known)}"
-        )
+    _check_layers(layers, network.model.features)
     images = open_input(given, network, split)
     size, mesh = network.data.size, network.all_devices()
     batch_size = min(batch_size, images.total)
@@ -108,17 +103,21 @@ def write_features(
         output_file as file,
         progress.counted("images", images.total, completed=file.done) as advance,
     ):
+        rest, image_of = images.rows(file.done), lambda row: row.image
         for rows, values in over_images(
-            extract,
-            images.rows(file.done),
-            lambda row: row.image,
-            size=size,
-            batch_size=batch_size,
-            mesh=mesh,
+            extract, rest, image_of, size=size, batch_size=batch_size, mesh=mesh
         ):
             _write(file, rows, values)
             advance(len(rows))
         return file.refused
+
+
+def _check_layers(layers: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in layers if name not in known]
+    if unknown or not layers:
+        raise InputError(
+            f"no layer {', '.join(unknown)!r}; choose from {', '.join(known)}"
+        )
 
 
 def _row_shapes(
@@ -135,20 +134,19 @@ def _row_shapes(
 
 
 def _write(
-    file: feature_store.Output, rows: list[Row], values: dict[str, Array]
+    file: feature_store.Output, rows: list[Row], values: evaluation.HostBatch
 ) -> None:
     """Write a batch's rows, and name the images that could not be read."""
     unread = [place for place, row in enumerate(rows) if row.error is not None]
-    columns = {name: np.asarray(value) for name, value in values.items()}
     if unread:
         # Copied: JAX gives its results as arrays that can't be written to.
-        columns = {name: np.array(value) for name, value in columns.items()}
-        for column in columns.values():
+        values = {name: np.array(value) for name, value in values.items()}
+        for column in values.values():
             column[unread] = np.nan
     for place in unread:
         progress.say(f"error: {rows[place].error}")
     names, labels = [row.name for row in rows], [row.label for row in rows]
-    file.append(columns, names, labels, len(unread))
+    file.append(values, names, labels, len(unread))
 
 
 def open_input(given: Path, network: TrainedNetwork, split: str) -> Input:

@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 
 from alexnet_jax.data import image_files
 from alexnet_jax.training import evaluation
+from alexnet_jax.training.evaluation import HostBatch, Results
 from alexnet_jax.training.step import Batch
 
 
 Item = TypeVar("Item")
-Results = TypeVar("Results")
 
 
 def over_images(
@@ -25,7 +25,7 @@ def over_images(
     size: int,
     batch_size: int,
     mesh: Mesh,
-) -> Iterator[tuple[list[Item], Results]]:
+) -> Iterator[tuple[list[Item], HostBatch]]:
     """Run a function over stored images, a batch at a time, on every device.
 
     Args:
@@ -42,7 +42,7 @@ def over_images(
     """
     places = evaluation.places(batch_size, mesh)
 
-    def batch_of(group: list[Item]) -> evaluation.HostBatch:
+    def batch_of(group: list[Item]) -> HostBatch:
         return {
             "image": image_files.stacked(map(image_of, group), places, size),
             "label": np.zeros(places, np.int32),

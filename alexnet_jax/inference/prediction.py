@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array
 
 from alexnet_jax.data import image_files
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import losses
+from alexnet_jax.training.step import Batch
 
 
 BEST = 5
@@ -53,15 +55,19 @@ def predict(
     mesh, names = network.all_devices(), network.data.class_names
     evaluate = network.evaluator(mesh, views)
     size = network.data.size
-    for group, log_means in over_images(
-        lambda batch: losses.log_mean_probabilities(evaluate(batch)[1]),
+
+    def averaged(batch: Batch) -> dict[str, Array]:
+        return {"mean": losses.log_mean_probabilities(evaluate(batch)[1])}
+
+    for group, results in over_images(
+        averaged,
         image_files.shown(paths, size),
         lambda shown: shown.image,
         size=size,
         batch_size=min(batch_size, len(paths)),
         mesh=mesh,
     ):
-        for shown, row in zip(group, np.exp(log_means), strict=True):
+        for shown, row in zip(group, np.exp(results["mean"]), strict=True):
             order = np.argsort(-row, kind="stable")[:best]
             classes = tuple((names[label], float(row[label])) for label in order)
             yield Prediction(shown.path, () if shown.error else classes, shown.error)

@@ -5,7 +5,7 @@ from image files.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,22 +17,24 @@ from alexnet_jax.training import losses
 from alexnet_jax.training.step import Batch
 
 
+# Arrays by name, on the host: a batch, or its results.
 HostBatch = Mapping[str, np.ndarray]
-Results = TypeVar("Results")
+# Arrays by name, as the device computes them.
+Results = Mapping[str, Array]
 
 
 def over_batches(
     run: Callable[[Batch], Results], batches: Iterable[HostBatch], mesh: Mesh
-) -> Iterator[tuple[HostBatch, Results]]:
+) -> Iterator[tuple[HostBatch, HostBatch]]:
     """Run a function over batches on every device, while the host makes the next batch.
 
     One batch is in flight: the next batch is placed and started before the results of
     the last one are fetched, so neither host nor device waits for the other.
 
     Args:
-      run: a jitted function. Of the arrays it returns, in any tree, those with axes
-        have a row for each example; those without are sums over the batch, which leave
-        padding out themselves.
+      run: a jitted function. Of the arrays it returns, those with axes have a row for
+        each example; those without are sums over the batch, which leave padding out
+        themselves.
       batches: this process's share of each batch; `mask` is false for padding. All of
         the same shapes, or `run` is compiled again.
       mesh: the devices. A batch is split along its data axis.
@@ -50,15 +52,18 @@ def over_batches(
         yield _finished(*in_flight)
 
 
-def _finished(batch: HostBatch, results: Results) -> tuple[HostBatch, Results]:
+def _finished(batch: HostBatch, results: Results) -> tuple[HostBatch, HostBatch]:
     """Wait for a batch's results, and drop the rows of padding."""
-    results = jax.device_get(results)
+    on_host: HostBatch = jax.device_get(results)
     mask = batch["mask"]
     if mask.all():
         # Copying a batch of images would take as long as a fast device computes.
-        return batch, results
-    rows = lambda array: array[mask] if array.ndim else array
-    return jax.tree.map(rows, (dict(batch), results))
+        return batch, on_host
+
+    def rows(arrays: HostBatch) -> HostBatch:
+        return {n: array[mask] if array.ndim else array for n, array in arrays.items()}
+
+    return rows(batch), rows(on_host)
 
 
 def places(batch_size: int, mesh: Mesh) -> int:
