@@ -7,7 +7,6 @@ process that runs alone exchanges nothing.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +49,7 @@ def in_main(action: Callable[[], object]) -> None:
         raise refused
 
 
-def check_same(settings: Mapping[str, Any]) -> None:
+def check_same(settings: Mapping[str, object]) -> None:
     """Check that every process was given the same settings.
 
     Args:
@@ -90,7 +89,7 @@ def check_same(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _digest(value: Any) -> np.ndarray:
+def _digest(value: object) -> np.ndarray:
     text = json.dumps(value, sort_keys=True)
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 

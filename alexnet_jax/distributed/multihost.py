@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -41,7 +40,7 @@ LOST = (
 # Set once Python has noticed that a process is lost.
 _noticed = threading.Event()
 # C holds a bare pointer to the handler; this reference keeps it from being collected.
-_abort_handler: Any = None
+_abort_handler: object = None
 
 
 def start(

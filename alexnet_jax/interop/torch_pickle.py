@@ -169,7 +169,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """What stands for a name that the program looks up; nothing is imported."""
-        # The functions are made anew each time, and OrderedDict is immutable: BUILD
+        # The functions are made at each look-up, and OrderedDict is immutable: BUILD
         # can set attributes of what it gets here, which must not outlive this file.
         known: dict[str, Any] = {
             **STORAGES,

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from alexnet_jax.runtime.errors import Failure, first_line
 
@@ -20,7 +19,7 @@ def replace(path: Path, data: str | bytes) -> None:
     part.replace(path)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a file of JSON, whole or not at all."""
     replace(path, json.dumps(value, indent=2) + "\n")
 

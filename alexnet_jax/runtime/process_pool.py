@@ -12,9 +12,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from alexnet_jax.runtime.errors import InputError
+
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+    from multiprocessing.synchronize import Event
 
 
 SECONDS_BETWEEN_UPDATES = 0.1
@@ -24,8 +29,8 @@ Result = TypeVar("Result")
 Advance = Callable[[int], None]
 
 # In a worker process: the count shared by all of them, and the event to stop.
-_done: Any = None
-_stop: Any = None
+_done: "Synchronized[int]"
+_stop: "Event"
 
 
 def cores() -> int:
@@ -89,7 +94,7 @@ def spread(
         pool.shutdown(cancel_futures=True)
 
 
-def _start(done: Any, stop: Any) -> None:
+def _start(done: "Synchronized[int]", stop: "Event") -> None:
     global _done, _stop
     _done, _stop = done, stop
     follow_parent()

@@ -3,9 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -85,6 +84,6 @@ def counted(
         yield advance
 
 
-def print_result(result: dict[str, Any]) -> None:
+def print_result(result: Mapping[str, object]) -> None:
     """Print a command's result: one JSON object, the last line of standard output."""
     print(json.dumps(result), file=sys.stdout, flush=True)
