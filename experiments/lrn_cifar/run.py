@@ -23,12 +23,12 @@ import experiment
 
 # isort: split
 
+from alexnet_jax import preset_config
+from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
-import in_memory
-from sections import preset
 
 
 BATCH, CROP, RATE = 128, 24, 0.01
@@ -39,23 +39,17 @@ IDENTITY = ("network", "seed", "epochs")
 
 def train(dataset, name, seed, given):
     """One run's errors after every epoch."""
-    values = preset(name)
-    values["optimizer"]["weight_decay"] = 0.0005
+    config = preset_config(name)
+    # Digits mean something else mirrored.
+    config.data.update({"crop": CROP, "flip": not given.quick})
+    config.optimizer.weight_decay = 0.0005
     drop = given.epochs * 4 / 5
-    values["schedule"].update(kind="steps", epochs=(drop,), learning_rate=RATE)
+    config.schedule.update({"kind": "steps", "epochs": (drop,), "learning_rate": RATE})
+    config.train.update({"batch_size": BATCH, "epochs": given.epochs, "seed": seed})
+    config.checkpoint.update(experiment.LATEST_ONLY)
     workdir = given.runs / f"{name}-{given.epochs:g}-{seed}"
-    in_memory.fit(
-        workdir,
-        dataset,
-        values,
-        batch_size=BATCH,
-        epochs=given.epochs,
-        seed=seed,
-        crop=CROP,
-        crops=True,
-        flip=not given.quick,
-    )
-    lines = in_memory.metrics_of(workdir, "validation")
+    experiment.fit(build_setup(config, dataset), workdir)
+    lines = experiment.metrics_of(workdir, "validation")
     return {
         "network": name,
         "seed": seed,

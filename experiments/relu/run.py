@@ -33,30 +33,28 @@ import experiment
 
 import numpy as np
 
-from alexnet_jax.nn.layers import changed
-from alexnet_jax.nn.presets import FOUR_LAYERS
+from alexnet_jax import preset_config
+from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
-import in_memory
-from sections import preset
 from signals import initial_signals
 
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
+# What each changes of the preset's config.
 PIXELS = {
     "whitened": {},
     "raw": {
         "model": {
             "standardize": False,
-            "layers": changed(
-                FOUR_LAYERS,
-                conv1={"kernel_std": 0.0001},
-                conv2={"kernel_std": 0.01},
-                conv3={"kernel_std": 0.01},
-                fc4={"kernel_std": 0.01},
-            ),
+            "layers": {
+                "conv1": {"kernel_std": 0.0001},
+                "conv2": {"kernel_std": 0.01},
+                "conv3": {"kernel_std": 0.01},
+                "fc4": {"kernel_std": 0.01},
+            },
         },
         "optimizer": {"bias_rate": 2.0},
     },
@@ -73,38 +71,33 @@ POINTS_AN_EPOCH = 10
 IDENTITY = ("pixels", "activation", "rate", "seed", "chosen")
 
 
-def settings(pixels, activation):
-    """The sections of a network's config."""
-    values = preset("four_layers")
-    for section, keys in PIXELS[pixels].items():
-        values[section].update(keys)
-    values["model"]["activation"] = activation
-    return values
-
-
-def train(dataset, *, pixels, activation, rate, seed, epochs, folder):
-    """Train a run up to the target or so many epochs, and give its result."""
+def set_up(dataset, *, pixels, activation, rate, seed, epochs):
+    """A run that ends at the target or after so many epochs."""
     per_epoch = len(dataset.splits["train"]) / BATCH
-    workdir = folder / pixels / f"{activation}-{rate:g}-{seed}"
-    values = settings(pixels, activation)
-    values["schedule"]["learning_rate"] = rate
-    state = in_memory.fit(
-        workdir,
+    config = preset_config("four_layers")
+    config.update(PIXELS[pixels])
+    config.model.activation = activation
+    config.data.update({"crop": dataset.size, "crops": False, "flip": False})
+    # A constant rate.
+    config.schedule.update({"kind": "steps", "epochs": (), "learning_rate": rate})
+    config.train.update({"batch_size": BATCH, "epochs": epochs, "seed": seed})
+    config.checkpoint.update(experiment.LATEST_ONLY)
+    return build_setup(
+        config,
         dataset,
-        values,
-        batch_size=BATCH,
-        epochs=epochs,
-        seed=seed,
-        crop=dataset.size,
-        validates=False,
         enough=lambda workdir: reached(workdir, per_epoch, epochs) is not None,
     )
+
+
+def train(dataset, folder, *, epochs, **what):
+    """Train one run as far as it has to be, and give its result."""
+    setup = set_up(dataset, epochs=epochs, **what)
+    per_epoch = setup.plan.steps_per_epoch
+    workdir = folder / "{pixels}/{activation}-{rate:g}-{seed}".format(**what)
+    trained = experiment.fit(setup, workdir)
     return {
-        "pixels": pixels,
-        "activation": activation,
-        "rate": rate,
-        "seed": seed,
-        "diverged": state is None,
+        **what,
+        "diverged": trained is None,
         "epochs_to_target": reached(workdir, per_epoch, epochs),
         "curve": curve(workdir, per_epoch, epochs),
     }
@@ -113,7 +106,7 @@ def train(dataset, *, pixels, activation, rate, seed, epochs, folder):
 def running_errors(workdir, per_epoch, epochs):
     """The training error averaged over the epoch that ends at each step, from the
     first whole epoch to the last of so many; the run may be longer."""
-    lines = in_memory.metrics_of(workdir, "train")[: round(epochs * per_epoch)]
+    lines = experiment.metrics_of(workdir, "train")[: round(epochs * per_epoch)]
     each = np.asarray([line["top1_error"] for line in lines])
     window = round(per_epoch)
     if len(each) < window:
@@ -145,20 +138,21 @@ def experiments(dataset, given):
     """Every run, one after the other, activation by activation."""
     for pixels, activation in itertools.product(given.pixels, given.activations):
         what = {"pixels": pixels, "activation": activation}
-        sizes = initial_signals(
-            dataset, settings(pixels, activation)["model"], dataset.size
-        )
-        yield {**what, "signals": sizes}
-        common = {**what, "folder": given.runs}
-        tuned = [
-            train(dataset, rate=rate, seed=0, epochs=given.tuning_epochs, **common)
-            for rate in given.rates or RATES[pixels]
-        ]
+        # Nothing is trained for these.
+        untrained = set_up(dataset, **what, rate=0.0, seed=0, epochs=1.0)
+        yield {**what, "signals": initial_signals(untrained)}
+
+        def run(rate, seed, epochs, what=what):
+            return train(
+                dataset, given.runs, **what, rate=rate, seed=seed, epochs=epochs
+            )
+
+        rates = given.rates or RATES[pixels]
+        tuned = [run(rate, 0, given.tuning_epochs) for rate in rates]
         yield from tuned
         best = min(tuned, key=promise)["rate"]
         for seed in range(given.seeds):
-            result = train(dataset, rate=best, seed=seed, epochs=given.epochs, **common)
-            yield {**result, "chosen": True}
+            yield {**run(best, seed, given.epochs), "chosen": True}
 
 
 def promise(result):
