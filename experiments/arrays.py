@@ -90,11 +90,15 @@ def source_of(dataset: Dataset, split: str) -> ArraySource:
 
 def save_arrays(path: Path, dataset: Dataset) -> None:
     """Write a data set in memory to an npz file, to be carried to another machine."""
-    arrays: dict[str, np.ndarray] = {}
-    for split in SPLITS:
-        source = source_of(dataset, split)
-        arrays |= {f"{split}_images": source.images, f"{split}_labels": source.labels}
-    np.savez(path, class_names=np.asarray(dataset.class_names), **arrays)
+    train, validation = (source_of(dataset, split) for split in SPLITS)
+    np.savez(
+        path,
+        class_names=np.asarray(dataset.class_names),
+        train_images=train.images,
+        train_labels=train.labels,
+        validation_images=validation.images,
+        validation_labels=validation.labels,
+    )
 
 
 def _load_arrays(path: Path) -> Dataset:

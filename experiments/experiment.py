@@ -36,7 +36,9 @@ LATEST_ONLY = {"keep_latest": 1, "keep_best": 0}
 PROVENANCE = ("cores", "processor", "python", "versions", "commit", "time")
 
 
-def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> Parser:
+def parser(
+    document: str | None, *, runs: bool = True, quick: str, data: str = ""
+) -> Parser:
     """A parser with the options that experiments have in common.
 
     Args:

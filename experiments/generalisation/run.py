@@ -15,6 +15,7 @@ results for each network; rows of another command stay in it. `--quick` shows th
 works: an epoch on digits.
 """
 
+import argparse
 import math
 import sys
 import time
@@ -36,6 +37,7 @@ from jax.sharding import AxisType
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.data import statistics
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.sources.arrays import array_dataset
 from alexnet_jax.data.sources.randomized import corrupt
@@ -49,7 +51,7 @@ from alexnet_jax.training.plan import make_plan
 import arrays
 import harness
 from figures import draw
-from steps import CROP, make_measure, make_steps
+from steps import CROP, Measure, make_measure, make_steps
 from zhang import NETWORKS
 
 
@@ -75,7 +77,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def cut(dataset):
+def cut(dataset: Dataset) -> Dataset:
     """A data set of the centres, for rows without crops: the shuffled pixels are then
     those that the network sees."""
     sources = {split: arrays.source_of(dataset, split) for split in dataset.splits}
@@ -86,7 +88,7 @@ def cut(dataset):
     )
 
 
-def corrupted(dataset, row, seed):
+def corrupted(dataset: Dataset, row: str, seed: int) -> Dataset:
     """The data set of a row, in memory."""
     what = ROWS[row]
     return arrays.held(
@@ -99,10 +101,12 @@ def corrupted(dataset, row, seed):
     )
 
 
-def set_up(dataset, name, row, given):
+def set_up(
+    dataset: Dataset, name: str, row: str, given: argparse.Namespace
+) -> tuple[Setup, Measure]:
     """A run of a network on the data set of a row, and how it is measured."""
     dataset = corrupted(dataset, row, given.seed)
-    config = {
+    config: dict[str, dict[str, Any]] = {
         "data": {
             "crop": CROP,
             "crops": ROWS[row].get("crop", False),
@@ -141,7 +145,9 @@ def set_up(dataset, name, row, given):
     return setup, measure
 
 
-def run(dataset, name, row, given):
+def run(
+    dataset: Dataset, name: str, row: str, given: argparse.Namespace
+) -> dict[str, Any]:
     """Train one network on one row to the end, and give the result."""
     setup, measure = set_up(dataset, name, row, given)
     workdir = given.runs / f"{name}-{row}-{given.seed}".replace(" ", "_")
@@ -166,13 +172,13 @@ def run(dataset, name, row, given):
     }
 
 
-def curve(workdir, per_epoch):
+def curve(workdir: Path, per_epoch: float) -> list[list[float]]:
     """For each epoch the mean loss and error of learning, and those of the test."""
-    epochs = {}
+    epochs: dict[int, list[tuple[float, float]]] = {}
     for line in experiment.metrics_of(workdir, "train"):
         place = math.ceil(line["step"] / per_epoch)
         epochs.setdefault(place, []).append((line["loss"], line["top1_error"]))
-    rows = {}
+    rows: dict[int, list[float]] = {}
     for line in experiment.metrics_of(workdir, "validation"):
         # A run that was extended later may end a step before the end of its epoch.
         epoch = round(line["step"] / per_epoch)
@@ -182,14 +188,14 @@ def curve(workdir, per_epoch):
     return list(rows.values())
 
 
-def learned(workdir, per_epoch):
+def learned(workdir: Path, per_epoch: float) -> bool:
     """Whether the last epochs' learning was without an error."""
     steps = round(EPOCHS_WITHOUT_ERROR * per_epoch)
     last = experiment.metrics_of(workdir, "train")[-steps:]
     return len(last) == steps and not any(line["top1_error"] for line in last)
 
 
-def main():
+def main() -> None:
     parser = experiment.parser(__doc__, data="CIFAR", quick="an epoch on digits")
     add = parser.add_argument
     add("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))

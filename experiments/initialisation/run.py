@@ -14,7 +14,9 @@ FOLDER of `--runs` keeps every run, and the same command resumes it.
 
 import operator
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -25,8 +27,10 @@ import experiment
 # isort: split
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from alexnet_jax import preset_config
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.runs.config import plain
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runs.workdir import differences
@@ -58,7 +62,7 @@ DIFFERENCES = {
 }
 
 
-def networks():
+def networks() -> Iterator[tuple[str, ConfigDict]]:
     """The networks by name: both presets, and each with one of the other's values."""
     yield from ((name, preset_config(name)) for name in ("code2012", "paper"))
     for begin, other in (("code2012", "paper"), ("paper", "code2012")):
@@ -70,7 +74,7 @@ def networks():
             yield f"{begin}, but {name} as in {other}", config
 
 
-def check():
+def check() -> None:
     """The differences are all there are."""
     known = {key for keys in DIFFERENCES.values() for key in keys}
     ends = (plain(preset_config(name)) for name in ("code2012", "paper"))
@@ -78,7 +82,14 @@ def check():
     assert found == known, found ^ known
 
 
-def train(dataset, name, config, seed, epochs, folder):
+def train(
+    dataset: Dataset,
+    name: str,
+    config: ConfigDict,
+    seed: int,
+    epochs: float,
+    folder: Path,
+) -> dict[str, Any]:
     """One network's signals, its losses and its errors."""
     # Digits mean something else mirrored.
     config.data.update({"crop": CROP, "flip": False})
@@ -100,7 +111,7 @@ def train(dataset, name, config, seed, epochs, folder):
     }
 
 
-def draw(results, folder):
+def draw(results: Sequence[dict[str, Any]], folder: Path) -> None:
     """Learning curves, and the sizes of signal and gradient by layer."""
     from matplotlib import pyplot
 
@@ -140,7 +151,7 @@ def draw(results, folder):
     pyplot.close("all")
 
 
-def main():
+def main() -> None:
     parser = experiment.parser(__doc__, quick="both ends, some steps")
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()

@@ -12,8 +12,10 @@ CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER
 works: an epoch on scanned digits.
 """
 
+import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -24,6 +26,7 @@ import experiment
 # isort: split
 
 from alexnet_jax import preset_config
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime import cli, progress
 
@@ -37,7 +40,9 @@ NETWORKS = ("four_layers", "four_layers_norm")
 IDENTITY = ("network", "seed", "epochs")
 
 
-def train(dataset, name, seed, given):
+def train(
+    dataset: Dataset, name: str, seed: int, given: argparse.Namespace
+) -> dict[str, Any]:
     """One run's errors after every epoch."""
     config = preset_config(name)
     # Digits mean something else mirrored.
@@ -58,7 +63,7 @@ def train(dataset, name, seed, given):
     }
 
 
-def main():
+def main() -> None:
     parser = experiment.parser(__doc__, data="CIFAR", quick="an epoch on digits")
     parser.add_argument("--epochs", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, default=2)
@@ -67,7 +72,7 @@ def main():
         given.epochs, given.seeds = 1.0, 1
     dataset = arrays.chosen(given, parser, quick_size=32)
     path = given.output / "lrn_cifar.jsonl"
-    table = {name: [] for name in NETWORKS}
+    table: dict[str, list[float]] = {name: [] for name in NETWORKS}
     machine = harness.machine("jax", "flax", "optax")
     for seed in range(given.seeds):
         for name in NETWORKS:

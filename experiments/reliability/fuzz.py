@@ -153,7 +153,7 @@ class Borders:
         statistics = Statistics(np.zeros((8, 8, 3), np.float32), np.ones(3), np.eye(3))
         config = {"data": {"path": "x"}, "model": {"towers": 2}}
         workdir.start_run(place, config)
-        data = workdir.Data(("cat", "dog"), 8, 4, "0", statistics)
+        data = run_data.Data(("cat", "dog"), 8, 4, "0", statistics)
         run_data.write_data(place, data)
         return [
             bytes([number]) + (place / name).read_bytes()

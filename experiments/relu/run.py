@@ -19,9 +19,13 @@ The training error is measured on the training batches, averaged over the epoch 
 ends at a step.
 """
 
+import argparse
+import functools
 import itertools
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -34,7 +38,8 @@ import experiment
 import numpy as np
 
 from alexnet_jax import preset_config
-from alexnet_jax.runs.setup import build_setup
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.runs.setup import Setup, build_setup
 from alexnet_jax.runtime import cli, progress
 
 import arrays
@@ -44,7 +49,7 @@ from signals import initial_signals
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 # What each changes of the preset's config.
-PIXELS = {
+PIXELS: dict[str, dict[str, Any]] = {
     "whitened": {},
     "raw": {
         "model": {
@@ -71,7 +76,15 @@ POINTS_AN_EPOCH = 10
 IDENTITY = ("pixels", "activation", "rate", "seed", "chosen")
 
 
-def set_up(dataset, *, pixels, activation, rate, seed, epochs):
+def set_up(
+    dataset: Dataset,
+    *,
+    pixels: str,
+    activation: str,
+    rate: float,
+    seed: int,
+    epochs: float,
+) -> Setup:
     """A run that ends at the target or after so many epochs."""
     per_epoch = len(dataset.splits["train"]) / BATCH
     config = preset_config("four_layers")
@@ -89,7 +102,9 @@ def set_up(dataset, *, pixels, activation, rate, seed, epochs):
     )
 
 
-def train(dataset, folder, *, epochs, **what):
+def train(
+    dataset: Dataset, folder: Path, *, epochs: float, **what: Any
+) -> dict[str, Any]:
     """Train one run as far as it has to be, and give its result."""
     setup = set_up(dataset, epochs=epochs, **what)
     per_epoch = setup.plan.steps_per_epoch
@@ -103,7 +118,7 @@ def train(dataset, folder, *, epochs, **what):
     }
 
 
-def running_errors(workdir, per_epoch, epochs):
+def running_errors(workdir: Path, per_epoch: float, epochs: float) -> np.ndarray:
     """The training error averaged over the epoch that ends at each step, from the
     first whole epoch to the last of so many; the run may be longer."""
     lines = experiment.metrics_of(workdir, "train")[: round(epochs * per_epoch)]
@@ -115,7 +130,7 @@ def running_errors(workdir, per_epoch, epochs):
     return (sums[window:] - sums[:-window]) / window
 
 
-def reached(workdir, per_epoch, epochs):
+def reached(workdir: Path, per_epoch: float, epochs: float) -> float | None:
     """After how many of the epochs the training error is at the target, or None."""
     there = np.flatnonzero(running_errors(workdir, per_epoch, epochs) <= TARGET)
     if not len(there):
@@ -123,7 +138,7 @@ def reached(workdir, per_epoch, epochs):
     return round(float(there[0] + round(per_epoch)) / per_epoch, 3)
 
 
-def curve(workdir, per_epoch, epochs):
+def curve(workdir: Path, per_epoch: float, epochs: float) -> list[list[float]]:
     """Pairs of epoch and training error, ten an epoch."""
     running = running_errors(workdir, per_epoch, epochs)
     window = round(per_epoch)
@@ -134,7 +149,9 @@ def curve(workdir, per_epoch, epochs):
     ]
 
 
-def experiments(dataset, given):
+def experiments(
+    dataset: Dataset, given: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
     """Every run, one after the other, activation by activation."""
     for pixels, activation in itertools.product(given.pixels, given.activations):
         what = {"pixels": pixels, "activation": activation}
@@ -142,20 +159,19 @@ def experiments(dataset, given):
         untrained = set_up(dataset, **what, rate=0.0, seed=0, epochs=1.0)
         yield {**what, "signals": initial_signals(untrained)}
 
-        def run(rate, seed, epochs, what=what):
-            return train(
-                dataset, given.runs, **what, rate=rate, seed=seed, epochs=epochs
-            )
-
-        rates = given.rates or RATES[pixels]
-        tuned = [run(rate, 0, given.tuning_epochs) for rate in rates]
+        run = functools.partial(train, dataset, given.runs, **what)
+        tuned = [
+            run(rate=rate, seed=0, epochs=given.tuning_epochs)
+            for rate in given.rates or RATES[pixels]
+        ]
         yield from tuned
         best = min(tuned, key=promise)["rate"]
         for seed in range(given.seeds):
-            yield {**run(best, seed, given.epochs), "chosen": True}
+            result = run(rate=best, seed=seed, epochs=given.epochs)
+            yield {**result, "chosen": True}
 
 
-def promise(result):
+def promise(result: dict[str, Any]) -> tuple[int, float]:
     """The smaller, the better a learning rate did in tuning."""
     if result["epochs_to_target"] is not None:
         return (0, result["epochs_to_target"])
@@ -164,7 +180,7 @@ def promise(result):
     return (1, result["curve"][-1][1])
 
 
-def summary(results):
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
     """The table: for each network and learning rate, and for every seed, the epochs to
     the target or, where it wasn't reached, how many were trained."""
     chosen = [result for result in results if result.get("chosen")]
@@ -180,7 +196,7 @@ def summary(results):
     return table
 
 
-def draw(results, path):
+def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Figure 1: training error against epochs, a line for each seed."""
     from matplotlib import pyplot
 
@@ -216,7 +232,7 @@ def draw(results, path):
     pyplot.close(figure)
 
 
-def main():
+def main() -> None:
     parser = experiment.parser(__doc__, data="CIFAR", quick="a few epochs on digits")
     add = parser.add_argument
     add("--activations", nargs="+", default=ACTIVATIONS, choices=ACTIVATIONS)
