@@ -59,10 +59,8 @@ class EncodedSource(abc.ABC):
 
     def __getitem__(self, index: int) -> Example:
         where, label, data = self.encoded(index)
-        return {
-            "image": images.decode(data, where, size=self.size).image,
-            "label": label,
-        }
+        image = images.decode(data, where, size=self.size).image
+        return {"image": image, "label": label}
 
 
 class FileEntry(NamedTuple):
@@ -117,8 +115,7 @@ class FileSource(EncodedSource):
         """The image's bytes.
 
         Raises:
-          InputError: if they can't be read, or have changed since the source was
-            opened.
+          InputError: if they can't be read, or have changed since.
         """
         entry, where = self.entries[index], self.where(index)
         images.check_bytes(entry.length, where)

@@ -38,13 +38,8 @@ class Row(NamedTuple):
 
 
 class Input(NamedTuple):
-    """Images in an order.
-
-    Attributes:
-      total: how many.
-      fingerprint: changes when the images change.
-      rows: reads them, from a number on.
-    """
+    """Images in an order: how many, a checksum, and a function that reads them from a
+    number on."""
 
     total: int
     fingerprint: str
@@ -73,8 +68,7 @@ def write_features(
       batch_size: images at a time.
 
     Returns:
-      How many images could not be read; their rows are NaN, and standard error named
-      them.
+      How many images could not be read; their rows are NaN.
 
     Raises:
       InputError: if something isn't there, a layer is unknown, or the output exists.
@@ -86,7 +80,7 @@ def write_features(
     size, mesh = network.data.size, network.all_devices()
     batch_size = min(batch_size, images.total)
     extract = network.extractor(mesh, layers)
-    shapes = _row_shapes(extract, evaluation.places(batch_size, mesh), size, mesh)
+    shapes = _row_shapes(extract, batch_size, size, mesh)
     output_file = feature_store.open_output(
         output,
         {name: (images.total, *shapes[name]) for name in layers},
@@ -121,14 +115,12 @@ def _check_layers(layers: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _row_shapes(
-    extract: Callable[[Batch], dict[str, Array]], places: int, size: int, mesh: Mesh
+    extract: Callable[[Batch], dict[str, Array]], count: int, size: int, mesh: Mesh
 ) -> dict[str, tuple[int, ...]]:
     """The shape of each layer's row, computed without running the network."""
-    images = jax.ShapeDtypeStruct(
-        (places, size, size, 3),
-        jnp.uint8,
-        sharding=NamedSharding(mesh, meshes.EXAMPLES),
-    )
+    shape = (evaluation.places(count, mesh), size, size, 3)
+    sharding = NamedSharding(mesh, meshes.EXAMPLES)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
     shapes = jax.eval_shape(extract, {"image": images})
     return {name: shape.shape[1:] for name, shape in shapes.items()}
 

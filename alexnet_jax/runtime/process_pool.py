@@ -54,7 +54,7 @@ def spread(
     Args:
       function: takes a task, and a function that it calls with the number of items
         just done. Both it and the tasks are pickled.
-      tasks: the work, in pieces.
+      tasks: the work.
       processes: how many at most; with 1 the work is done in this process.
       advance: called in this process with the number of items done since its last call.
 
@@ -101,10 +101,7 @@ def _start(done: "Synchronized[int]", stop: "Event") -> None:
 
 
 def follow_parent() -> None:
-    """End this worker when the main process ends, however that ends.
-
-    A worker calls this first.
-    """
+    """To be called first in a worker: it ends when the main process ends."""
     # Ctrl-C reaches every process of a terminal; the main process decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -39,9 +39,8 @@ class Devkit(NamedTuple):
 
     Attributes:
       words: the readable name of each class by its WNID, sorted by WNID.
-      wnids: the WNID of each of the devkit's own numbers.
-      truth: the class of each validation image, in their order, as the devkit's
-        number.
+      wnids: the WNID of each of the devkit's numbers.
+      truth: the devkit's number of each validation image's class, in their order.
     """
 
     words: dict[str, str]
@@ -125,7 +124,7 @@ def read_devkit(path: Path, year: str) -> Devkit:
     Raises:
       InputError: if it can't be read or is of another year.
     """
-    # Here, because SciPy's reader is slow to import and nothing else needs it.
+    # Here, because SciPy's reader is slow to import and only the devkit needs it.
     import scipy.io
 
     files = tar_index.unpack_gzip(path)
@@ -175,8 +174,7 @@ def _train_entries(path: Path, labels: Mapping[str, int]) -> tuple[FileEntry, ..
     inner = {
         PurePosixPath(member.name).stem: member for member in tar_index.members(path)
     }
-    strangers = sorted(set(inner) - set(labels))
-    if strangers:
+    if strangers := sorted(set(inner) - set(labels)):
         raise InputError(
             f"{path} has {strangers[0]}.tar, which is no class of the devkit"
         )

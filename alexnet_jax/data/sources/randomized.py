@@ -62,7 +62,7 @@ def corrupt(
     """A data set with random labels or shuffled pixels, the same in every epoch.
 
     Args:
-      dataset: the true data set; it is returned where nothing is to be changed.
+      dataset: the true data set.
       random_labels: the fraction of the training labels that are replaced by a label
         drawn uniformly from all classes, the true one among them. Validation labels
         stay true.
