@@ -123,8 +123,7 @@ def run_over(
 ) -> Outputs:
     """A member's outputs for every example, in the data set's order.
 
-    Views are averaged batch by batch: ImageNet's logits of ten views are 2 GB, which
-    are kept only if `keep` is set.
+    All views' logits are kept only if `keep` is set: ImageNet's of ten views are 2 GB.
     """
     dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
     step = member.evaluator(mesh, views)
@@ -181,12 +180,7 @@ def combine(
 def _measured(
     outputs: Sequence[Outputs], batch_size: int
 ) -> tuple[Mapping[str, object], Float[np.ndarray, "examples classes"]]:
-    """Loss and errors of all members together, and of several also each member's own
-    and those of the first ones; and the averaged probabilities.
-
-    Raises:
-      InputError: if the members read different examples.
-    """
+    """Loss and errors as `evaluate` returns them, and the averaged probabilities."""
     if any(not np.array_equal(outputs[0].labels, o.labels) for o in outputs):
         raise InputError("the members read different examples and make no ensemble")
     together, probabilities = combine(outputs, batch_size)

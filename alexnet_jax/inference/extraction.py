@@ -13,7 +13,7 @@ from jaxtyping import Array, UInt8
 from alexnet_jax.data import dataset as datasets
 from alexnet_jax.data import image_files
 from alexnet_jax.data.prepared import manifest
-from alexnet_jax.data.sources.registry import open_dataset
+from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.image_batches import over_images
@@ -76,7 +76,7 @@ def write_features(
     check_number("--batch_size", batch_size, least=1)
     network = open_trained(workdir, checkpoint)
     _check_layers(layers, network.model.features)
-    images = open_input(given, network, split)
+    images = _open_input(given, network, split)
     size, mesh = network.data.size, network.all_devices()
     batch_size = min(batch_size, images.total)
     extract = network.extractor(mesh, layers)
@@ -141,12 +141,8 @@ def _write(
     file.append(values, names, labels, len(unread))
 
 
-def open_input(given: Path, network: TrainedNetwork, split: str) -> Input:
-    """Open the images of a folder or of a prepared data set.
-
-    Raises:
-      InputError: if there are none, or they are stored at another size.
-    """
+def _open_input(given: Path, network: TrainedNetwork, split: str) -> Input:
+    """The images of a folder or of a prepared data set."""
     if (given / manifest.DATASET_FILE).is_file():
         return _prepared(given, network, split)
     if not given.is_dir():
@@ -168,9 +164,8 @@ def open_input(given: Path, network: TrainedNetwork, split: str) -> Input:
 
 def _prepared(given: Path, network: TrainedNetwork, split: str) -> Input:
     size = network.data.size
-    dataset = open_dataset(
-        source="prepared", path=str(given), size=size, validation_fraction=0.1
-    )
+    # The set has its own size and splits.
+    dataset = open_prepared(str(given), size, validation_fraction=0.1)
     if dataset.size != size:
         raise InputError(
             f"{given} is stored at {dataset.size} pixels a side and the network of "

@@ -33,7 +33,7 @@ def over_images(
       image_of: an item's image; of None, for an image that can't be read, a black image
         takes the place.
       size: side of the stored images, in pixels.
-      batch_size: items at a time. On the devices it is padded to a multiple of them.
+      batch_size: items at a time, on the devices padded to a multiple of them.
       mesh: the devices.
 
     Yields:

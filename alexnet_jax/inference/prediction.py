@@ -41,7 +41,7 @@ def predict(
 
     Args:
       workdir: of a run.
-      paths: image files.
+      paths: of the files.
       views: 1 for the centre; 10 for corners, centre and their flips, averaged.
       checkpoint: `best`, `latest` or a step.
       batch_size: images at a time.

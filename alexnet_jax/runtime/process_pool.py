@@ -75,7 +75,8 @@ def spread(
     pool = ProcessPoolExecutor(processes, context, _start, (done, stop))
     seen = 0
     try:
-        pending = {pool.submit(_call, function, task) for task in tasks}
+        # `_advance` is pickled by its name, and so means that of the worker.
+        pending = {pool.submit(function, task, _advance) for task in tasks}
         while pending:
             finished, pending = wait(
                 pending, SECONDS_BETWEEN_UPDATES, return_when=FIRST_COMPLETED
@@ -112,10 +113,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _call(function: Callable[[Task, Advance], Result], task: Task) -> Result:
-    return function(task, _advance)
 
 
 def _advance(count: int) -> None:

@@ -37,14 +37,10 @@ class Shard(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """A checked manifest.
+    """A checked manifest; sizes, names and ids as in `Dataset`.
 
     Attributes:
-      folder: where the prepared data set lies.
-      size: side of the stored images, in pixels.
       encoding: `jpeg` or `raw`.
-      class_names: a readable name for each label.
-      class_ids: what distinguishes the classes, in the order of the labels.
       shards: the shards of each split.
       mean_sha256: checksum of `mean.npy`.
       content: the whole JSON object, with the colour statistics.
@@ -167,7 +163,7 @@ def load_statistics(manifest: Manifest) -> statistics.Statistics:
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file, read in pieces."""
+    """The checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

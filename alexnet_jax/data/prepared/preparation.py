@@ -202,15 +202,12 @@ def _manifest_content(
     repaired: collections.Counter[str] = collections.Counter()
     unreadable = []
     for split, members in tasks.items():
-        shards[split] = []
-        for task in members:
-            note = json.loads(task.note.read_text(encoding="utf-8"))
-            del note["sums_sha256"], note["source"]
-            repaired.update(note.pop("repaired"))
-            unreadable += [
-                {"split": split, **entry} for entry in note.pop("unreadable")
-            ]
-            shards[split].append(note)
+        notes = [json.loads(task.note.read_text(encoding="utf-8")) for task in members]
+        kept = ("file", "examples", "bytes", "sha256")
+        shards[split] = [{key: note[key] for key in kept} for note in notes]
+        for note in notes:
+            repaired.update(note["repaired"])
+            unreadable += [{"split": split, **entry} for entry in note["unreadable"]]
     return {
         **job,
         "class_names": dataset.class_names,

@@ -18,9 +18,9 @@ class CorruptedSource:
 
     Attributes:
       source: the true examples.
-      labels: for each example its new label, or -1 to keep its own; None keeps all.
-      order: the new order of every image's pixels; None keeps theirs.
-      order_seed: seed of a different order for each image; None for none.
+      labels: for each example its new label, or -1 to keep the true one.
+      order: the new order of every image's pixels.
+      order_seed: seed of a different order for each image.
     """
 
     source: Source

@@ -61,8 +61,7 @@ class TfdsSource(EncodedSource):
             record = self.records[self.start + index]
         except Exception as error:
             # ArrayRecord and the features' decoders raise many kinds.
-            reason = first_line(error)
-            raise InputError(f"{where} can't be read ({reason})") from error
+            raise InputError(f"{where} can't be read ({first_line(error)})") from error
         return EncodedImage(where, int(record[label]), record[image])
 
     def fingerprint(self) -> str:
@@ -71,9 +70,8 @@ class TfdsSource(EncodedSource):
 
     def subset(self, start: int, stop: int) -> "TfdsSource":
         """The images from `start` to before `stop`."""
-        return dataclasses.replace(
-            self, start=self.start + start, stop=self.start + stop
-        )
+        at = self.start
+        return dataclasses.replace(self, start=at + start, stop=at + stop)
 
 
 def open_tfds(path: str | None, size: int, validation_fraction: float) -> Dataset:
