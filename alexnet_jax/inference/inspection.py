@@ -9,9 +9,10 @@ from jaxtyping import Float, Int, UInt8
 
 from alexnet_jax.data import image_files, statistics
 from alexnet_jax.data.dataset import Example
+from alexnet_jax.data.loading.pipeline import open_pipeline
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.trained import TrainedNetwork
-from alexnet_jax.runs.config import call
+from alexnet_jax.runs.config import section
 
 
 # More images would not be seen in a figure, and take long on a CPU.
@@ -71,7 +72,7 @@ def look(network: TrainedNetwork, data_path: Path | None = None) -> Insight:
     settings = dict(network.config["data"])
     if data_path is not None:
         settings["path"] = str(data_path)
-    pipeline = call({"data": settings}, "data")
+    pipeline = open_pipeline(**section({"data": settings}, "data"))
     source = pipeline.dataset.splits["validation"]
     count = min(len(source), MOST_EXAMPLES)
     chosen = np.linspace(0, len(source) - 1, count).astype(int)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
@@ -95,7 +95,7 @@ def open_data(member: TrainedNetwork, path: str | None) -> Pipeline:
         raise InputError(
             f"{member.workdir} doesn't say where its data are; give --data_path=PATH"
         )
-    pipeline: Pipeline = call({"data": data}, "data")
+    pipeline = open_pipeline(**section({"data": data}, "data"))
     dataset = pipeline.dataset
     if dataset.class_names != member.data.class_names:
         raise InputError(
