@@ -26,7 +26,6 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from alexnet_jax import train
 from alexnet_jax.distributed import multihost
@@ -104,7 +103,7 @@ def main() -> None:
     config, workdir = _opened(given, overrides)
     # Asking how many processes there are opens the devices; the run does that itself.
     with multihost.together() if several else contextlib.nullcontext():
-        result: dict[str, Any] = train.run(config, workdir)
+        result = train.run(config, workdir)
     if multihost.is_main():
         if not several:
             draw(workdir)

@@ -7,7 +7,6 @@ power cut, the same command continues it to the same bits.
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -18,14 +17,15 @@ from alexnet_jax.inference import finetune
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.config import Config
 from alexnet_jax.runs.opening import open_run
-from alexnet_jax.runs.setup import Config, Setup, build_setup
+from alexnet_jax.runs.setup import Setup, build_setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, Interrupted
 from alexnet_jax.training.step import TrainState, check_state
 
 
-def run(config: Config, workdir: Path) -> dict[str, Any]:
+def run(config: Config, workdir: Path) -> dict[str, object]:
     """Train as a config says; see `train`.
 
     Args:
@@ -37,13 +37,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     return train(build_setup(config), workdir)
 
 
-def train(setup: Setup, workdir: Path) -> dict[str, Any]:
-    """Train from where the work directory stands to the end of the plan.
+def train(setup: Setup, workdir: Path) -> dict[str, object]:
+    """Train to the end of the plan, from the latest checkpoint if there is one.
 
     Args:
       setup: what is trained, and how.
-      workdir: gets the run's files; where it has checkpoints the run continues from the
-        latest.
+      workdir: gets the run's files.
 
     Returns:
       The step reached and the last validation's loss and errors.

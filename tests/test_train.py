@@ -478,4 +478,7 @@ def test_configs_are_the_arguments_of_one_function():
         config = sections.plain(load_config(name))
         assert set(config) == set(sections.SECTIONS), name
         for section in config:
-            assert set(config[section]) == set(sections.keys(section)), (name, section)
+            assert set(config[section]) == set(sections.parameters(section)), (
+                name,
+                section,
+            )

@@ -8,12 +8,12 @@ A state is hashed and written once. A validation at its step adds a small file t
 checkpoint when it is done (`directory.write_validation`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as orbax_v1
 
 from alexnet_jax.checkpoint import directory as directories
@@ -29,7 +29,7 @@ from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime.errors import Failure, InputError, check_number
 
 
-# Its annotations ask for path and policy types of its own where any will do.
+# Its annotations ask for its own path and policy types where any will do.
 ocp: Any = orbax_v1
 
 STATE, DIGESTS = "state", "digests"
@@ -54,12 +54,9 @@ class CheckpointReader:
     def steps(self) -> dict[int, float | None]:
         """The steps that have a checkpoint, each with its top-1 validation error."""
         return {
-            step: (self._read_validation(step) or {}).get(ERROR)
+            step: directories.read_validation(self._directory / str(step)).get(ERROR)
             for step in directories.steps_in(self._directory)
         }
-
-    def _read_validation(self, step: int) -> dict[str, float] | None:
-        return directories.read_validation(self._directory / str(step))
 
     def find(self, which: int | str) -> int:
         """The step of a checkpoint: `best` by validation error, `latest`, or a step.
@@ -87,7 +84,7 @@ class CheckpointReader:
             )
         return which
 
-    def restore(self, step: int, abstract_state: Any) -> Any:
+    def restore(self, step: int, abstract_state: PyTree) -> PyTree:
         """The state of a step, verified, sharded as the abstract state says.
 
         A dictionary of some of the state's fields restores these alone.
@@ -135,24 +132,20 @@ class CheckpointWriter(CheckpointReader):
         super().__init__(directory)
         self._keep_latest, self._keep_best = keep_latest, keep_best
         consensus.in_main(lambda: directories.tidy(self._directory))
-        # What all processes know alike; the disk changes under the main one's hands.
+        # What all processes know alike, while the main process changes the disk.
         self._known = super().steps
-        self._saving: tuple[int, Any] | None = None
+        # The step that is being written, and what waits for it.
+        self._saving: tuple[int, Callable[[], object]] | None = None
 
     def __enter__(self) -> "CheckpointWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.wait()
         except Failure:
             # Where something else went wrong first, that is what is reported.
-            if error is None:
+            if kind is None:
                 raise
 
     @property
@@ -160,7 +153,7 @@ class CheckpointWriter(CheckpointReader):
         """The steps saved, the one that is being written among them."""
         return dict(self._known)
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: PyTree) -> None:
         """Start to save the state of a step, unless it is saved already.
 
         The device's copy is free on return; `wait` waits for the disk.
@@ -175,7 +168,7 @@ class CheckpointWriter(CheckpointReader):
             response = ocp.save_checkpointables_async(
                 self._directory / str(step), {STATE: state, DIGESTS: digests(state)}
             )
-        self._saving, self._known[step] = (step, response), None
+        self._saving, self._known[step] = (step, response.result), None
 
     def wait(self) -> None:
         """Wait until what was saved is on the disk, and delete what it supersedes.
@@ -184,10 +177,10 @@ class CheckpointWriter(CheckpointReader):
           Failure: if it could not be written.
         """
         if self._saving is not None:
-            (step, response), self._saving = self._saving, None
+            (step, wait), self._saving = self._saving, None
             try:
                 with writable(self._directory):
-                    response.result()
+                    wait()
             except BaseException:
                 del self._known[step]
                 raise
@@ -218,7 +211,7 @@ class CheckpointWriter(CheckpointReader):
         if superseded and multihost.is_main():
             directories.delete(self._directory, superseded)
 
-    def restore_latest(self, abstract_state: Any) -> tuple[int, Any]:
+    def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree]:
         """The step and the state of the latest checkpoint that is whole.
 
         Later ones that are damaged are moved into the folder `damaged` beside the

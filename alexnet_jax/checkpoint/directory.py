@@ -77,10 +77,10 @@ def write_validation(checkpoint: Path, errors: Mapping[str, float]) -> None:
         atomic.sync(checkpoint)
 
 
-def read_validation(checkpoint: Path) -> dict[str, float] | None:
+def read_validation(checkpoint: Path) -> dict[str, float]:
     """The validation's loss and errors.
 
-    None where there was no validation yet, or its note is damaged: the run then
+    Empty where there was no validation yet, or its note is damaged: the run then
     validates again, with the same result.
     """
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
@@ -88,7 +88,7 @@ def read_validation(checkpoint: Path) -> dict[str, float] | None:
         checksum = note.pop("sha256")
         if checksum == _checksum(note) and "top1_error" in note:
             return {name: float(value) for name, value in note.items()}
-    return None
+    return {}
 
 
 def _checksum(errors: Mapping[str, float]) -> str:

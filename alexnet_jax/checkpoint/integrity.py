@@ -10,10 +10,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from alexnet_jax.distributed import mesh
 from alexnet_jax.runtime.errors import InputError
 
+
+# An array, its abstract form, or Orbax's metadata of it.
+Leaf = Any
 
 # No run writes more files in a checkpoint, nor a larger file that is not an array.
 MAX_FILES = 10_000
@@ -58,7 +62,7 @@ def check_files(path: Path) -> None:
 
 
 def check_shapes(
-    path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]
+    path: Path, stored: Mapping[str, Leaf], expected: Mapping[str, Leaf]
 ) -> None:
     """Check that arrays have the expected shapes, before their bytes are read.
 
@@ -90,7 +94,7 @@ def check_shapes(
             )
 
 
-def named(tree: Any) -> dict[str, Any]:
+def named(tree: PyTree) -> dict[str, Leaf]:
     """The leaves of a tree by their dotted names."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
@@ -98,7 +102,7 @@ def named(tree: Any) -> dict[str, Any]:
     }
 
 
-def digests(state: Any) -> dict[str, np.ndarray]:
+def digests(state: PyTree) -> dict[str, np.ndarray]:
     """The SHA-256 of each array's type, shape and bytes, by its name in the tree.
 
     To be called by all processes together, since each may hold a part of an array.
@@ -106,7 +110,7 @@ def digests(state: Any) -> dict[str, np.ndarray]:
     return {name: _digest(mesh.whole(array)) for name, array in named(state).items()}
 
 
-def abstract_digests(state: Any) -> dict[str, np.ndarray]:
+def abstract_digests(state: PyTree) -> dict[str, np.ndarray]:
     """Arrays of the shape that `digests` gives, to restore into."""
     return {name: np.zeros(DIGEST_BYTES, np.uint8) for name in named(state)}
 

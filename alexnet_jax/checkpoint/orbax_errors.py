@@ -56,8 +56,8 @@ def writable(directory: Path) -> Iterator[None]:
 
 
 def _without_echo(what: "sys.UnraisableHookArgs") -> None:
-    """Report an exception that Python can't raise, but for the echo of a failed save:
-    the rest of it, still running in TensorStore's threads, finds Orbax's event loop
-    closed."""
+    """Report an exception that Python can't raise, except for the echo of a failed
+    save: the rest of it, still running in TensorStore's threads, finds Orbax's event
+    loop closed."""
     if str(what.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(what)

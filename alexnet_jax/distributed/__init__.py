@@ -1,1 +1,1 @@
-"""Mesh and shardings, and processes that train as one."""
+"""Mesh and shardings, and processes that train together."""

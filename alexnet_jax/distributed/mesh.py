@@ -1,20 +1,28 @@
-"""The ("data", "tower") mesh and everything that says what lies where on it."""
+"""The ("data", "tower") mesh, and the sharding of arrays over it."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 
-from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_number, first_line
 from alexnet_jax.runtime.process_pool import cores
 
 
+Function = TypeVar("Function", bound=Callable[..., object])
+
 DATA, TOWER = "data", "tower"
+
+MORE_CPUS = (
+    "; a CPU shows itself as {0} with JAX_NUM_CPU_DEVICES={0}, or "
+    "mesh.virtual_cpu_devices={0} in a run's config"
+)
 
 # Where a batch and its results lie. Parameters declare it where they are made.
 EXAMPLES = P(DATA)
@@ -49,9 +57,9 @@ def open_mesh(
     try:
         devices = jax.devices()
     except RuntimeError as error:
+        reason = first_line(error)
         raise InputError(
-            f"JAX can't open the platform {platform or 'it chose'} "
-            f"({(str(error).splitlines() or [''])[0]})"
+            f"JAX can't open the platform {platform or 'it chose'} ({reason})"
         ) from error
     check_number("model.towers", towers, least=1)
     if tower == "auto":
@@ -71,17 +79,12 @@ def open_mesh(
     needed = along_data * along_tower
     if needed > len(devices):
         kind = devices[0].platform
-        mend = (
-            f"; a CPU shows itself as {needed} with JAX_NUM_CPU_DEVICES={needed}, or "
-            f"mesh.virtual_cpu_devices={needed} in a run's config"
-            if kind == "cpu"
-            else ""
-        )
+        advice = MORE_CPUS.format(needed) if kind == "cpu" else ""
         raise InputError(
             f"a mesh of data={along_data} x tower={along_tower} needs {needed} "
-            f"devices, but there are {len(devices)} of kind {kind}{mend}"
+            f"devices, but there are {len(devices)} of kind {kind}{advice}"
         )
-    return _mesh(along_data, along_tower, devices[:needed])
+    return _mesh(along_data, along_tower)
 
 
 def _count(value: int | str, axis: str) -> int:
@@ -93,18 +96,19 @@ def _count(value: int | str, axis: str) -> int:
 
 def one_device() -> Mesh:
     """The mesh of one device, the first there is."""
-    return _mesh(1, 1, jax.devices()[:1])
+    return _mesh(1, 1)
 
 
-def _mesh(data: int, tower: int, devices: Sequence[Any]) -> Mesh:
+def _mesh(data: int, tower: int) -> Mesh:
     explicit = (AxisType.Explicit, AxisType.Explicit)
+    devices = jax.devices()[: data * tower]
     return jax.make_mesh(
         (data, tower), (DATA, TOWER), axis_types=explicit, devices=devices
     )
 
 
 def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> None:
-    # Whoever sets the variable for one command means it more than a run's config.
+    # A variable that is set for one command comes before a run's config.
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         virtual_cpu_devices = None
     settings = {"jax_platforms": platform, "jax_num_cpu_devices": virtual_cpu_devices}
@@ -121,8 +125,7 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
     # XLA computes in a pool of one thread a core, and at least one a device. A device
     # that waits for the others in an exchange keeps its thread; on one core two devices
     # were seen to wait for ever, each for a thread of the other.
-    config: Any = jax.config
-    devices: int = config.jax_num_cpu_devices
+    devices = int(jax.config.read("jax_num_cpu_devices"))
     if devices > cores():
         os.environ.setdefault("PJRT_NPROC", str(2 * devices))
 
@@ -186,14 +189,14 @@ def check_batch(batch_size: int, parts: int, what: str) -> None:
     )
 
 
-def specs(tree: Any) -> Any:
+def specs(tree: PyTree) -> PyTree:
     """The partition specs of arrays on a mesh, or of their tracers inside `jit`."""
     return jax.tree.map(lambda array: jax.typeof(array).sharding.spec, tree)
 
 
 def sharded(
-    function: Callable[..., Any], mesh: Mesh, *, in_specs: Any, out_specs: Any
-) -> Callable[..., Any]:
+    function: Function, mesh: Mesh, *, in_specs: PyTree, out_specs: PyTree
+) -> Function:
     """Run `function` on every device's own shards.
 
     Replication is checked by type (`check_vma`), so the derivative of a replicated

@@ -54,22 +54,19 @@ def read(path: Path) -> list[CaffeLayer]:
 
 
 def _layers(message: memoryview) -> Iterator[CaffeLayer]:
-    for number, value in fields(message):
-        for layer_field, name_field, blob_field in LAYER_FORMS:
-            if number == layer_field and isinstance(value, memoryview):
-                layer = _layer(value, name_field, blob_field)
-                if layer.arrays:
-                    yield layer
+    for layer_field, name_field, blob_field in LAYER_FORMS:
+        for layer in _parts(message, layer_field):
+            name = b"".join(_parts(layer, name_field)).decode(errors="replace")
+            arrays = tuple(_blob(blob, name) for blob in _parts(layer, blob_field))
+            if arrays:
+                yield CaffeLayer(name, arrays)
 
 
-def _layer(message: memoryview, name_field: int, blob_field: int) -> CaffeLayer:
-    name, blobs = "", []
+def _parts(message: memoryview, field: int) -> Iterator[memoryview]:
+    """The values of a field that are messages or text themselves."""
     for number, value in fields(message):
-        if number == name_field and isinstance(value, memoryview):
-            name = bytes(value).decode("utf-8", errors="replace")
-        elif number == blob_field and isinstance(value, memoryview):
-            blobs.append(_blob(value, name))
-    return CaffeLayer(name, tuple(blobs))
+        if number == field and isinstance(value, memoryview):
+            yield value
 
 
 def _blob(message: memoryview, layer: str) -> np.ndarray:

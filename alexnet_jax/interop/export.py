@@ -6,7 +6,7 @@ dropout.
 """
 
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -51,7 +51,7 @@ def to_onnx(workdir: Path, checkpoint: str | int, path: Path) -> None:
     """
     onnx = optional.require("onnx", path)
     member = open_trained(workdir, checkpoint)
-    graph = _Graph(onnx.helper, onnx.numpy_helper)
+    graph = _Graph(onnx)
     crop = member.data.crop
     logits = _network(graph, member.model, _layers(member), _mean(member), crop)
     kind, helper = onnx.TensorProto.FLOAT, onnx.helper
@@ -85,31 +85,34 @@ def _mean(member: TrainedNetwork) -> np.ndarray:
 class _Graph:
     """Nodes and constants of a model in the making."""
 
-    def __init__(self, helper: Any, numpy_helper: Any) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self._helper = helper
-        self._from_array = numpy_helper.from_array
+    def __init__(self, onnx: ModuleType) -> None:
+        self.nodes: list[object] = []
+        self.constants: list[object] = []
+        self._onnx = onnx
 
     def constant(self, name: str, value: np.ndarray) -> str:
         """A constant; returns its name."""
-        self.constants.append(self._from_array(value, name))
+        self.constants.append(self._onnx.numpy_helper.from_array(value, name))
         return name
 
-    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def add(
+        self, kind: str, inputs: list[str], output: str, **attributes: object
+    ) -> str:
         """A node with one output; returns its name."""
-        self.nodes.append(
-            self._helper.make_node(kind, inputs, [output], name=output, **attributes)
-        )
+        self._add(kind, inputs, [output], name=output, **attributes)
         return output
 
     def split(self, x: str, parts: int) -> list[str]:
         """Channels in equal parts."""
         outputs = [f"{x}.tower{part}" for part in range(parts)]
-        self.nodes.append(
-            self._helper.make_node("Split", [x], outputs, axis=1, num_outputs=parts)
-        )
+        self._add("Split", [x], outputs, axis=1, num_outputs=parts)
         return outputs
+
+    def _add(
+        self, kind: str, inputs: list[str], outputs: list[str], **attributes: object
+    ) -> None:
+        node = self._onnx.helper.make_node(kind, inputs, outputs, **attributes)
+        self.nodes.append(node)
 
 
 def _network(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from alexnet_jax.interop.readers import read_layers
 from alexnet_jax.interop.weight_layout import Origin, to_params
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.config import section
+from alexnet_jax.runs.config import Sections, section
 from alexnet_jax.runs.run_data import Data, write_data
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import optimizer as optimizers
@@ -46,7 +45,7 @@ SIZE = 256
 def import_weights(
     path: Path,
     workdir: Path,
-    settings: Mapping[str, Any],
+    settings: Sections,
     origin: Origin,
     *,
     class_names: Sequence[str] | None = None,

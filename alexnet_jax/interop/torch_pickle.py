@@ -17,7 +17,7 @@ import pickletools
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -163,18 +163,18 @@ class _Unpickler(pickle.Unpickler):
     """Builds dictionaries of `_Tensor`; its program passed `_check_instructions`."""
 
     def __init__(self, program: bytes, path: Path) -> None:
-        # Without fix_imports a message has the names as they stand in the file.
+        # Without fix_imports a message has the names as in the file.
         super().__init__(io.BytesIO(program), fix_imports=False)
         self._path = path
 
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
+    def find_class(self, module_name: str, global_name: str, /) -> object:
         """What stands for a name that the program looks up; nothing is imported."""
         # The functions are made at each look-up, and OrderedDict is immutable: BUILD
         # can set attributes of what it gets here, which must not outlive this file.
-        known: dict[str, Any] = {
+        known: dict[str, object] = {
             **STORAGES,
             "collections.OrderedDict": OrderedDict,
-            "torch._utils._rebuild_tensor_v2": lambda *given: _tensor(*given[:4]),
+            "torch._utils._rebuild_tensor_v2": lambda *given: _tensor(given),
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         }
         name = f"{module_name}.{global_name}"
@@ -186,15 +186,17 @@ class _Unpickler(pickle.Unpickler):
             )
         return known[name]
 
-    def persistent_load(self, pid: Any, /) -> _Storage:
+    def persistent_load(self, pid: object, /) -> _Storage:
         """The numbers that the program names; they are read from the zip afterwards."""
-        tag, kind, key, _, numbers = pid
-        if tag != "storage" or kind not in STORAGES.values():
-            raise ValueError("numbers of an unknown kind")
-        return _Storage(kind, str(key), int(numbers))
+        match pid:
+            case ("storage", str(kind), key, _, int(numbers)):
+                if kind in STORAGES.values():
+                    return _Storage(kind, str(key), numbers)
+        raise ValueError("numbers of an unknown kind")
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise ValueError("a tensor without numbers")
-    return _Tensor(storage, int(offset), tuple(shape), tuple(strides))
+def _tensor(given: tuple[object, ...]) -> _Tensor:
+    match given:
+        case (_Storage() as storage, int(offset), tuple(shape), tuple(strides), *_):
+            return _Tensor(storage, offset, shape, strides)
+    raise ValueError("a tensor without numbers, or without a shape")

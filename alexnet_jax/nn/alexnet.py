@@ -12,8 +12,7 @@ added over towers.
 """
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from alexnet_jax.nn import lrn, pooling, shapes
 from alexnet_jax.nn.convolution import convolve
-from alexnet_jax.nn.layers import Conv, Row, as_rows
+from alexnet_jax.nn.layers import Conv, Rows, as_rows
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.nn.standardize import standardize
 from alexnet_jax.nn.towers import (
@@ -36,7 +35,7 @@ from alexnet_jax.nn.towers import (
     own_part,
     tower_indices,
 )
-from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid}
@@ -71,7 +70,7 @@ class AlexNet(nn.Module):
       num_classes: how many logits.
       layers: a row for each layer by name: `Conv` for `conv1` to `convK`, then `Dense`
         for `fcK+1` to `fcN`, the last of which gives the logits. Mappings of a row's
-        keys, as a config has them, become rows.
+        keys, as a config has them, become rows when the module is made.
       towers: how many towers; the paper's GPUs.
       image_padding: zeros to the left of images and above them; torchvision's network
         has two.
@@ -99,8 +98,7 @@ class AlexNet(nn.Module):
     """
 
     num_classes: int
-    # Rows, once the module is made; a config gives mappings of their keys.
-    layers: Mapping[str, Any] = FrozenDict(CODE2012)
+    layers: Rows = FrozenDict(CODE2012)
     towers: int = 2
     image_padding: int = 0
     standardize: bool = False
@@ -119,9 +117,19 @@ class AlexNet(nn.Module):
     tower_axis: str | None = None
 
     def __post_init__(self) -> None:
+        check_number("model.towers", self.towers, least=1, whole=True)
         # Modules are compared and hashed, and the rows with them.
-        self.layers = FrozenDict(as_rows(self.layers))
-        _check(self)
+        self.layers = FrozenDict(as_rows(self.layers, self.towers))
+        check_choice("model.activation", self.activation, ACTIVATIONS)
+        check_choice("model.dtype", self.dtype, DTYPES)
+        check_number("model.image_padding", self.image_padding, whole=True)
+        check_number("model.dropout", self.dropout, below=1)
+        lrn.check_constants(
+            self.norm_size, self.norm_k, self.norm_alpha, self.norm_beta
+        )
+        pooling.check_windows(
+            self.pool_window, self.pool_stride, self.pool_partial, self.pool_cut
+        )
         super().__post_init__()
 
     @classmethod
@@ -141,15 +149,9 @@ class AlexNet(nn.Module):
         return cls(num_classes=num_classes, **{**PRESETS[name], **changes})
 
     @nn.nowrap
-    def init(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Variables as plain arrays; see `flax.linen.Module.init`."""
-        return nn.unbox(self.init_partitioned(*args, **kwargs))
-
-    @nn.nowrap
-    def init_partitioned(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Variables with the names of their axes, for `nn.get_partition_spec`."""
-        variables: Any = super().init(*args, **kwargs)
-        return variables
+    def init(self, *args: Any, **kwargs: Any) -> dict[str, PyTree]:
+        """Variables as plain arrays; those of `nn.Module.init` name their axes."""
+        return nn.unbox(super().init(*args, **kwargs))
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -177,11 +179,7 @@ class AlexNet(nn.Module):
         """
         return shapes.output_sides(
             side + self.image_padding,
-            convolutions=[
-                (row.kernel, row.stride, "pool" in row.then)
-                for row in self.layers.values()
-                if isinstance(row, Conv)
-            ],
+            convolutions=[r for r in self.layers.values() if isinstance(r, Conv)],
             pool_window=self.pool_window,
             pool_stride=self.pool_stride,
             pool_partial=self.pool_partial,
@@ -233,7 +231,7 @@ class AlexNet(nn.Module):
         *hidden, last = self.layers
         xs = self._towers_input(images)
         for index, name in enumerate(hidden):
-            row: Row = self.layers[name]
+            row = self.layers[name]
             if row.exchange:
                 xs = [gather(xs, self.tower_axis)] * len(xs)
             xs = self._linear(index, name, xs)
@@ -265,7 +263,7 @@ class AlexNet(nn.Module):
         return tower_indices(self.towers, self.tower_axis)
 
     def _parameters(self, name: str, shape: tuple[int, ...]) -> TowerParameters:
-        row: Row = self.layers[name]
+        row = self.layers[name]
         return TowerParameters(
             shape=shape,
             kernel_std=row.kernel_std,
@@ -276,7 +274,7 @@ class AlexNet(nn.Module):
 
     def _linear(self, index: int, name: str, xs: list[Array]) -> list[Array]:
         """A convolution or a matrix product in each local tower, and its bias."""
-        row: Row = self.layers[name]
+        row = self.layers[name]
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
             shape = (*sides, xs[0].shape[-1], row.channels // self.towers)
@@ -358,38 +356,3 @@ def _flat(xs: list[Array]) -> list[Array]:
 
 def _matmul(x: Array, kernel: Array) -> Array:
     return x @ kernel.astype(x.dtype)
-
-
-def _check(network: AlexNet) -> None:
-    """Raise an InputError if the attributes of a network don't fit together."""
-    check_number("model.towers", network.towers, least=1, whole=True)
-    for name, known in (("activation", ACTIVATIONS), ("dtype", DTYPES)):
-        if getattr(network, name) not in known:
-            raise InputError(
-                f"model.{name}={getattr(network, name)!r} unknown; "
-                f"choose from {', '.join(known)}"
-            )
-    for name, row in network.layers.items():
-        key = "channels" if isinstance(row, Conv) else "width"
-        width = getattr(row, key)
-        if width is not None and width % network.towers:
-            raise InputError(
-                f"model.layers.{name}.{key}={width} does not divide over "
-                f"{network.towers} towers"
-            )
-    check_number("model.image_padding", network.image_padding, whole=True)
-    check_number("model.norm_alpha", network.norm_alpha)
-    check_number("model.norm_beta", network.norm_beta)
-    # Where all features in the window are zero, the power of the sum is that of k.
-    if not 0 < network.norm_k < math.inf:
-        raise InputError(f"model.norm_k={network.norm_k} must be finite and above 0")
-    if network.norm_size < 1 or network.norm_size % 2 == 0:
-        raise InputError(f"model.norm_size={network.norm_size} must be odd")
-    if not 1 <= network.pool_stride <= network.pool_window:
-        raise InputError(
-            f"model.pool_stride={network.pool_stride} must lie from 1 to "
-            f"model.pool_window={network.pool_window}"
-        )
-    if network.pool_partial and network.pool_cut:
-        raise InputError("of model.pool_partial and model.pool_cut only one can be set")
-    check_number("model.dropout", network.dropout, below=1)

@@ -1,4 +1,4 @@
-"""A layer of the network as one row: the numbers that figure 2 of the paper gives it.
+"""A layer of the network as a row: the numbers that figure 2 of the paper gives it.
 
 A network is a mapping from layer names to rows: `conv1` to `convK`, then `fcK+1` to
 `fcN`. `then` of a row lists what follows the layer's linear operation, in order:
@@ -14,7 +14,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from alexnet_jax.runtime.errors import InputError, check_number
 
@@ -48,9 +47,10 @@ class Conv:
     kernel_std: float = 0.01
     bias: float = 0.0
 
-    def check(self, key: str) -> None:
+    def check(self, key: str, towers: int = 1) -> None:
         """Raise an InputError where a value of the row called `key` is wrong."""
         check_number(f"{key}.channels", self.channels, least=1, whole=True)
+        _check_divides(f"{key}.channels", self.channels, towers)
         check_number(f"{key}.kernel", self.kernel, least=1, whole=True)
         check_number(f"{key}.stride", self.stride, least=1, whole=True)
         if self.stride == 1 and self.kernel % 2 == 0:
@@ -83,9 +83,10 @@ class Dense:
     kernel_std: float = 0.01
     bias: float = 0.0
 
-    def check(self, key: str) -> None:
+    def check(self, key: str, towers: int = 1) -> None:
         """Raise an InputError where a value of the row called `key` is wrong."""
         check_number(f"{key}.width", self.width, least=1, whole=True)
+        _check_divides(f"{key}.width", self.width or 0, towers)
         _check_initial(key, self)
         _check_then(key, self.then, AFTER_DENSE)
 
@@ -106,6 +107,11 @@ class Dense:
 
 Row = Conv | Dense
 Rows = Mapping[str, Row]
+
+
+def _check_divides(key: str, width: int, towers: int) -> None:
+    if width % towers:
+        raise InputError(f"{key}={width} does not divide over {towers} towers")
 
 
 def _check_initial(key: str, row: Row) -> None:
@@ -129,21 +135,22 @@ def _check_then(key: str, then: tuple[str, ...], known: tuple[str, ...]) -> None
         raise InputError(f"{key}={then} must have same_map_norm directly behind norm")
 
 
-def as_rows(layers: Mapping[str, Any]) -> dict[str, Row]:
+def as_rows(layers: Mapping[str, object], towers: int = 1) -> dict[str, Row]:
     """Rows in the order of their numbers; plain mappings, as of a config, become rows.
 
     Raises:
       InputError: if names are not `conv1` to `convK`, then `fcK+1` to `fcN`, if a row
-        has an unknown key or lacks one, or a value is wrong.
+        has an unknown key or lacks one, a value is wrong, or a width does not divide
+        over the towers.
     """
     names = _in_order(layers)
-    rows = {name: _as_row(name, layers[name]) for name in names}
+    rows = {name: _as_row(f"model.layers.{name}", layers[name]) for name in names}
     for name, row in rows.items():
         key = f"model.layers.{name}"
         if name == names[-1] and isinstance(row, Dense):
             row.check_last(key)
         else:
-            row.check(key)
+            row.check(key, towers)
     return rows
 
 
@@ -167,30 +174,25 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return ordered
 
 
-def _as_row(name: str, row: Any) -> Row:
-    kind = Conv if name.startswith("conv") else Dense
-    key = f"model.layers.{name}"
-    if isinstance(row, Conv | Dense):
-        if not isinstance(row, kind):
-            raise InputError(f"{key} must be a {kind.__name__}, not {row!r}")
+def _as_row(key: str, row: object) -> Row:
+    kind = Conv if ".conv" in key else Dense
+    if isinstance(row, kind):
         return row
+    if isinstance(row, Conv | Dense):
+        raise InputError(f"{key} must be a {kind.__name__}, not {row!r}")
     if not isinstance(row, Mapping):
         raise InputError(f"{key}={row!r:.40} must be a mapping of a row's keys")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for given in row:
-        if given not in fields:
-            raise InputError(
-                f"{key}.{given} is unknown; choose from {', '.join(fields)}"
-            )
-    for field in fields.values():
-        if field.default is dataclasses.MISSING and field.name not in row:
-            raise InputError(f"{key}.{field.name} is missing")
-    values = dict(row)
-    if "then" in values:
-        if not isinstance(values["then"], list | tuple):
-            raise InputError(f"{key}.then={values['then']!r:.40} must be a tuple")
-        values["then"] = tuple(values["then"])
-    return kind(**values)
+    fields = {f.name: f.default for f in dataclasses.fields(kind)}
+    if unknown := [name for name in row if name not in fields]:
+        known = ", ".join(fields)
+        raise InputError(f"{key}.{unknown[0]} is unknown; choose from {known}")
+    for name, default in fields.items():
+        if default is dataclasses.MISSING and name not in row:
+            raise InputError(f"{key}.{name} is missing")
+    then = row.get("then", kind.then)
+    if not isinstance(then, list | tuple):
+        raise InputError(f"{key}.then={then!r:.40} must be a tuple")
+    return kind(**{**row, "then": tuple(then)})
 
 
 def _numbered(convolutions: int, layers: int) -> list[str]:
@@ -207,7 +209,7 @@ def numbered(rows: Iterable[Row]) -> dict[str, Row]:
     return dict(zip(_numbered(convolutions, len(rows)), rows, strict=True))
 
 
-def changed(rows: Rows, **fields: Mapping[str, Any]) -> dict[str, Row]:
+def changed(rows: Rows, **fields: Mapping[str, object]) -> dict[str, Row]:
     """Rows of which some have other values.
 
     >>> louder = changed(CODE2012, conv3={"kernel_std": 0.05}, fc6={"width": 2048})

@@ -17,12 +17,15 @@ Only `x` is kept for the backward pass; `s` is cheaper to compute again than to 
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from alexnet_jax.runtime.errors import InputError, check_number
 
 
 # Of `cnorm2` in the 2012 code.
@@ -82,6 +85,17 @@ def same_map_norm(
       ValueError: if `size` is not an odd positive number.
     """
     return _response_norm(x, (x.ndim - 3, x.ndim - 2), _odd(size), k, alpha, beta)
+
+
+def check_constants(size: int, k: float, alpha: float, beta: float) -> None:
+    """Raise an InputError if the constants of a network's `norm` are out of range."""
+    check_number("model.norm_alpha", alpha)
+    check_number("model.norm_beta", beta)
+    # Where all features in the window are zero, the power of the sum is that of k.
+    if not 0 < k < math.inf:
+        raise InputError(f"model.norm_k={k} must be finite and above 0")
+    if size < 1 or size % 2 == 0:
+        raise InputError(f"model.norm_size={size} must be odd")
 
 
 def _odd(size: int) -> int:

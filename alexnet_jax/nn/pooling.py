@@ -18,6 +18,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from alexnet_jax.runtime.errors import InputError
+
 
 _ROWS, _COLUMNS = -3, -2
 
@@ -27,8 +29,8 @@ def pooled_size(size: int, *, window: int, stride: int, partial: bool = False) -
 
     With `partial` a last window may hang over the end; else the remainder is left out.
     """
-    steps = (size - window) / stride
-    return int(-(-steps // 1) if partial else steps // 1) + 1
+    left = size - window
+    return (-(-left // stride) if partial else left // stride) + 1
 
 
 def max_pool(
@@ -55,6 +57,16 @@ def max_pool(
             f"{x.shape[_ROWS]}x{x.shape[_COLUMNS]} values"
         )
     return _max_pool(x, window, stride, partial)
+
+
+def check_windows(window: int, stride: int, partial: bool, cut: bool) -> None:
+    """Raise an InputError if a network's settings of pooling do not fit together."""
+    if not 1 <= stride <= window:
+        raise InputError(
+            f"model.pool_stride={stride} must lie from 1 to model.pool_window={window}"
+        )
+    if partial and cut:
+        raise InputError("of model.pool_partial and model.pool_cut only one can be set")
 
 
 def _shared_rounding(x: Array) -> Array:

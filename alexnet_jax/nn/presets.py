@@ -108,8 +108,10 @@ CIFAR = {"towers": 1, "standardize": True, "pool_partial": True, "dropout": 0.0}
 # Normalisation over nine maps, as in TensorFlow's tutorial and the 2012 code's example.
 OVER_NINE = {"norm_size": 9, "norm_k": 1.0, "norm_alpha": 0.001 / 9}
 
-# Keyword arguments of `AlexNet`, by preset.
-PRESETS: dict[str, dict[str, Any]] = {
+# Keyword arguments of `AlexNet`, which checks them.
+Arguments = dict[str, Any]
+
+PRESETS: dict[str, Arguments] = {
     "code2012": {},
     "paper": {"layers": PAPER, "norm_alpha": 1e-4},
     "caffe": {"layers": CAFFE, "norm_across_towers": True, "norm_k": 1.0},
@@ -131,7 +133,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 # What the paper takes away, one thing at a time, from `code2012`.
-ABLATIONS: dict[str, dict[str, Any]] = {
+ABLATIONS: dict[str, Arguments] = {
     # Section 3.3. The 2012 code's run 148 also left out the same-map norm.
     "no_norm": {
         "layers": changed(

@@ -1,7 +1,8 @@
 """Which image sizes fit a network's windows, and how large its maps are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
+from alexnet_jax.nn.layers import Conv
 from alexnet_jax.nn.pooling import pooled_size
 from alexnet_jax.runtime.errors import InputError
 
@@ -12,7 +13,7 @@ LARGEST_STEP = 4096
 def output_sides(
     side: int,
     *,
-    convolutions: Sequence[tuple[int, int, bool]],
+    convolutions: Iterable[Conv],
     pool_window: int,
     pool_stride: int,
     pool_partial: bool,
@@ -22,16 +23,17 @@ def output_sides(
 
     Args:
       side: of the image, in pixels.
-      convolutions: for each its kernel's side, its stride and whether it is pooled. One
-        with a stride pads up to the next whole stride; one without keeps the side.
+      convolutions: in order. One with a stride pads up to the next whole stride; one
+        without keeps the side.
       pool_window, pool_stride, pool_partial: see `pooling.max_pool`.
       pool_cut: whether what fills no window may be left out.
     """
     sides = []
-    for kernel, stride, pooled in convolutions:
-        if stride > 1:
-            side = -((kernel - side) // stride) + 1 if side >= kernel else 0
-        if pooled:
+    for row in convolutions:
+        if row.stride > 1:
+            fits = side >= row.kernel
+            side = -((row.kernel - side) // row.stride) + 1 if fits else 0
+        if "pool" in row.then:
             exact = (side - pool_window) % pool_stride == 0
             if side < pool_window or not (exact or pool_partial or pool_cut):
                 return None

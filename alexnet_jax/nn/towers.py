@@ -3,8 +3,7 @@
 A tower axis of None means no mesh: all towers are here.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -55,9 +54,11 @@ class TowerParameters(nn.Module):
         # shorter spelling would compile the step a second time.
         kernel_axes = (TOWERS, *[None] * len(self.shape))
         bias_axes = (TOWERS, None) if self.bias_by_tower else (None,)
-        kernel: Any = self.param("kernel", nn.with_partitioning(kernels, kernel_axes))
-        bias: Any = self.param("bias", nn.with_partitioning(biases, bias_axes))
-        return kernel, bias
+        param: Callable[..., Array] = self.param
+        return (
+            param("kernel", nn.with_partitioning(kernels, kernel_axes)),
+            param("bias", nn.with_partitioning(biases, bias_axes)),
+        )
 
 
 def add_bias(x: Array, bias: Float[Array, " width"]) -> Array:

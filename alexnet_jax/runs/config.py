@@ -6,8 +6,8 @@ from it, beside the function.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.loading import pipeline
@@ -20,8 +20,13 @@ from alexnet_jax.training import optimizer, schedule
 from alexnet_jax.training.plan import make_plan
 
 
+# Sections by name, of values by key.
+Sections = Mapping[str, Mapping[str, object]]
+# Keyword arguments of a section's function, which checks their values.
+Arguments = dict[str, Any]
+
 # A config section's keys are the keyword arguments of one function.
-SECTIONS: dict[str, Callable[..., Any]] = {
+SECTIONS: dict[str, Callable[..., object]] = {
     "data": pipeline.open_pipeline,
     "model": AlexNet,
     "optimizer": optimizer.momentum_sgd,
@@ -42,7 +47,7 @@ GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "checkpoint": ("directory",),
 }
 # What presets change, by section and preset.
-PRESETS: dict[str, Mapping[str, Mapping[str, Any]]] = {
+PRESETS: dict[str, Sections] = {
     "model": networks.PRESETS,
     "optimizer": optimizer.PRESETS,
     "schedule": schedule.PRESETS,
@@ -68,52 +73,43 @@ RENAMED = {
 }
 
 
-def section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+@runtime_checkable
+class Config(Protocol):
+    """Sections of keys by name: a mapping of mappings, or a ConfigDict."""
+
+    def items(self) -> Iterable[tuple[str, object]]:
+        """Names and sections."""
+        ...
+
+
+def section(config: Sections, name: str) -> Arguments:
     """The keyword arguments of a section's function.
 
     Raises:
       InputError: if a key is none of them.
     """
-    check_keys(config, name)
-    return dict(config.get(name, {}))
+    given = dict(config.get(name, {}))
+    for key in given:
+        if key not in parameters(name):
+            raise InputError(unknown_key(name, key))
+    return given
 
 
-def call(config: Mapping[str, Any], name: str, *given: Any, **named: Any) -> Any:
-    """Call a section's function with its keys as keyword arguments.
-
-    Raises:
-      InputError: if a key is none of them.
-    """
-    return SECTIONS[name](*given, **named, **section(config, name))
-
-
-def check(config: Mapping[str, Any]) -> None:
+def check(config: Sections) -> None:
     """Raise an InputError if a section or a key of a config is unknown."""
     for name in config:
         if name not in SECTIONS:
-            raise InputError(
-                f"config.{name} is unknown; sections are {', '.join(SECTIONS)}"
-            )
-        check_keys(config, name)
-
-
-def check_keys(config: Mapping[str, Any], section: str) -> None:
-    """Raise an InputError if a key of a section is no argument of its function."""
-    for key in config.get(section, {}):
-        if key not in keys(section):
-            raise InputError(unknown_key(section, key))
+            known = ", ".join(SECTIONS)
+            raise InputError(f"config.{name} is unknown; sections are {known}")
+        section(config, name)
 
 
 def unknown_key(section: str, key: str) -> str:
     """The message about a key that a section doesn't have."""
     if new := RENAMED.get(f"{section}.{key}"):
         return f"config.{section}.{key} is a key of before version 0.2; it is now {new}"
-    return f"config.{section}.{key} is unknown; choose from {', '.join(keys(section))}"
-
-
-def keys(section: str) -> list[str]:
-    """The keys of a config section."""
-    return list(parameters(section))
+    known = ", ".join(parameters(section))
+    return f"config.{section}.{key} is unknown; choose from {known}"
 
 
 def parameters(section: str) -> dict[str, inspect.Parameter]:
@@ -123,7 +119,7 @@ def parameters(section: str) -> dict[str, inspect.Parameter]:
     return {name: found[name] for name in found if name not in given}
 
 
-def defaults() -> dict[str, dict[str, Any]]:
+def defaults() -> dict[str, dict[str, object]]:
     """Every key of every section with its default, in plain values."""
     return {
         section: {
@@ -135,7 +131,7 @@ def defaults() -> dict[str, dict[str, Any]]:
     }
 
 
-def preset(name: str) -> dict[str, dict[str, Any]]:
+def preset(name: str) -> dict[str, Arguments]:
     """What a preset changes of the defaults, by section, in plain values.
 
     Presets are differences from `code2012`.
@@ -144,28 +140,27 @@ def preset(name: str) -> dict[str, dict[str, Any]]:
       InputError: if there is no such preset.
     """
     if name not in networks.PRESETS:
-        raise InputError(
-            f"no preset {name!r}; choose from {', '.join(networks.PRESETS)}"
-        )
+        known = ", ".join(networks.PRESETS)
+        raise InputError(f"no preset {name!r}; choose from {known}")
     return {
         section: plain({**of_section.get("code2012", {}), **of_section.get(name, {})})
         for section, of_section in PRESETS.items()
     }
 
 
-def completed(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def completed(config: Sections) -> dict[str, dict[str, object]]:
     """A config with the default of every key that it leaves out: the config of an older
     run lacks the keys that came later."""
     return {s: {**values, **config.get(s, {})} for s, values in defaults().items()}
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A config as plain dictionaries, with tuples for lists; a row of the network's
     layers becomes a dictionary of its fields."""
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
         return {field.name: plain(getattr(value, field.name)) for field in fields}
-    if hasattr(value, "items"):
+    if isinstance(value, Config):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return tuple(plain(inner) for inner in value)

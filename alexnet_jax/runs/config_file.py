@@ -13,7 +13,6 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
@@ -79,7 +78,7 @@ def preset_config(name: str) -> ConfigDict:
     return config
 
 
-def _typed(parameter: inspect.Parameter) -> Any:
+def _typed(parameter: inspect.Parameter) -> object:
     """A parameter's default for a ConfigDict, which checks the types of later values.
 
     None becomes a placeholder of the annotated type, or an empty ConfigDict where that
@@ -96,7 +95,7 @@ def _typed(parameter: inspect.Parameter) -> Any:
     return config_dict.placeholder(kind)
 
 
-def _typed_rows(layers: Mapping[str, Any]) -> ConfigDict:
+def _typed_rows(layers: sections.Sections) -> ConfigDict:
     """The network's layers, of which each key of each row can be set by itself."""
     rows = {}
     for name, row in layers.items():
@@ -153,7 +152,7 @@ def _executed(path: Path, variant: str | None) -> ConfigDict:
     return config
 
 
-def _called(module: types.ModuleType, path: Path, variant: str | None) -> Any:
+def _called(module: types.ModuleType, path: Path, variant: str | None) -> object:
     function = getattr(module, "get_config", None)
     if function is None:
         raise InputError(f"config {path} has no function get_config")
@@ -224,15 +223,15 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> None:
 def _check_known(name: str, config: ConfigDict) -> None:
     """Raise an InputError if `config.SECTION.KEY` is not in the config."""
     *path, key = name.split(".")[1:]
-    section: Any = config
+    section: object = config
     for part in path:
         section = section.get(part) if isinstance(section, ConfigDict) else None
     if not isinstance(section, ConfigDict):
         raise InputError(f"--{name} is unknown; sections are {', '.join(config)}")
     if not section:
         raise InputError(
-            f"--{name} can't be given here; set it in a config file of your own, as a "
-            f"dictionary: config.{'.'.join(path)}"
+            f"--{name} can't be given here; set it in a config file, as a dictionary: "
+            f"config.{'.'.join(path)}"
         )
     if key in section:
         return

@@ -4,10 +4,9 @@ import json
 import os
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import jax
 
@@ -62,7 +61,7 @@ class MetricWriter:
             "training", total=plan.steps, completed=start, note=""
         )
         self._input_wait = _InputWait()
-        self._board: Any = None
+        self._board = None
         if writes and optional.is_installed("tensorboardX"):
             board = optional.require("tensorboardX", "TensorBoard")
             folder = str(workdir / "tensorboard")
@@ -73,12 +72,7 @@ class MetricWriter:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
         # A full disk was reported already; what is pending is lost with it.
         with suppress(OSError):
@@ -104,7 +98,7 @@ class MetricWriter:
           Failure: if the disk is full, or the directory has gone.
         """
         check_loss(metrics["loss"], f"step {step}: the validation loss")
-        self._write({**self._place(step, "validation"), **metrics})
+        self._write(step, "validation", metrics)
         progress.say(
             f"step {step}: validation loss {metrics['loss']:.4f}, "
             f"top-1 error {metrics['top1_error']:.2%}, "
@@ -132,10 +126,6 @@ class MetricWriter:
             if not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
                 raise Failure(cannot_write(self._path, "another file lies there"))
 
-    def _place(self, step: int, split: str) -> dict[str, Any]:
-        epoch = step / self._plan.steps_per_epoch
-        return {"step": step, "epoch": epoch, "split": split}
-
     def _write_train(
         self, step: int, metrics: dict[str, jax.Array], waited: float
     ) -> None:
@@ -146,39 +136,38 @@ class MetricWriter:
         )
         now = time.monotonic()
         seconds, self._last = max(now - self._last, 1e-9), now
-        line = {
-            **self._place(step, "train"),
+        written = {
             **losses.means(host),
             "learning_rate": rate,
             "images_per_second": self._plan.batch_size / seconds,
             "input_wait_fraction": min(1.0, waited / seconds),
         }
-        self._write(line)
+        self._write(step, "train", written)
         self._input_wait.add(waited, seconds)
-        self._show(line, seconds, now)
+        self._show(step, written, seconds)
 
-    def _show(self, line: dict[str, Any], seconds: float, now: float) -> None:
+    def _show(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Move the progress bar; in a pipe, say where the run is now and then."""
         note = (
-            f"epoch {line['epoch']:.2f}  loss {line['loss']:.3f}  "
-            f"error {line['top1_error']:.1%}  {line['images_per_second']:.0f} images/s"
+            f"epoch {step / self._plan.steps_per_epoch:.2f}  "
+            f"loss {metrics['loss']:.3f}  error {metrics['top1_error']:.1%}  "
+            f"{metrics['images_per_second']:.0f} images/s"
         )
-        step, steps = line["step"], self._plan.steps
         self._progress.update(self._task, completed=step, note=note)
-        quiet = now - self._said > progress.SECONDS_BETWEEN_LINES
+        quiet = self._last - self._said > progress.SECONDS_BETWEEN_LINES
         if quiet and not progress.console.is_terminal:
-            self._said = now
-            left = (steps - step) * seconds
-            progress.say(f"step {step}/{steps}  {note}  {left:.0f} s left")
+            self._said = self._last
+            left = (self._plan.steps - step) * seconds
+            progress.say(f"step {step}/{self._plan.steps}  {note}  {left:.0f} s left")
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        epoch = step / self._plan.steps_per_epoch
+        line = {"step": step, "epoch": epoch, "split": split, **metrics}
         with writing(self._path):
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
         if self._board is not None:
-            for name, value in line.items():
-                if isinstance(value, float) and name != "epoch":
-                    tag = f"{line['split']}/{name}"
-                    self._board.add_scalar(tag, value, line["step"])
+            for name, value in metrics.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
 
 
 class _InputWait:

@@ -7,26 +7,29 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 
 
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections")
+PACKAGES = (
+    "alexnet_jax",
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "ml_collections",
+)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """What `run.json` says of a start. Asks for the devices."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("alexnet_jax", *PACKAGES)
-            if _installed(name)
-        },
+        "versions": {name: v for name in PACKAGES if (v := _version(name))},
         "host": platform.node(),
         "machine": platform.platform(),
         "devices": [f"{device.platform}: {device}" for device in jax.devices()],
@@ -34,12 +37,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _installed(name: str) -> bool:
+def _version(package: str) -> str | None:
     try:
-        importlib.metadata.version(name)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _commit() -> str | None:
@@ -47,17 +49,9 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    describe = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        done = subprocess.run(describe, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(git, cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -39,13 +39,14 @@ def read_data(workdir: Path) -> Data:
     path = workdir / workdirs.DATA_FILE
     description = workdirs.read_json(path)
     try:
-        names = tuple(description["class_names"])
+        names, fingerprint = description["class_names"], description["fingerprint"]
         size, crop = description["size"], description["crop"]
-        fingerprint = description["fingerprint"]
-        if not names or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ValueError("class_names")
-        if not (type(size) is type(crop) is int and 0 < crop <= size <= LARGEST_SIZE):
+        if not isinstance(size, int) or not isinstance(crop, int):
             raise ValueError(f"size {size!r:.40}, crop {crop!r:.40}")
+        if not names or not 0 < crop <= size <= LARGEST_SIZE:
+            raise ValueError(f"{len(names)} class_names, size {size}, crop {crop}")
         if not isinstance(fingerprint, str):
             raise ValueError("fingerprint")
         statistics = load_statistics(workdir, description)
@@ -53,7 +54,7 @@ def read_data(workdir: Path) -> Data:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is damaged ({first_line(error)[:160]})") from error
-    return Data(names, size, crop, fingerprint, statistics)
+    return Data(tuple(names), size, crop, fingerprint, statistics)
 
 
 def write_data(workdir: Path, data: Data) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -14,23 +13,13 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs.config import SECTIONS, completed, plain, section
+from alexnet_jax.runs.config import Config, Sections, check, plain, section
 from alexnet_jax.runs.validation import make_validation
-from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.schedule import make_schedule
 from alexnet_jax.training.step import Steps, TrainState, make_steps
-
-
-@runtime_checkable
-class Config(Protocol):
-    """Sections of keys by name: a mapping of mappings, or a ConfigDict."""
-
-    def items(self) -> Any:
-        """Names and sections."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +40,7 @@ class Setup:
         here; experiments train until a network has learned.
     """
 
-    config: Mapping[str, Mapping[str, Any]]
+    config: Sections
     mesh: Mesh
     pipeline: Pipeline
     model: nn.Module
@@ -78,15 +67,12 @@ def build_setup(
     Raises:
       InputError: if something in the config or the data is wrong.
     """
-    settings: dict[str, Any] = plain(config)
-    if unknown := sorted(set(settings) - set(SECTIONS)):
-        raise InputError(
-            f"config.{unknown[0]} is unknown; sections are {', '.join(SECTIONS)}"
-        )
+    settings: Sections = plain(config)
+    check(settings)
+    network, reading = section(settings, "model"), section(settings, "data")
     # The platform is chosen with the mesh, so nothing may ask for a device before.
-    towers = completed(settings)["model"]["towers"]
+    towers = network.get("towers", AlexNet.towers)
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
-    reading = section(settings, "data")
     if dataset is None:
         pipeline = pipelines.open_pipeline(**reading)
     else:
@@ -96,7 +82,7 @@ def build_setup(
     plan = plans.make_plan(examples=examples, **section(settings, "train"))
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
     classes = len(dataset.class_names)
-    model = AlexNet(num_classes=classes, **section(settings, "model"))
+    model = AlexNet(num_classes=classes, **network)
     model.check_size(pipeline.crop, pipeline.crop)
     schedule = make_schedule(
         steps_per_epoch=plan.steps_per_epoch,

@@ -1,10 +1,10 @@
 """A run's own validation: loss and errors on the validation split."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
@@ -55,7 +55,7 @@ def make_validation(
     )
 
     def validate(
-        params: Any, mean: jax.Array, check: Callable[[], None]
+        params: PyTree, mean: jax.Array, check: Callable[[], None]
     ) -> dict[str, float]:
         with prefetch.read(pipeline, dataset) as batches:
             return evaluation.measure(

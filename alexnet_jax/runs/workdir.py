@@ -1,4 +1,4 @@
-"""The files of a work directory, but for its checkpoints and metrics.
+"""The files of a work directory, except for its checkpoints and metrics.
 
 config.json      the run's config
 run.json         the format, and of every start: versions, commit, command, devices
@@ -10,11 +10,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
-from alexnet_jax.runs.config import completed
+from alexnet_jax.runs.config import Sections, completed
 from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.atomic import writing
@@ -90,7 +89,7 @@ def check_format(workdir: Path) -> None:
         )
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
+def read_config(workdir: Path) -> dict[str, dict[str, object]]:
     """The config of the run in a work directory.
 
     Raises:
@@ -103,16 +102,17 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
     check_format(workdir)
-    config = read_json(path)
-    for section, keys in config.items():
+    config: dict[str, dict[str, object]] = {}
+    for section, keys in read_json(path).items():
         if not isinstance(keys, dict):
             raise InputError(f"{path} is damaged (section {section!r:.40})")
+        config[section] = keys
     if "data" not in config:
         raise InputError(f"{path} is damaged (no section data)")
     return config
 
 
-def read_starts(workdir: Path) -> list[dict[str, Any]]:
+def read_starts(workdir: Path) -> list[dict[str, object]]:
     """The versions, commit, command and devices of every start of a run."""
     path = workdir / RUN_FILE
     starts = read_json(path).get("starts") if path.exists() else []
@@ -121,7 +121,7 @@ def read_starts(workdir: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(config: Sections) -> dict[str, object]:
     """A config by dotted key, without what may differ between the processes of a run:
     where each finds its data and how it reads them."""
     return {key: value for key, value in flat(config).items() if key not in OWN}
@@ -133,7 +133,7 @@ def has_checkpoints(workdir: Path) -> bool:
     return folder.is_dir() and any(p.name.isdecimal() for p in folder.iterdir())
 
 
-def check_run(workdir: Path, config: Mapping[str, Any], fingerprint: str) -> None:
+def check_run(workdir: Path, config: Sections, fingerprint: str) -> None:
     """Check that a run with this config and these data can continue in the directory.
 
     Args:
@@ -173,7 +173,7 @@ def check_run(workdir: Path, config: Mapping[str, Any], fingerprint: str) -> Non
         )
 
 
-def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
+def start_run(workdir: Path, config: Sections) -> None:
     """Write the config, and that a run starts or continues.
 
     Where an earlier start saved nothing, its notes on its data are removed.
@@ -190,8 +190,8 @@ def start_run(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def differences(
-    before: Mapping[str, Any], after: Mapping[str, Any]
-) -> list[tuple[str, Any, Any]]:
+    before: Mapping[str, object], after: Mapping[str, object]
+) -> list[tuple[str, object, object]]:
     """The dotted keys at which two configs differ, each with both values."""
     flat_before, flat_after = flat(before), flat(after)
     return [
@@ -201,23 +201,18 @@ def differences(
     ]
 
 
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config, or any nested mapping, by dotted key."""
-    plain = json.loads(json.dumps(config))  # Tuples and lists are the same here.
-    found: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
+def flat(config: Mapping[str, object]) -> dict[str, object]:
+    """A config, or any nested mapping, by dotted key, in the values of JSON."""
+    found: dict[str, object] = {}
+    for key, value in json.loads(json.dumps(config)).items():
         if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
+            found |= {f"{key}.{inner}": v for inner, v in flat(value).items()}
         else:
-            found[prefix] = value
-
-    walk("", plain)
+            found[key] = value
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """A file of one JSON object.
 
     Raises:
@@ -235,7 +230,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Write a file of JSON, whole or not at all."""
     with writing(path):
         atomic.write_json(path, value)

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Collection
 from typing import Any
 
 
@@ -77,6 +78,12 @@ def check_number(
     else:
         wanted = f"be at least {least}" if least else "not be negative"
     raise InputError(f"{name}={value!r} must {wanted}")
+
+
+def check_choice(name: str, value: object, known: Collection[str]) -> None:
+    """Raise an InputError if the value of a flag or key is none of those known."""
+    if value not in known:
+        raise InputError(f"{name}={value!r} unknown; choose from {', '.join(known)}")
 
 
 def first_line(error: BaseException) -> str:

@@ -5,7 +5,6 @@ from image files.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -73,7 +72,7 @@ def places(batch_size: int, mesh: Mesh) -> int:
 
 
 def measure(
-    evaluate: Callable[[Batch], tuple[dict[str, Array], Any]],
+    evaluate: Callable[[Batch], tuple[dict[str, Array], Array]],
     batches: Iterable[HostBatch],
     mesh: Mesh,
     *,

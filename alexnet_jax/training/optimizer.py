@@ -3,27 +3,28 @@
     v <- momentum * v - decay * rate * w - rate * g
     w <- w + v
 
-The learning rate stands inside the velocity, so that a drop of the rate leaves the old
+The learning rate is inside the velocity, so that a drop of the rate leaves the old
 velocity as it is. (In `optax.sgd` the rate multiplies the velocity, and a drop shrinks
 both.) So Optax's parts come in this order: decay, rate, momentum.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jax.tree_util import KeyPath
+from jaxtyping import Array, Float, Int, PyTree
 
 from alexnet_jax.runtime.errors import InputError, check_number
 from alexnet_jax.training.schedule import Schedule
 
 
 # A tree of parameters, `{layer: {"kernel": array, "bias": array}}`, or shaped like one.
-Tree = Any
+Tree = PyTree
 
 
 class RuleState(NamedTuple):
@@ -90,10 +91,12 @@ def momentum_sgd(
     )
 
 
-def _add_decay(decay: Any, updates: Tree, params: Tree) -> Tree:
+def _add_decay(
+    decay: Callable[[str, bool], float], updates: Tree, params: Tree
+) -> Tree:
     """`optax.add_decayed_weights` with a decay for every layer and group."""
 
-    def add(path: Sequence[Any], g: Array, w: Array) -> Array:
+    def add(path: KeyPath, g: Array, w: Array) -> Array:
         value = decay(*layer_and_kind(path))
         return g + value * w if value else g
 
@@ -104,10 +107,10 @@ def _trust_ratio(coefficient: float) -> optax.GradientTransformation:
     """`optax.scale_by_trust_ratio` for kernels, one tower at a time."""
     rule = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
 
-    def one_tower(g: Array, w: Array) -> Any:
+    def one_tower(g: Array, w: Array) -> PyTree:
         return rule.update(g, rule.init(w), w)[0]
 
-    def scale(path: Sequence[Any], g: Array, w: Array) -> Array:
+    def scale(path: KeyPath, g: Array, w: Array) -> Array:
         _, bias = layer_and_kind(path)
         return g if bias else jax.vmap(one_tower)(g, w)
 
@@ -117,9 +120,9 @@ def _trust_ratio(coefficient: float) -> optax.GradientTransformation:
 def _momentum(
     schedule: Schedule, momentum: float, bias_rate: float, named: set[str]
 ) -> optax.GradientTransformation:
-    """Rate, then momentum by `optax.trace`, but for frozen layers.
+    """Rate, then momentum by `optax.trace`, except in frozen layers.
 
-    The rates are lines of our own, since `optax.scale_by_learning_rate` sees a count
+    The rates are computed here, since `optax.scale_by_learning_rate` sees a count
     alone, and these depend on the layer and on the plateaus as well.
     """
     trace = optax.trace(decay=momentum)
@@ -139,11 +142,11 @@ def _momentum(
         )
 
     def update(
-        updates: Tree, state: Any, params: Tree = None
+        updates: Tree, state: PyTree, params: Tree = None
     ) -> tuple[Tree, RuleState]:
         del params
 
-        def rate(path: Sequence[Any], _: Array) -> Array:
+        def rate(path: KeyPath, _: Array) -> Array:
             layer, bias = layer_and_kind(path)
             value = schedule.rate(state.step, state.drops, layer, bias)
             return value * bias_rate if bias else value
@@ -161,20 +164,20 @@ def _momentum(
     return optax.GradientTransformation(init, update)
 
 
-def layer_and_kind(path: Sequence[Any]) -> tuple[str, bool]:
+def layer_and_kind(path: KeyPath) -> tuple[str, bool]:
     """The layer of a parameter by its path in the tree, and whether it is a bias."""
     layer, kind = (key.key for key in path[:2])
     return layer, kind == "bias"
 
 
-def rule_state(opt_state: Any) -> RuleState:
+def rule_state(opt_state: PyTree) -> RuleState:
     """The update rule's own state within the chain's."""
     return opt_state[-1]
 
 
 def after_validation(
-    schedule: Schedule, opt_state: Any, error: Float[Array | np.ndarray, ""]
-) -> Any:
+    schedule: Schedule, opt_state: PyTree, error: Float[Array | np.ndarray, ""]
+) -> PyTree:
     """The state after a validation: where its error stops improving, the rate drops.
 
     Args:

@@ -8,25 +8,15 @@ from alexnet_jax.runtime.errors import InputError, check_number
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a run trains. Made by `make_plan`.
-
-    Attributes:
-      examples: in the training set.
-      batch_size: examples in a step, over all devices.
-      seed: of everything random.
-      steps: of the whole run.
-      validate_steps: steps between validations; None for one after every epoch.
-      save_steps: steps between checkpoints beside those of validations.
-      init_from: a work directory whose parameters the run starts with.
-    """
+    """How a run trains. Made by `make_plan`, whose arguments the attributes are."""
 
     examples: int
     batch_size: int
     seed: int
     steps: int
-    validate_steps: int | None = None
-    save_steps: int | None = None
-    init_from: Path | None = None
+    validate_steps: int | None
+    save_steps: int | None
+    init_from: Path | None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -67,8 +57,8 @@ def make_plan(
     Args:
       examples: in the training set.
       batch_size: examples in a step, over all devices.
-      steps: the run's length; where it is None,
-      epochs: its length in passes over the training set.
+      steps: the run's length.
+      epochs: its length in passes over the training set, where `steps` is None.
       seed: of everything random.
       validate_steps: steps between validations; None for one after every epoch.
       save_steps: steps between checkpoints beside those of validations.
@@ -81,8 +71,7 @@ def make_plan(
     if steps is None and epochs is None:
         raise InputError("give train.steps or train.epochs")
     check_number("train.batch_size", batch_size, least=1)
-    if epochs is not None:
-        check_number("train.epochs", epochs)
+    check_number("train.epochs", epochs or 0)
     if steps is None:
         steps = round((epochs or 0) * (examples / batch_size))
     # JAX would take the seed's lower 32 bits.

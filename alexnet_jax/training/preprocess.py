@@ -33,15 +33,15 @@ def cut_views(
     views: int,
     mirrors: bool = True,
 ) -> UInt8[Array, "batch views crop crop 3"]:
-    """The centre crop, or the ten views of section 4.1: corners, centre, mirrors.
+    """The centre crop, or the ten views of section 4.1: corners, centre, flips.
 
     Args:
       images: whole stored images.
       crop: side of the crop, in pixels.
       views: 1 or 10.
-      mirrors: without them the ten views are the five unflipped crops: a network that
-        was trained without horizontal flips, since digits for one change their meaning,
-        should not be evaluated on flipped images.
+      mirrors: whether the ten views have flipped ones; without them they are five. A
+        network that was trained without horizontal flips, as on digits, should not be
+        evaluated on flipped images.
 
     Raises:
       ValueError: if `views` is neither 1 nor 10.

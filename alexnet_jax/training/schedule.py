@@ -1,13 +1,12 @@
 """What changes over a run: the learning rate and the colour shift (section 5)."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 
 
 Stages = tuple[tuple[int, float], ...]
@@ -25,8 +24,8 @@ class Schedule:
       layer_rates: of some layers, pairs of a step and the factor of the rate from then
         on.
       colour: pairs of a step and the coefficient of the colour shift from then on.
-      warmup: steps over which the rate rises in a line to its full height.
-      warmup_start: the part of the rate at which it begins.
+      warmup: steps over which the rate rises linearly to its full height.
+      warmup_start: the fraction of the rate at which it begins.
     """
 
     rates: tuple[float, ...]
@@ -77,20 +76,36 @@ def _stage(stages: Stages, step: Int[Array, ""]) -> Float[Array, ""]:
     return value
 
 
-def _epochs_of(layer: str, rate: Any) -> tuple[tuple[float, float], ...]:
-    """A layer's entry in `layer_rates` as pairs of an epoch and a factor."""
-    pairs = ((0, rate),) if isinstance(rate, int | float) else rate
+def _layer_stages(layer: str, rate: object, steps: Callable[[float], int]) -> Stages:
+    """A layer's entry in `layer_rates`, from epochs to steps."""
+    if isinstance(rate, int | float):
+        rate = ((0, rate),)
+    pairs = rate if isinstance(rate, Sequence) else ()
     try:
-        pairs = tuple((float(epoch), float(factor)) for epoch, factor in pairs)
+        by_epoch = [(float(epoch), float(factor)) for epoch, factor in pairs]
     except (TypeError, ValueError):
-        pairs = ()
-    epochs = [epoch for epoch, _ in pairs]
-    if not pairs or epochs != sorted(epochs) or epochs[0] < 0:
+        by_epoch = []
+    epochs = [epoch for epoch, _ in by_epoch]
+    if not epochs or epochs != sorted(epochs) or epochs[0] < 0:
         raise InputError(
             f"schedule.layer_rates of {layer}, {rate!r}, must be a factor, or pairs of "
             "an epoch and a factor in the order of epochs: ((67, 0.1), (72, 0.0))"
         )
-    return pairs
+    stages = tuple((steps(epoch), factor) for epoch, factor in by_epoch)
+    return stages if stages[0][0] == 0 else ((0, 1.0), *stages)
+
+
+def _check_ranges(
+    epochs: Sequence[float], factor: float, **not_negative: float | None
+) -> None:
+    for name, value in not_negative.items():
+        check_number(f"schedule.{name}", value or 0)
+    if not 0 < factor <= 1:
+        raise InputError(f"schedule.factor={factor} must lie above 0 and up to 1")
+    for epoch in epochs:
+        check_number("a number of schedule.epochs", epoch)
+    if list(epochs) != sorted(epochs):
+        raise InputError(f"schedule.epochs={tuple(epochs)} must rise")
 
 
 def make_schedule(
@@ -104,7 +119,7 @@ def make_schedule(
     patience: int = 4,
     epochs: Sequence[float] = (),
     bias_drops: int | None = None,
-    layer_rates: Mapping[str, Any] | None = None,
+    layer_rates: Mapping[str, object] | None = None,
     colour_shift: float = 0.1,
     colour_epochs: float | None = None,
     reference_batch: int | None = None,
@@ -115,72 +130,57 @@ def make_schedule(
     Args:
       steps_per_epoch: of the run.
       batch_size: of the run, over all devices and processes.
-      kind: `plateau` multiplies the rate by `factor` when the validation error stops
-        improving, as the paper does; `steps` at fixed epochs, as the 2012 runs did by
-        hand.
+      kind: `plateau` drops the rate when the validation error stops improving, as the
+        paper does; `steps` drops it at fixed epochs, as the 2012 runs did by hand.
       learning_rate: at the start.
       factor: of every drop.
       drops: how often it may drop, for `plateau`.
       patience: validations in a row without a better error that make a plateau.
       epochs: when it drops, for `steps`.
-      bias_drops: how many drops biases take part in (the 2012 runs: at most one); None
-        for all.
+      bias_drops: in how many drops biases take part (the 2012 runs: one); None for all.
       layer_rates: factors of a layer's rate: `{"conv1": 0.1}`, or in stages
         `{"conv1": ((67, 0.1), (72, 0.0))}` from these epochs on. Zero freezes it.
       colour_shift: coefficient of the colour shift (section 4.1).
       colour_epochs: the epoch from which the colour shift is off (the 2012 run: 67).
-      reference_batch: the batch size for which `learning_rate` is meant; the rate grows
-        in a line with the run's (the 2012 code's run of 256 with twice the rate; Goyal
-        et al. 2017). None takes the rate as it is.
-      warmup_epochs: over which the rate rises in a line, from the unscaled rate where
+      reference_batch: the batch size for which `learning_rate` is meant; turns on
+        linear scaling (the 2012 code; Goyal et al. 2017).
+      warmup_epochs: over which the rate rises linearly, from the unscaled rate where
         there is a reference batch, else from zero (Goyal et al., section 2.2).
 
     Raises:
-      InputError: on an unknown kind, a number out of range, epochs that don't rise, or
-        a layer's rates that are no pairs.
+      InputError: if a value is out of range, or epochs don't rise.
     """
-    if kind not in ("plateau", "steps"):
-        raise InputError(f"schedule.kind={kind!r} unknown; choose plateau or steps")
-    warmup_epochs = warmup_epochs or 0.0
-    for name, value in (
-        ("learning_rate", learning_rate),
-        ("drops", drops),
-        ("bias_drops", bias_drops or 0),
-        ("colour_shift", colour_shift),
-        ("colour_epochs", colour_epochs or 0),
-        ("warmup_epochs", warmup_epochs),
-    ):
-        check_number(f"schedule.{name}", value)
+    check_choice("schedule.kind", kind, ("plateau", "steps"))
     check_number("schedule.patience", patience, least=1)
+    _check_ranges(
+        epochs,
+        factor,
+        learning_rate=learning_rate,
+        drops=drops,
+        bias_drops=bias_drops,
+        colour_shift=colour_shift,
+        colour_epochs=colour_epochs,
+        warmup_epochs=warmup_epochs,
+    )
+    scale = 1.0
     if reference_batch is not None:
         check_number("schedule.reference_batch", reference_batch, least=1)
-    if not 0 < factor <= 1:
-        raise InputError(f"schedule.factor={factor} must lie above 0 and up to 1")
-    for epoch in epochs:
-        check_number("a number of schedule.epochs", epoch)
-    if list(epochs) != sorted(epochs):
-        raise InputError(f"schedule.epochs={tuple(epochs)} must rise")
-    scale = batch_size / reference_batch if batch_size and reference_batch else 1.0
+        scale = (batch_size or reference_batch) / reference_batch
 
     def steps(epoch: float) -> int:
         return round(epoch * steps_per_epoch)
 
     number = len(epochs) if kind == "steps" else drops
-    stages: dict[str, Stages] = {}
-    for layer, rate in (layer_rates or {}).items():
-        pairs = tuple((steps(e), factor) for e, factor in _epochs_of(layer, rate))
-        stages[layer] = pairs if pairs[0][0] == 0 else ((0, 1.0), *pairs)
-    colour: Stages = ((0, colour_shift),)
-    if colour_epochs is not None:
-        colour = (*colour, (steps(colour_epochs), 0.0))
+    stages = [(n, _layer_stages(n, r, steps)) for n, r in (layer_rates or {}).items()]
+    off = () if colour_epochs is None else ((steps(colour_epochs), 0.0),)
     return Schedule(
         rates=tuple(scale * learning_rate * factor**drop for drop in range(number + 1)),
         boundaries=tuple(steps(e) for e in epochs) if kind == "steps" else None,
         patience=patience,
         bias_drops=number if bias_drops is None else bias_drops,
-        layer_rates=tuple(stages.items()),
-        colour=colour,
-        warmup=steps(warmup_epochs),
+        layer_rates=tuple(stages),
+        colour=((0, colour_shift), *off),
+        warmup=steps(warmup_epochs or 0),
         warmup_start=min(1.0, 1 / scale) if reference_batch else 0.0,
     )
 

@@ -1,6 +1,6 @@
 """One training step and one evaluation step, for every mesh.
 
-Functions in here see global arrays; those handed to `mesh.sharded` see one device's
+Functions in here see global arrays; those that `mesh.sharded` runs see one device's
 shards. State is arrays only, and every random draw is a function of the seed, the step
 and the place.
 """
@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ import optax
 from flax.linen.spmd import logical_to_mesh
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
@@ -42,8 +42,11 @@ class TrainState(NamedTuple):
     """Everything that training carries from step to step."""
 
     step: Int[Array, ""]
-    params: Any
-    opt_state: Any
+    params: PyTree
+    opt_state: PyTree
+
+
+TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +65,7 @@ class Steps:
 
     initial: Callable[[], TrainState]
     abstract: TrainState
-    train: Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
+    train: TrainStep
     after_validation: Callable[[TrainState, float], TrainState]
 
 
@@ -94,25 +97,19 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, for images of `size` a side."""
     initialise = _initialiser(model, optimizer, size)
-    return _abstract(jax.eval_shape(initialise, jax.random.key(0)), mesh)
-
-
-def abstract_params(model: AlexNet, mesh: Mesh, size: int) -> Any:
-    """Shapes, dtypes and shardings of the parameters alone."""
-    images = jnp.zeros((1, size, size, 3))
-    variables = jax.eval_shape(model.init_partitioned, jax.random.key(0), images)
-    return _abstract(variables["params"], mesh)
-
-
-def _abstract(declared: Any, mesh: Mesh) -> Any:
-    """Arrays that declare the names of their axes, with their shardings on a mesh."""
+    declared = jax.eval_shape(initialise, jax.random.key(0))
     specs = logical_to_mesh(nn.get_partition_spec(declared), MESH_AXES)
 
-    def place(array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> Any:
+    def place(array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, spec)
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     return jax.tree.map(place, nn.unbox(declared), specs)
+
+
+def abstract_params(model: AlexNet, mesh: Mesh, size: int) -> PyTree:
+    """Shapes, dtypes and shardings of the parameters alone."""
+    return abstract_state(model, optax.identity(), mesh, size).params
 
 
 def init_state(
@@ -138,7 +135,8 @@ def _initialiser(
 
     def initialise(key: Array) -> TrainState:
         images = jnp.zeros((1, size, size, 3))
-        params = whole.init_partitioned(key, images)["params"]
+        # Not `AlexNet.init`, which takes the names of the axes off.
+        params = nn.Module.init(whole, key, images)["params"]
         # The velocity is shaped like the parameters, and declares the same axes.
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
@@ -151,50 +149,25 @@ def make_train_step(
     schedule: Schedule,
     mesh: Mesh,
     seed: int,
-) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]:
+) -> TrainStep:
     """The jitted training step: `step(state, batch, mean) -> (state, metrics)`.
 
     The state is donated. A batch has `image` (uint8 crops), `label` and `colour_shift`
-    (float32, three for each picture); `mean` is the mean picture's centre crop. Metrics
-    are the sums of `losses.sums` over the batch, and the `learning_rate`.
+    (float32, three for each image); `mean` is the mean image's centre crop. Metrics are
+    the sums of `losses.sums` over the batch, and the `learning_rate`.
     """
-    model = model.clone(tower_axis=meshes.TOWER)
-
-    def local_loss(
-        params: Any, batch: Batch, mean: Array, coefficient: Array, key: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        # The transpose of this cast is the sum of the gradients over the data axis.
-        params = jax.tree.map(
-            lambda array: lax.pcast(array, DATA, to="varying"), params
-        )
-        images = shift_colours(batch["image"], mean, batch["colour_shift"], coefficient)
-        labels = batch["label"]
-        first = lax.axis_index(DATA) * labels.shape[0]
-        examples = first + jnp.arange(labels.shape[0], dtype=jnp.int32)
-        logits: Any = model.apply(
-            {"params": params}, images, dropout_key=key, examples=examples
-        )
-        log_probabilities = jax.nn.log_softmax(logits)
-        mask = jnp.ones_like(labels, dtype=jnp.bool_)
-        sums = losses.sums(log_probabilities, labels, mask)
-        loss = lax.pmean(sums["loss"] / labels.shape[0], DATA)
-        return loss, lax.psum(sums, DATA)
+    local_loss = partial(_local_loss, model.clone(tower_axis=meshes.TOWER))
 
     def step(
         state: TrainState, batch: Batch, mean: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         coefficient = schedule.colour_coefficient(state.step)
+        parameters = meshes.specs(state.params)
         loss = meshes.sharded(
             local_loss,
             mesh,
-            in_specs=(
-                meshes.specs(state.params),
-                EXAMPLES,
-                EVERYWHERE,
-                EVERYWHERE,
-                EVERYWHERE,
-            ),
+            in_specs=(parameters, EXAMPLES, EVERYWHERE, EVERYWHERE, EVERYWHERE),
             out_specs=EVERYWHERE,
         )
         grads, sums = jax.grad(loss, has_aux=True)(
@@ -210,9 +183,37 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
+def _local_loss(
+    model: AlexNet,
+    params: PyTree,
+    batch: Batch,
+    mean: Array,
+    coefficient: Array,
+    key: Array,
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of the whole batch, and the sums behind it, from one device's examples.
+
+    To be called on every device of the mesh, by `mesh.sharded`.
+    """
+    # The transpose of this cast is the sum of the gradients over the data axis.
+    params = jax.tree.map(lambda array: lax.pcast(array, DATA, to="varying"), params)
+    images = shift_colours(batch["image"], mean, batch["colour_shift"], coefficient)
+    labels = batch["label"]
+    first = lax.axis_index(DATA) * labels.shape[0]
+    examples = first + jnp.arange(labels.shape[0], dtype=jnp.int32)
+    logits: PyTree = model.apply(
+        {"params": params}, images, dropout_key=key, examples=examples
+    )
+    log_probabilities = jax.nn.log_softmax(logits)
+    mask = jnp.ones_like(labels, dtype=jnp.bool_)
+    sums = losses.sums(log_probabilities, labels, mask)
+    loss = lax.pmean(sums["loss"] / labels.shape[0], DATA)
+    return loss, lax.psum(sums, DATA)
+
+
 def make_eval_step(
     model: AlexNet, mesh: Mesh, *, crop: int, views: int, mirrors: bool = True
-) -> Callable[[Any, Batch, Array], tuple[dict[str, Array], Array]]:
+) -> Callable[[PyTree, Batch, Array], tuple[dict[str, Array], Array]]:
     """The jitted evaluation: `evaluate(params, batch, mean) -> (sums, logits)`.
 
     A batch has `image` (uint8, whole stored images), `label` and `mask` (false for
@@ -222,18 +223,18 @@ def make_eval_step(
     model = model.clone(tower_axis=meshes.TOWER)
 
     def local_eval(
-        params: Any, batch: Batch, mean: Array
+        params: PyTree, batch: Batch, mean: Array
     ) -> tuple[dict[str, Array], Array]:
         images = cut_views(batch["image"], crop=crop, views=views, mirrors=mirrors)
         flat = images.reshape(-1, *images.shape[2:]).astype(jnp.float32) - mean[None]
-        logits: Any = model.apply({"params": params}, flat)
+        logits: PyTree = model.apply({"params": params}, flat)
         logits = logits.reshape(*images.shape[:2], -1)
         log_probabilities = losses.log_mean_probabilities(logits)
         sums = losses.sums(log_probabilities, batch["label"], batch["mask"])
         return lax.psum(sums, DATA), logits
 
     def evaluate(
-        params: Any, batch: Batch, mean: Array
+        params: PyTree, batch: Batch, mean: Array
     ) -> tuple[dict[str, Array], Array]:
         return meshes.sharded(
             local_eval,
@@ -246,7 +247,7 @@ def make_eval_step(
 
 
 @jax.jit
-def is_finite(params: Any) -> Array:
+def is_finite(params: PyTree) -> Array:
     """Whether every number of a tree of arrays is finite."""
     arrays = jax.tree.leaves(params)
     return jnp.all(jnp.stack([jnp.isfinite(array).all() for array in arrays]))

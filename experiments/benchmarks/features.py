@@ -35,9 +35,10 @@ from alexnet_jax.distributed import mesh
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.extraction import write_features
 from alexnet_jax.inference.trained import open_trained
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.config import plain, section
 from alexnet_jax.training import step
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.schedule import make_schedule
@@ -65,7 +66,7 @@ def make_workdir(workdir, size, crop, changes):
     config.model.update(changes)
     config.data.crop = crop
     settings = plain(config)
-    model = call(settings, "model", num_classes=CLASSES)
+    model = AlexNet(num_classes=CLASSES, **section(settings, "model"))
     workdir.mkdir()
     workdirs.start_run(workdir, settings)
     names = tuple(f"class{n}" for n in range(CLASSES))

@@ -39,9 +39,10 @@ from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.interop import export
 from alexnet_jax.interop.importing import CAFFE, ORIGINS, import_weights
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.config import plain, section
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.schedule import make_schedule
@@ -232,7 +233,7 @@ def exports(folder, images):
     """Our own two-tower network, as the 2012 code has it, with random weights."""
     workdir = folder / "code2012"
     settings = plain(load_config("imagenet"))
-    model = call(settings, "model", num_classes=1000)
+    model = AlexNet(num_classes=1000, **section(settings, "model"))
     workdir.mkdir()
     workdirs.start_run(workdir, settings)
     rng = np.random.default_rng(2)

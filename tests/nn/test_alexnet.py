@@ -11,7 +11,7 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import Conv, Dense, as_rows, changed, without
 from alexnet_jax.nn.presets import ABLATIONS, CODE2012, NO_EXCHANGE, PAPER, PRESETS
 from alexnet_jax.runs.config import PRESETS as SECTION_PRESETS
-from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.config import preset as preset_changes
 from alexnet_jax.runs.config_file import load_config
 from alexnet_jax.runs.workdir import differences, flat
@@ -527,4 +527,5 @@ def test_the_default_network_is_code2012():
     defaults = AlexNet(num_classes=1000)
     assert preset("code2012") == defaults
     config = load_config("imagenet")
-    assert call(plain(config), "model", num_classes=1000) == defaults
+    settings = section(plain(config), "model")
+    assert AlexNet(num_classes=1000, **settings) == defaults

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.runs.config import call, plain
+from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.config_file import load_config
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training.schedule import make_schedule
@@ -64,7 +64,7 @@ def test_the_colour_shift_is_turned_off_at_its_epoch():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "cosine"}, "choose plateau or steps"),
+        ({"kind": "cosine"}, "choose from plateau, steps"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 must not be negative"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be finite"),
         ({"patience": 0}, "patience=0 must be at least 1"),
@@ -89,7 +89,9 @@ def test_the_fine_tuning_of_the_2012_logs():
     of all others, and of the colour noise."""
     config = plain(load_config("imagenet", "conv6_finetune"))
     assert config["train"]["epochs"] == 54
-    schedule = call(config, "schedule", steps_per_epoch=10, batch_size=128)
+    schedule = make_schedule(
+        steps_per_epoch=10, batch_size=128, **section(config, "schedule")
+    )
     rows = [
         (0, 1e-4, 1e-2, 1e-3, 0.1),
         (5, 1e-5, 1e-2, 1e-3, 0.1),
