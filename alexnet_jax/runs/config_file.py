@@ -13,13 +13,25 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import ml_collections
 from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import config_dict, config_flags
 
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runtime.errors import InputError, first_line
 
+
+if TYPE_CHECKING:
+
+    class ConfigDict(ml_collections.ConfigDict):
+        """A config, whose keys ml_collections gives no types."""
+
+        def __getattr__(self, attribute: str) -> Any: ...
+
+else:
+    ConfigDict = ml_collections.ConfigDict
 
 # The modules of versions before 0.2 that configs imported.
 OLD_MODULES = ("presets", "preset_values")
