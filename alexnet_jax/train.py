@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from alexnet_jax.data.loading.batching import HostBatch
-from alexnet_jax.distributed.mesh import to_devices
+from alexnet_jax.distributed.placement import to_devices
 from alexnet_jax.inference import finetune
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import metrics_file

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from alexnet_jax.distributed import mesh
+from alexnet_jax.distributed import placement
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -107,7 +107,8 @@ def digests(state: PyTree) -> dict[str, np.ndarray]:
 
     To be called by all processes together, since each may hold a part of an array.
     """
-    return {name: _digest(mesh.whole(array)) for name, array in named(state).items()}
+    arrays = named(state).items()
+    return {name: _digest(placement.whole(array)) for name, array in arrays}
 
 
 def abstract_digests(state: PyTree) -> dict[str, np.ndarray]:

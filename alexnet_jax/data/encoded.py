@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Example, Source, fingerprint
 from alexnet_jax.runtime.errors import InputError
 
@@ -48,7 +48,7 @@ class EncodedSource(Source, abc.ABC):
 
     def __getitem__(self, index: int) -> Example:
         where, label, data = self.encoded(index)
-        image = images.decode(data, where, size=self.size).image
+        image = decoding.decode(data, where, size=self.size).image
         return {"image": image, "label": label}
 
 
@@ -99,7 +99,7 @@ class FileSource(EncodedSource):
           InputError: if they can't be read, or have changed since.
         """
         entry, where = self.entries[index], self.where(index)
-        images.check_bytes(entry.length, where)
+        decoding.check_bytes(entry.length, where)
         try:
             with (self.root / entry.path).open("rb", buffering=0) as file:
                 file.seek(entry.offset)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores
 
@@ -45,7 +45,7 @@ def find(arguments: Sequence[str]) -> list[Path]:
         path = Path(argument)
         if path.is_dir():
             files = (Path(place, n) for place, _, names in os.walk(path) for n in names)
-            inside = sorted(f for f in files if f.suffix.lower() in images.ENDINGS)
+            inside = sorted(f for f in files if f.suffix.lower() in decoding.ENDINGS)
         elif path.exists():
             inside = [path]
         else:
@@ -62,8 +62,8 @@ def shown(paths: Iterable[Path], size: int) -> Iterator[Shown]:
 
     def decode(path: Path) -> Shown:
         try:
-            images.check_bytes(path.stat().st_size, str(path))
-            image = images.decode(path.read_bytes(), str(path), size=size).image
+            decoding.check_bytes(path.stat().st_size, str(path))
+            image = decoding.decode(path.read_bytes(), str(path), size=size).image
         except OSError as error:
             reason = InputError(f"{path} can't be read ({error.strerror})")
             return Shown(path, None, reason)

@@ -1,13 +1,11 @@
 """The ("data", "tower") mesh, and the sharding of arrays over it."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
@@ -156,23 +154,6 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
     return rows[0] // len(rows), count // len(rows)
 
 
-def whole(array: jax.Array) -> np.ndarray:
-    """An array's values on the host, also where other processes hold parts of it.
-
-    To be called by all processes together.
-    """
-    if array.is_fully_addressable or array.is_fully_replicated:
-        return jax.device_get(array)
-    indices = array.sharding.devices_indices_map(array.shape).values()
-    parts = {str(shard.index): shard for shard in array.addressable_shards}
-    if {str(index) for index in indices} <= set(parts):
-        host = np.empty(array.shape, array.dtype)
-        for shard in parts.values():
-            host[shard.index] = shard.data
-        return host
-    return multihost_utils.process_allgather(array, tiled=True)
-
-
 def divisors(number: int) -> list[int]:
     """The numbers that divide one."""
     return [n for n in range(1, number + 1) if number % n == 0]
@@ -191,11 +172,6 @@ def check_batch(batch_size: int, parts: int, what: str) -> None:
     )
 
 
-def specs(tree: PyTree) -> PyTree:
-    """The partition specs of arrays on a mesh, or of their tracers inside `jit`."""
-    return jax.tree.map(lambda array: jax.typeof(array).sharding.spec, tree)
-
-
 def sharded(
     function: Function, mesh: Mesh, *, in_specs: PyTree, out_specs: PyTree
 ) -> Function:
@@ -207,17 +183,3 @@ def sharded(
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True
     )
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what lies whole on every device."""
-    return NamedSharding(mesh, EVERYWHERE)
-
-
-def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of a batch, as a global array split over examples."""
-    place = NamedSharding(mesh, EXAMPLES)
-    return {
-        name: jax.make_array_from_process_local_data(place, array)
-        for name, array in batch.items()
-    }

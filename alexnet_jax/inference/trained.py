@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, PyTree, UInt8
 from PIL import Image
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader
-from alexnet_jax.data import images as image_codec
-from alexnet_jax.data import statistics
+from alexnet_jax.data import decoding, statistics
 from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
 from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.distributed import placement
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import plain, section
@@ -117,7 +117,7 @@ class TrainedNetwork:
 
         The flipped views are left out if training was without flips.
         """
-        mean = jax.device_put(self.mean, meshes.replicated(mesh))
+        mean = jax.device_put(self.mean, placement.replicated(mesh))
         params = self.params(mesh)
         evaluate = steps.make_eval_step(
             self.model, mesh, crop=self.data.crop, views=views, mirrors=self.flipped
@@ -140,7 +140,7 @@ class TrainedNetwork:
             return {name: x.astype(jnp.float32) for name, x in outputs[1].items()}
 
         # Parameters lie whole on every device, so the network needs no tower axis.
-        whole = meshes.replicated(mesh)
+        whole = placement.replicated(mesh)
         params, mean = jax.device_put((self.plain_params, self.mean), whole)
         run = jax.jit(
             meshes.sharded(
@@ -201,7 +201,7 @@ def _stored(image: AnyImage, size: int) -> UInt8[np.ndarray, "size size 3"]:
         path = Path(image)
         if not path.is_file():
             raise InputError(f"{path} is not a file")
-        return image_codec.decode(path.read_bytes(), str(path), size=size).image
+        return decoding.decode(path.read_bytes(), str(path), size=size).image
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.asarray(image))
-    return image_codec.prepared(image, size)
+    return decoding.prepared(image, size)

@@ -85,8 +85,7 @@ class AlexNet(nn.Module):
         towers, as Caffe's does; this adds an exchange for each.
       norm_size: channels in the window of the normalisation (n in section 3.3).
       norm_k: its additive constant.
-      norm_alpha: its factor of the plain sum of squares. The paper prints 1e-4; the
-        2012 code divides that by `norm_size`, hence the default.
+      norm_alpha: its factor of the plain sum of squares.
       norm_beta: its exponent.
       dropout: the fraction of outputs that dropout sets to zero in training; in
         evaluation outputs are multiplied by the fraction kept, as in section 4.2.
@@ -108,10 +107,10 @@ class AlexNet(nn.Module):
     pool_partial: bool = False
     pool_cut: bool = False
     norm_across_towers: bool = False
-    norm_size: int = 5
-    norm_k: float = 2.0
-    norm_alpha: float = 2e-5
-    norm_beta: float = 0.75
+    norm_size: int = lrn.NORM_SIZE
+    norm_k: float = lrn.NORM_K
+    norm_alpha: float = lrn.NORM_ALPHA
+    norm_beta: float = lrn.NORM_BETA
     dropout: float = 0.5
     dtype: str = "float32"
     tower_axis: str | None = None

@@ -28,6 +28,9 @@ from jaxtyping import Array, Float
 from alexnet_jax.runtime.errors import InputError, check_number
 
 
+# Of the 2012 code, the defaults of `norm_size`, `norm_k`, `norm_alpha` and `norm_beta`
+# of a network. The paper prints an alpha of 1e-4; the 2012 code divides it by the size.
+NORM_SIZE, NORM_K, NORM_ALPHA, NORM_BETA = 5, 2.0, 2e-5, 0.75
 # Of `cnorm2` in the 2012 code.
 SAME_MAP_SIZE, SAME_MAP_K, SAME_MAP_ALPHA, SAME_MAP_BETA = 5, 1.0, 4e-5, 0.75
 
@@ -35,10 +38,10 @@ SAME_MAP_SIZE, SAME_MAP_K, SAME_MAP_ALPHA, SAME_MAP_BETA = 5, 1.0, 4e-5, 0.75
 def local_response_norm(
     x: Float[Array, "*places channels"],
     *,
-    size: int,
-    k: float,
-    alpha: float,
-    beta: float,
+    size: int = NORM_SIZE,
+    k: float = NORM_K,
+    alpha: float = NORM_ALPHA,
+    beta: float = NORM_BETA,
 ) -> Float[Array, "*places channels"]:
     """Normalise each value by the energy of the channels around it (section 3.3).
 
@@ -47,8 +50,7 @@ def local_response_norm(
         one tower's channels to normalise within the tower, as the 2012 code does.
       size: how many adjacent channels are summed, odd, the value's own in the middle.
       k: added to the sum.
-      alpha: multiplies the plain sum of squares. The paper prints 1e-4; the 2012 code
-        divides that by `size`.
+      alpha: multiplies the plain sum of squares.
       beta: the exponent.
 
     Returns:

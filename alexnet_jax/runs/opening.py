@@ -12,7 +12,7 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.statistics import Statistics, mean_crop
-from alexnet_jax.distributed import consensus, multihost
+from alexnet_jax.distributed import consensus, multihost, placement
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
@@ -102,7 +102,7 @@ def open_run(
         yield Run(
             start=start,
             state=state,
-            mean=jax.device_put(mean, meshes.replicated(setup.mesh)),
+            mean=jax.device_put(mean, placement.replicated(setup.mesh)),
             metrics=stack.enter_context(metrics),
             batches=stack.enter_context(_batches(setup, statistics, start)),
             checkpoints=checkpoints,

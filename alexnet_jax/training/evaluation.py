@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.distributed import placement
 from alexnet_jax.training import losses
 from alexnet_jax.training.step import Batch
 
@@ -43,7 +44,7 @@ def over_batches(
     """
     in_flight: tuple[HostBatch, Results] | None = None
     for batch in batches:
-        started = batch, run(meshes.to_devices(batch, mesh))
+        started = batch, run(placement.to_devices(batch, mesh))
         if in_flight is not None:
             yield _finished(*in_flight)
         in_flight = started

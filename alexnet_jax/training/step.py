@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
@@ -163,7 +164,7 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         coefficient = schedule.colour_coefficient(state.step)
-        parameters = meshes.specs(state.params)
+        parameters = placement.specs(state.params)
         loss = meshes.sharded(
             local_loss,
             mesh,
@@ -239,7 +240,7 @@ def make_eval_step(
         return meshes.sharded(
             local_eval,
             mesh,
-            in_specs=(meshes.specs(params), EXAMPLES, EVERYWHERE),
+            in_specs=(placement.specs(params), EXAMPLES, EVERYWHERE),
             out_specs=(EVERYWHERE, EXAMPLES),
         )(params, batch, mean)
 

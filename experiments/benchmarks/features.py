@@ -31,7 +31,7 @@ from alexnet_jax import load_config
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.distributed import mesh
+from alexnet_jax.distributed import mesh, placement
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.extraction import write_features
 from alexnet_jax.inference.trained import open_trained
@@ -105,7 +105,7 @@ def rates(folder, images, batch_size, rounds):
     one = mesh.one_device()
     extract = open_trained(folder / "run", "latest").extractor(one, ("fc7",))
     host = {"image": np.zeros((batch_size, 256, 256, 3), np.uint8)}
-    batch = mesh.to_devices(host, one)
+    batch = placement.to_devices(host, one)
 
     def bare():
         begin = time.perf_counter()

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.data.loading import pipeline, prefetch
 from alexnet_jax.data.prepared import record
 from alexnet_jax.data.prepared.preparation import prepare
@@ -84,7 +84,7 @@ def opened(form, work):
 
 def decoded(form, data):
     if form == "originals":
-        return images.decode(data, "image", size=SIZE).image
+        return decoding.decode(data, "image", size=SIZE).image
     return record.decode(memoryview(data), form, SIZE)
 
 

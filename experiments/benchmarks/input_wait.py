@@ -26,7 +26,7 @@ import jax
 from alexnet_jax import train
 from alexnet_jax.data import statistics as data_statistics
 from alexnet_jax.data.loading import pipeline, prefetch
-from alexnet_jax.distributed import mesh
+from alexnet_jax.distributed import mesh, placement
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.training import optimizer, step
 from alexnet_jax.training.schedule import make_schedule
@@ -52,11 +52,11 @@ class Side:
         self.state = step.init_state(model, sgd, self.mesh, self.pipeline.crop, 0)
         self.train = step.make_train_step(model, sgd, schedule, self.mesh, 0)
         mean = data_statistics.mean_crop(dataset.statistics, self.pipeline.crop)
-        self.mean = jax.device_put(mean, mesh.replicated(self.mesh))
+        self.mean = jax.device_put(mean, placement.replicated(self.mesh))
         self.batches = pipeline.train_dataset(
             self.pipeline, dataset.statistics, batch_size=given.batch_size, seed=0
         )
-        self.fixed = mesh.to_devices(self.batches[0], self.mesh)
+        self.fixed = placement.to_devices(self.batches[0], self.mesh)
 
     def run(self, next_batch, count):
         """Images a second of `count` steps, and the fraction waited for batches."""

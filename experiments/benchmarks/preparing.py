@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import scipy.io
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 
 import harness
 
@@ -89,11 +89,11 @@ def bare(originals):
     program = f"""
 import sys, time
 from pathlib import Path
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 files = [Path(name).read_bytes() for name in sys.argv[1:]]
 begin = time.perf_counter()
 for data in files:
-    images.encode_jpeg(images.decode(data, "image", size={SIZE}).image)
+    decoding.encode_jpeg(decoding.decode(data, "image", size={SIZE}).image)
 print(len(files) / (time.perf_counter() - begin))
 """
     command = [sys.executable, "-c", program, *map(str, originals)]
@@ -155,7 +155,7 @@ def main():
     originals = sorted(
         file
         for file in given.originals.iterdir()
-        if file.suffix in images.ENDINGS or file.suffix == ".JPEG"
+        if file.suffix in decoding.ENDINGS or file.suffix == ".JPEG"
     )
     roots = {}
     for part, repeats in (("all", given.repeats), ("tenth", given.repeats // 10)):

@@ -33,6 +33,7 @@ def ours(mode, batch_size, given):
     from jax.sharding import NamedSharding
 
     from alexnet_jax.distributed import mesh as meshes
+    from alexnet_jax.distributed import placement
     from alexnet_jax.nn.alexnet import AlexNet
     from alexnet_jax.training import optimizer, step
     from alexnet_jax.training.schedule import make_schedule
@@ -44,7 +45,7 @@ def ours(mode, batch_size, given):
     schedule = make_schedule(steps_per_epoch=1000)
     sgd = optimizer.momentum_sgd(schedule)
     mean = jax.device_put(
-        np.full((SIZE, SIZE, 3), 120, np.float32), meshes.replicated(mesh)
+        np.full((SIZE, SIZE, 3), 120, np.float32), placement.replicated(mesh)
     )
     host = host_batch(batch_size)
     carry = [step.init_state(model, sgd, mesh, SIZE, 0)]

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
-from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.distributed import placement
 from alexnet_jax.training import evaluation, losses
 from alexnet_jax.training.preprocess import cut_views
 from alexnet_jax.training.step import Batch, Steps, TrainState
@@ -43,7 +43,7 @@ def make_steps(
       seed: of the initial values.
     """
     optimizer = make_optimizer(rate, decay)
-    place = meshes.replicated(mesh)
+    place = placement.replicated(mesh)
 
     def initial() -> TrainState:
         images = jnp.zeros((1, CROP, CROP, 3))

@@ -44,7 +44,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.data.prepared import manifest, preparation
 from alexnet_jax.data.prepared import record as prepared
 from alexnet_jax.data.prepared.record import open_prepared
@@ -210,7 +210,7 @@ class Borders:
                 prepared.decode(record.image, encoding, 16)
 
     def image_of(self, data):
-        decoded = images.decode(data, "image", size=8)
+        decoded = decoding.decode(data, "image", size=8)
         assert decoded.image.shape == (8, 8, 3)
         assert decoded.image.dtype == np.uint8
 

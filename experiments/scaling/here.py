@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.distributed import multihost
+from alexnet_jax.distributed import multihost, placement
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.training import optimizer, step
 from alexnet_jax.training.schedule import make_schedule
@@ -73,7 +73,7 @@ def loop(text):
         for name, array in host.items()
     }
     mean = np.full((size, size, 3), 120, np.float32)
-    mean = jax.device_put(mean, meshes.replicated(mesh))
+    mean = jax.device_put(mean, placement.replicated(mesh))
     times = []
     for _ in range(9):
         begin = time.perf_counter()

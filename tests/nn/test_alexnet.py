@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.distributed import placement
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import Conv, Dense, as_rows, changed, without
 from alexnet_jax.nn.presets import ABLATIONS, CODE2012, NO_EXCHANGE, PAPER, PRESETS
@@ -173,7 +174,7 @@ def forward_on(model, mesh):
     model = model.clone(tower_axis=meshes.TOWER)
 
     def forward(variables, images):
-        specs = (meshes.specs(variables), meshes.EXAMPLES)
+        specs = (placement.specs(variables), meshes.EXAMPLES)
         return meshes.sharded(
             lambda v, x: model.apply(v, x),
             mesh,

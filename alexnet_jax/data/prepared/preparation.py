@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, shard_writer, staging
@@ -126,8 +126,8 @@ def _job(source: str, size: int, encoding: str) -> dict[str, object]:
         "source": source,
         "size": size,
         "encoding": encoding,
-        "jpeg_quality": images.JPEG_QUALITY if encoding == "jpeg" else None,
-        "resize_filter": images.RESIZE_FILTER,
+        "jpeg_quality": decoding.JPEG_QUALITY if encoding == "jpeg" else None,
+        "resize_filter": decoding.RESIZE_FILTER,
         # The pixels depend on the libraries that decode and resize.
         "versions": {
             name: importlib.metadata.version(name) for name in ("pillow", "simplejpeg")

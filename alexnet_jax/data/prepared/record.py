@@ -15,7 +15,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import UInt8
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Dataset, Example, fingerprint
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared.manifest import AGAIN, Shard
@@ -58,7 +58,7 @@ def unpack(record: bytes) -> Record:
 
 def encode(image: UInt8[np.ndarray, "size size 3"], encoding: str) -> bytes:
     """An image as it is stored in a record."""
-    return images.encode_jpeg(image) if encoding == "jpeg" else image.tobytes()
+    return decoding.encode_jpeg(image) if encoding == "jpeg" else image.tobytes()
 
 
 def decode(
@@ -71,7 +71,7 @@ def decode(
     """
     if encoding == "raw":
         return np.frombuffer(image, np.uint8).reshape(size, size, 3)
-    pixels = images.decode_jpeg(image)
+    pixels = decoding.decode_jpeg(image)
     if pixels.shape != (size, size, 3):
         raise ValueError(f"an image of {pixels.shape} where {size} x {size} is stored")
     return pixels

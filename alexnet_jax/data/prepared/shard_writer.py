@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, record
 from alexnet_jax.data.statistics import PixelSums
@@ -62,7 +62,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             name = task.source.name(index)
             try:
                 where, label, data = task.source.encoded(index)
-                image, repairs = images.decode(data, where, size=task.source.size)
+                image, repairs = decoding.decode(data, where, size=task.source.size)
             except InputError as error:
                 unreadable.append({"name": name, "reason": str(error)})
             else:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import FileEntry, FileSource, check_name
 from alexnet_jax.runtime.errors import InputError
@@ -98,7 +98,7 @@ def _images(root: Path, class_names: tuple[str, ...]) -> ClassFiles:
         found[name] = sorted(
             file
             for file in (root / name).rglob("*")
-            if file.suffix.lower() in images.ENDINGS
+            if file.suffix.lower() in decoding.ENDINGS
             and file.is_file()
             and not file.name.startswith(".")
         )
@@ -107,8 +107,8 @@ def _images(root: Path, class_names: tuple[str, ...]) -> ClassFiles:
         if not found[name]:
             raise InputError(
                 f"class folder {root / name} has no images "
-                f"({', '.join(sorted(images.ENDINGS))}); add some, or move the folder "
-                "out of the tree"
+                f"({', '.join(sorted(decoding.ENDINGS))}); add some, or move the "
+                "folder out of the tree"
             )
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import images
+from alexnet_jax.data import decoding
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -19,7 +19,7 @@ def encoded(image, kind, **options):
 
 
 def read(image, kind, name="image", size=96, **options):
-    return images.decode(encoded(image, kind, **options), name, size=size)
+    return decoding.decode(encoded(image, kind, **options), name, size=size)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def smooth(height, width):
 @pytest.mark.parametrize("shape", [(427, 640), (640, 427), (56, 75), (1600, 2400)])
 def test_the_short_side_is_resized_and_the_centre_cut(shape):
     image = smooth(*shape)
-    cut = np.asarray(images.square(image, 64)).astype(float)
+    cut = np.asarray(decoding.square(image, 64)).astype(float)
     width, height = image.size
     short = min(width, height)
     whole = image.resize(
@@ -55,14 +55,14 @@ def test_where_the_long_side_works_out_it_is_resize_and_cut_to_the_bit(photograp
     photograph = Image.fromarray(photographs[0][:400, :600])
     whole = photograph.resize((150, 100), Image.Resampling.BICUBIC)
     expected = np.asarray(whole)[:, 25:125]
-    np.testing.assert_array_equal(images.square(photograph, 100), expected)
+    np.testing.assert_array_equal(decoding.square(photograph, 100), expected)
 
 
 def test_a_jpeg_decodes_as_pillow_does(piece):
     data = encoded(piece, "JPEG", quality=90)
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(image.convert("RGB"))
-    decoded = images.decode(data, "a.jpg", size=96)
+    decoded = decoding.decode(data, "a.jpg", size=96)
     np.testing.assert_array_equal(decoded.image, expected)
     assert decoded.repaired == ()
 
@@ -146,23 +146,23 @@ def test_an_open_image_becomes_what_its_file_does(piece):
     exif[0x0112] = 6
     data = encoded(piece.convert("RGBA"), "PNG", exif=exif)
     with Image.open(io.BytesIO(data)) as image:
-        found = images.prepared(image, 64)
-    np.testing.assert_array_equal(found, images.decode(data, "a.png", size=64).image)
+        found = decoding.prepared(image, 64)
+    np.testing.assert_array_equal(found, decoding.decode(data, "a.png", size=64).image)
 
 
 def test_damage_that_decoders_forgive_is_read_and_noted(piece):
     data = encoded(piece, "JPEG", quality=90)
     # A few bytes are lost before the end marker.
-    found = images.decode(data[:-12] + data[-2:], "a.jpg", size=96)
+    found = decoding.decode(data[:-12] + data[-2:], "a.jpg", size=96)
     assert found.repaired == ("damage that decoders forgive",)
-    expected = images.decode(data, "a.jpg", size=96).image
+    expected = decoding.decode(data, "a.jpg", size=96).image
     np.testing.assert_array_equal(found.image[:64], expected[:64])
 
 
 def refused(data, name="bad.JPEG"):
     begin = time.monotonic()
     with pytest.raises(InputError) as caught:
-        images.decode(data, name, size=96)
+        decoding.decode(data, name, size=96)
     assert time.monotonic() - begin < 5
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -216,11 +216,11 @@ def test_a_progressive_jpeg_of_thousands_of_scans_is_refused(photographs):
     scan = data[last:-2]
     bomb = data[:-2] + scan * 9000 + data[-2:]
     assert "scans over 640 x 427 pixels" in refused(bomb)
-    assert images.decode(data, "a.jpg", size=96).repaired == ()
+    assert decoding.decode(data, "a.jpg", size=96).repaired == ()
 
 
 def test_a_file_too_large_for_an_image(monkeypatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    monkeypatch.setattr(decoding, "MAX_BYTES", 100)
     assert "101 bytes, more than the 100" in refused(bytes(101))
 
 
@@ -239,7 +239,7 @@ def test_any_bytes_give_an_image_or_an_input_error(piece):
         if number % 3 == 0:
             del data[rng.integers(0, len(data)) :]
         try:
-            found = images.decode(bytes(data), "fuzzed.jpg", size=16)
+            found = decoding.decode(bytes(data), "fuzzed.jpg", size=16)
         except InputError:
             outcomes[False] += 1
         else:
