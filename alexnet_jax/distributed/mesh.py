@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -123,7 +123,9 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
     # XLA computes in a pool of one thread a core, and at least one a device. A device
     # that waits for the others in an exchange keeps its thread; on one core two devices
     # were seen to wait for ever, each for a thread of the other.
-    devices = int(jax.config.read("jax_num_cpu_devices"))
+    # `jax.config.read` refuses this key, and its type has no attribute for it.
+    config: Any = jax.config
+    devices: int = config.jax_num_cpu_devices
     if devices > cores():
         os.environ.setdefault("PJRT_NPROC", str(2 * devices))
 
