@@ -116,7 +116,7 @@ def set_up(
         "train": {"batch_size": BATCH, "epochs": given.epochs, "seed": given.seed},
         "checkpoint": experiment.LATEST_ONLY,
     }
-    pipeline = pipelines.make_pipeline(dataset, **config["data"])
+    pipeline = pipelines.Pipeline(dataset, **config["data"])
     examples = len(dataset.splits["train"])
     plan = make_plan(examples=examples, **config["train"])
     # The compiler says what lies where: these networks have no towers.
