@@ -38,7 +38,7 @@ from jax.sharding import AxisType
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.data import statistics
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.sources.arrays import array_dataset
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.distributed import mesh as meshes
@@ -116,7 +116,7 @@ def set_up(
         "train": {"batch_size": BATCH, "epochs": given.epochs, "seed": given.seed},
         "checkpoint": experiment.LATEST_ONLY,
     }
-    pipeline = Pipeline(dataset, **config["data"])
+    pipeline = pipelines.Pipeline(dataset, **config["data"])
     examples = len(dataset.splits["train"])
     plan = make_plan(examples=examples, **config["train"])
     # The compiler says what lies where: these networks have no towers.
