@@ -1,4 +1,4 @@
-"""Measure the errors of a run, or of several as one ensemble."""
+"""Measure the errors of a run, or of several as an ensemble."""
 
 from alexnet_jax.runtime import cli, hugepages
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser(
         "evaluate",
-        description="Measure the errors of a run, or of several as one ensemble. The\n"
+        description="Measure the errors of a run, or of several as an ensemble. The\n"
         "last line of standard output is one JSON object.",
     )
     add = parser.add_argument

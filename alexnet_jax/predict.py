@@ -17,7 +17,7 @@ def _shown(prediction: Prediction, as_json: bool) -> str:
             {"name": name, "probability": probability}
             for name, probability in prediction.classes
         ]
-        return json.dumps({"picture": str(prediction.path), "classes": classes})
+        return json.dumps({"image": str(prediction.path), "classes": classes})
     lines = [f"{value:7.1%}  {name}" for name, value in prediction.classes]
     return "\n".join([str(prediction.path), *lines])
 

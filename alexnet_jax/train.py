@@ -32,8 +32,8 @@ def run(config: Config, workdir: Path) -> dict[str, object]:
       config: the sections of `runs.config.SECTIONS`, as mappings or a ConfigDict.
       workdir: gets the run's files.
     """
+    # Before the data are opened, which may take long.
     workdirs.create(workdir)
-    workdirs.check_format(workdir)
     return train(build_setup(config), workdir)
 
 

@@ -5,18 +5,23 @@ import subprocess
 import sys
 from typing import Any
 
+from alexnet_jax.nn.layers import Dense
+from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.runtime.errors import Failure, Interrupted
 
 from experiment import ROOT
 
 
-# What makes a run of the quickstart a matter of seconds, to show that something works.
-QUICK = (
-    "--config.train.steps=2",
-    "--config.train.batch_size=8",
-    "--config.model.layers.fc6.width=16",
-    "--config.model.layers.fc7.width=16",
-)
+def quick(network: str) -> list[str]:
+    """What makes a run of the quickstart a matter of seconds, to show that something
+    works: two steps, and narrow hidden layers. The network is a preset's."""
+    rows = PRESETS.get(network, {}).get("layers", CODE2012)
+    *hidden, _ = (name for name, row in rows.items() if isinstance(row, Dense))
+    return [
+        "--config.train.steps=2",
+        "--config.train.batch_size=8",
+        *(f"--config.model.layers.{name}.width=16" for name in hidden),
+    ]
 
 
 def command(module: str, *arguments: str) -> dict[str, Any]:

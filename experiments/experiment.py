@@ -1,4 +1,4 @@
-"""Shared by the experiments: where modules are, arguments, raw results.
+"""Shared by the experiments: where modules are, arguments, training, raw results.
 
 A script in a folder beside this file begins with
 
@@ -11,7 +11,7 @@ and then finds the checkout's package and the benchmarks' harness.
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 ROOT = Path(__file__).parents[1]
@@ -20,15 +20,25 @@ sys.path[1:1] = [
     str(ROOT / "experiments" / "benchmarks"),
 ]
 
-from alexnet_jax.runtime import atomic
+from alexnet_jax.runs.metrics_file import METRICS_FILE
+from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import Diverged
 
 
+if TYPE_CHECKING:
+    from alexnet_jax.runs.setup import Setup
+
+
+# The section `checkpoint` of runs that are resumed, and evaluated at their end alone.
+LATEST_ONLY = {"keep_latest": 1, "keep_best": 0}
 # What a result says of how it was made.
 PROVENANCE = ("cores", "processor", "python", "versions", "commit", "time")
 
 
-def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> Parser:
+def parser(
+    document: str | None, *, runs: bool = True, quick: str, data: str = ""
+) -> Parser:
     """A parser with the options that experiments have in common.
 
     Args:
@@ -47,6 +57,29 @@ def parser(document: str, *, runs: bool = True, quick: str, data: str = "") -> P
     made.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     made.add_argument("--quick", action="store_true", help=quick)
     return made
+
+
+def fit(setup: "Setup", workdir: Path) -> dict[str, Any] | None:
+    """Train from where the work directory stands; see `alexnet_jax.train.train`.
+
+    Returns:
+      The step reached and the last validation's loss and errors; None if the run
+      diverged, which is a result here.
+    """
+    # Not above: experiments that run commands need no JAX.
+    from alexnet_jax.train import train
+
+    try:
+        return train(setup, workdir)
+    except Diverged as error:
+        progress.say(str(error))
+        return None
+
+
+def metrics_of(workdir: Path, split: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl that are of one split."""
+    lines = map(json.loads, (workdir / METRICS_FILE).read_text().splitlines())
+    return [line for line in lines if line["split"] == split]
 
 
 def keep(path: Path, line: dict[str, Any], *identity: str) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The size of signal and gradient in each layer of a network."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,28 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.data import statistics
-from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.setup import Setup
 from alexnet_jax.training import losses
+
+from arrays import source_of
 
 
 EXAMPLES = 512
 
 
-def initial_signals(
-    dataset: Dataset, values: Mapping[str, Any], crop: int
-) -> list[dict[str, Any]]:
+def initial_signals(setup: Setup) -> list[dict[str, Any]]:
     """The sizes before the first step, for the centres of some training images.
 
     Args:
-      dataset: in memory.
-      values: the section `model` of a config.
-      crop: side of what the network sees.
+      setup: of an AlexNet and a data set in memory.
     """
-    source: Any = dataset.splits["train"]
-    model = AlexNet(num_classes=len(dataset.class_names), **values)
+    model, crop, dataset = setup.model, setup.pipeline.crop, setup.pipeline.dataset
+    assert isinstance(model, AlexNet) and dataset.statistics is not None
+    source = source_of(dataset, "train")
     order = np.random.default_rng(0).permutation(len(source))[:EXAMPLES]
-    mean = statistics.centre(source.statistics.mean, crop)
+    mean = statistics.mean_crop(dataset.statistics, crop)
     images = statistics.centre(source.images[order], crop).astype(np.float32) - mean
     params = model.init(jax.random.key(0), images[:1])["params"]
     return signals(model, params, images, source.labels[order])

@@ -87,14 +87,14 @@ def check_imagenette(result):
     assert views[-1]["up_to_it"] == pytest.approx(several["top1_error"], abs=1e-5)
 
 
-def test_an_unknown_ablation_lists_those_there_are(tmp_path):
+def test_an_unknown_ablation_lists_the_known_ones(tmp_path):
     done = run("ablations", tmp_path, "--ablations", "no_lrn")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "no ablation no_lrn; choose from no_norm, pool_2x2, one_tower" in line
 
 
-def test_what_a_command_refuses_is_told_once(tmp_path):
+def test_what_a_command_refuses_is_printed_once(tmp_path):
     wrong = "--config.data.path=nowhere"
     done = run("ablations", tmp_path, "--ablations", "--seeds", "0", wrong)
     assert done.returncode == 2
@@ -135,7 +135,7 @@ def test_the_target_is_reached_when_the_mean_over_an_epoch_is_there(
 def test_a_rate_is_tuned_by_its_first_epochs_however_long_it_learned(
     tmp_path, monkeypatch
 ):
-    """The rate that goes on does so in the run it was tuned in."""
+    """The rate that is chosen continues in the run it was tuned in."""
     functions = script("relu", monkeypatch)
     write_metrics(tmp_path, [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1])
     assert functions["reached"](tmp_path, 4.0, epochs=2.0) is None

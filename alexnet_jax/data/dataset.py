@@ -41,7 +41,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """The splits of a data set, its classes and its statistics.
+    """A data set.
 
     Attributes:
       splits: a source for each split, `train` and `validation`.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.data import images
-from alexnet_jax.data.dataset import Example, fingerprint
+from alexnet_jax.data.dataset import Example, Source, fingerprint
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -21,7 +21,7 @@ class EncodedImage(NamedTuple):
     data: bytes
 
 
-class EncodedSource(abc.ABC):
+class EncodedSource(Source, abc.ABC):
     """A source whose examples are encoded images, so that it can be prepared.
 
     Attributes:
@@ -29,17 +29,6 @@ class EncodedSource(abc.ABC):
     """
 
     size: int
-
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
-
-    @abc.abstractmethod
-    def name(self, index: int) -> str:
-        """The image's name, unique within the source."""
-
-    @abc.abstractmethod
-    def where(self, index: int) -> str:
-        """Where the image is read from, for messages."""
 
     @abc.abstractmethod
     def encoded(self, index: int) -> EncodedImage:
@@ -59,10 +48,8 @@ class EncodedSource(abc.ABC):
 
     def __getitem__(self, index: int) -> Example:
         where, label, data = self.encoded(index)
-        return {
-            "image": images.decode(data, where, size=self.size).image,
-            "label": label,
-        }
+        image = images.decode(data, where, size=self.size).image
+        return {"image": image, "label": label}
 
 
 class FileEntry(NamedTuple):
@@ -70,10 +57,8 @@ class FileEntry(NamedTuple):
 
     Attributes:
       name: unique within the source.
-      label: its class.
       path: of the file that holds it, relative to the source's root.
-      offset: of its first byte.
-      length: how many bytes.
+      offset, length: of its bytes.
     """
 
     name: str
@@ -85,13 +70,7 @@ class FileEntry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FileSource(EncodedSource):
-    """Images in files, or in archives that are read in place.
-
-    Attributes:
-      root: the folder that paths are relative to.
-      entries: where each image lies.
-      size: side of the decoded images, in pixels.
-    """
+    """Images in files of a folder, or in archives there, which are read in place."""
 
     root: Path
     entries: tuple[FileEntry, ...]
@@ -117,8 +96,7 @@ class FileSource(EncodedSource):
         """The image's bytes.
 
         Raises:
-          InputError: if they can't be read, or have changed since the source was
-            opened.
+          InputError: if they can't be read, or have changed since.
         """
         entry, where = self.entries[index], self.where(index)
         images.check_bytes(entry.length, where)

@@ -5,7 +5,7 @@ import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -44,7 +44,8 @@ def find(arguments: Sequence[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            inside = sorted(_images_in(path))
+            files = (Path(place, n) for place, _, names in os.walk(path) for n in names)
+            inside = sorted(f for f in files if f.suffix.lower() in images.ENDINGS)
         elif path.exists():
             inside = [path]
         else:
@@ -54,13 +55,6 @@ def find(arguments: Sequence[str]) -> list[Path]:
             raise InputError(f"{argument} {what}; give files, folders or patterns")
         found += inside
     return found
-
-
-def _images_in(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if Path(name).suffix.lower() in images.ENDINGS:
-                yield Path(place, name)
 
 
 def shown(paths: Iterable[Path], size: int) -> Iterator[Shown]:
@@ -80,37 +74,18 @@ def shown(paths: Iterable[Path], size: int) -> Iterator[Shown]:
     return ahead(decode, paths)
 
 
-def stacked(
-    group: Iterable[UInt8[np.ndarray, "size size 3"] | None], count: int, size: int
-) -> UInt8[np.ndarray, "count size size 3"]:
-    """A batch of `count` images, so that a jitted function sees a single shape.
-
-    It is black where an image can't be read, and past the end of the group.
-    """
-    batch = np.zeros((count, size, size, 3), np.uint8)
-    for place, image in enumerate(group):
-        if image is not None:
-            batch[place] = image
-    return batch
-
-
 def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """A function's results in the order of the items, made ahead by a thread for each
-    core.
-
-    At most `AHEAD` results for each thread wait, so memory stays bounded.
-    """
-    waiting: collections.deque[Future[Made]] = collections.deque()
+    core; at most `AHEAD` results for each thread wait, so memory stays bounded."""
     rest = iter(items)
     threads = cores()
     pool = ThreadPoolExecutor(threads, "images")
     try:
-        for item in itertools.islice(rest, AHEAD * threads):
-            waiting.append(pool.submit(make, item))
+        first = itertools.islice(rest, AHEAD * threads)
+        waiting = collections.deque(pool.submit(make, item) for item in first)
         while waiting:
             made = waiting.popleft().result()
-            for item in itertools.islice(rest, 1):
-                waiting.append(pool.submit(make, item))
+            waiting += [pool.submit(make, item) for item in itertools.islice(rest, 1)]
             yield made
     finally:
         pool.shutdown(cancel_futures=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from alexnet_jax.runtime.errors import InputError, first_line
 
@@ -28,6 +28,16 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+# By the EXIF orientation; 1 is upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 RESIZE_FILTER = "bicubic"
 JPEG_QUALITY = 95
 
@@ -52,17 +62,12 @@ class Decoded(NamedTuple):
 def decode(data: bytes, name: str, *, size: int) -> Decoded:
     """An image file of any format, as the paper prepares it (section 2).
 
-    The short side becomes `size`, then the centre square is cut out. Greyscale, CMYK
-    and palette images become RGB, transparent images are laid on white, and the
+    The short side becomes `size` pixels, then the centre square is cut out. Greyscale,
+    CMYK and palette images become RGB, transparent images are laid on white, and the
     camera's orientation is applied.
 
-    Args:
-      data: the file's bytes.
-      name: the file's name, for the error.
-      size: side of the result, in pixels.
-
     Raises:
-      InputError: if it can't be read as an image, or is too large.
+      InputError: if it can't be read as an image, or is too large; it names the file.
     """
     check_bytes(len(data), name)
     try:
@@ -97,10 +102,7 @@ def prepared(opened: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]
 def _finished(
     opened: Image.Image, upright: Image.Transpose | None, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Cut, turn, and lay on white what is transparent.
-
-    Turning and laying come after the cut, where there are fewest pixels.
-    """
+    """Cut; then turn and lay on white, where there are fewest pixels."""
     opened = square(opened, size)
     if upright is not None:
         opened = opened.transpose(upright)
@@ -149,17 +151,8 @@ def _peculiarities(opened: Image.Image, name: str) -> list[str]:
 
 
 def _orientation(opened: Image.Image) -> Image.Transpose | None:
-    turns = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }
     try:
-        return turns.get(opened.getexif().get(0x0112, 1))
+        return TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         # Unreadable EXIF data counts as none: the image itself may be whole.
         return None
@@ -167,22 +160,17 @@ def _orientation(opened: Image.Image) -> Image.Transpose | None:
 
 def _pixels(opened: Image.Image, data: bytes) -> tuple[Image.Image, bool]:
     """The pixels as RGB or RGBA, and whether the file is slightly damaged."""
-    damaged = False
-    if opened.format in ("JPEG", "MPO") and opened.mode in ("RGB", "L"):
-        try:
-            return Image.fromarray(simplejpeg.decode_jpeg(data)), False
-        except ValueError:
-            # simplejpeg refuses files that Pillow reads with a warning.
-            damaged = True
-    return _to_rgb(opened), damaged
+    if opened.format not in ("JPEG", "MPO") or opened.mode not in ("RGB", "L"):
+        return _to_rgb(opened), False
+    try:
+        return Image.fromarray(simplejpeg.decode_jpeg(data)), False
+    except ValueError:
+        # simplejpeg refuses files that Pillow reads with a warning.
+        return _to_rgb(opened), True
 
 
 def _to_rgb(opened: Image.Image) -> Image.Image:
-    """Any image as RGB, or as RGBA where it has transparency.
-
-    Raises:
-      ValueError: if pixels are 32-bit integers or floats, which have no known range.
-    """
+    """An image of any mode as RGB, or as RGBA where it has transparency."""
     if opened.mode.startswith("I;16"):
         # Pillow would clip 16-bit values at 255 instead of scaling them.
         opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
@@ -192,10 +180,8 @@ def _to_rgb(opened: Image.Image) -> Image.Image:
 
 
 def square(opened: Image.Image, size: int) -> Image.Image:
-    """The centre square, resized to `size` pixels a side.
-
-    As if the short side were resized and the centre then cut out, in a single pass.
-    """
+    """The centre square of `size` pixels a side, as if the short side were resized and
+    the centre then cut out, in a single pass."""
     width, height = opened.size
     if width == height == size:
         return opened

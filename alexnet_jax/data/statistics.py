@@ -7,7 +7,6 @@ change them; floating point enters once, at the end.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped, UInt8
@@ -35,7 +34,7 @@ class Statistics:
     deviations: Float[np.ndarray, "3"]
     directions: Float[np.ndarray, "3 3"]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The colour statistics, for JSON; the mean image is a separate file."""
         return {
             "channel_means": self.mean.mean(axis=(0, 1), dtype=np.float64).tolist(),
@@ -50,16 +49,13 @@ class Statistics:
             np.save(path, self.mean)
 
 
-def load_statistics(folder: Path, content: Mapping[str, Any]) -> Statistics:
-    """Read what `save_mean` and `to_json` wrote.
+def load_statistics(folder: Path, content: Mapping[str, object]) -> Statistics:
+    """Read the mean image in a folder, and from `content` what `to_json` gave and the
+    images' `size`.
 
     A run reads the statistics from its work directory even where it has just measured
     them: process 0 measures and writes, the processes of other hosts read, and so all
     subtract the same bits.
-
-    Args:
-      folder: with the mean image.
-      content: what `to_json` gave, and the images' `size`.
 
     Raises:
       InputError: if the mean image is missing, damaged, or not of that `size`.
@@ -158,10 +154,7 @@ class PixelSums:
 
 
 def mean_crop(statistics: Statistics, crop: int) -> Float[np.ndarray, "crop crop 3"]:
-    """The mean image's centre crop, which is subtracted from every crop.
-
-    As in the 2012 code, it is the centre wherever the crop itself was cut.
-    """
+    """The mean image's centre, subtracted from crops of any place (2012 code)."""
     return centre(statistics.mean, crop)
 
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.members import open_data, open_members, open_mesh
 from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.runs.config import completed, section
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import evaluation, losses
@@ -27,7 +28,6 @@ class Outputs(NamedTuple):
     """A network's outputs for every example of a split.
 
     Attributes:
-      labels: of the examples.
       log_probabilities: logarithm of the probabilities averaged over views.
       views: how many there were.
       logits: of every view, if they are kept.
@@ -49,28 +49,25 @@ def evaluate(
     batch_size: int | None = None,
     data_path: str | None = None,
     predictions: Path | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Measure one run, or several as an ensemble, on every example of a split once.
 
     Members and views count alike: their probabilities are averaged (section 4.1; the
     paper's ensembles likewise). Of an ensemble the result also has each member's own
     loss and errors, in `alone`, and those of its first one, two, ... members, in
-    `first`.
+    `first`. What is None is as in the first run's config.
 
     Args:
-      workdirs_given: work directories; the first one's config says where the data are.
+      workdirs_given: work directories.
       views: 1 for the centre, 10 for corners, centre and their flips; the flips are
         left out if training was without.
       checkpoint: `best`, `latest` or a step.
       split: of the data.
-      mesh: devices along data and tower; None as in the config.
-      batch_size: examples at a time; None as in the config.
-      data_path: where the data are; None as in the config.
+      mesh: devices along data and tower.
+      batch_size: examples at a time.
+      data_path: where the data are.
       predictions: a file to write every example's outputs to; they are kept in memory
         for it (2 GB a member for ImageNet's ten views).
-
-    Returns:
-      What the command prints.
 
     Raises:
       InputError: if something is missing or doesn't fit together.
@@ -79,13 +76,16 @@ def evaluate(
     devices = open_mesh(workdirs_given, mesh)
     members = open_members(workdirs_given, checkpoint, views)
     config = members[0].config
-    size = batch_size or config.get("eval", {}).get("batch_size", 128)
+    size = batch_size or section(completed(config), "eval")["batch_size"]
     meshes.check_batch(size, devices.shape["data"], "--batch_size")
-    path = data_path or config["data"].get("path")
-    opened = [open_data(member, path) for member in members]
-    keep = predictions is not None
+    opened = [open_data(m, data_path or members[0].data_path) for m in members]
     outputs_of = functools.partial(
-        run_over, split=split, views=views, batch_size=size, mesh=devices, keep=keep
+        run_over,
+        split=split,
+        views=views,
+        batch_size=size,
+        mesh=devices,
+        keep=predictions is not None,
     )
     outputs = [*map(outputs_of, members, opened)]
     measured, probabilities = _measured(outputs, size)
@@ -123,8 +123,7 @@ def run_over(
 ) -> Outputs:
     """A member's outputs for every example, in the data set's order.
 
-    Views are averaged batch by batch: ImageNet's logits of ten views are 2 GB, which
-    are kept only if `keep` is set.
+    All views' logits are kept only if `keep` is set: ImageNet's of ten views are 2 GB.
     """
     dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
     step = member.evaluator(mesh, views)
@@ -160,10 +159,8 @@ def run_over(
 def combine(
     members: Sequence[Outputs], batch_size: int
 ) -> tuple[dict[str, float], Float[np.ndarray, "examples classes"]]:
-    """Loss and errors of the probabilities averaged over members, and those averages.
-
-    Goes through the examples in parts, to need little memory on the device.
-    """
+    """Loss and errors of the probabilities averaged over members, and those averages;
+    in parts, to need little memory on the device."""
     labels = members[0].labels
     totals: dict[str, float] = {}
     probabilities = []
@@ -173,9 +170,8 @@ def combine(
         # The softmax of log-probabilities is these probabilities.
         log_mean = losses.log_mean_probabilities(jnp.asarray(np.stack(votes, axis=1)))
         mask = jnp.ones(len(log_mean), jnp.bool_)
-        for name, value in losses.sums(
-            log_mean, jnp.asarray(labels[part]), mask
-        ).items():
+        sums = losses.sums(log_mean, jnp.asarray(labels[part]), mask)
+        for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + float(value)
         probabilities.append(np.exp(jax.device_get(log_mean)))
     return losses.means(totals), np.concatenate(probabilities)
@@ -183,13 +179,8 @@ def combine(
 
 def _measured(
     outputs: Sequence[Outputs], batch_size: int
-) -> tuple[Mapping[str, Any], Float[np.ndarray, "examples classes"]]:
-    """Loss and errors of all members together, and of several also each member's own
-    and those of the first ones; and the averaged probabilities.
-
-    Raises:
-      InputError: if the members read different examples.
-    """
+) -> tuple[Mapping[str, object], Float[np.ndarray, "examples classes"]]:
+    """Loss and errors as `evaluate` returns them, and the averaged probabilities."""
     if any(not np.array_equal(outputs[0].labels, o.labels) for o in outputs):
         raise InputError("the members read different examples and make no ensemble")
     together, probabilities = combine(outputs, batch_size)

@@ -13,7 +13,7 @@ from jaxtyping import Array, UInt8
 from alexnet_jax.data import dataset as datasets
 from alexnet_jax.data import image_files
 from alexnet_jax.data.prepared import manifest
-from alexnet_jax.data.sources.registry import open_dataset
+from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.image_batches import over_images
@@ -38,13 +38,8 @@ class Row(NamedTuple):
 
 
 class Input(NamedTuple):
-    """Images in an order.
-
-    Attributes:
-      total: how many.
-      fingerprint: changes when the images change.
-      rows: reads them, from a number on.
-    """
+    """Images in an order: how many, a checksum, and a function that reads them from a
+    number on."""
 
     total: int
     fingerprint: str
@@ -73,8 +68,7 @@ def write_features(
       batch_size: images at a time.
 
     Returns:
-      How many images could not be read; their rows are NaN, and standard error named
-      them.
+      How many images could not be read; their rows are NaN.
 
     Raises:
       InputError: if something isn't there, a layer is unknown, or the output exists.
@@ -82,11 +76,11 @@ def write_features(
     check_number("--batch_size", batch_size, least=1)
     network = open_trained(workdir, checkpoint)
     _check_layers(layers, network.model.features)
-    images = open_input(given, network, split)
+    images = _open_input(given, network, split)
     size, mesh = network.data.size, network.all_devices()
     batch_size = min(batch_size, images.total)
     extract = network.extractor(mesh, layers)
-    shapes = _row_shapes(extract, evaluation.places(batch_size, mesh), size, mesh)
+    shapes = _row_shapes(extract, batch_size, size, mesh)
     output_file = feature_store.open_output(
         output,
         {name: (images.total, *shapes[name]) for name in layers},
@@ -121,14 +115,12 @@ def _check_layers(layers: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _row_shapes(
-    extract: Callable[[Batch], dict[str, Array]], places: int, size: int, mesh: Mesh
+    extract: Callable[[Batch], dict[str, Array]], count: int, size: int, mesh: Mesh
 ) -> dict[str, tuple[int, ...]]:
     """The shape of each layer's row, computed without running the network."""
-    images = jax.ShapeDtypeStruct(
-        (places, size, size, 3),
-        jnp.uint8,
-        sharding=NamedSharding(mesh, meshes.EXAMPLES),
-    )
+    shape = (evaluation.places(count, mesh), size, size, 3)
+    sharding = NamedSharding(mesh, meshes.EXAMPLES)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
     shapes = jax.eval_shape(extract, {"image": images})
     return {name: shape.shape[1:] for name, shape in shapes.items()}
 
@@ -149,12 +141,8 @@ def _write(
     file.append(values, names, labels, len(unread))
 
 
-def open_input(given: Path, network: TrainedNetwork, split: str) -> Input:
-    """Open the images of a folder or of a prepared data set.
-
-    Raises:
-      InputError: if there are none, or they are stored at another size.
-    """
+def _open_input(given: Path, network: TrainedNetwork, split: str) -> Input:
+    """The images of a folder or of a prepared data set."""
     if (given / manifest.DATASET_FILE).is_file():
         return _prepared(given, network, split)
     if not given.is_dir():
@@ -176,9 +164,8 @@ def open_input(given: Path, network: TrainedNetwork, split: str) -> Input:
 
 def _prepared(given: Path, network: TrainedNetwork, split: str) -> Input:
     size = network.data.size
-    dataset = open_dataset(
-        source="prepared", path=str(given), size=size, validation_fraction=0.1
-    )
+    # The set has its own size and splits.
+    dataset = open_prepared(str(given), size, validation_fraction=0.1)
     if dataset.size != size:
         raise InputError(
             f"{given} is stored at {dataset.size} pixels a side and the network of "

@@ -88,8 +88,7 @@ class Output:
         self._note.unlink()
 
     def take_note(self) -> None:
-        """Record how many rows are written; before the first, so that even an output
-        without rows can be continued."""
+        """Record how many rows are written, so that the output can be continued."""
         note = {"job": self._job, "done": self.done, "refused": self.refused}
         with writing(self._note):
             atomic.write_json(self._note, note)
@@ -101,11 +100,8 @@ def open_output(
 ) -> Iterator[Output]:
     """Open an output, or continue an unfinished one.
 
-    Args:
-      path: its ending, .zarr or .npy, decides the format.
-      shapes: of each layer's array, rows first.
-      rows_at_once: how many rows every `append` but the last brings.
-      job: what distinguishes this work from other work.
+    Its ending, .zarr or .npy, decides the format. `rows_at_once` is how many rows every
+    `append` but the last brings.
 
     Raises:
       InputError: if it exists, belongs to other work, or can't be written.
@@ -166,8 +162,8 @@ def _npy(
 def _reserve(path: Path, shape: tuple[int, ...], *, new: bool) -> int:
     """Make or check an NPY file for all rows; returns where the first one begins.
 
-    A new file has its whole length from the start, and takes room on the disk only as
-    rows are written, where the file system allows it.
+    A new file has its whole length, but takes room on the disk only as rows are
+    written, where the file system allows it.
     """
     try:
         with writing(path):

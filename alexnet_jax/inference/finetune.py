@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flax import linen as nn
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
-from alexnet_jax.inference.trained import open_trained
+from alexnet_jax.inference.trained import Params, open_trained
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
@@ -24,19 +24,18 @@ NOT_COMPARED = frozenset(
 
 def init_from(
     source: Path,
-    params: Any,
+    params: Params,
     model: AlexNet,
     class_names: Sequence[str],
     mesh: Mesh,
-) -> Any:
+) -> Params:
     """Pretrained parameters for a new run.
 
     The layer shapes must match; settings that differ are printed as a warning.
 
     Args:
       source: work directory of the pretrained run; its best checkpoint is taken.
-      params: the new run's initial parameters.
-      model: the new run's network.
+      params, model: initial parameters and network of the new run.
       class_names: of the new run. If they differ from the pretrained run's, the last
         layer keeps its initial parameters.
       mesh: where the parameters are placed.
@@ -97,7 +96,5 @@ def _settings(key: str, value: object) -> Iterator[tuple[str, object]]:
         yield from _settings(f"{key}.{name}", part)
 
 
-def _shape(layer: Any) -> str:
-    if layer is None:
-        return "missing"
-    return "x".join(str(side) for side in layer["kernel"].shape)
+def _shape(layer: PyTree) -> str:
+    return "missing" if layer is None else "x".join(map(str, layer["kernel"].shape))

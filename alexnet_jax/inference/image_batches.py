@@ -8,7 +8,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from alexnet_jax.data import image_files
 from alexnet_jax.training import evaluation
 from alexnet_jax.training.evaluation import HostBatch, Results
 from alexnet_jax.training.step import Batch
@@ -34,7 +33,7 @@ def over_images(
       image_of: an item's image; of None, for an image that can't be read, a black image
         takes the place.
       size: side of the stored images, in pixels.
-      batch_size: items at a time. On the devices it is padded to a multiple of them.
+      batch_size: items at a time, on the devices padded to a multiple of them.
       mesh: the devices.
 
     Yields:
@@ -43,8 +42,13 @@ def over_images(
     places = evaluation.places(batch_size, mesh)
 
     def batch_of(group: list[Item]) -> HostBatch:
+        # Full size even at the end: `run` is compiled for a single shape.
+        images = np.zeros((places, size, size, 3), np.uint8)
+        for place, image in enumerate(map(image_of, group)):
+            if image is not None:
+                images[place] = image
         return {
-            "image": image_files.stacked(map(image_of, group), places, size),
+            "image": images,
             "label": np.zeros(places, np.int32),
             "mask": np.arange(places) < len(group),
         }

@@ -9,10 +9,8 @@ from jaxtyping import Float, Int, UInt8
 
 from alexnet_jax.data import image_files, statistics
 from alexnet_jax.data.dataset import Example
-from alexnet_jax.data.loading.pipeline import open_pipeline
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.trained import TrainedNetwork
-from alexnet_jax.runs.config import section
 
 
 # More images would not be seen in a figure, and take long on a CPU.
@@ -25,9 +23,7 @@ class Insight:
     """Validation examples as a network sees them.
 
     Attributes:
-      class_names: by label.
       images: the crops that it saw.
-      labels: their classes.
       probabilities: what it gives each class.
       hidden: the last hidden layer, whose distances say which images are alike.
       total: how many examples the split has.
@@ -61,18 +57,14 @@ class Insight:
 def look(network: TrainedNetwork, data_path: Path | None = None) -> Insight:
     """Run up to `MOST_EXAMPLES` validation images, evenly chosen, through a network.
 
-    Args:
-      network: the trained network.
-      data_path: where its data are now; None if they are where it was trained.
+    Its data are at `data_path`, or where they were in training.
 
     Raises:
       InputError: if the data aren't there.
     """
     data = network.data
-    settings = dict(network.config["data"])
-    if data_path is not None:
-        settings["path"] = str(data_path)
-    pipeline = open_pipeline(**section({"data": settings}, "data"))
+    path = network.data_path if data_path is None else str(data_path)
+    pipeline = network.open_data(path)
     source = pipeline.dataset.splits["validation"]
     count = min(len(source), MOST_EXAMPLES)
     chosen = np.linspace(0, len(source) - 1, count).astype(int)

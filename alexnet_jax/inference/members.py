@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.config import plain, section
+from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
@@ -53,11 +53,7 @@ def open_members(
 
 
 def _check_alike(first: TrainedNetwork, other: TrainedNetwork, views: int) -> None:
-    """Check that two runs make an ensemble: same classes, same preprocessing.
-
-    Raises:
-      InputError: naming both runs and what differs.
-    """
+    """Raise an InputError unless two runs have the same classes and preprocessing."""
     here, there = first.data, other.data
     if here.class_names != there.class_names:
         what, advice = _first_other_class(here.class_names, there.class_names), ""
@@ -90,12 +86,12 @@ def open_data(member: TrainedNetwork, path: str | None) -> Pipeline:
       InputError: if no path is known, or the data have other classes or another size
         than those that the member was trained on.
     """
-    data = {**member.config["data"], "path": path}
-    if path is None and data.get("source", "prepared") in WITH_PATH:
+    source = member.config["data"].get("source", "prepared")
+    if path is None and source in WITH_PATH:
         raise InputError(
             f"{member.workdir} doesn't say where its data are; give --data_path=PATH"
         )
-    pipeline = open_pipeline(**section({"data": data}, "data"))
+    pipeline = member.open_data(path)
     dataset = pipeline.dataset
     if dataset.class_names != member.data.class_names:
         raise InputError(

@@ -15,6 +15,7 @@ from alexnet_jax.training import losses
 from alexnet_jax.training.step import Batch
 
 
+# Classes of each image.
 BEST = 5
 BATCH_SIZE = 32
 
@@ -34,17 +35,15 @@ def predict(
     *,
     views: int = 1,
     checkpoint: str | int = "best",
-    best: int = BEST,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[Prediction]:
     """Predict the classes of image files, in their order.
 
     Args:
       workdir: of a run.
-      paths: image files.
+      paths: of the files.
       views: 1 for the centre; 10 for corners, centre and their flips, averaged.
       checkpoint: `best`, `latest` or a step.
-      best: how many classes.
       batch_size: images at a time.
 
     Raises:
@@ -68,6 +67,6 @@ def predict(
         mesh=mesh,
     ):
         for shown, row in zip(group, np.exp(results["mean"]), strict=True):
-            order = np.argsort(-row, kind="stable")[:best]
+            order = np.argsort(-row, kind="stable")[:BEST]
             classes = tuple((names[label], float(row[label])) for label in order)
             yield Prediction(shown.path, () if shown.error else classes, shown.error)

@@ -4,18 +4,19 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, PyTree, UInt8
 from PIL import Image
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.data import images as image_codec
 from alexnet_jax.data import statistics
+from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
@@ -27,6 +28,8 @@ from alexnet_jax.training.preprocess import cut_views
 from alexnet_jax.training.step import Batch
 
 
+# Arrays by layer and name.
+Params = dict[str, dict[str, Array]]
 # An image as `Loaded.preprocess` takes it: a file's name, a PIL image, or uint8 pixels.
 AnyImage = str | Path | Image.Image | UInt8[np.ndarray, "height width 3"]
 
@@ -35,7 +38,7 @@ class Loaded(NamedTuple):
     """A trained network. Unpacks into its four parts."""
 
     model: AlexNet
-    variables: dict[str, Any]
+    variables: dict[str, Params]
     preprocess: Callable[..., Float[np.ndarray, "batch crop crop 3"]]
     class_names: tuple[str, ...]
 
@@ -45,14 +48,14 @@ class TrainedNetwork:
     """A run and one of its checkpoints. Made by `open_trained`.
 
     Attributes:
-      workdir: the run's work directory.
+      workdir: of the run.
       config: its sections.
       data: class names, sizes and statistics of its data.
       step: of the checkpoint.
     """
 
     workdir: Path
-    config: Mapping[str, Any]
+    config: Mapping[str, Mapping[str, object]]
     data: Data
     step: int
 
@@ -65,25 +68,40 @@ class TrainedNetwork:
     @property
     def flipped(self) -> bool:
         """Whether it was trained with horizontal flips."""
-        return self.config["data"].get("flip", True)
+        return bool(self.config["data"].get("flip", Pipeline.flip))
+
+    @property
+    def data_path(self) -> str | None:
+        """Where its data were in training; None where they need no path."""
+        path = self.config["data"].get("path")
+        return None if path is None else str(path)
+
+    def open_data(self, path: str | None) -> Pipeline:
+        """Open its data where they are now.
+
+        Raises:
+          InputError: if they can't be opened.
+        """
+        data = {**self.config["data"], "path": path}
+        return open_pipeline(**section({"data": data}, "data"))
 
     @property
     def mean(self) -> Float[np.ndarray, "crop crop 3"]:
         """The mean image's centre, which is subtracted from every crop."""
         return statistics.mean_crop(self.data.statistics, self.data.crop)
 
-    def abstract_params(self, mesh: Mesh) -> Any:
+    def abstract_params(self, mesh: Mesh) -> PyTree:
         """Shapes, types and shardings of the parameters."""
         return steps.abstract_params(self.model, mesh, self.data.crop)
 
-    def params(self, mesh: Mesh) -> Any:
+    def params(self, mesh: Mesh) -> Params:
         """The parameters, restored onto a mesh."""
         abstract = self.abstract_params(mesh)
         checkpoints = CheckpointReader(self.workdir / workdirs.CHECKPOINTS)
         return checkpoints.restore(self.step, {"params": abstract})["params"]
 
     @functools.cached_property
-    def plain_params(self) -> Any:
+    def plain_params(self) -> Params:
         """The parameters on one device, with no mesh or sharding in sight."""
         params = jax.device_get(self.params(meshes.one_device()))
         return jax.tree.map(jnp.asarray, params)
@@ -95,18 +113,14 @@ class TrainedNetwork:
     def evaluator(
         self, mesh: Mesh, views: int
     ) -> Callable[[Batch], tuple[dict[str, Array], Array]]:
-        """The evaluation step of `step.make_eval_step`, with parameters and mean image.
+        """The step of `step.make_eval_step` as a function of a batch.
 
-        It takes batches. The flipped views are left out if training was without flips.
+        The flipped views are left out if training was without flips.
         """
         mean = jax.device_put(self.mean, meshes.replicated(mesh))
         params = self.params(mesh)
         evaluate = steps.make_eval_step(
-            self.model,
-            mesh,
-            crop=self.data.crop,
-            views=views,
-            mirrors=self.flipped,
+            self.model, mesh, crop=self.data.crop, views=views, mirrors=self.flipped
         )
         return lambda batch: evaluate(params, batch, mean)
 
@@ -115,16 +129,14 @@ class TrainedNetwork:
     ) -> Callable[[Batch], dict[str, Array]]:
         """A function from a batch to layers of the centre crops, in float32.
 
-        Args:
-          mesh: of `all_devices` or of one device.
-          layers: names out of `AlexNet.features`.
+        Layers are named as in `AlexNet.features`; the mesh has no tower axis.
         """
         model, crop, names = self.model, self.data.crop, tuple(layers)
 
-        def local(params: Any, batch: Batch, mean: Array) -> dict[str, Array]:
+        def local(params: Params, batch: Batch, mean: Array) -> dict[str, Array]:
             centre = cut_views(batch["image"], crop=crop, views=1)[:, 0]
             centre = centre.astype(jnp.float32) - mean[None]
-            outputs: Any = model.apply({"params": params}, centre, layers=names)
+            outputs: PyTree = model.apply({"params": params}, centre, layers=names)
             return {name: x.astype(jnp.float32) for name, x in outputs[1].items()}
 
         # Parameters lie whole on every device, so the network needs no tower axis.

@@ -14,13 +14,13 @@ from alexnet_jax.inference.inspection import Insight
 from alexnet_jax.runs.metrics_file import Curves, thinned
 
 
-# Stands for the page's own text colour, which follows its light or dark mode.
+# A placeholder for the page's text colour, which follows its light or dark mode.
 INK = "#123454"
 # Distinct in light and dark mode, and with most kinds of colour blindness.
 COLOURS = ("#3b82c4", "#d9822b", "#3a9a5b", "#b5508f", "#8a7a1f", "#7a6fd0")
 PANEL_IMAGES = 8
 NEIGHBOURS = 6
-# Any: Matplotlib types its keys one by one.
+# Untyped, because Matplotlib types its keys one by one.
 STYLE: Any = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -128,15 +128,9 @@ def confusion(insight: Insight) -> Figure:
     for row, column in np.ndindex(*counts.shape):
         if counts[row, column]:
             light = share[row, column] > 0.5
-            axes.text(
-                column,
-                row,
-                str(counts[row, column]),
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if light else "#102030",
-            )
+            style = {"color": "white" if light else "#102030", "fontsize": 8}
+            count = str(counts[row, column])
+            axes.text(column, row, count, ha="center", va="center", **style)
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted class")
@@ -182,8 +176,6 @@ def _for_panel(insight: Insight) -> list[int]:
 
 
 def _spread(places: np.ndarray, count: int) -> list[int]:
-    if not len(places):
-        return []
     picked = np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)
     return places[picked].tolist()
 
@@ -191,15 +183,9 @@ def _spread(places: np.ndarray, count: int) -> list[int]:
 def _image(axes: Axes, insight: Insight, example: int) -> None:
     axes.imshow(insight.images[example])
     axes.axis("off")
-    axes.text(
-        0.5,
-        -0.05,
-        _short(insight.class_names[insight.labels[example]]),
-        transform=axes.transAxes,
-        ha="center",
-        va="top",
-        fontsize=7,
-    )
+    name = _short(insight.class_names[insight.labels[example]])
+    below = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+    axes.text(0.5, -0.05, name, fontsize=7, **below)
 
 
 def _bars(axes: Axes, insight: Insight, example: int) -> None:
@@ -209,9 +195,8 @@ def _bars(axes: Axes, insight: Insight, example: int) -> None:
     colours = ["#c2374d" if label == truth else COLOURS[0] for label in best]
     axes.barh(range(len(best)), given[best], color=colours, alpha=0.7)
     for place, label in enumerate(best):
-        axes.text(
-            0.02, place, _short(insight.class_names[label]), va="center", fontsize=8
-        )
+        name = _short(insight.class_names[label])
+        axes.text(0.02, place, name, va="center", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(best) - 0.5, -0.5)
     axes.axis("off")

@@ -20,7 +20,7 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """The few numbers that matter most, as boxes of a name and a value."""
+    """The numbers that matter most, as boxes of a name and a value."""
 
     pairs: Sequence[tuple[str, str]]
     kind: ClassVar[str] = "numbers"
@@ -28,12 +28,10 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A vector drawing.
+    """A vector drawing, and its description for readers who don't see it.
 
-    Attributes:
-      svg: the SVG element behind its opening `<svg`, where the template adds the
-        description. It is not escaped.
-      description: for readers who don't see it.
+    `svg` is the element behind its opening `<svg`, where the template adds the
+    description. It is not escaped.
     """
 
     svg: str
@@ -52,13 +50,9 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of text.
+    """A table of text, whose last `numbers` columns hold numbers.
 
-    Attributes:
-      columns: their names.
-      rows: as many cells each.
-      numbers: how many columns, from the right, hold numbers.
-      summary: if given the table is folded, and this is the line that opens it.
+    With a `summary` the table is folded, and that is the line that opens it.
     """
 
     columns: Sequence[str]
@@ -85,11 +79,8 @@ class Section:
 def drawing(figure: Figure, name: str, description: str, *, ink: str) -> Drawing:
     """A Matplotlib figure as vectors.
 
-    Args:
-      figure: drawn in the style of `charts`.
-      name: unlike that of any other drawing of the page.
-      description: for readers who don't see it.
-      ink: the colour that becomes the page's text colour, in light and dark.
+    No other drawing of the page may have its name. The colour `ink` becomes the page's
+    text colour, in light and dark.
     """
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})

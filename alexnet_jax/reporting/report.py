@@ -36,15 +36,8 @@ def _require_packages() -> None:
 def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     """Draw one run: `report.html` and `figures/*.png` in its work directory.
 
-    Without its data the report lacks predictions and errors by class, and says so on
-    standard error.
-
-    Args:
-      workdir: of the run.
-      data_path: where its data lie now; None: where they lay in training.
-
-    Returns:
-      The page.
+    Its data are at `data_path`, or where they were in training. Without them the report
+    lacks predictions and errors by class, and standard error says so. Returns the page.
 
     Raises:
       InputError: if there is no run or checkpoint, or a package isn't installed.

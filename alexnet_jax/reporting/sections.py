@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from PIL import Image
 
 from alexnet_jax.inference.inspection import Insight
 from alexnet_jax.reporting import charts, html
 from alexnet_jax.reporting.html import Section, Table
-from alexnet_jax.reporting.kernel_sheet import kernel_sheet, save_kernels
+from alexnet_jax.reporting.kernel_sheet import kernel_sheet
 from alexnet_jax.runs.metrics_file import Curves
 from alexnet_jax.runtime.atomic import writing
 
@@ -23,14 +24,12 @@ DOTS_PER_INCH = 110
 
 def result(run: Curves) -> Section:
     """The best errors, and how far the training went."""
+    speed = np.median(run.splits["train"]["images_per_second"])
     pairs = [
         ("steps", f"{run.last('train', 'step'):.0f}"),
         ("epochs", f"{run.last('train', 'epoch'):.1f}"),
         ("training loss", f"{run.last('train', 'loss'):.3f}"),
-        (
-            "images a second",
-            f"{np.median(run.splits['train']['images_per_second']):.0f}",
-        ),
+        ("images a second", f"{speed:.0f}"),
     ]
     best = run.best()
     if best is not None:
@@ -60,30 +59,19 @@ def results(runs: Sequence[Curves]) -> Section:
 
 
 def training(runs: Sequence[Curves], folder: Path, prefix: str = "") -> Section:
-    """Loss, error and learning rate over epochs.
-
-    Args:
-      runs: one, or several in the same axes.
-      folder: gets the PNG, as of every section.
-      prefix: of the PNG's name.
-    """
-    chart = _draw(
-        charts.training(runs),
-        folder / f"{prefix}training.png",
-        "Loss, top-1 error and learning rate over epochs",
-    )
-    return Section(
-        "Training", [chart], "Dotted: training batches, with dropout and random crops."
-    )
+    """Loss, error and learning rate over epochs. The folder gets the PNG."""
+    path = folder / f"{prefix}training.png"
+    what = "Loss, top-1 error and learning rate over epochs"
+    chart = _draw(charts.training(runs), path, what)
+    text = "Dotted: training batches, with dropout and random crops."
+    return Section("Training", [chart], text)
 
 
 def speed(runs: Sequence[Curves], folder: Path, prefix: str = "") -> Section:
-    """Images a second and the wait for data; arguments as of `training`."""
-    chart = _draw(
-        charts.throughput(runs),
-        folder / f"{prefix}throughput.png",
-        "Images a second and the wait for data",
-    )
+    """Images a second and the wait for data. The folder gets the PNG."""
+    path = folder / f"{prefix}throughput.png"
+    what = "Images a second and the wait for data"
+    chart = _draw(charts.throughput(runs), path, what)
     return Section("Speed", [chart], "By the clock of the machine that trained.")
 
 
@@ -91,40 +79,32 @@ def kernels(first: Float[np.ndarray, "..."], folder: Path) -> list[Section]:
     """The first layer's kernels; none where they don't see three colours."""
     if first.shape[3] != 3:
         return []
-    save_kernels(first, folder / "kernels.png")
-    return [
-        Section(
-            "Kernels of the first layer",
-            [html.pixels(kernel_sheet(first), "The kernels of the first layer")],
-            "Tower by tower, each stretched to the full range around grey, which is "
-            "zero (figure 3 of the paper).",
-        )
-    ]
+    sheet = kernel_sheet(first)
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(sheet).save(folder / "kernels.png")
+    text = (
+        "Tower by tower, each stretched to the full range around grey, which is zero "
+        "(figure 3 of the paper)."
+    )
+    shown = html.pixels(sheet, "The kernels of the first layer")
+    return [Section("Kernels of the first layer", [shown], text)]
 
 
 def predictions(insight: Insight, folder: Path) -> list[Section]:
     """Examples with their best classes, and where the network is wrong."""
     seen = len(insight.labels)
     which = "all" if seen == insight.total else f"{seen} of {insight.total}"
-    examples = _draw(
-        charts.panel(insight),
-        folder / "predictions.png",
-        "Images, their best classes and neighbours",
+    what = "Images, their best classes and neighbours"
+    panel = _draw(charts.panel(insight), folder / "predictions.png", what)
+    text = (
+        f"Red: the right class. Beside it the nearest of {which} validation images by "
+        "the Euclidean distance of the last hidden layer (figure 4 of the paper)."
     )
-    sections = [
-        Section(
-            "Predictions",
-            [examples],
-            f"Red: the right class. Beside it the nearest of {which} validation images "
-            "by the Euclidean distance of the last hidden layer (figure 4 of the "
-            "paper).",
-        )
-    ]
+    sections = [Section("Predictions", [panel], text)]
     text = f"{which.capitalize()} validation images, one crop."
     if len(insight.class_names) <= MOST_CLASSES_IN_A_MATRIX:
-        matrix = _draw(
-            charts.confusion(insight), folder / "confusion.png", "Confusion matrix"
-        )
+        path = folder / "confusion.png"
+        matrix = _draw(charts.confusion(insight), path, "Confusion matrix")
         sections.append(Section("Confusions", [matrix], text))
     sections.append(Section("Errors by class", [_errors_by_class(insight)], text))
     return sections
@@ -152,12 +132,7 @@ def _errors_by_class(insight: Insight) -> Table:
 def settings(
     config: Mapping[str, object], starts: Sequence[Mapping[str, object]]
 ) -> Section:
-    """Config and versions, folded.
-
-    Args:
-      config: flat, by dotted key.
-      starts: what was noted at every start of the run, as flat.
-    """
+    """Config, and the versions of every start, folded; all flat, by dotted key."""
     keys = [(key, str(value)) for key, value in sorted(config.items())]
     tables = [Table(("key", "value"), keys, summary="Every key of the config")]
     for number, start in enumerate(starts, start=1):

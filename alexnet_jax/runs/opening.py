@@ -58,13 +58,15 @@ def open_run(
 
     Args:
       setup: of the run.
-      workdir: of the run; where it has checkpoints the latest is restored.
+      workdir: of the run; it is made, and where it has checkpoints the latest is
+        restored.
       begin: makes the state before the first step.
 
     Raises:
       InputError: if another run holds the directory, or has left something in it that
         this one can't continue.
     """
+    workdirs.create(workdir)
     with contextlib.ExitStack() as stack:
         fingerprint = setup.pipeline.dataset.fingerprint
         agreed = {**workdirs.comparable(setup.config), "the data": fingerprint}

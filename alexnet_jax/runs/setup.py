@@ -76,7 +76,7 @@ def build_setup(
     if dataset is None:
         pipeline = pipelines.open_pipeline(**reading)
     else:
-        pipeline = pipelines.make_pipeline(dataset, **pipelines.reading(reading))
+        pipeline = pipelines.Pipeline(dataset, **pipelines.reading(reading))
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **section(settings, "train"))

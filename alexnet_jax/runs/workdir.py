@@ -45,11 +45,11 @@ FREE = (
 
 
 def create(workdir: Path) -> None:
-    """Make the directory, or check that it can be written.
+    """Make the directory, or check that a run can be written there.
 
     Raises:
-      InputError: if not, or if it is a prepared data set, which has a file of the same
-        name.
+      InputError: if it can't be written, if another version wrote it, or if it is a
+        prepared data set, which has a file of the same name.
     """
     if (workdir / MANIFEST_FILE).exists() and not (workdir / CONFIG_FILE).exists():
         raise InputError(
@@ -66,6 +66,7 @@ def create(workdir: Path) -> None:
             f"--workdir={workdir} can't be written ({error.strerror}); "
             "choose another directory"
         ) from error
+    check_format(workdir)
 
 
 def check_format(workdir: Path) -> None:

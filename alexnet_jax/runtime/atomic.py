@@ -25,7 +25,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the system bring a file or a folder to the disk."""
+    """Have the system write a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -39,9 +39,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Failure(
-            cannot_write(path, error.strerror or first_line(error))
-        ) from error
+        reason = error.strerror or first_line(error)
+        raise Failure(cannot_write(path, reason)) from error
 
 
 def cannot_write(path: Path, reason: str) -> str:

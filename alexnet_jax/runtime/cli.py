@@ -16,9 +16,7 @@ from alexnet_jax.runtime.errors import Failure, InputError, Interrupted
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises an InputError, and takes no abbreviations.
 
-    Args:
-      command: its module within the package.
-      options: those of `argparse.ArgumentParser`; a description keeps its line breaks.
+    `command` is the module within the package. A description keeps its line breaks.
     """
 
     def __init__(self, command: str = "", **options: Any) -> None:

@@ -7,18 +7,17 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something that the user gave is wrong.
+    """Something that the user gave is wrong; commands exit with status 2.
 
-    The message is one line: what is wrong, where, and how to fix it. Commands print it
-    without a traceback and exit with status 2.
+    The message is one line: what is wrong, where, and how to fix it.
     """
 
 
 class Failure(RuntimeError):
-    """Something other than the input failed: a disk, a device, another process.
+    """A disk, a device or another process failed; commands exit with status 1.
 
-    The message is one line, as an InputError's; commands exit with status 1. Where
-    `abrupt` is set they do not wait for threads or processes that may never end.
+    The message is one line, as an InputError's. Where `abrupt` is set commands do not
+    wait for threads or processes that may never end.
     """
 
     abrupt = False
@@ -64,18 +63,8 @@ def check_number(
     below: float = math.inf,
     whole: bool = False,
 ) -> None:
-    """Check that a number is in its range.
-
-    Args:
-      name: the flag or key that the user sets.
-      value: the value given; NaN and infinity are never in range.
-      least: the smallest value allowed.
-      below: the value must be smaller than this.
-      whole: whether it must be an integer.
-
-    Raises:
-      InputError: if it is not.
-    """
+    """Raise an InputError unless `value` is a finite number in a range, or an integer
+    if `whole` is set; `name` is the flag or key that the user sets."""
     # The abstract classes, since NumPy's numbers are among them.
     kind: Any = numbers.Integral if whole else numbers.Real
     if not isinstance(value, kind):

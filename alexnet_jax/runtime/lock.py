@@ -28,12 +28,9 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 def locked(folder: Path, taken: str) -> Iterator[None]:
     """Hold a folder for the block.
 
-    Args:
-      folder: where the lock file goes.
-      taken: begins the message if another process holds it, as "run is in use".
-
     Raises:
-      InputError: if another process holds it; the message names its host and process.
+      InputError: if another process holds it. The message begins with `taken`, as "run
+        is in use", and names the other's host and process.
     """
     path = folder / LOCK_FILE
     with writing(path):

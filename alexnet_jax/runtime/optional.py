@@ -15,13 +15,9 @@ def is_installed(name: str) -> bool:
 def require(name: str, purpose: object, install: str = "") -> Any:
     """Import a module of an optional package.
 
-    Args:
-      name: of the module.
-      purpose: what needs it; begins the message.
-      install: what pip is to install, if not just the package.
-
     Raises:
-      InputError: if it is not installed.
+      InputError: if it is not installed: `purpose` needs it, and pip installs
+        `install`, if not just the package.
     """
     try:
         return importlib.import_module(name)

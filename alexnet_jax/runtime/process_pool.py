@@ -54,7 +54,7 @@ def spread(
     Args:
       function: takes a task, and a function that it calls with the number of items
         just done. Both it and the tasks are pickled.
-      tasks: the work, in pieces.
+      tasks: the work.
       processes: how many at most; with 1 the work is done in this process.
       advance: called in this process with the number of items done since its last call.
 
@@ -75,7 +75,8 @@ def spread(
     pool = ProcessPoolExecutor(processes, context, _start, (done, stop))
     seen = 0
     try:
-        pending = {pool.submit(_call, function, task) for task in tasks}
+        # `_advance` is pickled by its name, and so means that of the worker.
+        pending = {pool.submit(function, task, _advance) for task in tasks}
         while pending:
             finished, pending = wait(
                 pending, SECONDS_BETWEEN_UPDATES, return_when=FIRST_COMPLETED
@@ -101,10 +102,7 @@ def _start(done: "Synchronized[int]", stop: "Event") -> None:
 
 
 def follow_parent() -> None:
-    """End this worker when the main process ends, however that ends.
-
-    A worker calls this first.
-    """
+    """To be called first in a worker: it ends when the main process ends."""
     # Ctrl-C reaches every process of a terminal; the main process decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -115,10 +113,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _call(function: Callable[[Task, Advance], Result], task: Task) -> Result:
-    return function(task, _advance)
 
 
 def _advance(count: int) -> None:

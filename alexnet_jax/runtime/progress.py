@@ -49,14 +49,10 @@ def progress_bar() -> Progress:
 def counted(
     description: str, total: int, completed: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """Show the progress of counted work, with its rate and the time left.
+    """Show the progress of `total` items, with rate and time left.
 
-    A bar on a terminal, a line every ten seconds in a pipe.
-
-    Args:
-      description: what is done, as "verifying".
-      total: how many items there are.
-      completed: how many of them an earlier run has done.
+    A bar on a terminal, a line every ten seconds in a pipe. `completed` items were
+    done by an earlier run.
 
     Yields:
       A function to be called with the number of items just done.

@@ -4,10 +4,11 @@ An exception raised in the middle of a step would leave the state donated to the
 and half-written files; so the loop asks between steps instead.
 """
 
+import contextlib
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 from alexnet_jax.runtime.errors import Interrupted
 
@@ -23,7 +24,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, object] = {}
+        self._restore = contextlib.ExitStack()
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come; for places with nothing to save."""
@@ -35,17 +36,12 @@ class Interrupts:
         # elsewhere; in a notebook's or test's thread the block does nothing.
         main = threading.current_thread() is threading.main_thread()
         for number in SIGNALS if main else ():
-            self._before[number] = signal.signal(number, self._handle)
+            before = signal.signal(number, self._handle)
+            self._restore.callback(signal.signal, number, before)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+    def __exit__(self, *_: object) -> None:
+        self._restore.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

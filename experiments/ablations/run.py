@@ -32,7 +32,7 @@ from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.errors import InputError
 
 import harness
-from commands import QUICK, command
+from commands import command, quick
 
 
 WHOLE = "code2012"
@@ -60,14 +60,14 @@ def train(name, seed, given, overrides):
         f"--config={given.config}:{name}",
         f"--workdir={workdir}",
         f"--config.train.seed={seed}",
-        *overrides,
+        *(quick(name) if given.quick else overrides),
     )
     result = command(
         "evaluate", f"--workdir={workdir}", "--checkpoint=latest", "--views=10"
     )
-    told = ("examples", "views", "loss", "top1_error", "top5_error")
+    kept = ("examples", "views", "loss", "top1_error", "top5_error")
     return {
-        **{key: result[key] for key in told},
+        **{key: result[key] for key in kept},
         **harness.machine("jax", "flax", "optax"),
     }
 
@@ -103,7 +103,8 @@ def main():
         parser.error(f"unknown {' '.join(wrong)}")
     if given.quick:
         given.ablations, given.seeds = given.ablations[:1], [0]
-        overrides = [*QUICK]
+        # In the results, so that none is taken for a whole run's.
+        overrides = ["--quick"]
     if unknown := [name for name in given.ablations if name not in ABLATIONS]:
         raise InputError(
             f"no ablation {', '.join(unknown)}; choose from {', '.join(ABLATIONS)}"

@@ -81,26 +81,26 @@ def make_workdir(workdir, size, crop, changes):
 def make_data(folder, count, size):
     """A prepared set of so many smooth images."""
     rng = np.random.default_rng(0)
-    pictures = folder / "pictures"
+    images = folder / "images"
     for number in range(count):
-        place = pictures / "validation" / f"class{number % CLASSES}"
+        place = images / "validation" / f"class{number % CLASSES}"
         place.mkdir(parents=True, exist_ok=True)
         coarse = rng.integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((size, size)).save(place / f"{number}.jpg")
         if number < CLASSES:
-            train = pictures / "train" / f"class{number}"
+            train = images / "train" / f"class{number}"
             train.mkdir(parents=True)
             Image.fromarray(coarse).save(train / "0.png")
     prepare(
         source="folder",
-        input_path=str(pictures),
+        input_path=str(images),
         output=folder / "prepared",
         size=size,
     )
 
 
-def rates(folder, pictures, batch_size, rounds):
-    make_data(folder, pictures, 256)
+def rates(folder, images, batch_size, rounds):
+    make_data(folder, images, 256)
     make_workdir(folder / "run", 256, 224, {})
     one = mesh.one_device()
     extract = open_trained(folder / "run", "latest").extractor(one, ("fc7",))
@@ -109,10 +109,10 @@ def rates(folder, pictures, batch_size, rounds):
 
     def bare():
         begin = time.perf_counter()
-        for _ in range(pictures // batch_size):
+        for _ in range(images // batch_size):
             out = extract(batch)
         jax.block_until_ready(out)
-        return pictures / (time.perf_counter() - begin)
+        return images / (time.perf_counter() - begin)
 
     append, written = feature_store.Output.append, []
 
@@ -144,8 +144,8 @@ def rates(folder, pictures, batch_size, rounds):
     return harness.in_turn(sides, rounds)
 
 
-def memory(folder, pictures):
-    make_data(folder, pictures, 77)
+def memory(folder, images):
+    make_data(folder, images, 77)
     make_workdir(folder / "run", 77, 67, SMALL)
     command = [
         *(sys.executable, "-m", "alexnet_jax.features", f"--workdir={folder / 'run'}"),
@@ -167,7 +167,7 @@ def memory(folder, pictures):
     early = statistics.median(samples[tenth : 2 * tenth])
     late = statistics.median(samples[-tenth:])
     return {
-        "pictures": pictures,
+        "images": images,
         "growth": late / early - 1,
         "peak": max(samples),
         "samples": samples[:: max(1, len(samples) // 200)],
@@ -179,19 +179,19 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--pictures", type=int, default=512, help="in a round")
+    add("--images", type=int, default=512, help="in a round")
     add("--batch_size", type=int, default=64)
     add("--rounds", type=int, default=7)
     add("--many", type=int, default=50_000, help="images for the memory")
     add("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="features_") as name:
-        measured = rates(Path(name), given.pictures, given.batch_size, given.rounds)
+        measured = rates(Path(name), given.images, given.batch_size, given.rounds)
     with tempfile.TemporaryDirectory(prefix="features_") as name:
         grown = memory(Path(name), given.many)
     result = {
         "benchmark": "features",
-        "unit": "pictures per second, from the first batch written to the last",
+        "unit": "images per second, from the first batch written to the last",
         "medians": harness.medians(measured),
         "ratio": harness.ratio(measured, "zarr", "bare")["median"],
         "ratios": {

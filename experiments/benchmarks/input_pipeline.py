@@ -84,13 +84,13 @@ def opened(form, work):
 
 def decoded(form, data):
     if form == "originals":
-        return images.decode(data, "picture", size=SIZE).image
+        return images.decode(data, "image", size=SIZE).image
     return record.decode(memoryview(data), form, SIZE)
 
 
-def crop_into(batch, place, picture, rng):
+def crop_into(batch, place, image, rng):
     row, column = rng.integers(0, SIZE - CROP + 1, 2)
-    view = picture[row : row + CROP, column : column + CROP]
+    view = image[row : row + CROP, column : column + CROP]
     batch[place] = view[:, ::-1] if rng.integers(0, 2) else view
 
 
@@ -195,11 +195,11 @@ class FastDataset:
 
     def __getitem__(self, index):
         if self.form == "raw":
-            picture = self.pixels[index]
+            image = self.pixels[index]
         else:
-            picture = decoded(self.form, self.paths[index].read_bytes())
+            image = decoded(self.form, self.paths[index].read_bytes())
         row, column = np.random.randint(0, SIZE - CROP + 1, 2)
-        view = picture[row : row + CROP, column : column + CROP]
+        view = image[row : row + CROP, column : column + CROP]
         return np.ascontiguousarray(view[:, ::-1] if np.random.rand() < 0.5 else view)
 
 

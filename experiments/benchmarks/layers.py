@@ -5,6 +5,7 @@ Inside the step XLA joins neighbouring layers, so the sum is a guide; `train_ste
 measures the step.
 """
 
+import functools
 import statistics
 import sys
 import time
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.nn import lrn, pooling
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.convolution import convolve
 
 from sides import CLASSES, SIZE
@@ -31,9 +33,17 @@ CONVOLUTIONS = (
     ("conv5", 3, 128, 1, ("pool5",)),
 )
 FOLLOWING = {
-    "norm": lrn.local_response_norm,
+    "norm": functools.partial(
+        lrn.local_response_norm,
+        size=AlexNet.norm_size,
+        k=AlexNet.norm_k,
+        alpha=AlexNet.norm_alpha,
+        beta=AlexNet.norm_beta,
+    ),
     "same": lrn.same_map_norm,
-    "pool": pooling.max_pool,
+    "pool": functools.partial(
+        pooling.max_pool, window=AlexNet.pool_window, stride=AlexNet.pool_stride
+    ),
 }
 EXCHANGES = ("conv3", "fc6", "fc7")
 

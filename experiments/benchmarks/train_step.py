@@ -97,8 +97,8 @@ def serve(given):
             run()
         rate = steps * given.batch_size / (time.perf_counter() - begin)
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-        told = {"rate": rate, "memory": peak_memory(given.side)}
-        print(json.dumps({**told, "page_faults": faults / steps}), flush=True)
+        measured = {"rate": rate, "memory": peak_memory(given.side)}
+        print(json.dumps({**measured, "page_faults": faults / steps}), flush=True)
 
 
 class Side:
@@ -143,13 +143,13 @@ def matmul_rate(dtype):
     On CPU by NumPy in float32, else by JAX in a separate process, which gives the
     accelerator's memory back.
     """
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", ACCELERATOR_MATMUL, dtype],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    rate = json.loads(told.stdout)
+    rate = json.loads(done.stdout)
     if rate is not None:
         return rate
     a = np.ones((2048, 2048), np.float32)
@@ -247,6 +247,7 @@ def main():
         for batch_size in given.batch_sizes
     ]
     table(rows, matmul)
+    torch = ["torch"] if set(given.peers) & set(PEERS) else []
     result = {
         "benchmark": "train_step",
         "unit": "images per second",
@@ -255,7 +256,7 @@ def main():
         "ratio": rows[0]["ratio"]["median"],
         "matmul": matmul,
         "comparisons": rows,
-        **harness.machine("jax", "flax", "optax", "torch"),
+        **harness.machine("jax", "flax", "optax", *torch),
     }
     harness.write(result, given.output)
 

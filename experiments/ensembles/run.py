@@ -32,7 +32,7 @@ from sklearn.datasets import load_digits
 from alexnet_jax.runtime import cli, progress
 
 import harness
-from commands import QUICK, command
+from commands import command, quick
 
 
 def write_digits(folder, digits):
@@ -46,8 +46,53 @@ def write_digits(folder, digits):
             split = "validation" if held_out[number] else "train"
             place = folder / split / str(label)
             place.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray(image.astype(np.uint8)).convert("RGB")
-            picture.save(place / f"{number}.png")
+            digit = Image.fromarray(image.astype(np.uint8)).convert("RGB")
+            digit.save(place / f"{number}.png")
+
+
+def train(given, name, data, *arguments, config, network):
+    """Train one network on class folders; its work directory."""
+    workdir = given.runs / name
+    progress.say(name)
+    command(
+        "main",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        "--config.data.source=folder",
+        f"--config.data.path={data}",
+        *arguments,
+        *(quick(network) if given.quick else ()),
+    )
+    return workdir
+
+
+def train_members(given):
+    """Train all networks; the work directories of the ensemble's members."""
+    plain = {"config": "configs/quickstart.py", "network": "code2012"}
+    members = [
+        train(
+            given,
+            f"network-{seed}",
+            given.data,
+            f"--config.train.seed={seed}",
+            **plain,
+        )
+        for seed in range(given.members)
+    ]
+    sixth = {"config": "configs/quickstart.py:conv6", "network": "conv6"}
+    before = train(given, "before", given.before, **sixth)
+    tuned = {"config": "experiments/ensembles/finetune.py", "network": "conv6"}
+    return members + [
+        train(
+            given,
+            f"with_past-{seed}",
+            given.data,
+            f"--config.train.seed={seed}",
+            f"--config.train.init_from={before}",
+            **tuned,
+        )
+        for seed in range(given.with_past)
+    ]
 
 
 def main():
@@ -58,10 +103,8 @@ def main():
     add("--members", type=int, default=5)
     add("--with_past", type=int, default=2)
     given = parser.parse_args()
-    short = ()
     if given.quick:
         given.members, given.with_past = 1, 1
-        short = QUICK
     if (given.data is None) != (given.before is None):
         parser.error("give --data and --before together, or neither")
     if given.data is None:
@@ -69,40 +112,7 @@ def main():
         write_digits(given.data, range(5))
         write_digits(given.before, range(5, 10))
 
-    def train(name, config, data, *arguments):
-        workdir = given.runs / name
-        progress.say(name)
-        command(
-            "main",
-            f"--config={config}",
-            f"--workdir={workdir}",
-            "--config.data.source=folder",
-            f"--config.data.path={data}",
-            *arguments,
-            *short,
-        )
-        return workdir
-
-    members = [
-        train(
-            f"network-{seed}",
-            "configs/quickstart.py",
-            given.data,
-            f"--config.train.seed={seed}",
-        )
-        for seed in range(given.members)
-    ]
-    before = train("before", "configs/quickstart.py:conv6", given.before)
-    members += [
-        train(
-            f"with_past-{seed}",
-            "experiments/ensembles/finetune.py",
-            given.data,
-            f"--config.train.seed={seed}",
-            f"--config.train.init_from={before}",
-        )
-        for seed in range(given.with_past)
-    ]
+    members = train_members(given)
     results = [
         command(
             "evaluate",

@@ -87,8 +87,8 @@ def _sizes(axes: Any, results: list[dict[str, Any]]) -> None:
             axes.plot(size, error, marker, color=colour, label=name if shown else None)
         if not random:
             side = "right" if len(axes.texts) % 2 == 0 else "left"
-            told = f"{result['network']},\n{result['epochs']:g} epochs"
-            axes.annotate(told, (size, -14), ha=side, fontsize=7)
+            label = f"{result['network']},\n{result['epochs']:g} epochs"
+            axes.annotate(label, (size, -14), ha=side, fontsize=7)
     axes.axvspan(0.02, 1 / CLASSICAL, color="tab:green", alpha=0.15)
     axes.text(0.022, 50, f"{CLASSICAL} examples\na parameter", fontsize=8)
     axes.set_xscale("log")

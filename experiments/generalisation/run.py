@@ -15,12 +15,12 @@ results for each network; rows of another command stay in it. `--quick` shows th
 works: an epoch on digits.
 """
 
-import dataclasses
+import argparse
 import math
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -31,30 +31,34 @@ import experiment
 # isort: split
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType
 
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader
 from alexnet_jax.data import statistics
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.sources.arrays import array_dataset
 from alexnet_jax.data.sources.randomized import corrupt
-from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.runs.setup import Setup
+from alexnet_jax.runs.workdir import CHECKPOINTS
 from alexnet_jax.runtime import cli, progress
-from alexnet_jax.training import losses
-from alexnet_jax.training.preprocess import cut_views
+from alexnet_jax.train import train
+from alexnet_jax.training.plan import make_plan
 
 import arrays
 import harness
-import in_memory
 from figures import draw
+from steps import CROP, Measure, make_measure, make_steps
 from zhang import NETWORKS
 
 
-CROP = 28
 BATCH = 128
 # The paper's appendix A. It doesn't say the weight decay; this is AlexNet's.
 RATES = {"mlp": 0.01, "alexnet": 0.01, "inception": 0.1, "wide_resnet": 0.1}
 RATE_DECAY = 0.95
-MOMENTUM = 0.9
 WEIGHT_DECAY = 0.0005
 EPOCHS_WITHOUT_ERROR = 3
 
@@ -73,165 +77,109 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-class State(NamedTuple):
-    """What training carries from step to step."""
-
-    step: jax.Array
-    params: Any
-    statistics: Any
-    opt_state: Any
-
-
-def make_step(network, optimizer, rate):
-    """The jitted train step: from state and batch to state and metrics."""
-
-    @jax.jit
-    def step(state, batch):
-        labels = batch["label"]
-
-        def loss(params):
-            logits, changed = network.apply(
-                {"params": params, "batch_stats": state.statistics},
-                batch["image"].astype(jnp.float32),
-                learning=True,
-                mutable=["batch_stats"],
-            )
-            mask = jnp.ones(len(labels), jnp.bool_)
-            sums = losses.sums(jax.nn.log_softmax(logits), labels, mask)
-            return sums["loss"] / len(labels), (sums, changed.get("batch_stats", {}))
-
-        grads, (sums, statistics) = jax.grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {**sums, "learning_rate": rate(state.step)}
-        return State(state.step + 1, params, statistics, opt_state), metrics
-
-    return step
-
-
-def make_optimizer(rate, decay):
-    """Momentum with decay of kernels, as the paper has it (TensorFlow's, PyTorch's)."""
-
-    def kernels(params):
-        return jax.tree.map(lambda array: array.ndim > 1, params)
-
-    decayed = optax.add_decayed_weights(decay, kernels)
-    return optax.chain(decayed, optax.sgd(rate, MOMENTUM))
-
-
-def make_evaluation(network):
-    """The jitted evaluation: from state and batch of whole images to sums."""
-
-    @jax.jit
-    def evaluate(state, batch):
-        (centres,) = jnp.moveaxis(cut_views(batch["image"], crop=CROP, views=1), 1, 0)
-        logits = network.apply(
-            {"params": state.params, "batch_stats": state.statistics},
-            centres.astype(jnp.float32),
-            learning=False,
-        )
-        return losses.sums(jax.nn.log_softmax(logits), batch["label"], batch["mask"])
-
-    return evaluate
-
-
-def cut(dataset):
+def cut(dataset: Dataset) -> Dataset:
     """A data set of the centres, for rows without crops: the shuffled pixels are then
     those that the network sees."""
-    splits = {
-        name: dataclasses.replace(source, images=statistics.centre(source.images, CROP))
-        for name, source in dataset.splits.items()
-    }
-    return dataclasses.replace(dataset, splits=splits, size=CROP, statistics=None)
+    sources = {split: arrays.source_of(dataset, split) for split in dataset.splits}
+    return array_dataset(
+        {split: statistics.centre(s.images, CROP) for split, s in sources.items()},
+        {split: s.labels for split, s in sources.items()},
+        dataset.class_names,
+    )
 
 
-def train(dataset, name, row, given):
-    """Train a run to its end, and give its result."""
+def corrupted(dataset: Dataset, row: str, seed: int) -> Dataset:
+    """The data set of a row, in memory."""
     what = ROWS[row]
-    crops = what.get("crop", False)
-    dataset = corrupt(
-        dataset if crops else cut(dataset),
-        random_labels=what.get("random_labels", 0.0),
-        pixels=what.get("pixels", "true"),
-        seed=given.seed,
-    )
-    splits = {n: arrays.held(source) for n, source in dataset.splits.items()}
-    source = splits["train"]
-    per_epoch = len(source) / BATCH
-    network = NETWORKS[name](num_classes=len(dataset.class_names))
-    rate = optax.exponential_decay(RATES[name], round(per_epoch), RATE_DECAY, 0, True)
-    optimizer = make_optimizer(rate, WEIGHT_DECAY if what.get("decay") else 0.0)
-
-    def initial():
-        images = jnp.zeros((1, CROP, CROP, 3))
-        variables = network.init(jax.random.key(given.seed), images, learning=True)
-        params = variables["params"]
-        statistics = variables.get("batch_stats", {})
-        step = jnp.zeros((), jnp.int32)
-        return State(step, params, statistics, optimizer.init(params))
-
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    initialise = jax.jit(initial, out_shardings=place)
-    abstract = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-        jax.eval_shape(initial),
-    )
-    evaluate = make_evaluation(network)
-
-    def measure(state, split):
-        return in_memory.measure(
-            lambda batch: evaluate(state, batch), splits[split], 1000, place
+    return arrays.held(
+        corrupt(
+            dataset if what.get("crop") else cut(dataset),
+            random_labels=what.get("random_labels", 0.0),
+            pixels=what.get("pixels", "true"),
+            seed=seed,
         )
+    )
 
-    workdir = given.runs / f"{name}-{row}-{given.seed}".replace(" ", "_")
-    state = in_memory.train(
-        workdir,
-        initial=initialise,
-        abstract=abstract,
-        train_step=make_step(network, optimizer, rate),
-        batches_from=lambda start: arrays.train_batches(
-            source,
-            # Colours are not shifted here.
-            Statistics(np.zeros(0), np.zeros(3), np.zeros((3, 3))),
-            start,
-            batch_size=BATCH,
-            seed=given.seed,
-            crop=CROP,
-            crops=crops,
-            flip=False,
-        ),
-        place=place,
-        steps=round(given.epochs * per_epoch),
-        steps_per_epoch=per_epoch,
-        batch_size=BATCH,
-        validate=lambda state: measure(state, "validation"),
+
+def set_up(
+    dataset: Dataset, name: str, row: str, given: argparse.Namespace
+) -> tuple[Setup, Measure]:
+    """A run of a network on the data set of a row, and how it is measured."""
+    dataset = corrupted(dataset, row, given.seed)
+    config: dict[str, dict[str, Any]] = {
+        "data": {
+            "crop": CROP,
+            "crops": ROWS[row].get("crop", False),
+            "flip": False,
+            "subtract_mean": False,
+        },
+        "train": {"batch_size": BATCH, "epochs": given.epochs, "seed": given.seed},
+        "checkpoint": experiment.LATEST_ONLY,
+    }
+    pipeline = pipelines.make_pipeline(dataset, **config["data"])
+    examples = len(dataset.splits["train"])
+    plan = make_plan(examples=examples, **config["train"])
+    # The compiler says what lies where: these networks have no towers.
+    mesh = jax.make_mesh(
+        (1, 1),
+        (meshes.DATA, meshes.TOWER),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[:1],
+    )
+    network = NETWORKS[name](num_classes=len(dataset.class_names))
+    per_epoch = plan.steps_per_epoch
+    rate = optax.exponential_decay(RATES[name], round(per_epoch), RATE_DECAY, 0, True)
+    decay = WEIGHT_DECAY if ROWS[row].get("decay") else 0.0
+    measure = make_measure(network, pipeline, mesh)
+    setup = Setup(
+        config={**config, "experiment": {"network": name, "row": row}},
+        mesh=mesh,
+        pipeline=pipeline,
+        model=network,
+        steps=make_steps(network, mesh, rate=rate, decay=decay, seed=given.seed),
+        plan=plan,
+        validate=lambda state, mean, check: measure(state, "validation", check),
+        checkpoint=config["checkpoint"],
         enough=lambda workdir: learned(workdir, per_epoch),
     )
-    parameters = sum(array.size for array in jax.tree.leaves(state.params))
+    return setup, measure
+
+
+def run(
+    dataset: Dataset, name: str, row: str, given: argparse.Namespace
+) -> dict[str, Any]:
+    """Train one network on one row to the end, and give the result."""
+    setup, measure = set_up(dataset, name, row, given)
+    workdir = given.runs / f"{name}-{row}-{given.seed}".replace(" ", "_")
+    train(setup, workdir)
+    checkpoints = CheckpointReader(workdir / CHECKPOINTS)
+    state = checkpoints.restore(checkpoints.find("latest"), setup.steps.abstract)
+    plan = setup.plan
+    parameters = sum(array.size for array in jax.tree.leaves(state.params["params"]))
     return {
         "network": name,
         "row": row,
         "seed": given.seed,
         "parameters": parameters,
-        "parameters_per_example": round(parameters / len(source), 1),
-        "epochs": round(int(state.step) / per_epoch, 2),
-        "finished": learned(workdir, per_epoch),
+        "parameters_per_example": round(parameters / plan.examples, 1),
+        "epochs": round(int(state.step) / plan.steps_per_epoch, 2),
+        "finished": learned(workdir, plan.steps_per_epoch),
         "train": measure(state, "train"),
         "test": measure(state, "validation"),
-        "curve": curve(workdir, per_epoch),
+        "curve": curve(workdir, plan.steps_per_epoch),
         **harness.machine("jax", "flax", "optax"),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def curve(workdir, per_epoch):
+def curve(workdir: Path, per_epoch: float) -> list[list[float]]:
     """For each epoch the mean loss and error of learning, and those of the test."""
-    epochs = {}
-    for line in in_memory.metrics_of(workdir, "train"):
+    epochs: dict[int, list[tuple[float, float]]] = {}
+    for line in experiment.metrics_of(workdir, "train"):
         place = math.ceil(line["step"] / per_epoch)
         epochs.setdefault(place, []).append((line["loss"], line["top1_error"]))
-    rows = {}
-    for line in in_memory.metrics_of(workdir, "validation"):
+    rows: dict[int, list[float]] = {}
+    for line in experiment.metrics_of(workdir, "validation"):
         # A run that was extended later may end a step before the end of its epoch.
         epoch = round(line["step"] / per_epoch)
         of_test = line["loss"], line["top1_error"]
@@ -240,14 +188,14 @@ def curve(workdir, per_epoch):
     return list(rows.values())
 
 
-def learned(workdir, per_epoch):
+def learned(workdir: Path, per_epoch: float) -> bool:
     """Whether the last epochs' learning was without an error."""
     steps = round(EPOCHS_WITHOUT_ERROR * per_epoch)
-    last = in_memory.metrics_of(workdir, "train", last=steps)
+    last = experiment.metrics_of(workdir, "train")[-steps:]
     return len(last) == steps and not any(line["top1_error"] for line in last)
 
 
-def main():
+def main() -> None:
     parser = experiment.parser(__doc__, data="CIFAR", quick="an epoch on digits")
     add = parser.add_argument
     add("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
@@ -262,7 +210,7 @@ def main():
     for name in given.networks:
         for row in given.rows:
             progress.say(f"{name}: {row}")
-            result = train(dataset, name, row, given)
+            result = run(dataset, name, row, given)
             path = given.output / f"{name}.jsonl"
             experiment.keep(path, result, "network", "row", "seed")
             table[f"{name}: {row}"] = {

@@ -5,6 +5,7 @@ normalisation uses the statistics of the batch.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,7 @@ from alexnet_jax.nn.standardize import standardize
 
 
 # As TensorFlow's slim had it, which the paper used: a shift and no scale.
-BATCH_NORM = {"momentum": 0.99, "epsilon": 1e-3}
+BATCH_NORM: dict[str, Any] = {"momentum": 0.99, "epsilon": 1e-3}
 XAVIER = nn.initializers.xavier_uniform()
 HE = nn.initializers.he_normal()
 
@@ -39,7 +40,9 @@ class SmallAlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, learning: bool) -> jax.Array:
-        return AlexNet.from_preset("small", num_classes=self.num_classes)(images)
+        network = AlexNet.from_preset("small", num_classes=self.num_classes)
+        logits: Any = network(images)
+        return logits
 
 
 class SmallInception(nn.Module):

@@ -31,7 +31,7 @@ from alexnet_jax.runs.metrics_file import METRICS_FILE
 from alexnet_jax.runtime import cli, progress
 
 import harness
-from commands import QUICK, command
+from commands import command, quick
 
 
 # Places among the ten views of `preprocess.cut_views`: centre, corners, their flips.
@@ -102,7 +102,7 @@ def main():
     if given.quick:
         arguments = [
             f"--config=configs/quickstart.py:{given.variant}",
-            *QUICK,
+            *quick(given.variant),
         ]
     elif given.data is None:
         parser.error("give --data=PREPARED, or --quick")

@@ -12,8 +12,11 @@ FOLDER of `--runs` keeps every run, and the same command resumes it.
 `--quick` shows that it works: both ends of the chain, some steps.
 """
 
+import operator
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -24,13 +27,17 @@ import experiment
 # isort: split
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from alexnet_jax import preset_config
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.runs.config import plain
+from alexnet_jax.runs.setup import build_setup
+from alexnet_jax.runs.workdir import differences
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
-import in_memory
-from sections import flat, preset, put
 from signals import initial_signals
 
 
@@ -55,53 +62,56 @@ DIFFERENCES = {
 }
 
 
-def networks():
+def networks() -> Iterator[tuple[str, ConfigDict]]:
     """The networks by name: both presets, and each with one of the other's values."""
-    ends = {"code2012": preset("code2012"), "paper": preset("paper")}
-    yield from ends.items()
+    yield from ((name, preset_config(name)) for name in ("code2012", "paper"))
     for begin, other in (("code2012", "paper"), ("paper", "code2012")):
         for name, keys in DIFFERENCES.items():
-            values = preset(begin)
+            config, values = preset_config(begin), preset_config(other)
             for key in keys:
-                put(values, key, flat(ends[other])[key])
-            yield f"{begin}, but {name} as in {other}", values
+                value = operator.attrgetter(key)(values)
+                config.update_from_flattened_dict({key: value})
+            yield f"{begin}, but {name} as in {other}", config
 
 
-def check():
+def check() -> None:
     """The differences are all there are."""
     known = {key for keys in DIFFERENCES.values() for key in keys}
-    code, paper = flat(preset("code2012")), flat(preset("paper"))
-    found = {key for key in code if code[key] != paper[key]}
+    ends = (plain(preset_config(name)) for name in ("code2012", "paper"))
+    found = {key for key, *_ in differences(*ends)}
     assert found == known, found ^ known
 
 
-def train(dataset, name, values, seed, epochs, folder):
+def train(
+    dataset: Dataset,
+    name: str,
+    config: ConfigDict,
+    seed: int,
+    epochs: float,
+    folder: Path,
+) -> dict[str, Any]:
     """One network's signals, its losses and its errors."""
-    values["schedule"].update(kind="steps", epochs=(DROP,))
-    place = f"{name}-{seed}".replace(" ", "_").replace(",", "")
-    state = in_memory.fit(
-        folder / place,
-        dataset,
-        values,
-        batch_size=BATCH,
-        epochs=epochs,
-        seed=seed,
-        crop=CROP,
-        crops=True,
-    )
-    losses = [line["loss"] for line in in_memory.metrics_of(folder / place, "train")]
-    held_out = in_memory.metrics_of(folder / place, "validation")
+    # Digits mean something else mirrored.
+    config.data.update({"crop": CROP, "flip": False})
+    config.schedule.update({"kind": "steps", "epochs": (DROP,)})
+    config.train.update({"batch_size": BATCH, "epochs": epochs, "seed": seed})
+    config.checkpoint.update(experiment.LATEST_ONLY)
+    setup = build_setup(config, dataset)
+    workdir = folder / f"{name}-{seed}".replace(" ", "_").replace(",", "")
+    trained = experiment.fit(setup, workdir)
+    losses = [line["loss"] for line in experiment.metrics_of(workdir, "train")]
+    held_out = experiment.metrics_of(workdir, "validation")
     return {
         "network": name,
         "seed": seed,
-        "diverged": state is None,
-        "signals": initial_signals(dataset, values["model"], CROP),
+        "diverged": trained is None,
+        "signals": initial_signals(setup),
         "losses": [round(loss, 4) for loss in losses],
         "errors": [round(line["top1_error"], 5) for line in held_out],
     }
 
 
-def draw(results, folder):
+def draw(results: Sequence[dict[str, Any]], folder: Path) -> None:
     """Learning curves, and the sizes of signal and gradient by layer."""
     from matplotlib import pyplot
 
@@ -141,7 +151,7 @@ def draw(results, folder):
     pyplot.close("all")
 
 
-def main():
+def main() -> None:
     parser = experiment.parser(__doc__, quick="both ends, some steps")
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
@@ -150,14 +160,14 @@ def main():
     chosen, epochs = list(networks()), EPOCHS
     if given.quick:
         chosen, epochs, given.seeds = chosen[:2], 0.1, 1
-        for _, values in chosen:
-            values["model"]["hidden"] = (16, 16)
+        for _, config in chosen:
+            config.model.layers.fc6.width = config.model.layers.fc7.width = 16
     path = given.output / "initialisation.jsonl"
     results, table = [], {}
     for seed in range(given.seeds):
-        for name, values in chosen:
+        for name, config in chosen:
             progress.say(f"{name}, seed {seed}")
-            result = train(dataset, name, values, seed, epochs, given.runs)
+            result = train(dataset, name, config, seed, epochs, given.runs)
             experiment.keep(path, result, "network", "seed")
             results.append(result)
             last = result["errors"][-1] if result["errors"] else None

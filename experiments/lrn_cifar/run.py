@@ -12,8 +12,10 @@ CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER
 works: an epoch on scanned digits.
 """
 
+import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,12 +25,13 @@ import experiment
 
 # isort: split
 
+from alexnet_jax import preset_config
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
-import in_memory
-from sections import preset
 
 
 BATCH, CROP, RATE = 128, 24, 0.01
@@ -37,25 +40,21 @@ NETWORKS = ("four_layers", "four_layers_norm")
 IDENTITY = ("network", "seed", "epochs")
 
 
-def train(dataset, name, seed, given):
+def train(
+    dataset: Dataset, name: str, seed: int, given: argparse.Namespace
+) -> dict[str, Any]:
     """One run's errors after every epoch."""
-    values = preset(name)
-    values["optimizer"]["weight_decay"] = 0.0005
+    config = preset_config(name)
+    # Digits mean something else mirrored.
+    config.data.update({"crop": CROP, "flip": not given.quick})
+    config.optimizer.weight_decay = 0.0005
     drop = given.epochs * 4 / 5
-    values["schedule"].update(kind="steps", epochs=(drop,), learning_rate=RATE)
+    config.schedule.update({"kind": "steps", "epochs": (drop,), "learning_rate": RATE})
+    config.train.update({"batch_size": BATCH, "epochs": given.epochs, "seed": seed})
+    config.checkpoint.update(experiment.LATEST_ONLY)
     workdir = given.runs / f"{name}-{given.epochs:g}-{seed}"
-    in_memory.fit(
-        workdir,
-        dataset,
-        values,
-        batch_size=BATCH,
-        epochs=given.epochs,
-        seed=seed,
-        crop=CROP,
-        crops=True,
-        flip=not given.quick,
-    )
-    lines = in_memory.metrics_of(workdir, "validation")
+    experiment.fit(build_setup(config, dataset), workdir)
+    lines = experiment.metrics_of(workdir, "validation")
     return {
         "network": name,
         "seed": seed,
@@ -64,7 +63,7 @@ def train(dataset, name, seed, given):
     }
 
 
-def main():
+def main() -> None:
     parser = experiment.parser(__doc__, data="CIFAR", quick="an epoch on digits")
     parser.add_argument("--epochs", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, default=2)
@@ -73,7 +72,7 @@ def main():
         given.epochs, given.seeds = 1.0, 1
     dataset = arrays.chosen(given, parser, quick_size=32)
     path = given.output / "lrn_cifar.jsonl"
-    table = {name: [] for name in NETWORKS}
+    table: dict[str, list[float]] = {name: [] for name in NETWORKS}
     machine = harness.machine("jax", "flax", "optax")
     for seed in range(given.seeds):
         for name in NETWORKS:

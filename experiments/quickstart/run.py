@@ -28,7 +28,7 @@ from alexnet_jax.runs.metrics_file import METRICS_FILE
 from alexnet_jax.runtime import cli, progress
 
 import harness
-from commands import QUICK, command
+from commands import command, quick
 
 
 def run(seed, given):
@@ -39,7 +39,7 @@ def run(seed, given):
         f"--config=configs/quickstart.py:{given.variant}",
         f"--workdir={workdir}",
         f"--config.train.seed={seed}",
-        *(QUICK if given.quick else ()),
+        *(quick(given.variant) if given.quick else ()),
     )
     result = {"variant": given.variant, "seed": seed}
     for views in (1, 10):

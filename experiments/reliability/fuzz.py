@@ -6,7 +6,7 @@ to the functions that read them:
 
     description     dataset.json of a prepared set
     record          a record of a prepared set, header and image
-    picture         untrusted JPEG, PNG, GIF, WebP, TIFF, BMP, PPM files
+    image           untrusted JPEG, PNG, GIF, WebP, TIFF, BMP, PPM files
     workdir         config.json, run.json, dataset.json, mean.npy of a work directory
     metrics         metrics.jsonl, cut back at a resume
     archive         a tar of images
@@ -63,7 +63,7 @@ WORKDIR_FILES = (
     workdir.DATA_FILE,
     MEAN_FILE,
 )
-SLOW = {"checkpoint": 0.01, "archive": 0.5, "picture": 1.0}
+SLOW = {"checkpoint": 0.01, "archive": 0.5, "image": 1.0}
 SECONDS = 20
 EXTREME = [b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x80" * 8]
 WORDS = [b"-1", b"0", b"1e999", b"null", b"[]", b"{}", b'"../../x"', b"9" * 40, b"NaN"]
@@ -111,10 +111,10 @@ class Borders:
                 prepared.pack(prepared.encode(smooth[:16, :16], kind), 1, "a/b.jpg")
                 for kind in manifest.ENCODINGS
             ],
-            "picture": self._pictures(smooth),
+            "image": self._images(smooth),
             "workdir": self._workdir_files(),
             "metrics": [self._metrics()],
-            "archive": [self._archive(self._pictures(smooth)[0])],
+            "archive": [self._archive(self._images(smooth)[0])],
             "checkpoint": [],
         }
         self.whole = folder / "whole" / "checkpoints"
@@ -130,7 +130,7 @@ class Borders:
 
     def _prepared(self, pixels):
         """A real prepared set of eight images; its dataset.json."""
-        source = self.folder / "pictures"
+        source = self.folder / "images"
         for number in range(8):
             place = source / f"class{number % 2}"
             place.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ class Borders:
         statistics = Statistics(np.zeros((8, 8, 3), np.float32), np.ones(3), np.eye(3))
         config = {"data": {"path": "x"}, "model": {"towers": 2}}
         workdir.start_run(place, config)
-        data = workdir.Data(("cat", "dog"), 8, 4, "0", statistics)
+        data = run_data.Data(("cat", "dog"), 8, 4, "0", statistics)
         run_data.write_data(place, data)
         return [
             bytes([number]) + (place / name).read_bytes()
@@ -166,7 +166,7 @@ class Borders:
             json.dumps({**line, "step": n}) + "\n" for n in range(5)
         ).encode()
 
-    def _pictures(self, pixels):
+    def _images(self, pixels):
         files = []
         for kind, options in [
             ("JPEG", {}),
@@ -183,13 +183,13 @@ class Borders:
             files.append(file.getvalue())
         return files
 
-    def _archive(self, picture):
+    def _archive(self, image):
         file = io.BytesIO()
         with tarfile.open(fileobj=file, mode="w") as archive:
             for number in range(2):
-                member = tarfile.TarInfo(f"n0000000{number}/picture.JPEG")
-                member.size = len(picture)
-                archive.addfile(member, io.BytesIO(picture))
+                member = tarfile.TarInfo(f"n0000000{number}/image.JPEG")
+                member.size = len(image)
+                archive.addfile(member, io.BytesIO(image))
         return file.getvalue()
 
     def description_of(self, data):
@@ -209,8 +209,8 @@ class Borders:
             with contextlib.suppress(ValueError):
                 prepared.decode(record.image, encoding, 16)
 
-    def picture_of(self, data):
-        decoded = images.decode(data, "picture", size=8)
+    def image_of(self, data):
+        decoded = images.decode(data, "image", size=8)
         assert decoded.image.shape == (8, 8, 3)
         assert decoded.image.dtype == np.uint8
 

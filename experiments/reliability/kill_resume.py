@@ -91,8 +91,8 @@ def start(workdir, phases=None, pause_at=""):
 
 def finished(process):
     """Wait for the end; the standard error and the exit status."""
-    _, told = process.communicate(timeout=LONGEST)
-    return told, process.returncode
+    _, errors = process.communicate(timeout=LONGEST)
+    return errors, process.returncode
 
 
 def reach(process, phases, place):
@@ -154,9 +154,9 @@ def interrupt(workdir, phase, draw, number):
     process = start(workdir, phases, pause)
     try:
         if not reach(process, phases, f"{phase}:{count}"):
-            told, status = finished(process)
+            errors, status = finished(process)
             if status != 0:
-                raise SystemExit(f"the run failed (status {status}): {told}")
+                raise SystemExit(f"the run failed (status {status}): {errors}")
             return None
         time.sleep(draw.uniform(0, SECONDS_WITHIN.get(phase, 0.2)))
         # A pause may be in another thread while the loop continues.
@@ -183,17 +183,9 @@ def interrupt(workdir, phase, draw, number):
     return record
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--kills", type=int, default=100)
-    add("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
-    add("--seed", type=int, default=0)
-    add("--quick", action="store_true", help="one kill in each phase")
-    add("--output", type=Path, help="folder for the raw results")
-    given = parser.parse_args()
+def kill_and_resume(given):
+    """Kill runs until there are kills enough, and resume each to its end: the records
+    of the kills, the differences from an undisturbed run, the number of runs."""
     number = getattr(signal, f"SIG{given.signal}")
     phases = PHASES if given.signal == "KILL" else AWAKE
     kills = len(phases) if given.quick else given.kills
@@ -203,9 +195,9 @@ def main():
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
         alone = Path(folder) / "alone"
-        told, status = finished(start(alone))
+        errors, status = finished(start(alone))
         if status != 0:
-            raise SystemExit(f"the undisturbed run failed: {told}")
+            raise SystemExit(f"the undisturbed run failed: {errors}")
         expected = what_is_left(alone)
         while len(records) < kills:
             runs += 1
@@ -217,14 +209,29 @@ def main():
                     break
                 records.append({"kill": len(records) + 1, "run": runs, **record})
                 print(json.dumps(records[-1]), file=sys.stderr, flush=True)
-            told, status = finished(start(workdir))
+            errors, status = finished(start(workdir))
             if status != 0:
-                raise SystemExit(f"run {runs} did not resume: {told}")
+                raise SystemExit(f"run {runs} did not resume: {errors}")
             left = what_is_left(workdir)
             found = differing(expected, left, exactly=given.signal == "KILL")
             differences += [f"run {runs}: {key}" for key in found]
             if not found:
                 shutil.rmtree(workdir)
+    return records, differences, runs
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--kills", type=int, default=100)
+    add("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
+    add("--seed", type=int, default=0)
+    add("--quick", action="store_true", help="one kill in each phase")
+    add("--output", type=Path, help="folder for the raw results")
+    given = parser.parse_args()
+    records, differences, runs = kill_and_resume(given)
     wanted = {"TERM": 143, "INT": 130, "KILL": -9}[given.signal]
     by_phase = {
         phase: sum(record["phase"] == phase for record in records) for phase in PHASES

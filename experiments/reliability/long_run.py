@@ -35,14 +35,14 @@ import harness
 
 
 WARM_UP = 1000
-PICTURES = 600
+IMAGES = 600
 
 
-def write_pictures(folder):
+def write_images(folder):
     """Class folders of pieces of two photographs."""
     rng = np.random.default_rng(0)
     for label, photograph in enumerate(load_sample_images().images):
-        for split, count in (("train", PICTURES), ("val", PICTURES // 10)):
+        for split, count in (("train", IMAGES), ("val", IMAGES // 10)):
             place = folder / split / f"photograph{label}"
             place.mkdir(parents=True)
             for number in range(count):
@@ -126,6 +126,48 @@ def draw(samples, rates, path):
     figure.savefig(path)
 
 
+def watched_run(folder, given):
+    """Train in `folder`; a sample a second, and the lines of the run's metrics."""
+    write_images(folder / "images")
+    prepare(
+        source="folder",
+        input_path=str(folder / "images"),
+        output=folder / "prepared",
+        size=77,
+    )
+    command = [
+        *(sys.executable, "-m", "alexnet_jax.main", "--config=imagenet"),
+        f"--workdir={folder / 'run'}",
+        f"--config.data.path={folder / 'prepared'}",
+        "--config.data.crop=67",
+        f"--config.data.workers={given.workers}",
+        "--config.model.layers.conv1.channels=8",
+        "--config.model.layers.conv2.channels=12",
+        "--config.model.layers.conv3.channels=8",
+        "--config.model.layers.conv4.channels=12",
+        "--config.model.layers.conv5.channels=8",
+        "--config.model.layers.fc6.width=16",
+        "--config.model.layers.fc7.width=12",
+        "--config.train.batch_size=16",
+        f"--config.train.steps={given.steps}",
+        "--config.train.validate_steps=500",
+        "--config.train.save_steps=100",
+        "--config.mesh.virtual_cpu_devices=2",
+    ]
+    samples = []
+    metrics = folder / "run" / METRICS_FILE
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            memory, count, files = sample(process.pid)
+            step = steps_done(metrics)
+            row = {"step": step, "memory": memory}
+            samples.append({**row, "processes": count, "open_files": files})
+            time.sleep(1)
+    if process.returncode != 0:
+        raise SystemExit(f"the run ended with status {process.returncode}")
+    return samples, [json.loads(line) for line in metrics.read_text().splitlines()]
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -135,45 +177,7 @@ def main():
     parser.add_argument("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="long_run_") as name:
-        folder = Path(name)
-        write_pictures(folder / "pictures")
-        prepare(
-            source="folder",
-            input_path=str(folder / "pictures"),
-            output=folder / "prepared",
-            size=77,
-        )
-        command = [
-            *(sys.executable, "-m", "alexnet_jax.main", "--config=imagenet"),
-            f"--workdir={folder / 'run'}",
-            f"--config.data.path={folder / 'prepared'}",
-            "--config.data.crop=67",
-            f"--config.data.workers={given.workers}",
-            "--config.model.layers.conv1.channels=8",
-            "--config.model.layers.conv2.channels=12",
-            "--config.model.layers.conv3.channels=8",
-            "--config.model.layers.conv4.channels=12",
-            "--config.model.layers.conv5.channels=8",
-            "--config.model.layers.fc6.width=16",
-            "--config.model.layers.fc7.width=12",
-            "--config.train.batch_size=16",
-            f"--config.train.steps={given.steps}",
-            "--config.train.validate_steps=500",
-            "--config.train.save_steps=100",
-            "--config.mesh.virtual_cpu_devices=2",
-        ]
-        samples = []
-        metrics = folder / "run" / METRICS_FILE
-        with subprocess.Popen(command) as process:
-            while process.poll() is None:
-                memory, count, files = sample(process.pid)
-                step = steps_done(metrics)
-                row = {"step": step, "memory": memory}
-                samples.append({**row, "processes": count, "open_files": files})
-                time.sleep(1)
-        if process.returncode != 0:
-            raise SystemExit(f"the run ended with status {process.returncode}")
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        samples, lines = watched_run(Path(name), given)
     rates = [line["images_per_second"] for line in lines if line["split"] == "train"]
     warm = [s for s in samples if WARM_UP <= s["step"] < given.steps]
     result = {

@@ -19,9 +19,13 @@ The training error is measured on the training batches, averaged over the epoch 
 ends at a step.
 """
 
+import argparse
+import functools
 import itertools
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -33,30 +37,29 @@ import experiment
 
 import numpy as np
 
-from alexnet_jax.nn.layers import changed
-from alexnet_jax.nn.presets import FOUR_LAYERS
+from alexnet_jax import preset_config
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.runs.setup import Setup, build_setup
 from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
-import in_memory
-from sections import preset
 from signals import initial_signals
 
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
-PIXELS = {
+# What each changes of the preset's config.
+PIXELS: dict[str, dict[str, Any]] = {
     "whitened": {},
     "raw": {
         "model": {
             "standardize": False,
-            "layers": changed(
-                FOUR_LAYERS,
-                conv1={"kernel_std": 0.0001},
-                conv2={"kernel_std": 0.01},
-                conv3={"kernel_std": 0.01},
-                fc4={"kernel_std": 0.01},
-            ),
+            "layers": {
+                "conv1": {"kernel_std": 0.0001},
+                "conv2": {"kernel_std": 0.01},
+                "conv3": {"kernel_std": 0.01},
+                "fc4": {"kernel_std": 0.01},
+            },
         },
         "optimizer": {"bias_rate": 2.0},
     },
@@ -73,47 +76,52 @@ POINTS_AN_EPOCH = 10
 IDENTITY = ("pixels", "activation", "rate", "seed", "chosen")
 
 
-def settings(pixels, activation):
-    """The sections of a network's config."""
-    values = preset("four_layers")
-    for section, keys in PIXELS[pixels].items():
-        values[section].update(keys)
-    values["model"]["activation"] = activation
-    return values
-
-
-def train(dataset, *, pixels, activation, rate, seed, epochs, folder):
-    """Train a run up to the target or so many epochs, and give its result."""
+def set_up(
+    dataset: Dataset,
+    *,
+    pixels: str,
+    activation: str,
+    rate: float,
+    seed: int,
+    epochs: float,
+) -> Setup:
+    """A run that ends at the target or after so many epochs."""
     per_epoch = len(dataset.splits["train"]) / BATCH
-    workdir = folder / pixels / f"{activation}-{rate:g}-{seed}"
-    values = settings(pixels, activation)
-    values["schedule"]["learning_rate"] = rate
-    state = in_memory.fit(
-        workdir,
+    config = preset_config("four_layers")
+    config.update(PIXELS[pixels])
+    config.model.activation = activation
+    config.data.update({"crop": dataset.size, "crops": False, "flip": False})
+    # A constant rate.
+    config.schedule.update({"kind": "steps", "epochs": (), "learning_rate": rate})
+    config.train.update({"batch_size": BATCH, "epochs": epochs, "seed": seed})
+    config.checkpoint.update(experiment.LATEST_ONLY)
+    return build_setup(
+        config,
         dataset,
-        values,
-        batch_size=BATCH,
-        epochs=epochs,
-        seed=seed,
-        crop=dataset.size,
-        validates=False,
         enough=lambda workdir: reached(workdir, per_epoch, epochs) is not None,
     )
+
+
+def train(
+    dataset: Dataset, folder: Path, *, epochs: float, **what: Any
+) -> dict[str, Any]:
+    """Train one run as far as it has to be, and give its result."""
+    setup = set_up(dataset, epochs=epochs, **what)
+    per_epoch = setup.plan.steps_per_epoch
+    workdir = folder / "{pixels}/{activation}-{rate:g}-{seed}".format(**what)
+    trained = experiment.fit(setup, workdir)
     return {
-        "pixels": pixels,
-        "activation": activation,
-        "rate": rate,
-        "seed": seed,
-        "diverged": state is None,
+        **what,
+        "diverged": trained is None,
         "epochs_to_target": reached(workdir, per_epoch, epochs),
         "curve": curve(workdir, per_epoch, epochs),
     }
 
 
-def running_errors(workdir, per_epoch, epochs):
+def running_errors(workdir: Path, per_epoch: float, epochs: float) -> np.ndarray:
     """The training error averaged over the epoch that ends at each step, from the
     first whole epoch to the last of so many; the run may be longer."""
-    lines = in_memory.metrics_of(workdir, "train")[: round(epochs * per_epoch)]
+    lines = experiment.metrics_of(workdir, "train")[: round(epochs * per_epoch)]
     each = np.asarray([line["top1_error"] for line in lines])
     window = round(per_epoch)
     if len(each) < window:
@@ -122,7 +130,7 @@ def running_errors(workdir, per_epoch, epochs):
     return (sums[window:] - sums[:-window]) / window
 
 
-def reached(workdir, per_epoch, epochs):
+def reached(workdir: Path, per_epoch: float, epochs: float) -> float | None:
     """After how many of the epochs the training error is at the target, or None."""
     there = np.flatnonzero(running_errors(workdir, per_epoch, epochs) <= TARGET)
     if not len(there):
@@ -130,7 +138,7 @@ def reached(workdir, per_epoch, epochs):
     return round(float(there[0] + round(per_epoch)) / per_epoch, 3)
 
 
-def curve(workdir, per_epoch, epochs):
+def curve(workdir: Path, per_epoch: float, epochs: float) -> list[list[float]]:
     """Pairs of epoch and training error, ten an epoch."""
     running = running_errors(workdir, per_epoch, epochs)
     window = round(per_epoch)
@@ -141,27 +149,29 @@ def curve(workdir, per_epoch, epochs):
     ]
 
 
-def experiments(dataset, given):
+def experiments(
+    dataset: Dataset, given: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
     """Every run, one after the other, activation by activation."""
     for pixels, activation in itertools.product(given.pixels, given.activations):
         what = {"pixels": pixels, "activation": activation}
-        sizes = initial_signals(
-            dataset, settings(pixels, activation)["model"], dataset.size
-        )
-        yield {**what, "signals": sizes}
-        common = {**what, "folder": given.runs}
+        # Nothing is trained for these.
+        untrained = set_up(dataset, **what, rate=0.0, seed=0, epochs=1.0)
+        yield {**what, "signals": initial_signals(untrained)}
+
+        run = functools.partial(train, dataset, given.runs, **what)
         tuned = [
-            train(dataset, rate=rate, seed=0, epochs=given.tuning_epochs, **common)
+            run(rate=rate, seed=0, epochs=given.tuning_epochs)
             for rate in given.rates or RATES[pixels]
         ]
         yield from tuned
         best = min(tuned, key=promise)["rate"]
         for seed in range(given.seeds):
-            result = train(dataset, rate=best, seed=seed, epochs=given.epochs, **common)
+            result = run(rate=best, seed=seed, epochs=given.epochs)
             yield {**result, "chosen": True}
 
 
-def promise(result):
+def promise(result: dict[str, Any]) -> tuple[int, float]:
     """The smaller, the better a learning rate did in tuning."""
     if result["epochs_to_target"] is not None:
         return (0, result["epochs_to_target"])
@@ -170,7 +180,7 @@ def promise(result):
     return (1, result["curve"][-1][1])
 
 
-def summary(results):
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
     """The table: for each network and learning rate, and for every seed, the epochs to
     the target or, where it wasn't reached, how many were trained."""
     chosen = [result for result in results if result.get("chosen")]
@@ -186,7 +196,7 @@ def summary(results):
     return table
 
 
-def draw(results, path):
+def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Figure 1: training error against epochs, a line for each seed."""
     from matplotlib import pyplot
 
@@ -222,7 +232,7 @@ def draw(results, path):
     pyplot.close(figure)
 
 
-def main():
+def main() -> None:
     parser = experiment.parser(__doc__, data="CIFAR", quick="a few epochs on digits")
     add = parser.add_argument
     add("--activations", nargs="+", default=ACTIVATIONS, choices=ACTIVATIONS)

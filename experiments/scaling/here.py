@@ -49,11 +49,11 @@ def measured_rate(devices, data, tower, batch, count=1):
         )
         for index in range(count)
     ]
-    told = [process.communicate()[0] for process in started]
+    outputs = [process.communicate()[0] for process in started]
     for process in started:
         if process.returncode:
             raise RuntimeError(f"a process ended with {process.returncode}")
-    return json.loads(told[0].splitlines()[-1])
+    return json.loads(outputs[0].splitlines()[-1])
 
 
 def loop(text):

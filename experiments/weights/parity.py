@@ -50,7 +50,7 @@ from alexnet_jax.training.schedule import make_schedule
 import harness
 
 
-PICTURES = 4
+IMAGES = 4
 NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 CAFFE_SHAPES = (
     (96, 3, 11, 11),
@@ -160,9 +160,9 @@ def worst(ours, theirs):
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-def ours(workdir, pictures):
+def ours(workdir, images):
     model, variables, preprocess, _ = alexnet_jax.load(workdir)
-    return np.asarray(model.apply(variables, preprocess(pictures)))
+    return np.asarray(model.apply(variables, preprocess(images)))
 
 
 def import_preset(path, workdir, preset):
@@ -170,7 +170,7 @@ def import_preset(path, workdir, preset):
     import_weights(path, workdir, settings, ORIGINS[preset])
 
 
-def imports(folder, pictures):
+def imports(folder, images):
     """Differences by preset and format."""
     # The module of the tests that writes the format by hand.
     from test_weights import caffemodel_bytes
@@ -179,7 +179,7 @@ def imports(folder, pictures):
     layers = random_weights(CAFFE_SHAPES, 0)
     named = [(name, *layer) for name, layer in zip(NAMES, layers, strict=True)]
     start = (256 - crop) // 2
-    cut = pictures[:, start : start + crop, start : start + crop].astype(np.float32)
+    cut = images[:, start : start + crop, start : start + crop].astype(np.float32)
     caffe = cut - np.asarray(CAFFE.mean, np.float32)
     caffe = np.ascontiguousarray(caffe[..., ::-1].transpose(0, 3, 1, 2))
     found = {}
@@ -197,16 +197,16 @@ def imports(folder, pictures):
             path.write_bytes(caffemodel_bytes(named, legacy=legacy))
             import_preset(path, folder / path.stem, preset)
             what = f"{preset}, .caffemodel{' (old form)' if legacy else ''}, PyTorch"
-            found[what] = worst(ours(folder / path.stem, pictures), theirs)
+            found[what] = worst(ours(folder / path.stem, images), theirs)
     path = folder / "bvlc.onnx"
     write_onnx(path, layers, crop)
     import_preset(path, folder / "bvlc", "caffe")
     theirs = by_onnx(path, caffe)
-    found["caffe, .onnx, ONNX Runtime"] = worst(ours(folder / "bvlc", pictures), theirs)
+    found["caffe, .onnx, ONNX Runtime"] = worst(ours(folder / "bvlc", images), theirs)
 
     layers = random_weights(OWT_SHAPES, 1)
     origin = ORIGINS["owt"]
-    owt = pictures[:, 16:240, 16:240].astype(np.float32) - np.float32(origin.mean)
+    owt = images[:, 16:240, 16:240].astype(np.float32) - np.float32(origin.mean)
     owt = (owt / np.float32(origin.deviations)).transpose(0, 3, 1, 2)
     theirs = by_torch(
         layers,
@@ -225,11 +225,11 @@ def imports(folder, pictures):
     for ending in ("pth", "safetensors"):
         workdir = folder / f"owt_{ending}"
         import_preset(folder / f"owt.{ending}", workdir, "owt")
-        found[f"owt, .{ending}, PyTorch"] = worst(ours(workdir, pictures), theirs)
+        found[f"owt, .{ending}, PyTorch"] = worst(ours(workdir, images), theirs)
     return found
 
 
-def exports(folder, pictures):
+def exports(folder, images):
     """Our own two-tower network, as the 2012 code has it, with random weights."""
     workdir = folder / "code2012"
     settings = plain(load_config("imagenet"))
@@ -253,8 +253,8 @@ def exports(folder, pictures):
     with CheckpointWriter(workdir / workdirs.CHECKPOINTS) as checkpoints:
         checkpoints.save(0, state)
     export.to_onnx(workdir, "latest", folder / "ours.onnx")
-    pixels = pictures[:, 16:240, 16:240].astype(np.float32).transpose(0, 3, 1, 2)
-    expected = ours(workdir, pictures)
+    pixels = images[:, 16:240, 16:240].astype(np.float32).transpose(0, 3, 1, 2)
+    expected = ours(workdir, images)
     found = worst(by_onnx(folder / "ours.onnx", np.ascontiguousarray(pixels)), expected)
     assert jnp.std(expected) > 0
     return {"code2012, to .onnx, ONNX Runtime": found}
@@ -267,9 +267,9 @@ def main():
     parser.add_argument("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     rng = np.random.default_rng(3)
-    pictures = rng.integers(0, 256, (PICTURES, 256, 256, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (IMAGES, 256, 256, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory(prefix="parity_") as name, torch.no_grad():
-        found = imports(Path(name), pictures) | exports(Path(name), pictures)
+        found = imports(Path(name), images) | exports(Path(name), images)
     for what, value in found.items():
         print(f"{value:8.1e}  {what}", file=sys.stderr)
     result = {

@@ -7,6 +7,7 @@ import pytest
 
 from alexnet_jax.nn import alexnet
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import optimizer, preprocess, step
 from alexnet_jax.training.schedule import make_schedule
 
@@ -263,20 +264,24 @@ def test_each_of_the_ten_views_equals_the_crop_made_by_hand(size, crop):
         preprocess.cut_views(jnp.asarray(images), crop=crop, views=5)
 
 
-def test_a_state_that_is_not_finite_is_noticed_on_every_mesh():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_state_that_is_not_finite_is_noticed_on_every_mesh(value):
+    """One number of a velocity: it reaches the parameters with the next step."""
     for shape in ((1, 1), (1, 2)):
-        state, _ = parts(tiny(), mesh_of(*shape), 67)
-        assert step.is_finite(state)
-        for value in (np.nan, np.inf, -np.inf):
-            velocity = optimizer.rule_state(state.opt_state).velocity
-            kernel = velocity["fc7"]["kernel"]
-            host = np.array(kernel)
-            host[0, 0, 0] = value
-            kernel = jax.device_put(host, kernel.sharding)
-            velocity = {**velocity, "fc7": {**velocity["fc7"], "kernel": kernel}}
-            rule = optimizer.rule_state(state.opt_state)._replace(velocity=velocity)
-            bad = state._replace(opt_state=(*state.opt_state[:-1], rule))
-            assert not step.is_finite(bad)
+        mesh = mesh_of(*shape)
+        state, train_step = parts(tiny(), mesh, 67)
+        step.check_state(0, state)
+        rule = optimizer.rule_state(state.opt_state)
+        kernel = rule.velocity["fc7"]["kernel"]
+        host = np.array(kernel)
+        host[0, 0, 0] = value
+        kernel = jax.device_put(host, kernel.sharding)
+        velocity = {**rule.velocity, "fc7": {**rule.velocity["fc7"], "kernel": kernel}}
+        opt_state = (*state.opt_state[:-1], rule._replace(velocity=velocity))
+        (batch,) = batches(1, batch_size=2, size=67)
+        bad, _ = train_step(state._replace(opt_state=opt_state), placed(batch, mesh))
+        with pytest.raises(Diverged, match="step 1: the state is no longer finite"):
+            step.check_state(1, bad)
 
 
 def test_padding_counts_for_nothing():

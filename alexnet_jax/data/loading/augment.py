@@ -2,7 +2,7 @@
 
 The 2012 code draws a crop and a flip for 32 images in a row; here every image has its
 own. What is drawn for an example is a function of the seed and of its position in the
-stream of examples, and of nothing else.
+stream of examples alone.
 """
 
 from typing import NamedTuple
@@ -36,14 +36,10 @@ class Draws(NamedTuple):
 
 
 def draw(seed: int, start: int, count: int, *, border: int) -> Draws:
-    """The draws of the positions from `start` on.
+    """The draws of `count` positions, from `start` on, in the stream of all epochs.
 
-    Args:
-      seed: of the run.
-      start: position of the first example in the stream of all epochs.
-      count: how many.
-      border: the largest row and column. Each of the border + 1 values is equally
-        likely, to one part in 2**32 / (border + 1).
+    Rows and columns go from 0 to `border`. Each of the border + 1 values is equally
+    likely, to one part in 2**32 / (border + 1).
     """
     key = np.random.SeedSequence([seed, _STREAM]).generate_state(2, np.uint64)
     counter = start * (_WORDS // _WORDS_IN_BLOCK)

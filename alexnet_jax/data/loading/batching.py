@@ -34,16 +34,11 @@ def train_batch(
     threads: int,
     timeout: float,
 ) -> HostBatch:
-    """The training batch of these examples.
+    """The training batch of the examples at `indices` of the source.
 
     Its crops, flips and colour shifts are drawn for its positions in the stream of
-    examples: batch `number` of this many examples starts at `number * count`.
-
-    Args:
-      number, indices: the batch's place in the stream; its examples in the source.
-      crop, crops, flip, threads, timeout: see `Pipeline`.
-      border: the largest row and column of a crop.
-      source, statistics, seed: the examples; for the colour shift; of the run.
+    examples: batch `number` of this many examples starts at `number * count`. `border`
+    is a crop's largest row and column; for the other options see `Pipeline`.
 
     Returns:
       `image` (uint8, count x crop x crop x 3), `label` (int32) and `colour_shift`
@@ -119,7 +114,7 @@ def _in_parallel(
     Raises:
       DataStalled: after `timeout` seconds, naming what is being read.
     """
-    # Why a pool of our own inside Grain's threads: Grain's way, a Python call for each
+    # Why a second pool inside Grain's threads: Grain's way, a Python call for each
     # example and a stack of the results, made 2,500 images a second where this pool,
     # filling a batch in place, made 3,200 to 3,500 (`experiments/benchmarks/
     # input_pipeline`).
@@ -133,10 +128,8 @@ def _in_parallel(
             make(place)
         del in_progress[start]
 
-    made = _threads(threads).map(some, range(0, count, at_once), timeout=timeout)
     try:
-        for _ in made:
-            pass
+        list(_threads(threads).map(some, range(0, count, at_once), timeout=timeout))
     except TimeoutError as error:
         stuck = [source.where(index) for index in sorted(in_progress.values())]
         what = "; ".join(stuck[:3]) or "nothing yet: all threads are taken"

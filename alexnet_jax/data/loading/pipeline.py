@@ -8,7 +8,6 @@ nothing. So the step is the whole state of the data, and nothing of Grain is sav
 import contextlib
 import dataclasses
 import functools
-import inspect
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -22,38 +21,42 @@ from alexnet_jax.data.loading import batching
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import PixelSums, Statistics
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import InputError, check_number
 from alexnet_jax.runtime.process_pool import cores
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
-    """An open data set and how it is read. Made by `make_pipeline`.
+    """An open data set and how it is read.
 
-    The defaults of the `data` section's reading options stand here.
+    Threads, workers and buffer change only the speed.
 
     Attributes:
-      dataset: the data set.
       crop: side of the square the network sees, in pixels.
       crops: whether training crops are random; if not, the centre.
       flip: whether training crops are flipped left to right at random.
       subtract_mean: whether the mean image is subtracted from crops; if not, zeros.
-      threads: threads that read and decode each batch together, in each worker.
+      threads: threads that read and decode each batch together, in each worker; None
+        divides the cores among the workers.
       workers: processes that read and decode; 0 for none. Threads decode in parallel,
         so processes help only where there are so many cores that Python itself is the
         limit.
-      buffer: batches made ahead.
+      buffer: batches made ahead; None for `prefetch.BUFFER`.
       timeout: seconds a batch may take, before its disk or worker counts as hanging.
+
+    Raises:
+      InputError: if a number is out of range.
     """
 
     dataset: Dataset
+    _: dataclasses.KW_ONLY
     crop: int = 224
     crops: bool = True
     flip: bool = True
     subtract_mean: bool = True
-    threads: int
+    threads: int | None = None
     workers: int = 0
-    buffer: int
+    buffer: int | None = None
     timeout: float = 300.0
 
     def __post_init__(self) -> None:
@@ -62,52 +65,19 @@ class Pipeline:
                 f"data.crop={self.crop} must lie between 1 and the stored images' side "
                 f"of {self.dataset.size}"
             )
-        if self.workers < 0 or self.threads < 1 or self.buffer < 1:
-            raise InputError(
-                f"data.threads={self.threads} and data.buffer={self.buffer} must be at "
-                f"least 1, data.workers={self.workers} at least 0"
-            )
+        for name, value in (("threads", self.threads), ("buffer", self.buffer)):
+            if value is not None:
+                check_number(f"data.{name}", value, least=1)
+        check_number("data.workers", self.workers)
         if not 0 < self.timeout < threading.TIMEOUT_MAX:
             raise InputError(
                 f"data.timeout={self.timeout} must be above 0 and finite, in seconds"
             )
 
-
-def make_pipeline(
-    dataset: Dataset,
-    *,
-    crop: int = Pipeline.crop,
-    crops: bool = Pipeline.crops,
-    flip: bool = Pipeline.flip,
-    subtract_mean: bool = Pipeline.subtract_mean,
-    threads: int | None = None,
-    workers: int = Pipeline.workers,
-    buffer: int | None = None,
-    timeout: float = Pipeline.timeout,
-) -> Pipeline:
-    """A pipeline for training and evaluation on an open data set.
-
-    Args:
-      dataset: from `registry.open_dataset`, `arrays.array_dataset` or elsewhere.
-      crop, crops, flip, subtract_mean, workers, timeout: see `Pipeline`.
-      threads: as there; None divides the cores among the workers. Threads, workers
-        and buffer change only the speed.
-      buffer: as there; None takes 2.
-
-    Raises:
-      InputError: if a number is out of range.
-    """
-    return Pipeline(
-        dataset=dataset,
-        crop=crop,
-        crops=crops,
-        flip=flip,
-        subtract_mean=subtract_mean,
-        threads=max(1, cores() // max(1, workers)) if threads is None else threads,
-        workers=workers,
-        buffer=2 if buffer is None else buffer,
-        timeout=timeout,
-    )
+    @property
+    def threads_each(self) -> int:
+        """The threads of each worker, or of this process where there is none."""
+        return self.threads or max(1, cores() // max(1, self.workers))
 
 
 def open_pipeline(
@@ -123,19 +93,18 @@ def open_pipeline(
     crops: bool = Pipeline.crops,
     flip: bool = Pipeline.flip,
     subtract_mean: bool = Pipeline.subtract_mean,
-    threads: int | None = None,
+    threads: int | None = Pipeline.threads,
     workers: int = Pipeline.workers,
-    buffer: int | None = None,
+    buffer: int | None = Pipeline.buffer,
     timeout: float = Pipeline.timeout,
 ) -> Pipeline:
     """Open a data set for training and evaluation: the config section `data`.
 
     Args:
       source, path, size, validation_fraction: see `registry.open_dataset`.
-      random_labels, pixels, corruption_seed: labels and pixels replaced at random; see
-        `randomized.corrupt`.
+      random_labels, pixels, corruption_seed: see `randomized.corrupt`.
       crop, crops, flip, subtract_mean, threads, workers, buffer, timeout: see
-        `make_pipeline`.
+        `Pipeline`.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
@@ -146,7 +115,7 @@ def open_pipeline(
     dataset = corrupt(
         dataset, random_labels=random_labels, pixels=pixels, seed=corruption_seed
     )
-    return make_pipeline(
+    return Pipeline(
         dataset,
         crop=crop,
         crops=crops,
@@ -159,10 +128,9 @@ def open_pipeline(
     )
 
 
-def reading(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a `data` section that `make_pipeline` takes: how a data set is read,
-    and not which."""
-    taken = inspect.signature(make_pipeline).parameters
+def reading(section: Mapping[str, object]) -> dict[str, Any]:
+    """The keys of a `data` section that say how a data set is read, and not which."""
+    taken = {field.name for field in dataclasses.fields(Pipeline)}
     return {key: value for key, value in section.items() if key in taken}
 
 
@@ -174,7 +142,7 @@ def measure_statistics(
     `advance` is called with the number of images read since, and may raise.
     """
     source = pipeline.dataset.splits["train"]
-    size = pipeline.dataset.size
+    size, threads = pipeline.dataset.size, pipeline.threads_each
 
     def sums_of(indices: np.ndarray) -> PixelSums:
         sums = PixelSums.zeros(size)
@@ -186,7 +154,7 @@ def measure_statistics(
         grain.MapDataset.range(len(source))
         .batch(batching.EXAMPLES_AT_ONCE)
         .map(sums_of)
-        .to_iter_dataset(grain.ReadOptions(pipeline.threads, 2 * pipeline.threads))
+        .to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
     )
     total = PixelSums.zeros(size)
     with contextlib.closing(iter(parts)) as iterator:
@@ -205,19 +173,11 @@ def train_dataset(
     slice_index: int = 0,
     slice_count: int = 1,
 ) -> grain.MapDataset:
-    """Training batches by step: this process's slice of each.
+    """Training batches by step: slice `slice_index` of `slice_count` of each.
 
     Batches continue across the end of an epoch, and each epoch has its own order.
-
-    Args:
-      pipeline: what is read, and how.
-      statistics: for the colour shift.
-      batch_size: of the global batch, over all slices.
-      seed: of the run.
-      slice_index: which slice of each batch this process reads.
-      slice_count: how many slices a batch has.
+    `batch_size` is that of the whole batch; `statistics` give the colour shift.
     """
-    examples_per_process = batch_size // slice_count
     batch = functools.partial(
         batching.train_batch,
         source=pipeline.dataset.splits["train"],
@@ -227,7 +187,7 @@ def train_dataset(
         flip=pipeline.flip,
         statistics=statistics,
         seed=seed,
-        threads=pipeline.threads,
+        threads=pipeline.threads_each,
         timeout=pipeline.timeout,
     )
     examples = len(pipeline.dataset.splits["train"])
@@ -243,7 +203,7 @@ def train_dataset(
         grain.MapDataset.range(examples)
         .shuffle(seed=order)
         .repeat(epochs)
-        .batch(examples_per_process)
+        .batch(batch_size // slice_count)
         .map_with_index(batch)[slice_index::slice_count]
     )
 
@@ -256,18 +216,11 @@ def evaluation_dataset(
     slice_index: int = 0,
     slice_count: int = 1,
 ) -> grain.MapDataset:
-    """Evaluation batches of a split: this process's slice of each.
+    """Evaluation batches of a split: slice `slice_index` of `slice_count` of each.
 
     Every example comes exactly once. All slices have the same number of batches, since
     every process must take part in every step; what is past the end is padding, with a
-    false `mask`.
-
-    Args:
-      pipeline: what is read, and how.
-      split: `train` or `validation`.
-      batch_size: of the global batch, over all slices.
-      slice_index: which slice of each batch this process reads.
-      slice_count: how many slices a batch has.
+    false `mask`. `batch_size` is that of the whole batch.
 
     Raises:
       InputError: if there is no such split.
@@ -282,7 +235,7 @@ def evaluation_dataset(
         batching.evaluation_batch,
         source=source,
         size=pipeline.dataset.size,
-        threads=pipeline.threads,
+        threads=pipeline.threads_each,
         timeout=pipeline.timeout,
     )
     return (

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import absl.flags
 import grain
@@ -20,6 +19,8 @@ from alexnet_jax.runtime.process_pool import follow_parent
 
 # Batches made at once: the next batch keeps the threads busy while the last one ends.
 BATCHES_AT_ONCE = 2
+# Batches made ahead, where the pipeline sets no number.
+BUFFER = 2
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -34,7 +35,8 @@ def read(
       Failure: if a worker has died.
       InputError: if there is too little shared memory for the workers.
     """
-    options = grain.ReadOptions(min(BATCHES_AT_ONCE, pipeline.buffer), pipeline.buffer)
+    buffer = pipeline.buffer or BUFFER
+    options = grain.ReadOptions(min(BATCHES_AT_ONCE, buffer), buffer)
     made = dataset[start:].to_iter_dataset(options)
     if pipeline.workers:
         _check_shared_memory(pipeline, dataset)
@@ -100,7 +102,8 @@ def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:
     """Raise an InputError if shared memory is too small for the workers' batches."""
     if not SHARED_MEMORY.is_dir():
         return
-    batch: Any = dataset[0]
+    batch = dataset[0]
+    assert batch is not None
     size = sum(array.nbytes for array in batch.values())
     # For each worker a batch that waits, one being written, one being copied out.
     needed = 3 * size * pipeline.workers

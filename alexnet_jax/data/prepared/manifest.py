@@ -22,15 +22,13 @@ LARGEST_COUNT = 2**48
 AGAIN = "prepare the data set again"
 
 
-class Shard(NamedTuple):
-    """One shard as the manifest lists it.
+# A manifest as JSON; what a reader uses of it is checked, and is in `Manifest`.
+Content = dict[str, Any]
 
-    Attributes:
-      path: of the file.
-      examples: how many records it holds.
-      bytes: the file's length.
-      sha256: the file's checksum, in hexadecimal.
-    """
+
+class Shard(NamedTuple):
+    """A shard as the manifest lists it: its file, how many records it holds, and the
+    file's length and checksum."""
 
     path: Path
     examples: int
@@ -39,14 +37,10 @@ class Shard(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """A checked manifest.
+    """A checked manifest; sizes, names and ids as in `Dataset`.
 
     Attributes:
-      folder: where the prepared data set lies.
-      size: side of the stored images, in pixels.
       encoding: `jpeg` or `raw`.
-      class_names: a readable name for each label.
-      class_ids: what distinguishes the classes, in the order of the labels.
       shards: the shards of each split.
       mean_sha256: checksum of `mean.npy`.
       content: the whole JSON object, with the colour statistics.
@@ -59,15 +53,14 @@ class Manifest(NamedTuple):
     class_ids: tuple[str, ...]
     shards: dict[str, list[Shard]]
     mean_sha256: str
-    content: dict[str, Any]
+    content: Content
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of a prepared data set.
 
     Raises:
-      InputError: if it is missing, damaged, of a format not read here, or says what
-        can't be.
+      InputError: if it is missing, damaged or of a format not read here.
     """
     path = folder / DATASET_FILE
     if not path.is_file():
@@ -102,7 +95,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path} is damaged ({kind}); {AGAIN}") from error
 
 
-def _checked(folder: Path, content: dict[str, Any]) -> Manifest:
+def _checked(folder: Path, content: Content) -> Manifest:
     size, encoding = content["size"], content["encoding"]
     if not (isinstance(size, int) and 0 < size <= LARGEST_SIZE):
         raise ValueError(f"size {size!r}")
@@ -127,7 +120,7 @@ def _checked(folder: Path, content: dict[str, Any]) -> Manifest:
     )
 
 
-def _checked_shard(folder: Path, entry: dict[str, Any]) -> Shard:
+def _checked_shard(folder: Path, entry: Content) -> Shard:
     file = entry["file"]
     if PurePath(file).name != file:
         raise ValueError(f"shard {file!r:.160} lies outside of the folder")
@@ -170,7 +163,7 @@ def load_statistics(manifest: Manifest) -> statistics.Statistics:
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file, read in pieces."""
+    """The checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

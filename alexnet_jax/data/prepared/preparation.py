@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from alexnet_jax.data import images
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, shard_writer, staging
+from alexnet_jax.data.prepared.manifest import Content
 from alexnet_jax.data.prepared.shard_writer import ShardTask
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
@@ -43,8 +43,8 @@ def prepare(
     validation_fraction: float = 0.1,
     on_error: str = "stop",
     workers: int | None = None,
-) -> dict[str, Any]:
-    """Prepare a data set.
+) -> Content:
+    """Prepare a data set; returns the content of its manifest.
 
     The same input gives the same bytes, whatever the number of workers and however
     often it was interrupted. The output appears at the end, complete.
@@ -55,14 +55,10 @@ def prepare(
       output: a folder that does not exist yet, or is empty.
       encoding: `jpeg` (quality 95) or `raw` pixels.
       size: side of the stored images, in pixels.
-      validation_fraction: the fraction held out where the input has no validation
-        split.
+      validation_fraction: held out where the input has no validation split.
       on_error: what happens to unreadable images: `stop` prepares the others, then
         raises with the list; `skip` leaves them out and lists them in the manifest.
       workers: processes; None for one for each core.
-
-    Returns:
-      The content of the manifest, `dataset.json`.
 
     Raises:
       InputError: if images can't be read, or the output can't be written.
@@ -101,9 +97,9 @@ def _publish(finished: Path, output: Path) -> None:
     # Synced before the rename: after a power cut, what has the output's name is
     # complete.
     for path in (*finished.iterdir(), finished):
-        shard_writer.sync(path)
+        atomic.sync(path)
     finished.replace(output)
-    shard_writer.sync(output.parent)
+    atomic.sync(output.parent)
 
 
 def _check_arguments(
@@ -124,8 +120,7 @@ def _check_arguments(
 
 
 def _job(source: str, size: int, encoding: str) -> dict[str, object]:
-    """The options that decide the bytes; finished shards of other options are not
-    kept."""
+    """The options that decide the bytes: only shards of the same ones are kept."""
     return {
         "format_version": manifest.FORMAT_VERSION,
         "source": source,
@@ -192,7 +187,7 @@ def _write_shards(
         ):
             # Synced by this process, which is idle, while the workers continue.
             try:
-                shard_writer.sync(path)
+                atomic.sync(path)
             except OSError:
                 # Without its note the shard is written again by the next try.
                 notes[path].unlink()
@@ -201,21 +196,18 @@ def _write_shards(
 
 def _manifest_content(
     tasks: dict[str, list[ShardTask]], dataset: Dataset, job: dict[str, object]
-) -> dict[str, Any]:
+) -> Content:
     """The manifest's content without the mean image's checksum and the colours."""
-    shards: dict[str, list[dict[str, Any]]] = {}
+    shards: dict[str, list[Content]] = {}
     repaired: collections.Counter[str] = collections.Counter()
     unreadable = []
     for split, members in tasks.items():
-        shards[split] = []
-        for task in members:
-            note = json.loads(task.note.read_text(encoding="utf-8"))
-            del note["sums_sha256"], note["source"]
-            repaired.update(note.pop("repaired"))
-            unreadable += [
-                {"split": split, **entry} for entry in note.pop("unreadable")
-            ]
-            shards[split].append(note)
+        notes = [json.loads(task.note.read_text(encoding="utf-8")) for task in members]
+        kept = ("file", "examples", "bytes", "sha256")
+        shards[split] = [{key: note[key] for key in kept} for note in notes]
+        for note in notes:
+            repaired.update(note["repaired"])
+            unreadable += [{"split": split, **entry} for entry in note["unreadable"]]
     return {
         **job,
         "class_names": dataset.class_names,
@@ -231,7 +223,7 @@ def _manifest_content(
 
 
 def _write_manifest(
-    folder: Path, tasks: dict[str, list[ShardTask]], content: dict[str, Any]
+    folder: Path, tasks: dict[str, list[ShardTask]], content: Content
 ) -> None:
     """Write the mean image and the manifest, and add the statistics to `content`."""
     sums = PixelSums.zeros(content["size"])

@@ -7,7 +7,7 @@ or raw pixels. The image comes last, so that raw pixels are read without a copy.
 
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgpack
 import numpy as np
@@ -85,10 +85,10 @@ class PreparedSource:
         self._starts = np.cumsum([0] + [shard.examples for shard in shards])
         paths = [str(shard.path) for shard in shards]
         try:
-            self._records: Any = ArrayRecordDataSource(paths)
+            self._records = ArrayRecordDataSource(paths)
         except Exception:
-            # ArrayRecord's errors name no file; `_find_fault` looks for it.
-            self._records = []
+            # ArrayRecord raises many kinds, which name no file.
+            _find_fault(shards)
         if len(self._records) != len(self):
             _find_fault(shards)
         self._size = size
@@ -146,9 +146,7 @@ def _find_fault(shards: list[Shard]) -> NoReturn:
 
 
 def open_prepared(path: str | None, size: int, validation_fraction: float) -> Dataset:
-    """Open what `prepare` wrote.
-
-    `size` and `validation_fraction` are ignored: preparing decided both.
+    """Open what `prepare` wrote. Size and fraction are ignored: preparing decided both.
 
     Raises:
       InputError: if the folder is missing, damaged, or lacks a split.

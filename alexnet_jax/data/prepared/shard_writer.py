@@ -3,7 +3,6 @@ are missing."""
 
 import collections
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +18,11 @@ from alexnet_jax.runtime.errors import InputError, first_line
 
 
 class ShardTask(NamedTuple):
-    """A shard to write.
+    """A shard to write, from the images of its source.
 
     Attributes:
-      path: of the shard.
       notes: the folder for the notes of finished shards.
-      source: the encoded images that go into it.
-      encoding: `jpeg` or `raw`.
-      measured: whether the sums for the mean image and the colours are wanted.
+      measured: whether the sums for the mean image and the colours are written.
     """
 
     path: Path
@@ -37,8 +33,7 @@ class ShardTask(NamedTuple):
 
     @property
     def note(self) -> Path:
-        """The note of the shard. It is written last: where it exists the shard is
-        finished."""
+        """The shard's note, which is written last: with it the shard is finished."""
         return self.notes / f"{self.path.stem}.json"
 
     @property
@@ -51,14 +46,8 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
     """Decode, resize, encode and write a shard's images, then its note.
 
     Unreadable images are skipped and listed in the note. Nothing waits for the disk:
-    `missing` finds what a power cut lost.
-
-    Args:
-      task: the shard.
-      advance: called with the number of images done since.
-
-    Returns:
-      The shard's path.
+    `missing` finds what a power cut lost. `advance` is called with the number of images
+    done since. Returns the shard's path.
 
     Raises:
       InputError: if it can't be written.
@@ -76,13 +65,12 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
                 image, repairs = images.decode(data, where, size=task.source.size)
             except InputError as error:
                 unreadable.append({"name": name, "reason": str(error)})
-                advance(1)
-                continue
-            repaired.update(repairs)
-            encoded = record.encode(image, task.encoding)
-            writer.write(record.pack(encoded, label, name))
-            if task.measured:
-                sums.add(image)
+            else:
+                repaired.update(repairs)
+                encoded = record.encode(image, task.encoding)
+                writer.write(record.pack(encoded, label, name))
+                if task.measured:
+                    sums.add(image)
             advance(1)
         writer.close()
         part.replace(task.path)
@@ -111,10 +99,8 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
 def missing(tasks: Sequence[ShardTask], *, skip: bool) -> list[ShardTask]:
     """The shards that do not exist yet, or are damaged.
 
-    Args:
-      tasks: the shards.
-      skip: whether a shard with skipped images is finished; if not, it is written
-        again, because the images may have been fixed since.
+    Without `skip` those with skipped images are among them: the images may have been
+    fixed since.
     """
     if not any(task.note.exists() for task in tasks):
         return list(tasks)
@@ -140,12 +126,3 @@ def _finished(task: ShardTask, *, skip: bool) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def sync(path: Path) -> None:
-    """Have the system write a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

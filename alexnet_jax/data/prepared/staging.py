@@ -12,9 +12,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from alexnet_jax.data.prepared import shard_writer
+from alexnet_jax.data.prepared.manifest import Content
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.lock import LOCK_FILE, locked
@@ -34,11 +33,7 @@ def hold(staging: Path, output: Path, job: dict[str, object]) -> Iterator[None]:
     """Make the staging folder, and lock it for this process.
 
     What a job with the same options left in it stays; what another job left is removed.
-
-    Args:
-      staging: the folder.
-      output: the place of the finished set, for messages.
-      job: the options that decide the bytes.
+    `job` holds the options that decide the bytes; `output` is for messages.
 
     Raises:
       InputError: if another process holds it, or it has files that are not ours.
@@ -72,16 +67,14 @@ def _resume(staging: Path, job: dict[str, object]) -> None:
             left.unlink()
     if before != job:
         atomic.write_json(file, job)
-        shard_writer.sync(file)
+        atomic.sync(file)
 
 
-def check_unreadable(content: dict[str, Any], on_error: str, staging: Path) -> None:
-    """Raise an InputError where unreadable images must not be skipped.
+def check_unreadable(content: Content, on_error: str, staging: Path) -> None:
+    """Raise an InputError where unreadable images must not be skipped, after listing
+    all in the staging folder.
 
-    Args:
-      content: the manifest's content, with `unreadable` and `counts`.
-      on_error: `stop`, or `skip`, which still refuses a split without any image.
-      staging: gets the whole list, in `unreadable.txt`.
+    `skip` for `on_error` skips them, but refuses a split without any image.
     """
     reasons = [entry["reason"] for entry in content["unreadable"]]
     empty = [split for split, count in content["counts"].items() if not count]

@@ -1,8 +1,8 @@
 """Checks a prepared data set: every checksum, every record, every image."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordReader
 
@@ -17,28 +17,10 @@ from alexnet_jax.runtime.errors import InputError, check_number, first_line
 EXAMPLES_WORTH_A_PROCESS = 4096
 
 
-class ShardCheck(NamedTuple):
-    """A shard to check, and the manifest's values for its images.
-
-    Attributes:
-      shard: the shard.
-      size: side of the stored images, in pixels.
-      encoding: `jpeg` or `raw`.
-      classes: how many classes there are.
-    """
-
-    shard: Shard
-    size: int
-    encoding: str
-    classes: int
-
-
 def verify(path: Path, *, workers: int | None = None) -> list[str]:
     """The faults of a prepared data set, each a line that names its place.
 
-    Args:
-      path: the data set's folder.
-      workers: processes that read and decode; None for one for each core.
+    The work is done in `workers` processes; None for one for each core.
 
     Raises:
       InputError: if the manifest itself can't be read.
@@ -51,16 +33,19 @@ def verify(path: Path, *, workers: int | None = None) -> list[str]:
         manifest.load_statistics(opened)
     except (OSError, ValueError) as error:
         faults.append(f"{path / MEAN_FILE}: {error}")
-    tasks = [
-        ShardCheck(shard, opened.size, opened.encoding, len(opened.class_names))
-        for shard in manifest.all_shards(opened)
-    ]
-    total = sum(task.shard.examples for task in tasks)
+    shards = [*manifest.all_shards(opened)]
+    check = functools.partial(
+        check_shard,
+        size=opened.size,
+        encoding=opened.encoding,
+        classes=len(opened.class_names),
+    )
+    total = sum(shard.examples for shard in shards)
     useful = -(-total // EXAMPLES_WORTH_A_PROCESS)
     with progress.counted("verifying", total) as advance:
         for found in process_pool.spread(
-            check_shard,
-            tasks,
+            check,
+            shards,
             processes=workers or min(process_pool.cores(), useful),
             advance=advance,
         ):
@@ -68,9 +53,15 @@ def verify(path: Path, *, workers: int | None = None) -> list[str]:
     return sorted(faults)
 
 
-def check_shard(task: ShardCheck, advance: Callable[[int], None]) -> list[str]:
+def check_shard(
+    shard: Shard,
+    advance: Callable[[int], None],
+    *,
+    size: int,
+    encoding: str,
+    classes: int,
+) -> list[str]:
     """The faults of one shard; `advance` is called with the number of records read."""
-    shard = task.shard
     try:
         manifest.check_shard(shard)
     except InputError as error:
@@ -94,9 +85,9 @@ def check_shard(task: ShardCheck, advance: Callable[[int], None]) -> list[str]:
     for index in range(count):
         try:
             found = record.unpack(reader.read([index])[0])
-            record.decode(found.image, task.encoding, task.size)
-            if not 0 <= found.label < task.classes:
-                raise ValueError(f"label {found.label} of {task.classes} classes")
+            record.decode(found.image, encoding, size)
+            if not 0 <= found.label < classes:
+                raise ValueError(f"label {found.label} of {classes} classes")
         except Exception as error:
             # So do its records, msgpack and the decoder.
             faults.append(f"{shard.path}, record {index}: {first_line(error)}")

@@ -14,12 +14,7 @@ from alexnet_jax.runtime.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Examples in two arrays.
-
-    Attributes:
-      images: stored images, 0 to 255.
-      labels: the class of each.
-    """
+    """Examples in two arrays: stored images and the class of each."""
 
     images: UInt8[np.ndarray, "count size size 3"]
     labels: Integer[np.ndarray, "count"]
@@ -49,8 +44,7 @@ def array_dataset(
 ) -> Dataset:
     """A data set from arrays, which are not copied.
 
-    Its fingerprint is a checksum of the pixels, labels and class names. Its statistics,
-    of the training images, are computed here, once.
+    Its fingerprint is a checksum of the pixels, labels and class names.
 
     Args:
       images: for each split, `train` and `validation`, uint8 images of shape
@@ -74,17 +68,13 @@ def array_dataset(
     for image in images["train"]:
         sums.add(image)
     names = tuple(class_names)
+    checksums = [f"{split}/{_checksum(source)}" for split, source in splits.items()]
     return Dataset(
         splits=splits,
         class_names=names,
         class_ids=names,
         size=size,
-        fingerprint=fingerprint(
-            [
-                *names,
-                *(f"{split}/{_checksum(source)}" for split, source in splits.items()),
-            ]
-        ),
+        fingerprint=fingerprint([*names, *checksums]),
         statistics=sums.statistics(),
     )
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float, Integer
 from PIL import Image
 
 from alexnet_jax.data.dataset import Dataset, Example, fingerprint
@@ -11,18 +12,15 @@ from alexnet_jax.runtime.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DigitsSource:
-    """Some of scikit-learn's 1,797 scanned digits of 8x8 pixels, enlarged.
+    """Some of scikit-learn's 1,797 scanned digits, enlarged to `size` pixels a side.
 
-    Attributes:
-      indices: which digits.
-      images: all digits, with grey levels from 0 to 16.
-      labels: of all digits.
-      size: side of the enlarged images, in pixels.
+    `indices` says which; `images`, with grey levels from 0 to 16, and `labels` are
+    those of all digits.
     """
 
-    indices: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray
+    indices: Integer[np.ndarray, "count"]
+    images: Float[np.ndarray, "digits 8 8"]
+    labels: Integer[np.ndarray, "digits"]
     size: int
 
     def __len__(self) -> int:
@@ -47,14 +45,6 @@ class DigitsSource:
         return f"digit {self.indices[index]} of scikit-learn"
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    # Here, because scikit-learn is slow to import and only the digits need it.
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    return np.reshape(pixels, (-1, 8, 8)), np.asarray(labels)
-
-
 def open_digits(path: str | None, size: int, validation_fraction: float) -> Dataset:
     """The digits. The held-out digits are the same whatever the run's seed.
 
@@ -63,7 +53,11 @@ def open_digits(path: str | None, size: int, validation_fraction: float) -> Data
     """
     if path is not None:
         raise InputError("data.path has no meaning for the digits; leave it out")
-    images, labels = _digits()
+    # Here, because scikit-learn is slow to import and only the digits need it.
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.reshape(pixels, (-1, 8, 8))
     total = len(labels)
     order = np.random.default_rng(2012).permutation(total)
     count = round(validation_fraction * total)

@@ -30,15 +30,12 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"data.path={root} is not a folder")
-    class_names, files = _files_by_split(root, validation_fraction)
-    splits = {
-        split: _source(root, class_names, members, size)
-        for split, members in files.items()
-    }
+    names, files = _files_by_split(root, validation_fraction)
+    splits = {s: _source(root, names, members, size) for s, members in files.items()}
     return Dataset(
         splits=splits,
-        class_names=class_names,
-        class_ids=class_names,
+        class_names=names,
+        class_ids=names,
         size=size,
         fingerprint=fingerprint(
             f"{split}/{source.fingerprint()}" for split, source in splits.items()
@@ -70,8 +67,7 @@ def _files_by_split(
     if not (train and validation):
         kept, held_out = _hold_out(root, files, validation_fraction)
         return class_names, {"train": kept, "validation": held_out}
-    strangers = {f.name for f in _folders(validation)} - set(class_names)
-    if strangers:
+    if strangers := {f.name for f in _folders(validation)} - set(class_names):
         raise InputError(
             f"{validation} has classes that {train_root} lacks: "
             f"{', '.join(sorted(strangers))}"
@@ -143,11 +139,11 @@ def _hold_out(
 def _source(
     root: Path, class_names: tuple[str, ...], files: Mapping[str, list[Path]], size: int
 ) -> FileSource:
-    labels = {name: label for label, name in enumerate(class_names)}
     entries = []
     for name, members in files.items():
+        label = class_names.index(name)
         for file in members:
             relative = file.relative_to(root).as_posix()
             length = file.stat().st_size
-            entries.append(FileEntry(relative, labels[name], relative, 0, length))
+            entries.append(FileEntry(relative, label, relative, 0, length))
     return FileSource(root, tuple(entries), size)

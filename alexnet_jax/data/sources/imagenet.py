@@ -39,9 +39,8 @@ class Devkit(NamedTuple):
 
     Attributes:
       words: the readable name of each class by its WNID, sorted by WNID.
-      wnids: the WNID of each of the devkit's own numbers.
-      truth: the class of each validation image, in their order, as the devkit's
-        number.
+      wnids: the WNID of each of the devkit's numbers.
+      truth: the devkit's number of each validation image's class, in their order.
     """
 
     words: dict[str, str]
@@ -77,11 +76,11 @@ def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Da
             raise InputError(f"{root} lacks {name}; it comes from image-net.org")
     devkit = read_devkit(found["devkit"], year)
     labels = {wnid: label for label, wnid in enumerate(devkit.words)}
+    train = _train_entries(found["train"], labels)
+    validation = _validation_entries(found["validation"], devkit, labels)
     splits = {
-        "train": FileSource(root, _train_entries(found["train"], labels), size),
-        "validation": FileSource(
-            root, _validation_entries(found["validation"], devkit, labels), size
-        ),
+        "train": FileSource(root, train, size),
+        "validation": FileSource(root, validation, size),
     }
     return Dataset(
         splits=splits,
@@ -125,7 +124,7 @@ def read_devkit(path: Path, year: str) -> Devkit:
     Raises:
       InputError: if it can't be read or is of another year.
     """
-    # Here, because SciPy's reader is slow to import and nothing else needs it.
+    # Here, because SciPy's reader is slow to import and only the devkit needs it.
     import scipy.io
 
     files = tar_index.unpack_gzip(path)
@@ -172,11 +171,8 @@ def read_devkit(path: Path, year: str) -> Devkit:
 
 def _train_entries(path: Path, labels: Mapping[str, int]) -> tuple[FileEntry, ...]:
     """The training images, in the order in which they lie in the archive."""
-    inner = {
-        PurePosixPath(member.name).stem: member for member in tar_index.members(path)
-    }
-    strangers = sorted(set(inner) - set(labels))
-    if strangers:
+    inner = {PurePosixPath(m.name).stem: m for m in tar_index.members(path)}
+    if strangers := sorted(set(inner) - set(labels)):
         raise InputError(
             f"{path} has {strangers[0]}.tar, which is no class of the devkit"
         )
@@ -202,7 +198,7 @@ def _train_entries(path: Path, labels: Mapping[str, int]) -> tuple[FileEntry, ..
 def _validation_entries(
     path: Path, devkit: Devkit, labels: Mapping[str, int]
 ) -> tuple[FileEntry, ...]:
-    """The validation images by their numbers."""
+    """The validation images, in the order of their numbers."""
     numbered: dict[int, Member] = {}
     for member in tar_index.members(path):
         match = re.fullmatch(r"ILSVRC\d{4}_val_(\d+)\.JPEG", Path(member.name).name)

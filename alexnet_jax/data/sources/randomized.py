@@ -18,9 +18,9 @@ class CorruptedSource:
 
     Attributes:
       source: the true examples.
-      labels: for each example its new label, or -1 to keep its own; None keeps all.
-      order: the new order of every image's pixels; None keeps theirs.
-      order_seed: seed of a different order for each image; None for none.
+      labels: for each example its new label, or -1 to keep the true one.
+      order: the new order of every image's pixels.
+      order_seed: seed of a different order for each image.
     """
 
     source: Source
@@ -62,7 +62,7 @@ def corrupt(
     """A data set with random labels or shuffled pixels, the same in every epoch.
 
     Args:
-      dataset: the true data set; it is returned where nothing is to be changed.
+      dataset: the true data set.
       random_labels: the fraction of the training labels that are replaced by a label
         drawn uniformly from all classes, the true one among them. Validation labels
         stay true.

@@ -43,13 +43,9 @@ class _Headers:
 
 
 def members(path: Path, within: Member | None = None) -> Iterator[Member]:
-    """The files of a tar, or of a tar within a tar, in their order.
+    """The files of a tar, or of a tar within it, in their order, without folders.
 
-    Only headers are read. Folders are left out.
-
-    Args:
-      path: of the outer archive.
-      within: the inner archive.
+    Only headers are read.
 
     Raises:
       InputError: if it can't be read, is cut off, or has a member that is no plain file

@@ -15,6 +15,8 @@ from alexnet_jax.runtime.optional import require
 
 
 EXTRA = "alexnet_jax[tfds]"
+# An object of the optional package, as it comes.
+Tfds = Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,10 +28,9 @@ class TfdsSource(EncodedSource):
       start, stop: which of the records.
       keys: names of the image's feature and of the label's.
       title: name and split, for messages.
-      size: side of the decoded images, in pixels.
     """
 
-    records: Any
+    records: Tfds
     start: int
     stop: int
     keys: tuple[str, str]
@@ -60,8 +61,7 @@ class TfdsSource(EncodedSource):
             record = self.records[self.start + index]
         except Exception as error:
             # ArrayRecord and the features' decoders raise many kinds.
-            reason = first_line(error)
-            raise InputError(f"{where} can't be read ({reason})") from error
+            raise InputError(f"{where} can't be read ({first_line(error)})") from error
         return EncodedImage(where, int(record[label]), record[image])
 
     def fingerprint(self) -> str:
@@ -70,9 +70,8 @@ class TfdsSource(EncodedSource):
 
     def subset(self, start: int, stop: int) -> "TfdsSource":
         """The images from `start` to before `stop`."""
-        return dataclasses.replace(
-            self, start=self.start + start, stop=self.start + stop
-        )
+        at = self.start
+        return dataclasses.replace(self, start=at + start, stop=at + stop)
 
 
 def open_tfds(path: str | None, size: int, validation_fraction: float) -> Dataset:
@@ -122,7 +121,7 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
     )
 
 
-def _builder(path: str) -> Any:
+def _builder(path: str) -> Tfds:
     """A builder that reads built files, and never downloads or builds any."""
     tfds = require("tensorflow_datasets", path, EXTRA)
     loader = require("tensorflow_datasets.core.read_only_builder", path, EXTRA)
@@ -148,7 +147,7 @@ def _command(path: str) -> str:
     return f"tfds build {path} --file_format=array_record"
 
 
-def _keys(info: Any, path: str) -> tuple[str, str]:
+def _keys(info: Tfds, path: str) -> tuple[str, str]:
     """Names of the image's feature and of the label's."""
     features = require("tensorflow_datasets", path, EXTRA).features
     keys = info.supervised_keys or ()

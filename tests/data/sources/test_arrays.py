@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.data.loading.pipeline import make_pipeline, reading, train_dataset
+from alexnet_jax.data.loading.pipeline import Pipeline, reading, train_dataset
 from alexnet_jax.data.sources.arrays import array_dataset
 from alexnet_jax.runtime.errors import InputError
 
@@ -75,12 +75,12 @@ def test_the_fingerprint_is_of_the_content():
 def test_a_pipeline_is_made_from_arrays_in_one_call():
     images, labels = arrays()
     dataset = array_dataset(images, labels, NAMES)
-    pipeline = make_pipeline(dataset, crop=9, crops=False, flip=False)
+    pipeline = Pipeline(dataset, crop=9, crops=False, flip=False)
     batches = train_dataset(pipeline, dataset.statistics, batch_size=20, seed=0)
     seen = sorted(image.tobytes() for image in batches[0]["image"])
     assert seen == sorted(image.tobytes() for image in images["train"])
     with pytest.raises(InputError, match="data.crop=224 must lie between 1 and"):
-        make_pipeline(dataset)
+        Pipeline(dataset)
 
 
 def test_reading_leaves_out_the_keys_that_choose_the_data():

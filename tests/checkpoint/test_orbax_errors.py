@@ -8,10 +8,10 @@ import pytest
 
 PROGRAM = """
 import contextlib, pathlib
-from alexnet_jax.checkpoint import broken
+from alexnet_jax.checkpoint import orbax_errors
 from alexnet_jax.runtime.errors import Failure
 
-with contextlib.suppress(Failure), broken.writable(pathlib.Path("run")):
+with contextlib.suppress(Failure), orbax_errors.writable(pathlib.Path("run")):
     raise OSError("no space left")
 
 class Dropped:

@@ -1,0 +1,187 @@
+"""Experiments train on arrays in memory, by the package's own loop."""
+
+import argparse
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import preset_config
+from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.data.sources.arrays import array_dataset
+from alexnet_jax.runs.setup import build_setup
+from alexnet_jax.runtime.errors import InputError
+
+from runs import checkpoint_steps, final_digests, lines
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+
+import arrays
+import experiment
+from signals import signals
+
+
+GENERALISATION = experiment.ROOT / "experiments" / "generalisation"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Fifty digits in each split."""
+    dataset = arrays.digits(14)
+    sources = {split: arrays.source_of(dataset, split) for split in dataset.splits}
+    return array_dataset(
+        {split: source.images[:50] for split, source in sources.items()},
+        {split: source.labels[:50] for split, source in sources.items()},
+        dataset.class_names,
+    )
+
+
+def test_arrays_survive_the_way_to_another_machine(digits, tmp_path):
+    arrays.save_arrays(tmp_path / "digits.npz", digits)
+    found = arrays.open_data(tmp_path / "digits.npz")
+    assert found.class_names == digits.class_names
+    assert (found.size, found.fingerprint) == (digits.size, digits.fingerprint)
+    for name, source in digits.splits.items():
+        np.testing.assert_array_equal(found.splits[name].images, source.images)
+        np.testing.assert_array_equal(found.splits[name].labels, source.labels)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "digits.npz").read_bytes()[:99])
+    with pytest.raises(InputError, match=r"cut.npz is no file of arrays"):
+        arrays.open_data(tmp_path / "cut.npz")
+
+
+def test_a_prepared_set_is_written_into_one_file(
+    image_folder, tmp_path, monkeypatch, capsys
+):
+    prepared = tmp_path / "prepared"
+    prepare(
+        source="folder",
+        input_path=str(image_folder),
+        output=prepared,
+        size=16,
+        encoding="raw",
+        workers=1,
+    )
+
+    def written(output):
+        arguments = ["arrays.py", f"--data={prepared}", f"--output={output}"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        arrays.main()
+
+    written(tmp_path / "set.npz")
+    expected = arrays.open_data(prepared)
+    found = arrays.open_data(tmp_path / "set.npz")
+    assert found.class_names == expected.class_names
+    for name, source in expected.splits.items():
+        np.testing.assert_array_equal(found.splits[name].images, source.images)
+        np.testing.assert_array_equal(found.splits[name].labels, source.labels)
+    result = json.loads(capsys.readouterr().out)
+    assert result["train"] == len(expected.splits["train"])
+    with pytest.raises(InputError, match="set.npy must end in .npz"):
+        written(tmp_path / "set.npy")
+
+
+def set_up(digits, *, epochs, rate=0.01, enough=lambda workdir: False):
+    config = preset_config("four_layers")
+    for name in ("conv1", "conv2", "conv3"):
+        config.model.layers[name].channels = 4
+    config.data.update({"crop": 12, "threads": 1})
+    config.schedule.update({"kind": "steps", "learning_rate": rate})
+    config.train.update({"batch_size": 8, "epochs": epochs, "seed": 1})
+    config.eval.batch_size = 50
+    config.checkpoint.update(experiment.LATEST_ONLY)
+    return build_setup(config, digits, enough)
+
+
+def test_a_run_continues_where_it_stood(digits, tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    experiment.fit(set_up(digits, epochs=3.0), whole)
+    experiment.fit(set_up(digits, epochs=3.0, enough=lambda workdir: True), parts)
+    # An epoch of 50 examples is over after 7 batches of 8.
+    assert list(checkpoint_steps(parts)) == [7]
+    capsys.readouterr()
+    for _ in range(2):
+        result = experiment.fit(set_up(digits, epochs=3.0), parts)
+        assert result is not None and result["step"] == 19
+    assert "continuing from step 7" in capsys.readouterr().err
+    assert lines(whole) == lines(parts)
+    assert list(checkpoint_steps(whole)) == list(checkpoint_steps(parts)) == [19]
+    expected, found = final_digests(whole, 19), final_digests(parts, 19)
+    for name, digest in expected.items():
+        np.testing.assert_array_equal(digest, found[name])
+
+
+def test_enough_ends_a_run_also_when_it_is_started_again(digits, tmp_path):
+    seen = []
+    for _ in range(2):
+        setup = set_up(digits, epochs=9.0, enough=lambda workdir: True)
+        result = experiment.fit(setup, tmp_path / "run")
+        seen.append((result, lines(tmp_path / "run")))
+    assert seen[0][0]["step"] == 7
+    assert seen[0] == seen[1]
+
+
+def test_a_run_that_diverges_is_a_result(digits, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert experiment.fit(set_up(digits, epochs=2.0, rate=1e30), run) is None
+    assert "step" in capsys.readouterr().err
+    assert len(experiment.metrics_of(run, "train")) < 7
+    assert experiment.metrics_of(run, "validation") == []
+
+
+def test_another_network_resumes_with_more_epochs(digits, tmp_path, monkeypatch):
+    """Networks of Zhang et al. have steps of their own, and are trained by the same
+    loop."""
+    monkeypatch.syspath_prepend(GENERALISATION)
+    run = runpy.run_path(str(GENERALISATION / "run.py"))["run"]
+    dataset = arrays.digits(32)
+
+    def train(folder, epochs):
+        given = argparse.Namespace(runs=tmp_path / folder, epochs=epochs, seed=0)
+        return run(dataset, "mlp", "plain", given)
+
+    train("parts", 0.5)
+    whole, parts = train("whole", 1.0), train("parts", 1.0)
+    for what in ("epochs", "train", "test", "parameters"):
+        assert whole[what] == parts[what]
+    digests = [
+        final_digests(tmp_path / name / "mlp-plain-0", 11)
+        for name in ("whole", "parts")
+    ]
+    for name, digest in digests[0].items():
+        np.testing.assert_array_equal(digest, digests[1][name])
+
+
+def test_the_gradient_beside_finite_differences(digits):
+    model = set_up(digits, epochs=1.0).model
+    source = arrays.source_of(digits, "train")
+    images = source.images[:, 1:13, 1:13].astype(np.float32)
+    params = model.init(jax.random.key(0), images[:1])["params"]
+    sizes = signals(model, params, images, source.labels)
+    assert [size["layer"] for size in sizes] == list(model.layers)
+
+    @jax.jit
+    def logits_of(kernel):
+        changed = {**params, "fc4": {**params["fc4"], "kernel": kernel}}
+        return model.apply({"params": changed}, images)
+
+    def loss(kernel):
+        logits = np.asarray(logits_of(kernel), np.float64)
+        logits -= logits.max(-1, keepdims=True)
+        own = logits[np.arange(len(images)), source.labels]
+        return np.mean(np.log(np.exp(logits).sum(-1)) - own)
+
+    # The loss is nearly linear this close; along a random direction the slope's mean
+    # square is that of the gradient over the number of directions.
+    kernel = np.asarray(params["fc4"]["kernel"])
+    rng, slopes = np.random.default_rng(0), []
+    for _ in range(300):
+        direction = rng.choice([-1.0, 1.0], kernel.shape)
+        step = (1e-2 * direction).astype(np.float32)
+        slopes.append((loss(kernel + step) - loss(kernel - step)) / 2e-2)
+    norm = np.sqrt(np.mean(np.square(slopes))) / np.linalg.norm(kernel)
+    assert sizes[-1]["gradient"] == pytest.approx(norm, rel=0.15)
