@@ -19,6 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 DATA, TOWER = "data", "tower"
 
+CPU_DEVICES = "jax_num_cpu_devices"
 MORE_CPUS = (
     "; a CPU shows itself as {0} with JAX_NUM_CPU_DEVICES={0}, or "
     "mesh.virtual_cpu_devices={0} in a run's config"
@@ -68,9 +69,10 @@ def open_mesh(
     else:
         along_tower = _count(tower, "tower")
     if towers % along_tower:
+        divisors = [str(n) for n in range(1, towers + 1) if towers % n == 0]
         raise InputError(
             f"mesh.tower={tower} does not divide the network's {towers} towers; "
-            f"use {' or '.join(str(n) for n in divisors(towers))}"
+            f"use {' or '.join(divisors)}"
         )
     if data == "auto":
         along_data = max(1, len(devices) // along_tower)
@@ -111,7 +113,7 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
     # A variable that is set for one command comes before a run's config.
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         virtual_cpu_devices = None
-    settings = {"jax_platforms": platform, "jax_num_cpu_devices": virtual_cpu_devices}
+    settings = {"jax_platforms": platform, CPU_DEVICES: virtual_cpu_devices}
     for name, value in settings.items():
         if value is None or getattr(jax.config, name) == value:
             continue
@@ -125,7 +127,7 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
     # XLA computes in a pool of one thread a core, and at least one a device. A device
     # that waits for the others in an exchange keeps its thread; on one core two devices
     # were seen to wait for ever, each for a thread of the other.
-    devices = int(jax.config.read("jax_num_cpu_devices"))
+    devices: int = getattr(jax.config, CPU_DEVICES)
     if devices > cores():
         os.environ.setdefault("PJRT_NPROC", str(2 * devices))
 
@@ -169,11 +171,6 @@ def whole(array: jax.Array) -> np.ndarray:
             host[shard.index] = shard.data
         return host
     return multihost_utils.process_allgather(array, tiled=True)
-
-
-def divisors(number: int) -> list[int]:
-    """The numbers that divide one."""
-    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def check_batch(batch_size: int, parts: int, what: str) -> None:
