@@ -12,7 +12,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 os.environ.pop("XLA_FLAGS", None)
-# What the commands would start themselves anew for; see `hugepages`.
+# What the commands would restart themselves for; see `hugepages`.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 # Many tests, and the processes they start, compile the same programs: each once is
@@ -49,7 +49,7 @@ def photographs() -> list[np.ndarray]:
 def image_folder(tmp_path, photographs):
     """Two classes of pieces of photographs: mixed sizes, kinds and orientations."""
     rng = np.random.default_rng(0)
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for split, count in (("train", 8), ("val", 3)):
         for label, photograph in enumerate(photographs):
             folder = root / split / f"class{label}"

@@ -29,14 +29,14 @@ def test_overrides_and_variants():
         [
             "--config=imagenet:paper",
             "--workdir=somewhere",
-            "--config.data.path=pictures",
+            "--config.data.path=photographs",
             "--config.train.batch_size=256",
         ]
     )
     assert workdir == Path("somewhere")
     apart, _ = main.parse(["--config", "quickstart", "--workdir", "x"])
     assert apart.data.source == "digits"
-    assert config.data.path == "pictures"
+    assert config.data.path == "photographs"
     assert config.train.batch_size == 256
     assert config.schedule.kind == "plateau"
     assert load_config("imagenet").schedule.kind == "steps"

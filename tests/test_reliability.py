@@ -19,7 +19,7 @@ def result_of(script, *arguments):
         [sys.executable, str(FOLDER / script), *arguments],
         capture_output=True,
         text=True,
-        # The script has compiled programs of its own to keep.
+        # The script has compiled its own programs to keep.
         env={k: v for k, v in os.environ.items() if not k.startswith("JAX_COMP")},
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -50,10 +50,10 @@ def test_the_work_directory(straight):
         "metrics.jsonl",
         "run.json",
     }
-    told = runs.lines(straight)
-    steps = [line["step"] for line in told if line["split"] == "train"]
+    lines = runs.lines(straight)
+    steps = [line["step"] for line in lines if line["split"] == "train"]
     assert steps == list(range(1, 21))
-    validations = [line["step"] for line in told if line["split"] == "validation"]
+    validations = [line["step"] for line in lines if line["split"] == "validation"]
     assert validations == [8, 16, 20]
     run = json.loads((straight / "run.json").read_text())
     assert run["format_version"] == 2
@@ -206,14 +206,14 @@ def test_other_data_are_refused(straight):
 
 
 @pytest.mark.slow
-def test_without_a_mean_picture_none_is_subtracted(tmp_path):
+def test_without_a_mean_image_none_is_subtracted(tmp_path):
     short = ("--config.train.steps=1", "--config.data.subtract_mean=False")
     workdir = runs.run(tmp_path, "run", *short)
     np.testing.assert_array_equal(np.load(workdir / "mean.npy"), 0)
     loaded = trained.load(workdir)
-    picture = np.random.default_rng(0).integers(0, 256, (77, 77, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (77, 77, 3), np.uint8)
     np.testing.assert_array_equal(
-        loaded.preprocess([picture])[0], picture[5:72, 5:72].astype(np.float32)
+        loaded.preprocess([image])[0], image[5:72, 5:72].astype(np.float32)
     )
 
 
@@ -280,8 +280,8 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
         for name, array in runs.final_state(tmp_path / "run", step).items():
             if "best_error" not in name:
                 assert np.isfinite(array).all(), (step, name)
-    told = runs.lines(tmp_path / "run")
-    assert all(np.isfinite(line["loss"]) for line in told)
+    lines = runs.lines(tmp_path / "run")
+    assert all(np.isfinite(line["loss"]) for line in lines)
 
 
 def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
@@ -310,9 +310,11 @@ def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     rows = changed(model.layers, conv1={"kernel_std": 0.1})
     otherwise = model.clone(norm_k=1.0, layers=rows)
     finetune.init_from(straight, params, otherwise, others, mesh)
-    told = capsys.readouterr().err
-    assert "other settings of the network: model.norm_k=2.0 there and 1.0 here" in told
-    assert "kernel_std" not in told
+    messages = capsys.readouterr().err
+    assert (
+        "other settings of the network: model.norm_k=2.0 there and 1.0 here" in messages
+    )
+    assert "kernel_std" not in messages
     assert taken["fc8"] is params["fc8"]
     for name in params:
         same = (taken[name]["kernel"] == params[name]["kernel"]).all()
@@ -350,7 +352,7 @@ def shared_memory():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_and_no_shared_memory_stays_behind(tmp_path, number):
-    """Pictures so large that batches go through shared memory."""
+    """Images so large that batches go through shared memory."""
     before = shared_memory()
     large = ("--config.data.size=300", "--config.data.crop=291")
     process = runs.start(tmp_path, "run", *large, "--config.data.workers=2")
@@ -375,15 +377,15 @@ def wait_for(condition, process):
 
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path, straight):
-    """No file may have more bytes: of the mean picture, then of a checkpoint."""
+    """No file may have more bytes: of the mean image, then of a checkpoint."""
 
     def fails_with(file_bytes, what):
         process = runs.start(tmp_path, "run", file_bytes=file_bytes)
-        told = process.communicate(timeout=120)[1]
-        assert process.returncode == 1, told
-        (line,) = [text for text in told.splitlines() if text.startswith("error: ")]
+        messages = process.communicate(timeout=120)[1]
+        assert process.returncode == 1, messages
+        (line,) = [text for text in messages.splitlines() if text.startswith("error: ")]
         assert f"{what} can't be written" in line
-        assert "Traceback" not in told
+        assert "Traceback" not in messages
 
     fails_with(20_000, "mean.npy")
     process = runs.start(tmp_path, "run")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -17,6 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 DATA, TOWER = "data", "tower"
 
+CPU_DEVICES = "jax_num_cpu_devices"
 MORE_CPUS = (
     "; a CPU shows itself as {0} with JAX_NUM_CPU_DEVICES={0}, or "
     "mesh.virtual_cpu_devices={0} in a run's config"
@@ -66,9 +67,10 @@ def open_mesh(
     else:
         along_tower = _count(tower, "tower")
     if towers % along_tower:
+        divisors = [str(n) for n in range(1, towers + 1) if towers % n == 0]
         raise InputError(
             f"mesh.tower={tower} does not divide the network's {towers} towers; "
-            f"use {' or '.join(str(n) for n in divisors(towers))}"
+            f"use {' or '.join(divisors)}"
         )
     if data == "auto":
         along_data = max(1, len(devices) // along_tower)
@@ -109,7 +111,7 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
     # A variable that is set for one command comes before a run's config.
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         virtual_cpu_devices = None
-    settings = {"jax_platforms": platform, "jax_num_cpu_devices": virtual_cpu_devices}
+    settings = {"jax_platforms": platform, CPU_DEVICES: virtual_cpu_devices}
     for name, value in settings.items():
         if value is None or getattr(jax.config, name) == value:
             continue
@@ -123,9 +125,7 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
     # XLA computes in a pool of one thread a core, and at least one a device. A device
     # that waits for the others in an exchange keeps its thread; on one core two devices
     # were seen to wait for ever, each for a thread of the other.
-    # `jax.config.read` refuses this key, and its type has no attribute for it.
-    config: Any = jax.config
-    devices: int = config.jax_num_cpu_devices
+    devices: int = getattr(jax.config, CPU_DEVICES)
     if devices > cores():
         os.environ.setdefault("PJRT_NPROC", str(2 * devices))
 
@@ -152,11 +152,6 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
             "(--config.mesh.data=auto), and as many in every process"
         )
     return rows[0] // len(rows), count // len(rows)
-
-
-def divisors(number: int) -> list[int]:
-    """The numbers that divide one."""
-    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def check_batch(batch_size: int, parts: int, what: str) -> None:

@@ -145,13 +145,15 @@ def _give_up(
     """End this process, with one line that says which process is missing."""
     missing = "a process is missing"
     if address is not None and processes is not None and process is not None:
-        absent = [number for number in range(1, processes) if number != process]
+        absent = [str(n) for n in range(1, processes) if n != process]
         if process > 0 and not _answers(address):
-            absent = [0]
-        missing = {
-            0: f"process 0 at {address} does not accept this process",
-            1: f"process {absent[0] if absent else None} is missing",
-        }.get(len(absent), f"of processes {', '.join(map(str, absent))} one is missing")
+            absent = ["0"]
+        if not absent:
+            missing = f"process 0 at {address} does not accept this process"
+        elif len(absent) == 1:
+            missing = f"process {absent[0]} is missing"
+        else:
+            missing = f"of processes {', '.join(absent)} one is missing"
     print(
         f"error: not all processes joined within {seconds} s: {missing}; start every "
         "process with the same command, and check that each can reach the address",

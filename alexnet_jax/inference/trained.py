@@ -176,9 +176,21 @@ def open_trained(workdir: Path, checkpoint: str | int) -> TrainedNetwork:
     return TrainedNetwork(workdir, config, read_data(workdir), step)
 
 
-def load(workdir: Path, checkpoint: str | int = "best") -> Loaded:
-    """See `alexnet_jax.load`."""
-    network = open_trained(workdir, checkpoint)
+def load(workdir: str | Path, checkpoint: str | int = "best") -> Loaded:
+    """The network of a work directory, ready to use on one device.
+
+    >>> model, variables, preprocess, class_names = alexnet_jax.load("run")
+    >>> logits = model.apply(variables, preprocess(["cat.jpg"]))
+    >>> logits, features = model.apply(variables, images, layers=("conv5", "fc7"))
+
+    Args:
+      workdir: of a run.
+      checkpoint: `best` by validation error, `latest`, or a step.
+
+    Raises:
+      InputError: if there is no such checkpoint.
+    """
+    network = open_trained(Path(workdir), checkpoint)
     data, mean = network.data, network.mean
 
     def preprocess(

@@ -71,19 +71,14 @@ def _parts(message: memoryview, field: int) -> Iterator[memoryview]:
 
 def _blob(message: memoryview, layer: str) -> np.ndarray:
     legacy = dict.fromkeys(LEGACY_SHAPE, 1)
-    shape: tuple[int, ...] | None = None
-    parts: list[np.ndarray] = []
-    for number, value in fields(message):
-        if number in legacy and isinstance(value, int):
-            legacy[number] = value
-        elif number == SHAPE and isinstance(value, memoryview):
-            shape = tuple(_dimensions(value))
-        elif number in (DATA, DOUBLES) and isinstance(value, memoryview):
-            kind = "<f4" if number == DATA else "<f8"
-            # All numbers of a packed field, or one number of an unpacked field.
-            parts.append(np.frombuffer(value, kind).astype(np.float32))
-    numbers = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    shape = tuple(legacy.values()) if shape is None else shape
+    sizes = {n: v for n, v in fields(message) if n in legacy and isinstance(v, int)}
+    shape = tuple((legacy | sizes).values())
+    for part in _parts(message, SHAPE):
+        shape = tuple(_dimensions(part))
+    # A part is all numbers of a packed field, or one number of an unpacked field.
+    parts = [np.frombuffer(part, "<f4") for part in _parts(message, DATA)]
+    parts += [np.frombuffer(part, "<f8") for part in _parts(message, DOUBLES)]
+    numbers = np.concatenate(parts or [[]], dtype=np.float32, casting="same_kind")
     # In floats, which don't overflow as a product of damaged sizes would.
     if numbers.size != np.prod(shape, dtype=np.float64):
         raise ValueError(f"layer {layer!r} has {numbers.size} numbers for {shape}")

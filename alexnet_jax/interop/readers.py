@@ -48,10 +48,6 @@ def _matrix(array: np.ndarray) -> np.ndarray:
     return array.reshape(array.shape[2:]) if legacy else array
 
 
-def _from_pth(path: Path) -> list[Layer]:
-    return _from_state_dict(torch_pickle.read(path), path)
-
-
 def _from_safetensors(path: Path) -> list[Layer]:
     safetensors = require("safetensors.numpy", path)
     try:
@@ -120,6 +116,6 @@ def _from_onnx(path: Path) -> list[Layer]:
 READERS: dict[str, Callable[[Path], list[Layer]]] = {
     ".caffemodel": _from_caffemodel,
     ".onnx": _from_onnx,
-    ".pth": _from_pth,
+    ".pth": lambda path: _from_state_dict(torch_pickle.read(path), path),
     ".safetensors": _from_safetensors,
 }

@@ -220,7 +220,13 @@ class AlexNet(nn.Module):
             )
         if examples is None:
             examples = jnp.arange(images.shape[0], dtype=jnp.int32)
-        masks = functools.partial(self._dropout, key=dropout_key, examples=examples)
+        dropped = functools.partial(
+            dropout,
+            indices=self._tower_indices(),
+            key=dropout_key,
+            examples=examples,
+            keep=1 - self.dropout,
+        )
         kept: dict[str, Array] = {}
 
         def keep(name: str, values: list[Array]) -> None:
@@ -236,8 +242,11 @@ class AlexNet(nn.Module):
             xs = self._linear(index, name, xs)
             keep(f"{name}.linear", xs)
             for step in row.then:
-                # The layer's place, from 0, decides its dropout masks.
-                xs = masks(xs, index) if step == "dropout" else self._after(step, xs)
+                if step == "dropout":
+                    # The layer's place, from 0, decides its masks.
+                    xs = dropped(xs, layer=index)
+                else:
+                    xs = self._after(step, xs)
                 if step == "activation":
                     keep(name, xs)
                 elif step in FEATURES:
@@ -315,24 +324,6 @@ class AlexNet(nn.Module):
                 partial=self.pool_partial,
             ),
         }
-
-    def _dropout(
-        self,
-        xs: list[Array],
-        index: int,
-        *,
-        key: Key[Array, ""] | None,
-        examples: Int[Array, " batch"],
-    ) -> list[Array]:
-        dropped = dropout(
-            _flat(xs),
-            self._tower_indices(),
-            key,
-            layer=index,
-            examples=examples,
-            keep=1 - self.dropout,
-        )
-        return [y.reshape(x.shape) for x, y in zip(xs, dropped, strict=True)]
 
     def _logits(self, name: str, xs: list[Array]) -> Float[Array, "batch classes"]:
         """Each tower's partial product, added over towers, and the one bias."""

@@ -155,15 +155,13 @@ def as_rows(layers: Mapping[str, object], towers: int = 1) -> dict[str, Row]:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    found = []
     for name in names:
-        if not (match := re.fullmatch(r"(conv|fc)([1-9][0-9]*)", str(name))):
+        if not re.fullmatch(r"(conv|fc)[1-9][0-9]*", str(name)):
             raise InputError(
                 f"model.layers.{name} is no name of a layer; layers are conv1, conv2 "
                 "and so on, then fc6 and so on"
             )
-        found.append((int(match[2]), name))
-    ordered = [name for _, name in sorted(found)]
+    ordered = sorted(names, key=lambda name: int(name.lstrip("convf")))
     convolutions = sum(name.startswith("conv") for name in ordered)
     expected = _numbered(convolutions, len(ordered))
     if ordered != expected or convolutions == len(ordered):

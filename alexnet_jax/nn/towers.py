@@ -99,7 +99,7 @@ def own_part(
 
 
 def dropout(
-    xs: Sequence[Float[Array, "batch width"]],
+    xs: Sequence[Float[Array, "batch *shape"]],
     indices: Sequence[int | Array],
     key: Key[Array, ""] | None,
     *,
@@ -127,17 +127,20 @@ def dropout(
     key = jax.random.fold_in(key, layer)
     keys = [jax.random.fold_in(key, tower) for tower in indices]
     return [
-        jnp.where(_masks(key, examples, keep, x.shape[-1]), x, 0)
+        jnp.where(_masks(key, examples, keep, x.shape[1:]), x, 0)
         for key, x in zip(keys, xs, strict=True)
     ]
 
 
 def _masks(
-    key: Key[Array, ""], examples: Int[Array, " batch"], keep: float, width: int
+    key: Key[Array, ""],
+    examples: Int[Array, " batch"],
+    keep: float,
+    shape: tuple[int, ...],
 ) -> Array:
     """Which outputs each example keeps; decided by the key and its place alone."""
 
     def mask(example: Int[Array, ""]) -> Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, example), keep, (width,))
+        return jax.random.bernoulli(jax.random.fold_in(key, example), keep, shape)
 
     return jax.vmap(mask)(examples)

@@ -75,11 +75,8 @@ def preset_config(name: str) -> ConfigDict:
     changes = sections.preset(name)
     config = ConfigDict()
     for section in sections.SECTIONS:
-        values = {
-            key: _typed(parameter)
-            for key, parameter in sections.parameters(section).items()
-        }
-        made = ConfigDict(values)
+        parameters = sections.parameters(section).items()
+        made = ConfigDict({key: _typed(parameter) for key, parameter in parameters})
         for key, value in changes.get(section, {}).items():
             if key == "layers":
                 # Other layers altogether, and not further ones.

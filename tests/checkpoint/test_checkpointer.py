@@ -246,11 +246,11 @@ def test_a_damaged_checkpoint_is_never_restored_in_silence(tmp_path, fault, caps
             (directory / name).write_bytes(damage((whole / name).read_bytes()))
         with CheckpointWriter(directory) as checkpoints:
             step, restored = checkpoints.restore_latest(state(0))
-            told = capsys.readouterr().err
-            assert ("warning: " in told) == (step == 1)
+            messages = capsys.readouterr().err
+            assert ("warning: " in messages) == (step == 1)
             if step == 1:
                 fell_back += 1
-                assert str(directory / "2") in told
+                assert str(directory / "2") in messages
                 assert (directory.parent / "damaged" / "2").is_dir()
                 checkpoints.save(2, state(2))
                 checkpoints.wait()

@@ -278,7 +278,7 @@ def test_dropout_masks_belong_to_layer_tower_and_example():
     variables = model.init(jax.random.key(0), images)
     key = jax.random.key(7)
 
-    # With equal inputs, zeros in the logits' inputs tell the masks: read them through
+    # With equal inputs, zeros in the logits' inputs show the masks: read them through
     # the derivative of the logits by a layer's biases, which is zero where dropped.
     def masks(examples, key=key, row=0, layer="fc7"):
         def logit(bias):

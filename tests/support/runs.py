@@ -63,7 +63,7 @@ def start(
     devices: int | None = None,
     file_bytes: int | None = None,
 ):
-    """A run in a process of its own, on so many virtual devices, that can't write files
+    """A run in its own process, on so many virtual devices, that can't write files
     of more bytes."""
 
     count = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}

@@ -121,7 +121,7 @@ def test_a_drop_leaves_the_velocity_as_it_is():
 
 
 def test_a_zero_rate_freezes_a_layer_wholly():
-    """No decay and no leftover velocity move it, and thawing goes on from there."""
+    """No decay and no leftover velocity move it, and thawing continues from there."""
     stages = ((0, 1.0), (1, 0.0), (2, 0.5))
     schedule = make_schedule(
         steps_per_epoch=5,

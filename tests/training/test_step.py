@@ -193,7 +193,7 @@ def test_the_step_lowers_for_other_platforms_in_bfloat16(platform):
 
 
 def traced(model, size):
-    """The train step on two towers, traced for pictures of `size`."""
+    """The train step on two towers, traced for images of `size`."""
     mesh = mesh_of(1, 2)
     schedule = make_schedule(steps_per_epoch=1)
     sgd = optimizer.momentum_sgd(schedule)
