@@ -73,14 +73,11 @@ class FileSource(EncodedSource):
     """Images in files of a folder, or in archives there, which are read in place."""
 
     root: Path
-    entries: tuple[FileEntry, ...]
+    entries: tuple[FileEntry, ...] = dataclasses.field(repr=False)
     size: int
 
     def __len__(self) -> int:
         return len(self.entries)
-
-    def __repr__(self) -> str:
-        return f"FileSource({self.root}, {len(self.entries)} images)"
 
     def name(self, index: int) -> str:
         """The file's name, relative to the root or to the archive."""

@@ -76,12 +76,12 @@ def load_statistics(folder: Path, content: Mapping[str, object]) -> Statistics:
         raise InputError(
             f"{path} is missing or damaged ({first_line(error)})"
         ) from error
-    colours = {}
+    colours = []
     for key, shape in (("colour_deviations", (3,)), ("colour_directions", (3, 3))):
-        colours[key] = np.asarray(content[key], np.float64)
-        if colours[key].shape != shape or not np.isfinite(colours[key]).all():
+        colours.append(np.asarray(content[key], np.float64))
+        if colours[-1].shape != shape or not np.isfinite(colours[-1]).all():
             raise ValueError(key)
-    return Statistics(mean, colours["colour_deviations"], colours["colour_directions"])
+    return Statistics(mean, *colours)
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -106,12 +106,11 @@ def open_output(
     Raises:
       InputError: if it exists, belongs to other work, or can't be written.
     """
-    kinds: dict[str, Callable[..., AbstractContextManager[Write]]]
-    kinds = {".zarr": _zarr, ".npy": _npy}
-    if path.suffix not in kinds:
+    opener = {".zarr": _zarr, ".npy": _npy}.get(path.suffix)
+    if opener is None:
         raise InputError(f"--output={path} must end in .zarr or .npy")
     output = Output(path, job)
-    with kinds[path.suffix](path, shapes, rows_at_once, output) as output.write:
+    with opener(path, shapes, rows_at_once, output) as output.write:
         yield output
     if output.done == next(iter(shapes.values()))[0]:
         output.end()
@@ -214,14 +213,12 @@ def _zarr(
         group = zarr.open_group(path, mode=mode, zarr_format=2)
     if not output.done:
         total = next(iter(shapes.values()))[0]
-        kinds: dict[str, tuple[tuple[int, ...], np.dtype]]
-        kinds = {name: (shape, np.dtype(np.float32)) for name, shape in shapes.items()}
-        kinds["name"] = ((total,), np.dtype(f"S{NAME_BYTES}"))
-        kinds["label"] = ((total,), np.dtype(np.int32))
-        for name, (shape, kind) in kinds.items():
+        columns = [(name, shape, "float32") for name, shape in shapes.items()]
+        columns += [("name", (total,), f"S{NAME_BYTES}"), ("label", (total,), "int32")]
+        for name, shape, kind in columns:
             # A chunk is a batch's rows: written whole, and only once.
             chunks = (rows_at_once, *shape[1:])
-            group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
+            group.create_array(name, shape=shape, chunks=chunks, dtype=np.dtype(kind))
 
     def write(
         start: int, columns: Columns, names: Sequence[str], labels: Sequence[int]

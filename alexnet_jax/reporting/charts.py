@@ -75,14 +75,13 @@ def training(runs: Sequence[Curves]) -> Figure:
         for epoch in run.rate_drops() if len(runs) == 1 else ():
             for axes in (loss, error):
                 axes.axvline(epoch, color=INK, alpha=0.4, lw=0.8, ls="--")
-    loss.set_ylabel("loss")
+    drops = " (dashed: the rate drops)" if len(runs) == 1 else ""
+    loss.set(ylabel="loss")
     _logarithmic(loss)
-    error.set_ylabel("top-1 error")
-    error.set_ylim(bottom=0)
+    error.set(ylabel="top-1 error", ylim=(0, None))
     error.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-    rate.set_ylabel("learning rate")
+    rate.set(ylabel="learning rate", xlabel=f"epoch{drops}")
     _logarithmic(rate)
-    rate.set_xlabel("epoch" + (" (dashed: the rate drops)" if len(runs) == 1 else ""))
     loss.legend()
     return figure
 
@@ -104,12 +103,9 @@ def throughput(runs: Sequence[Curves]) -> Figure:
         for axes, name in ((rate, "images_per_second"), (wait, "input_wait_fraction")):
             x, y = thinned(lines["epoch"], lines[name])
             axes.plot(x, y, color=colour, label=run.name)
-    rate.set_ylabel("images a second")
-    rate.set_ylim(bottom=0)
-    wait.set_ylabel("waiting for data")
-    wait.set_ylim(bottom=0)
+    rate.set(ylabel="images a second", ylim=(0, None))
+    wait.set(ylabel="waiting for data", ylim=(0, None), xlabel="epoch")
     wait.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-    wait.set_xlabel("epoch")
     if len(runs) > 1:
         rate.legend()
     return figure
@@ -133,8 +129,7 @@ def confusion(insight: Insight) -> Figure:
             axes.text(column, row, count, ha="center", va="center", **style)
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("class")
+    axes.set(xlabel="predicted class", ylabel="class")
     return figure
 
 
@@ -197,8 +192,7 @@ def _bars(axes: Axes, insight: Insight, example: int) -> None:
     for place, label in enumerate(best):
         name = _short(insight.class_names[label])
         axes.text(0.02, place, name, va="center", fontsize=8)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(best) - 0.5, -0.5)
+    axes.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5))
     axes.axis("off")
 
 

@@ -16,14 +16,11 @@ from alexnet_jax.runtime.errors import InputError
 class ArraySource:
     """Examples in two arrays: stored images and the class of each."""
 
-    images: UInt8[np.ndarray, "count size size 3"]
-    labels: Integer[np.ndarray, "count"]
+    images: UInt8[np.ndarray, "count size size 3"] = dataclasses.field(repr=False)
+    labels: Integer[np.ndarray, "count"] = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"ArraySource({len(self)} images)"
 
     def __getitem__(self, index: int) -> Example:
         return {"image": self.images[index], "label": int(self.labels[index])}

@@ -18,16 +18,13 @@ class DigitsSource:
     those of all digits.
     """
 
-    indices: Integer[np.ndarray, "count"]
-    images: Float[np.ndarray, "digits 8 8"]
-    labels: Integer[np.ndarray, "digits"]
+    indices: Integer[np.ndarray, "count"] = dataclasses.field(repr=False)
+    images: Float[np.ndarray, "digits 8 8"] = dataclasses.field(repr=False)
+    labels: Integer[np.ndarray, "digits"] = dataclasses.field(repr=False)
     size: int
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    def __repr__(self) -> str:
-        return f"DigitsSource({len(self.indices)} digits)"
 
     def __getitem__(self, index: int) -> Example:
         place = int(self.indices[index])

@@ -24,15 +24,12 @@ class CorruptedSource:
     """
 
     source: Source
-    labels: np.ndarray | None = None
-    order: np.ndarray | None = None
+    labels: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    order: np.ndarray | None = dataclasses.field(default=None, repr=False)
     order_seed: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.source)
-
-    def __repr__(self) -> str:
-        return f"CorruptedSource({self.source!r})"
 
     def __getitem__(self, index: int) -> Example:
         example = self.source[index]

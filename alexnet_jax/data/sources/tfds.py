@@ -30,7 +30,7 @@ class TfdsSource(EncodedSource):
       title: name and split, for messages.
     """
 
-    records: Tfds
+    records: Tfds = dataclasses.field(repr=False)
     start: int
     stop: int
     keys: tuple[str, str]
@@ -39,9 +39,6 @@ class TfdsSource(EncodedSource):
 
     def __len__(self) -> int:
         return self.stop - self.start
-
-    def __repr__(self) -> str:
-        return f"TfdsSource({self.title}, {len(self)} images)"
 
     def name(self, index: int) -> str:
         """The set's name and version, the split, and the place in it."""
