@@ -240,7 +240,7 @@ class AlexNet(nn.Module):
             row = self.layers[name]
             if row.exchange:
                 xs = [gather(xs, self.tower_axis)] * len(xs)
-            xs = self._linear(index, name, xs)
+            xs = self._linear(name, xs)
             keep(f"{name}.linear", xs)
             for step in row.then:
                 if step == "dropout":
@@ -281,7 +281,7 @@ class AlexNet(nn.Module):
             name=name,
         )
 
-    def _linear(self, index: int, name: str, xs: list[Array]) -> list[Array]:
+    def _linear(self, name: str, xs: list[Array]) -> list[Array]:
         """A convolution or a matrix product in each local tower, and its bias."""
         row = self.layers[name]
         if isinstance(row, Conv):
