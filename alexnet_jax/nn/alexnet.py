@@ -12,7 +12,7 @@ added over towers.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from alexnet_jax.nn import lrn, pooling, shapes
 from alexnet_jax.nn.convolution import convolve
-from alexnet_jax.nn.layers import Conv, Rows, as_rows
+from alexnet_jax.nn.layers import Conv, Row, as_rows
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.nn.standardize import standardize
 from alexnet_jax.nn.towers import (
@@ -70,7 +70,7 @@ class AlexNet(nn.Module):
       num_classes: how many logits.
       layers: a row for each layer by name: `Conv` for `conv1` to `convK`, then `Dense`
         for `fcK+1` to `fcN`, the last of which gives the logits. Mappings of a row's
-        keys, as a config has them, become rows when the module is made.
+        keys, as a config has them, become rows.
       towers: how many towers; the paper's GPUs.
       image_padding: zeros to the left of images and above them; torchvision's network
         has two.
@@ -97,7 +97,8 @@ class AlexNet(nn.Module):
     """
 
     num_classes: int
-    layers: Rows = FrozenDict(CODE2012)
+    # Rows, once the module is made; a config gives mappings of their keys.
+    layers: Mapping[str, Any] = FrozenDict(CODE2012)
     towers: int = 2
     image_padding: int = 0
     standardize: bool = False
@@ -236,10 +237,10 @@ class AlexNet(nn.Module):
         *hidden, last = self.layers
         xs = self._towers_input(images)
         for index, name in enumerate(hidden):
-            row = self.layers[name]
+            row: Row = self.layers[name]
             if row.exchange:
                 xs = [gather(xs, self.tower_axis)] * len(xs)
-            xs = self._linear(index, name, xs)
+            xs = self._linear(name, xs)
             keep(f"{name}.linear", xs)
             for step in row.then:
                 if step == "dropout":
@@ -271,7 +272,7 @@ class AlexNet(nn.Module):
         return tower_indices(self.towers, self.tower_axis)
 
     def _parameters(self, name: str, shape: tuple[int, ...]) -> TowerParameters:
-        row = self.layers[name]
+        row: Row = self.layers[name]
         return TowerParameters(
             shape=shape,
             kernel_std=row.kernel_std,
@@ -280,9 +281,9 @@ class AlexNet(nn.Module):
             name=name,
         )
 
-    def _linear(self, index: int, name: str, xs: list[Array]) -> list[Array]:
+    def _linear(self, name: str, xs: list[Array]) -> list[Array]:
         """A convolution or a matrix product in each local tower, and its bias."""
-        row = self.layers[name]
+        row: Row = self.layers[name]
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
             shape = (*sides, xs[0].shape[-1], row.channels // self.towers)
