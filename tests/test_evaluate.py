@@ -12,6 +12,7 @@ from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runtime.errors import InputError
 
 import runs
+from networks import features_of
 from references import recount
 
 
@@ -82,10 +83,12 @@ def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
 def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(two_runs):
     steps = runs.checkpoint_steps(two_runs[0])
     best = ensemble.evaluate(two_runs[:1])
+    assert isinstance(best["checkpoints"], list)
     step = int(best["checkpoints"][0].rsplit(":", 1)[1])
     assert steps[step] == min(error for error in steps.values() if error is not None)
     assert best["top1_error"] == pytest.approx(steps[step])
     latest = ensemble.evaluate(two_runs[:1], checkpoint="latest")
+    assert isinstance(latest["checkpoints"], list)
     assert latest["checkpoints"][0].endswith(":6")
 
 
@@ -108,7 +111,7 @@ def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     source = pipeline.dataset.splits["validation"]
     images = preprocess([source[index]["image"] for index in range(5)])
     assert images.shape == (5, 67, 67, 3)
-    logits, features = model.apply(variables, images, layers=("conv5", "fc7"))
+    logits, features = features_of(model, variables, images, ("conv5", "fc7"))
     np.testing.assert_allclose(
         logits, written["logits"][:5, 0, 0], rtol=1e-4, atol=1e-5
     )

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from alexnet_jax import preset_config
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.sources.arrays import array_dataset
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime.errors import InputError
 
@@ -41,14 +43,19 @@ def digits():
     )
 
 
+def same_arrays(found: Dataset, expected: Dataset) -> None:
+    for split in expected.splits:
+        ours, theirs = (arrays.source_of(data, split) for data in (found, expected))
+        np.testing.assert_array_equal(ours.images, theirs.images)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+
+
 def test_arrays_survive_the_way_to_another_machine(digits, tmp_path):
     arrays.save_arrays(tmp_path / "digits.npz", digits)
     found = arrays.open_data(tmp_path / "digits.npz")
     assert found.class_names == digits.class_names
     assert (found.size, found.fingerprint) == (digits.size, digits.fingerprint)
-    for name, source in digits.splits.items():
-        np.testing.assert_array_equal(found.splits[name].images, source.images)
-        np.testing.assert_array_equal(found.splits[name].labels, source.labels)
+    same_arrays(found, digits)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "digits.npz").read_bytes()[:99])
     with pytest.raises(InputError, match=r"cut.npz is no file of arrays"):
         arrays.open_data(tmp_path / "cut.npz")
@@ -76,9 +83,7 @@ def test_a_prepared_set_is_written_into_one_file(
     expected = arrays.open_data(prepared)
     found = arrays.open_data(tmp_path / "set.npz")
     assert found.class_names == expected.class_names
-    for name, source in expected.splits.items():
-        np.testing.assert_array_equal(found.splits[name].images, source.images)
-        np.testing.assert_array_equal(found.splits[name].labels, source.labels)
+    same_arrays(found, expected)
     result = json.loads(capsys.readouterr().out)
     assert result["train"] == len(expected.splits["train"])
     with pytest.raises(InputError, match="set.npy must end in .npz"):
@@ -158,6 +163,7 @@ def test_another_network_resumes_with_more_epochs(digits, tmp_path, monkeypatch)
 
 def test_the_gradient_beside_finite_differences(digits):
     model = set_up(digits, epochs=1.0).model
+    assert isinstance(model, AlexNet)
     source = arrays.source_of(digits, "train")
     images = source.images[:, 1:13, 1:13].astype(np.float32)
     params = model.init(jax.random.key(0), images[:1])["params"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Generator
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from alexnet_jax.inference.prediction import predict
 from alexnet_jax.runtime.errors import Failure, InputError
 
 import runs
+from networks import features_of
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,8 @@ def images(tmp_path_factory):
 
 def by_hand(workdir, paths, layers=()):
     model, variables, preprocess, names = alexnet_jax.load(workdir)
-    logits, kept = model.apply(variables, preprocess(paths), layers=("fc8", *layers))
+    images = preprocess(paths)
+    logits, kept = features_of(model, variables, images, ("fc8", *layers))
     return jax.nn.softmax(logits), kept, names
 
 
@@ -62,6 +65,7 @@ def test_more_images_are_never_decoded_than_are_taken(monkeypatch):
     results = image_files.ahead(lambda item: made.append(item) or item, range(100))
     assert [next(results) for _ in range(5)] == list(range(5))
     assert len(made) <= 5 + 6
+    assert isinstance(results, Generator)
     results.close()
 
 

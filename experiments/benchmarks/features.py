@@ -108,6 +108,7 @@ def rates(folder, images, batch_size, rounds):
     batch = placement.to_devices(host, one)
 
     def bare():
+        out = None
         begin = time.perf_counter()
         for _ in range(images // batch_size):
             out = extract(batch)
@@ -116,8 +117,8 @@ def rates(folder, images, batch_size, rounds):
 
     append, written = feature_store.Output.append, []
 
-    def timed(*arguments):
-        append(*arguments)
+    def timed(self, columns, names, labels, refused):
+        append(self, columns, names, labels, refused)
         written.append(time.perf_counter())
 
     feature_store.Output.append = timed

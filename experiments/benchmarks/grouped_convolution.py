@@ -12,6 +12,7 @@ import argparse
 import functools
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -52,7 +53,13 @@ def usual_pool(x):
 def usual_logits(params, images, key):
     """`code2012` without towers: their halves are groups of channels."""
 
-    def conv(name, x, stride=1, padding="SAME", groups=1):
+    def conv(
+        name,
+        x,
+        stride=1,
+        padding: str | Sequence[tuple[int, int]] = "SAME",
+        groups=1,
+    ):
         y = lax.conv_general_dilated(
             x,
             params[name]["kernel"],
@@ -138,6 +145,7 @@ def rate(run, given):
 
 
 def main():
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)

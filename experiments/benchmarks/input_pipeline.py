@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 
 from alexnet_jax.data import decoding
+from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.loading import pipeline, prefetch
 from alexnet_jax.data.prepared import record
 from alexnet_jax.data.prepared.preparation import prepare
@@ -61,6 +62,7 @@ def ours(form, work, count, workers):
     source = "folder" if form == "originals" else "prepared"
     read = pipeline.open_pipeline(source=source, path=str(work / form), workers=workers)
     statistics = pipeline.open_pipeline(path=str(work / "jpeg")).dataset.statistics
+    assert statistics is not None
     dataset = pipeline.train_dataset(read, statistics, batch_size=BATCH, seed=0)
     with prefetch.read(read, dataset) as batches:
         return batches_of(batches, count)
@@ -71,7 +73,9 @@ def read_files(form, work, count):
     source = opened(form, work)
     order = np.random.default_rng(0).permutation(len(source))[: count * BATCH]
     if form == "originals":
+        assert isinstance(source, EncodedSource)
         return [source.encoded(int(index)).data for index in order]
+    assert isinstance(source, record.PreparedSource)
     return [bytes(record.unpack(source._records[int(i)]).image) for i in order]
 
 
@@ -143,7 +147,7 @@ def epochs(loader):
 
 
 def torch_loader(dataset, workers):
-    import torch.utils.data
+    import torch.utils.data  # pyright: ignore[reportMissingImports]
 
     return torch.utils.data.DataLoader(
         dataset,
@@ -156,8 +160,9 @@ def torch_loader(dataset, workers):
 
 
 def pillow(form, work, count, workers, uint8=False):
-    from torchvision import datasets, transforms
+    import torchvision  # pyright: ignore[reportMissingImports]
 
+    datasets, transforms = torchvision.datasets, torchvision.transforms
     to_stored = [transforms.Resize(SIZE), transforms.CenterCrop(SIZE)]
     last = [transforms.ToTensor()]
     last.append(transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -208,7 +213,7 @@ def fast(form, work, count, workers):
 
 
 def tf_data(form, work, count, _):
-    import tensorflow as tf
+    import tensorflow as tf  # pyright: ignore[reportMissingModuleSource]
 
     folder = work / ("originals" if form == "originals" else "files") / "train"
     paths = [str(path) for path in sorted(folder.glob("*/*"))]
@@ -275,6 +280,7 @@ def make_files(originals, work):
                 source="folder", input_path=str(link), output=work / form, encoding=form
             )
     source = opened("jpeg", work)
+    assert isinstance(source, record.PreparedSource)
     if not (work / "files").exists():
         part = work / "files.part"
         for index in range(len(source)):

@@ -44,6 +44,7 @@ class Side:
         self.batch_size = given.batch_size
         self.pipeline = pipeline.open_pipeline(path=str(given.data))
         dataset = self.pipeline.dataset
+        assert dataset.statistics is not None
         self.mesh = mesh.open_mesh(towers=2, data=1, tower=given.tower)
         model = AlexNet(num_classes=len(dataset.class_names))
         # So small that thousands of steps on one batch don't run away.
@@ -56,11 +57,13 @@ class Side:
         self.batches = pipeline.train_dataset(
             self.pipeline, dataset.statistics, batch_size=given.batch_size, seed=0
         )
-        self.fixed = placement.to_devices(self.batches[0], self.mesh)
+        first = self.batches[0]
+        assert first is not None
+        self.fixed = placement.to_devices(first, self.mesh)
 
     def run(self, next_batch, count):
         """Images a second of `count` steps, and the fraction waited for batches."""
-        waits, previous = 0.0, None
+        waits, begin, previous = 0.0, 0.0, None
         for number in range(STEPS_LEFT_OUT + count):
             if number == STEPS_LEFT_OUT:
                 jax.block_until_ready(previous)

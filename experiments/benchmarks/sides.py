@@ -73,8 +73,8 @@ def torch_network():
 
     One difference stays: `LocalResponseNorm` reaches across the towers' border.
     """
-    import torch
-    from torch import nn
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     class SameMapNorm(nn.Module):
         def forward(self, x):

@@ -69,7 +69,7 @@ def peak_memory(side):
         if "peak_bytes_in_use" in device:
             return device["peak_bytes_in_use"]
     else:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated()
@@ -122,6 +122,7 @@ class Side:
         self.last = {}
 
     def _read(self):
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"a side ended with {self.process.wait()}")
@@ -133,6 +134,7 @@ class Side:
         return self.last["rate"]
 
     def close(self):
+        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
@@ -156,7 +158,7 @@ def matmul_rate(dtype):
     times = []
     for _ in range(6):
         begin = time.perf_counter()
-        a @ a
+        np.matmul(a, a)
         times.append(time.perf_counter() - begin)
     return 2 * 2048**3 / min(times) / 1e9
 

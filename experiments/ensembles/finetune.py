@@ -8,12 +8,14 @@ conv1 and then zero, at first ten times more for the last layer, which is re-ini
 where the classes differ.
 """
 
+from typing import Any
+
 import quickstart
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    config = quickstart.get_config("conv6")
+    config: Any = quickstart.get_config("conv6")
     config.data.update({"source": "folder"})
     config.schedule.update(
         {

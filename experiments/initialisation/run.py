@@ -27,11 +27,11 @@ import experiment
 # isort: split
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from alexnet_jax import preset_config
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.runs.config import plain
+from alexnet_jax.runs.config_file import ConfigDict
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runs.workdir import differences
 from alexnet_jax.runtime import cli, progress

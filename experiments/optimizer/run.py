@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import PyTree
 from sklearn.datasets import load_digits
 
 from alexnet_jax.runtime import cli, progress
@@ -61,7 +62,7 @@ def loss_of(kernel, pixels, labels):
 def by_optax(rule, steps):
     """Each step's kernel, by an Optax transformation."""
     pixels, labels = digits()
-    params = {"fc1": {"kernel": jnp.zeros((pixels.shape[1], 10))}}
+    params: PyTree = {"fc1": {"kernel": jnp.zeros((pixels.shape[1], 10))}}
     state = rule.init(params)
     gradient = jax.jit(jax.grad(loss_of))
     update = jax.jit(rule.update)
@@ -77,7 +78,7 @@ def by_optax(rule, steps):
 
 def by_torch(steps, drop):
     """Each step's kernel, by PyTorch's SGD and its step schedule."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     pixels, labels = (torch.from_numpy(array) for array in digits())
     kernel = torch.zeros((pixels.shape[1], 10), requires_grad=True)

@@ -16,6 +16,7 @@ from PIL import Image
 
 
 def main():
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, required=True, help="has train and val")
     parser.add_argument("--output", type=Path, required=True)

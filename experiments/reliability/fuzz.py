@@ -262,7 +262,8 @@ def fuzz(name, function, files, inputs, seed):
         database=None,
         derandomize=seed == 0,
         phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
+        # Its metaclass iterates over the checks, which it doesn't say.
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     @given(changed(files))
     def run(data):

@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import jax.numpy as jnp
 import numpy as np
 import onnx
-import onnxruntime
+import onnxruntime  # pyright: ignore[reportMissingImports]
 import safetensors.numpy
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from onnx import helper, numpy_helper
-from torch.nn import functional as F
+from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 import alexnet_jax
 from alexnet_jax import load_config
@@ -206,8 +206,10 @@ def imports(folder, images):
 
     layers = random_weights(OWT_SHAPES, 1)
     origin = ORIGINS["owt"]
-    owt = images[:, 16:240, 16:240].astype(np.float32) - np.float32(origin.mean)
-    owt = (owt / np.float32(origin.deviations)).transpose(0, 3, 1, 2)
+    owt = images[:, 16:240, 16:240].astype(np.float32) - np.asarray(
+        origin.mean, np.float32
+    )
+    owt = (owt / np.asarray(origin.deviations, np.float32)).transpose(0, 3, 1, 2)
     theirs = by_torch(
         layers,
         np.ascontiguousarray(owt),

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,10 +88,10 @@ def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
     same_digests(tmp_path, 10)
 
 
-def same_digests(folder, step):
-    digests = [runs.final_digests(folder / name, step) for name in ("two", "one")]
-    assert len(digests[0]) > 10
-    np.testing.assert_equal(*digests)
+def same_digests(folder: Path, step: int) -> None:
+    two, one = (runs.final_digests(folder / name, step) for name in ("two", "one"))
+    assert len(two) > 10
+    np.testing.assert_equal(two, one)
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from typing import ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,8 @@ def evaluate_onnx(made, pixels):
 
     class LRN(OpRun):
         def _run(self, x, alpha=None, beta=None, bias=None, size=None):
+            assert alpha is not None and beta is not None
+            assert bias is not None and size is not None
             y = np.empty_like(x)
             for c in range(x.shape[1]):
                 around = x[:, max(0, c - size // 2) : c + size // 2 + 1]
@@ -82,7 +85,9 @@ def evaluate_onnx(made, pixels):
                 y[:, c] = x[:, c] / energy**beta
             return (y,)
 
-    return ReferenceEvaluator(made, new_ops=[LRN]).run(None, {"pixels": pixels})[0]
+    outputs = ReferenceEvaluator(made, new_ops=[LRN]).run(None, {"pixels": pixels})
+    assert isinstance(outputs, list)
+    return outputs[0]
 
 
 def evaluated(onnx, layers, pixels, *, groups, norm=None, pool_first=False, padding=0):
@@ -97,6 +102,7 @@ def evaluated(onnx, layers, pixels, *, groups, norm=None, pool_first=False, padd
         return output
 
     def lrn(x):
+        assert norm is not None
         return add("LRN", [x], size=5, alpha=norm[0], beta=0.75, bias=norm[1])
 
     def pool(x):
@@ -311,16 +317,21 @@ Rebuild.__module__, Rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
 class Writer(pickle._Pickler):
     """Writes names of modules that are not installed."""
 
-    def persistent_id(self, value):
-        if isinstance(value, Storage):
-            return ("storage", FloatStorage, value.key, "cpu", value.numbers)
+    if TYPE_CHECKING:
+        # Methods of the pickler in Python that its types leave out.
+        write: Callable[[bytes], object]
+        memoize: Callable[[object], None]
+
+    def persistent_id(self, obj):
+        if isinstance(obj, Storage):
+            return ("storage", FloatStorage, obj.key, "cpu", obj.numbers)
         return None
 
     def save_global(self, value, name=None):
         self.write(b"c" + f"{value.__module__}\n{value.__qualname__}\n".encode())
         self.memoize(value)
 
-    dispatch: ClassVar = {
+    dispatch: ClassVar[dict[type, Callable[..., None]]] = {
         **pickle._Pickler.dispatch,
         type(Rebuild): save_global,
         type: save_global,
@@ -334,7 +345,7 @@ def pth(path, state):
         for key, (name, array) in enumerate(state.items())
     )
     # As Module.state_dict() has it.
-    tensors._metadata = OrderedDict({"": {"version": 1}})
+    vars(tensors)["_metadata"] = OrderedDict({"": {"version": 1}})
     Writer(file, protocol=2).dump(tensors)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/data.pkl", file.getvalue())

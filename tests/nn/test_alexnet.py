@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from alexnet_jax.runs.workdir import differences, flat
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import step
 
-from networks import TINY, laid_out, mesh_of, tiny
+from networks import TINY, features_of, laid_out, logits_of, mesh_of, tiny
 from references import channel_loop, map_loop, pool_loop
 
 
@@ -144,7 +145,7 @@ def test_equals_figure_2_written_out_in_numpy(name, size):
     rng = np.random.default_rng(0)
     images = rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
     variables = louder(model.init(jax.random.key(1), images))
-    logits = model.apply(variables, images)
+    logits = logits_of(model, variables, images)
     expected = literal_network(variables["params"], images, paper=name == "paper")
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(logits, expected, rtol=2e-5, atol=1e-5)
@@ -155,7 +156,7 @@ def test_small_has_the_shapes_of_zhang_et_al():
     images = jnp.ones((2, 28, 28, 3))
     variables = model.init(jax.random.key(0), images)
     names = ("pool1", "norm2", "fc3", "fc4")
-    logits, features = model.apply(variables, images, layers=names)
+    logits, features = features_of(model, variables, images, names)
     assert logits.shape == (2, 10)
     shapes = [features[name].shape[1:] for name in names]
     assert shapes == [(14, 14, 64), (7, 7, 64), (384,), (192,)]
@@ -243,8 +244,8 @@ def test_a_tower_does_not_see_the_other_before_conv3():
     kernel = changed["params"]["conv2"]["kernel"]
     changed["params"]["conv2"]["kernel"] = kernel.at[0].multiply(-1.5)
     names = ("conv2.linear", "pool2", "conv3.linear")
-    _, before = model.apply(variables, images, layers=names)
-    _, after = model.apply(changed, images, layers=names)
+    _, before = features_of(model, variables, images, names)
+    _, after = features_of(model, changed, images, names)
 
     def tower(values, index):
         width = values.shape[-1] // 2
@@ -285,8 +286,12 @@ def test_dropout_masks_belong_to_layer_tower_and_example():
             params = {**variables["params"]}
             params[layer] = {**params[layer], "bias": bias}
             examples_array = jnp.asarray(examples, jnp.int32)
-            logits = model.apply(
-                {"params": params}, images, dropout_key=key, examples=examples_array
+            logits = logits_of(
+                model,
+                {"params": params},
+                images,
+                dropout_key=key,
+                examples=examples_array,
             )
             return logits[row].sum()
 
@@ -309,16 +314,17 @@ def test_without_a_key_outputs_are_halved_and_without_dropout_they_are_not():
     images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
     model, without = tiny(), tiny(dropout=0.0)
     variables = model.init(jax.random.key(0), images)
-    _, features = model.apply(variables, images, layers=("fc7", "fc6"))
+    _, features = features_of(model, variables, images, ("fc7", "fc6"))
     kernel = jnp.concatenate(list(variables["params"]["fc8"]["kernel"]))
     expected = 0.5 * features["fc7"] @ kernel
-    np.testing.assert_allclose(model.apply(variables, images), expected, rtol=1e-5)
-    _, whole = without.apply(variables, images, layers=("fc6",))
+    logits = logits_of(model, variables, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+    _, whole = features_of(without, variables, images, ("fc6",))
     np.testing.assert_array_equal(features["fc6"], whole["fc6"])
     key = jax.random.key(0)
     np.testing.assert_array_equal(
-        without.apply(variables, images, dropout_key=key),
-        without.apply(variables, images),
+        logits_of(without, variables, images, dropout_key=key),
+        logits_of(without, variables, images),
     )
 
 
@@ -327,7 +333,7 @@ def test_other_activations(activation):
     model = tiny(activation=activation)
     images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
     variables = model.init(jax.random.key(0), images)
-    _, features = model.apply(variables, images, layers=("conv4", "conv4.linear"))
+    _, features = features_of(model, variables, images, ("conv4", "conv4.linear"))
     reference = {"tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[activation]
     expected = reference(np.asarray(features["conv4.linear"], np.float64))
     np.testing.assert_allclose(features["conv4"], expected, rtol=1e-5, atol=1e-6)
@@ -338,10 +344,10 @@ def test_half_precision_computes_in_it_and_keeps_float32_parameters():
     model = tiny(dtype="bfloat16")
     variables = louder(model.init(jax.random.key(0), images))
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    logits, features = model.apply(variables, images, layers=("conv3", "fc6"))
+    logits, features = features_of(model, variables, images, ("conv3", "fc6"))
     assert logits.dtype == jnp.float32
     assert {a.dtype for a in features.values()} == {jnp.dtype("bfloat16")}
-    whole = tiny().apply(variables, images)
+    whole = logits_of(tiny(), variables, images)
     assert np.abs(logits - whole).max() < 0.05 * np.abs(whole).max()
 
 
@@ -351,7 +357,7 @@ def test_pooling_and_norms_can_be_left_out():
     assert not any("norm" in name for name in model.features)
     images = 50 * jax.random.normal(jax.random.key(3), (1, 67, 67, 3))
     variables = model.init(jax.random.key(0), images)
-    _, features = model.apply(variables, images, layers=("pool1", "conv1.linear"))
+    _, features = features_of(model, variables, images, ("pool1", "conv1.linear"))
     expected = np.maximum(
         pool_loop(np.asarray(features["conv1.linear"]), 3, 2, False), 0
     )
@@ -379,7 +385,7 @@ def test_conv1_sees_zeros_at_the_right_and_bottom_of_224():
     variables = model.init(jax.random.key(0), images)
     padded = lax.pad(images, 0.0, [(0, 0, 0), (0, 3, 0), (0, 3, 0), (0, 0, 0)])
     np.testing.assert_array_equal(
-        model.apply(variables, images), model.apply(variables, padded)
+        logits_of(model, variables, images), logits_of(model, variables, padded)
     )
 
 
@@ -471,8 +477,9 @@ def test_mappings_become_rows_in_the_order_of_their_numbers():
     backwards = {
         name: {**rows[name], "then": list(rows[name]["then"])} for name in rows
     }
-    backwards = dict(reversed(backwards.items()))
-    model = AlexNet(num_classes=1000, layers=backwards)
+    # Not of the field's type, which is that of the rows made.
+    layers: Any = dict(reversed(backwards.items()))
+    model = AlexNet(num_classes=1000, layers=layers)
     assert model == AlexNet(num_classes=1000)
     assert list(model.layers) == list(CODE2012)
 
@@ -507,7 +514,7 @@ def test_dropout_behind_a_convolution_comes_before_the_exchange():
     images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
     variables = model.init(jax.random.key(0), images)
     names = ("pool5", "fc6.linear")
-    _, features = model.apply(variables, images, layers=names)
+    _, features = features_of(model, variables, images, names)
     flat5 = np.asarray(features["pool5"]).reshape(2, -1)
     fc6 = variables["params"]["fc6"]
     kernel, bias = np.asarray(fc6["kernel"]), np.asarray(fc6["bias"])

@@ -2,11 +2,15 @@
 
 import io
 import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
 from PIL import Image
 
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.sources import registry
 
 
@@ -22,7 +26,9 @@ TRUTH = [449, 1, 761, 2, 516, 449, 1]
 NUMBERS = sorted(number for number, _ in WNIDS.values())
 
 
-def add(archive, name, data=b"", **attributes):
+def add(
+    archive: tarfile.TarFile, name: str, data: bytes = b"", **attributes: object
+) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     for key, value in attributes.items():
@@ -30,7 +36,7 @@ def add(archive, name, data=b"", **attributes):
     archive.addfile(member, io.BytesIO(data))
 
 
-def tar(files, **options):
+def tar(files: Mapping[str, bytes], **options: Any) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", **options) as archive:
         for name, data in files.items():
@@ -38,7 +44,7 @@ def tar(files, **options):
     return buffer.getvalue()
 
 
-def meta(year="2012", wnids=WNIDS):
+def meta(year: str = "2012", wnids: Mapping[str, tuple[int, str]] = WNIDS) -> bytes:
     """The devkit's meta.mat: the classes, and inner nodes of the hierarchy."""
     rows = [
         (number, wnid, words, "a gloss", 0, np.zeros(0), 0, 1300)
@@ -53,7 +59,12 @@ def meta(year="2012", wnids=WNIDS):
     return buffer.getvalue()
 
 
-def devkit(year="2012", truth=TRUTH, folder="ILSVRC2012_devkit_t12", wnids=WNIDS):
+def devkit(
+    year: str = "2012",
+    truth: Sequence[int] = TRUTH,
+    folder: str = "ILSVRC2012_devkit_t12",
+    wnids: Mapping[str, tuple[int, str]] = WNIDS,
+) -> bytes:
     files = {
         f"{folder}/readme.txt": b"ground truth: data/meta.mat",
         f"{folder}/data/meta.mat": meta(year, wnids),
@@ -68,7 +79,7 @@ def devkit(year="2012", truth=TRUTH, folder="ILSVRC2012_devkit_t12", wnids=WNIDS
     return buffer.getvalue()
 
 
-def write(root, encode, year="2012"):
+def write(root: Path, encode: Callable[[int, int], bytes], year: str = "2012") -> None:
     """The three archives, with two training images of each class.
 
     `encode` gives the bytes of an image that shows two numbers.
@@ -95,7 +106,7 @@ def write(root, encode, year="2012"):
     (root / f"ILSVRC{year}_{kit}").write_bytes(devkit(year, folder=folder))
 
 
-def encode(number, serial):
+def encode(number: int, serial: int) -> bytes:
     """A JPEG of one colour, which shows the devkit's number and the serial one."""
     buffer = io.BytesIO()
     colour = (50 * NUMBERS.index(number), 100, serial)
@@ -103,7 +114,7 @@ def encode(number, serial):
     return buffer.getvalue()
 
 
-def opened(root):
+def opened(root: Path) -> Dataset:
     return registry.open_dataset(
         source="imagenet", path=str(root), size=16, validation_fraction=0.1
     )

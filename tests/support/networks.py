@@ -1,15 +1,21 @@
 """Small networks, batches and runs that several tests share."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, PyTree
 
+from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.nn.presets import CODE2012
 from alexnet_jax.training import optimizer, step
 from alexnet_jax.training.schedule import make_schedule
+from alexnet_jax.training.step import Batch, TrainState
 
 
 # What makes the network tiny, by row.
@@ -24,13 +30,45 @@ TINY = {
 }
 
 
-def tiny(rows=None, **changes):
+def tiny(
+    rows: Mapping[str, Mapping[str, object]] | None = None, **changes: Any
+) -> AlexNet:
     """A tiny `code2012`; `rows` changes single rows, by name."""
     layers = changed(changed(CODE2012, **TINY), **(rows or {}))
     return AlexNet(**{"num_classes": 5, "layers": layers, **changes})
 
 
-def parts(model, mesh, size, *, rate=1e-3, seed=0):
+def logits_of(
+    model: AlexNet,
+    variables: PyTree,
+    images: Array | np.ndarray,
+    *,
+    dropout_key: Array | None = None,
+    examples: Array | None = None,
+) -> Array:
+    """The logits of images."""
+    logits = model.apply(variables, images, dropout_key=dropout_key, examples=examples)
+    assert isinstance(logits, Array)
+    return logits
+
+
+def features_of(
+    model: AlexNet,
+    variables: PyTree,
+    images: Array | np.ndarray,
+    layers: Sequence[str],
+) -> tuple[Array, dict[str, Array]]:
+    """The logits of images, and layers by name."""
+    outputs: PyTree = model.apply(variables, images, layers=layers)
+    return outputs
+
+
+def parts(
+    model: AlexNet, mesh: Mesh, size: int, *, rate: float = 1e-3, seed: int = 0
+) -> tuple[
+    TrainState,
+    Callable[[TrainState, HostBatch], tuple[TrainState, dict[str, Array]]],
+]:
     """State, train step and a function that lays a host batch on the mesh."""
     schedule = make_schedule(steps_per_epoch=100, learning_rate=rate)
     sgd = optimizer.momentum_sgd(schedule)
@@ -40,22 +78,24 @@ def parts(model, mesh, size, *, rate=1e-3, seed=0):
     return state, lambda state, host: train_step(state, placed(host, mesh), mean)
 
 
-def replicated(mesh):
+def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, meshes.EVERYWHERE)
 
 
-def laid_out(params, model, mesh, size):
+def laid_out(params: PyTree, model: AlexNet, mesh: Mesh, size: int) -> PyTree:
     """Parameters on a mesh, as a run has them."""
     abstract = step.abstract_params(model, mesh, size)
     return jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, abstract)
 
 
-def placed(host, mesh):
+def placed(host: HostBatch, mesh: Mesh) -> Batch:
     place = NamedSharding(mesh, meshes.EXAMPLES)
     return jax.tree.map(lambda array: jax.device_put(array, place), host)
 
 
-def batches(count, *, batch_size, size, classes=5, seed=0):
+def batches(
+    count: int, *, batch_size: int, size: int, classes: int = 5, seed: int = 0
+) -> Iterator[HostBatch]:
     rng = np.random.default_rng(seed)
     for _ in range(count):
         yield {
@@ -65,11 +105,11 @@ def batches(count, *, batch_size, size, classes=5, seed=0):
         }
 
 
-def mesh_of(data, tower, towers=2):
+def mesh_of(data: int, tower: int, towers: int = 2) -> Mesh:
     return meshes.open_mesh(towers=towers, data=data, tower=tower)
 
 
-def flat(tree):
+def flat(tree: PyTree) -> dict[str, np.ndarray]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(array)
         for path, array in jax.tree_util.tree_leaves_with_path(jax.device_get(tree))

@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def channel_loop(x, size, k, alpha, beta):
+def channel_loop(
+    x: np.ndarray, size: int, k: float, alpha: float, beta: float
+) -> np.ndarray:
     """The formula of section 3.3, one value at a time, in float64."""
     x = x.astype(np.float64)
     y = np.empty_like(x)
@@ -17,7 +19,9 @@ def channel_loop(x, size, k, alpha, beta):
     return y
 
 
-def map_loop(x, size, k, alpha, beta):
+def map_loop(
+    x: np.ndarray, size: int, k: float, alpha: float, beta: float
+) -> np.ndarray:
     """The 2012 code's norm over a square of places in one channel."""
     x = x.astype(np.float64)
     y = np.empty_like(x)
@@ -36,7 +40,9 @@ def map_loop(x, size, k, alpha, beta):
     return y
 
 
-def recount(logits, labels, mask):
+def recount(
+    logits: np.ndarray, labels: np.ndarray, mask: np.ndarray
+) -> dict[str, np.number]:
     """Loss and errors of averaged probabilities, in float64."""
     logits = logits.astype(np.float64)
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
@@ -52,7 +58,7 @@ def recount(logits, labels, mask):
     }
 
 
-def windows(size, window, stride, partial):
+def windows(size: int, window: int, stride: int, partial: bool) -> list[range]:
     """The values of each window along a side, straight from the definition."""
     found, start = [], 0
     while start + window <= size or (partial and start + window - stride < size):
@@ -61,7 +67,7 @@ def windows(size, window, stride, partial):
     return found
 
 
-def pool_loop(x, window, stride, partial):
+def pool_loop(x: np.ndarray, window: int, stride: int, partial: bool) -> np.ndarray:
     rows = windows(x.shape[1], window, stride, partial)
     columns = windows(x.shape[2], window, stride, partial)
     y = np.empty((x.shape[0], len(rows), len(columns), x.shape[3]), x.dtype)

@@ -6,6 +6,9 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from alexnet_jax import train
 from alexnet_jax.checkpoint.checkpointer import CheckpointReader
@@ -62,7 +65,7 @@ def start(
     *overrides: str,
     devices: int | None = None,
     file_bytes: int | None = None,
-):
+) -> subprocess.Popen[str]:
     """A run in its own process, on so many virtual devices, that can't write files
     of more bytes."""
 
@@ -83,7 +86,7 @@ def start(
     )
 
 
-def lines(workdir: Path) -> list[dict]:
+def lines(workdir: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the fields that read a clock."""
     kept = []
     for text in (workdir / metrics_file.METRICS_FILE).read_text().splitlines():
@@ -94,7 +97,7 @@ def lines(workdir: Path) -> list[dict]:
     return kept
 
 
-def final_state(workdir: Path, step: int = 20) -> dict:
+def final_state(workdir: Path, step: int = 20) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, as it lies on disk."""
     from orbax.checkpoint import v1 as ocp
 
@@ -102,16 +105,16 @@ def final_state(workdir: Path, step: int = 20) -> dict:
     with warnings.catch_warnings():
         # Where nothing says how to lay the arrays out, the saved layout is taken.
         warnings.filterwarnings("ignore", "Sharding info not provided")
-        return flat(ocp.load(path, checkpointable_name="state"))
+        return flat(ocp.load(str(path), checkpointable_name="state"))
 
 
-def final_digests(workdir: Path, step: int) -> dict:
+def final_digests(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """The SHA-256 of every array of a checkpoint, which any process can read."""
     from orbax.checkpoint import v1 as ocp
 
     path = (workdir / "checkpoints" / str(step)).absolute()
-    return ocp.load(path, checkpointable_name="digests")
+    return ocp.load(str(path), checkpointable_name="digests")
 
 
-def checkpoint_steps(workdir: Path) -> dict:
+def checkpoint_steps(workdir: Path) -> dict[int, float | None]:
     return CheckpointReader(workdir / "checkpoints").steps

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxtyping import PyTree
 
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training.optimizer import after_validation, momentum_sgd, rule_state
@@ -116,6 +117,7 @@ def test_a_drop_leaves_the_velocity_as_it_is():
     state = optimizer.init(params)
     one = jax.tree.map(jnp.ones_like, params)
     _, state = optimizer.update(one, state, params)
+    updates: PyTree
     updates, _ = optimizer.update(one, state, params)
     np.testing.assert_allclose(updates["fc3"]["kernel"], -0.9 - 0.1, rtol=1e-6)
 

@@ -6,25 +6,43 @@ import shutil
 import signal
 import threading
 import time
+from typing import Any
 
+import grain
 import numpy as np
 import pytest
 
 from alexnet_jax.data import statistics as data_statistics
+from alexnet_jax.data.dataset import Example, Source
 from alexnet_jax.data.loading import augment, pipeline, prefetch
+from alexnet_jax.data.loading.batching import HostBatch
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 
 
 @pytest.fixture(scope="module")
-def digits():
+def digits() -> tuple[Pipeline, Statistics]:
     opened = pipeline.open_pipeline(
         source="digits", size=20, crop=16, validation_fraction=0.9, threads=2
     )
     return opened, pipeline.measure_statistics(opened)
 
 
-def digest(opened, dataset, *, start=0, count=6):
+def batch_at(dataset: grain.MapDataset[HostBatch], step: int) -> HostBatch:
+    batch = dataset[step]
+    assert batch is not None
+    return batch
+
+
+def digest(
+    opened: Pipeline,
+    dataset: grain.MapDataset[HostBatch],
+    *,
+    start: int = 0,
+    count: int = 6,
+) -> str:
     total = hashlib.sha256()
     with prefetch.read(opened, dataset, start) as batches:
         for _ in range(count):
@@ -79,7 +97,8 @@ def test_every_epoch_has_every_example_in_its_own_order_and_with_other_draws(dig
     epochs, shifts = [], []
     for epoch in range(2):
         examples = [
-            dataset[epoch * len(source) + place] for place in range(len(source))
+            batch_at(dataset, epoch * len(source) + place)
+            for place in range(len(source))
         ]
         epochs.append([names[example["image"][0].tobytes()] for example in examples])
         shifts.append({example["colour_shift"].tobytes() for example in examples})
@@ -104,8 +123,8 @@ def test_processes_share_the_batches_of_one(digits, processes):
         for process in range(processes)
     ]
     for step in range(3):
-        for name, array in whole[step].items():
-            parts = np.concatenate([part[step][name] for part in slices])
+        for name, array in batch_at(whole, step).items():
+            parts = np.concatenate([batch_at(part, step)[name] for part in slices])
             np.testing.assert_array_equal(parts, array)
 
 
@@ -122,9 +141,9 @@ def test_a_prepared_set_gives_the_same_batches_in_workers(
         workers=1,
     )
     opened = pipeline.open_pipeline(path=str(tmp_path / "out"), crop=16)
-    dataset = pipeline.train_dataset(
-        opened, opened.dataset.statistics, batch_size=8, seed=3
-    )
+    statistics = opened.dataset.statistics
+    assert statistics is not None
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=3)
     in_workers = dataclasses.replace(opened, workers=1)
     assert digest(in_workers, dataset) == digest(opened, dataset)
 
@@ -167,7 +186,8 @@ def test_evaluation_sees_every_example_exactly_once(digits, processes, batch_siz
 
 def test_batches_are_uint8_crops_and_small_shifts(digits):
     opened, statistics = digits
-    batch = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)[0]
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    batch = batch_at(dataset, 0)
     kinds = {name: (array.dtype, array.shape) for name, array in batch.items()}
     assert kinds == {
         "image": (np.uint8, (8, 16, 16, 3)),
@@ -204,9 +224,10 @@ def test_switches(digits):
     opened, statistics = digits
     source = opened.dataset.splits["train"]
 
-    def batch(**changes):
+    def batch(**changes: bool) -> HostBatch:
         changed = dataclasses.replace(opened, **changes)
-        return pipeline.train_dataset(changed, statistics, batch_size=64, seed=0)[0]
+        dataset = pipeline.train_dataset(changed, statistics, batch_size=64, seed=0)
+        return batch_at(dataset, 0)
 
     whole, fixed = batch(), batch(crops=False, flip=False)
     centres = {source[i]["image"][2:18, 2:18].tobytes() for i in range(len(source))}
@@ -260,6 +281,7 @@ def test_ctrl_c_does_not_end_the_workers(digits):
         workers = multiprocessing.active_children()
         assert workers
         for worker in workers:
+            assert worker.pid is not None
             os.kill(worker.pid, signal.SIGINT)
         for _ in range(50):
             next(batches)
@@ -283,21 +305,21 @@ def test_an_error_in_a_record_comes_through(digits, monkeypatch):
 class Hanging:
     """The digits; reading example `index` waits until `go` is set."""
 
-    def __init__(self, source, index):
+    def __init__(self, source: Source, index: int) -> None:
         self.source, self.index, self.go = source, index, threading.Event()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Example:
         if index == self.index:
             assert self.go.wait(60)
         return self.source[index]
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return self.source.name(index)
 
-    def where(self, index):
+    def where(self, index: int) -> str:
         return self.source.where(index)
 
 
@@ -331,24 +353,30 @@ def test_a_worker_that_dies_or_hangs_is_reported(digits, number, error, message)
     opened, statistics = digits
     opened = dataclasses.replace(opened, workers=1, buffer=1)
     dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    workers = []
     with (
         pytest.raises(error, match=message),
         prefetch.read(opened, dataset) as batches,
     ):
         next(batches)
+        assert isinstance(batches, prefetch._Watched)
         batches._seconds = 4
-        (worker,) = multiprocessing.active_children()
+        workers += multiprocessing.active_children()
+        (worker,) = workers
+        assert worker.pid is not None
         os.kill(worker.pid, number)
         for _ in range(50):
             next(batches)
+    (worker,) = workers
     worker.join(30)
     assert not worker.is_alive()
 
 
 @pytest.mark.parametrize("name", ["threads", "buffer", "workers"])
 def test_numbers_out_of_range(name):
+    number: dict[str, Any] = {name: -1}
     with pytest.raises(InputError, match=f"data.{name}=-1"):
-        pipeline.open_pipeline(source="digits", size=20, crop=16, **{name: -1})
+        pipeline.open_pipeline(source="digits", size=20, crop=16, **number)
 
 
 def test_a_crop_larger_than_the_image():

@@ -59,6 +59,7 @@ def test_mean_and_colours_equal_numpy_on_the_whole_set(tmp_path, image_folder):
     train = originals(image_folder).splits["train"]
     whole = np.stack([train[i]["image"] for i in range(len(train))]).astype(float)
     statistics = opened(tmp_path / "out").statistics
+    assert statistics is not None
     np.testing.assert_array_equal(
         statistics.mean, whole.mean(axis=0).astype(np.float32)
     )

@@ -35,6 +35,7 @@ def test_examples_are_those_of_the_arrays():
 def test_statistics_equal_numpy_on_the_training_images():
     images, labels = arrays()
     statistics = array_dataset(images, labels, NAMES).statistics
+    assert statistics is not None
     train = images["train"].astype(float)
     np.testing.assert_array_equal(
         statistics.mean, train.mean(axis=0).astype(np.float32)
@@ -76,8 +77,11 @@ def test_a_pipeline_is_made_from_arrays_in_one_call():
     images, labels = arrays()
     dataset = array_dataset(images, labels, NAMES)
     pipeline = Pipeline(dataset, crop=9, crops=False, flip=False)
+    assert dataset.statistics is not None
     batches = train_dataset(pipeline, dataset.statistics, batch_size=20, seed=0)
-    seen = sorted(image.tobytes() for image in batches[0]["image"])
+    batch = batches[0]
+    assert batch is not None
+    seen = sorted(image.tobytes() for image in batch["image"])
     assert seen == sorted(image.tobytes() for image in images["train"])
     with pytest.raises(InputError, match="data.crop=224 must lie between 1 and"):
         Pipeline(dataset)

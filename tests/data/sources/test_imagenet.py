@@ -2,10 +2,12 @@ import io
 import tarfile
 import time
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
 
+from alexnet_jax.data.encoded import FileSource
 from alexnet_jax.data.prepared import preparation, verification
 from alexnet_jax.data.sources import registry, tar_index
 from alexnet_jax.runtime import progress
@@ -52,7 +54,9 @@ def test_labels_are_the_sorted_wnids_and_validation_goes_through_the_devkit(
 
 
 def test_training_images_come_in_the_order_of_the_disk(root):
-    offsets = [entry.offset for entry in opened(root).splits["train"].entries]
+    train = opened(root).splits["train"]
+    assert isinstance(train, FileSource)
+    offsets = [entry.offset for entry in train.entries]
     assert offsets == sorted(offsets)
 
 
@@ -77,7 +81,8 @@ def test_prepared_from_archives_and_from_class_folders_is_the_same(tmp_path, roo
             with tarfile.open(fileobj=outer.extractfile(member)) as inner:
                 wnid = member.name.removesuffix(".tar")
                 # Python before 3.11.4 has no filters.
-                safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                filters = hasattr(tarfile, "data_filter")
+                safe: dict[str, Any] = {"filter": "data"} if filters else {}
                 inner.extractall(folders / "train" / wnid, **safe)
     numbers = {number: wnid for wnid, (number, _) in fakes.WNIDS.items()}
     with tarfile.open(root / "ILSVRC2012_img_val.tar") as archive:

@@ -119,6 +119,7 @@ def test_a_link_to_nowhere_is_no_image_and_validation_needs_train(tmp_path):
 
 def test_the_digits_are_those_of_scikit_learn_and_split_once():
     from sklearn.datasets import load_digits
+    from sklearn.utils import Bunch
 
     dataset = registry.open_dataset(
         source="digits", path=None, size=72, validation_fraction=0.2
@@ -128,6 +129,7 @@ def test_the_digits_are_those_of_scikit_learn_and_split_once():
     assert sorted(map(int, names)) == list(range(1797))
     assert len(held_out) == 359
     digits = load_digits()
+    assert isinstance(digits, Bunch)
     for index in (0, 100, 358):
         example, place = held_out[index], int(held_out.name(index))
         assert example["label"] == digits.target[place]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_jax.data.encoded import FileSource
 from alexnet_jax.data.prepared import preparation, verification
 from alexnet_jax.data.sources import registry
 from alexnet_jax.runtime.errors import InputError
@@ -165,9 +166,10 @@ def test_imagenet_s_labels_are_those_of_tensorflow_datasets(tmp_path):
     (root / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(kit)
     dataset = fakes.opened(root)
     assert list(dataset.class_ids) == wnids
-    train = dataset.splits["train"]
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    assert isinstance(train, FileSource) and isinstance(validation, FileSource)
     for index in range(1000):
         _, label, data = train.encoded(index)
         assert data.decode() == wnids[label]
-    held_out = [entry.label for entry in dataset.splits["validation"].entries]
+    held_out = [entry.label for entry in validation.entries]
     assert held_out == [65, 970, 230, 809, 516, 57, 334]
