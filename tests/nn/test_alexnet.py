@@ -1,5 +1,4 @@
 import copy
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -477,9 +476,8 @@ def test_mappings_become_rows_in_the_order_of_their_numbers():
     backwards = {
         name: {**rows[name], "then": list(rows[name]["then"])} for name in rows
     }
-    # Not of the field's type, which is that of the rows made.
-    layers: Any = dict(reversed(backwards.items()))
-    model = AlexNet(num_classes=1000, layers=layers)
+    backwards = dict(reversed(backwards.items()))
+    model = AlexNet(num_classes=1000, layers=backwards)
     assert model == AlexNet(num_classes=1000)
     assert list(model.layers) == list(CODE2012)
 
