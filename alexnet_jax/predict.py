@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax.data import image_files
+from alexnet_jax.data import image_paths
 from alexnet_jax.inference.prediction import Prediction, predict
 from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import Failure
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failed = 0
     for prediction in predict(
         given.workdir,
-        image_files.find(given.images),
+        image_paths.find(given.images),
         views=given.views,
         checkpoint=given.checkpoint,
     ):

@@ -12,7 +12,7 @@ from PIL import Image
 import alexnet_jax
 from alexnet_jax import predict as command
 from alexnet_jax import prepare
-from alexnet_jax.data import image_files
+from alexnet_jax.data import image_paths
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.extraction import write_features
 from alexnet_jax.inference.prediction import predict
@@ -50,19 +50,19 @@ def by_hand(workdir, paths, layers=()):
 
 
 def test_images_are_found_in_order(images):
-    found = image_files.find([str(images / "2"), str(images / "0" / "*.png")])
+    found = image_paths.find([str(images / "2"), str(images / "0" / "*.png")])
     names = ["2/11.png", "2/2.png", "2/5.png", "2/8.png"]
     names += ["0/0.png", "0/3.png", "0/6.png", "0/9.png"]
     assert [str(path.relative_to(images)) for path in found] == names
     with pytest.raises(InputError, match=r"nothing\*.jpg does not exist"):
-        image_files.find([str(images / "nothing*.jpg")])
+        image_paths.find([str(images / "nothing*.jpg")])
 
 
 def test_more_images_are_never_decoded_than_are_taken(monkeypatch):
     made = []
-    monkeypatch.setattr(image_files, "AHEAD", 3)
-    monkeypatch.setattr(image_files, "cores", lambda: 2)
-    results = image_files.ahead(lambda item: made.append(item) or item, range(100))
+    monkeypatch.setattr(image_paths, "AHEAD", 3)
+    monkeypatch.setattr(image_paths, "cores", lambda: 2)
+    results = image_paths.ahead(lambda item: made.append(item) or item, range(100))
     assert [next(results) for _ in range(5)] == list(range(5))
     assert len(made) <= 5 + 6
     assert isinstance(results, Generator)
@@ -71,7 +71,7 @@ def test_more_images_are_never_decoded_than_are_taken(monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [3, 32])
 def test_predictions_are_those_of_a_forward_pass(workdir, images, batch_size):
-    paths = image_files.find([str(images / "2"), str(images / "0")])
+    paths = image_paths.find([str(images / "2"), str(images / "0")])
     probabilities, _, names = by_hand(workdir, paths)
     predictions = [*predict(workdir, paths, batch_size=batch_size)]
     assert [prediction.path for prediction in predictions] == paths
@@ -110,7 +110,7 @@ def test_features_are_those_of_a_forward_pass(workdir, images, tmp_path, capsys)
     assert refused == 1
     assert "4.png is not a" in capsys.readouterr().err
     group = zarr.open_group(output, mode="r")
-    paths = image_files.find([str(images)])
+    paths = image_paths.find([str(images)])
     names = [str(path.relative_to(images)) for path in paths]
     assert [name.decode() for name in group["name"][:]] == names
     # Digits are classes, and so are their names.
@@ -137,7 +137,7 @@ def test_features_continue_where_they_were_stopped(
     assert refused == 1
     expected = np.load(whole)
     assert expected.shape == (12, 16)
-    shown, asked = image_files.shown, []
+    shown, asked = image_paths.shown, []
 
     def power_cut(paths, size):
         asked.append(len(paths))
@@ -146,7 +146,7 @@ def test_features_continue_where_they_were_stopped(
                 raise RuntimeError("power cut")
             yield image
 
-    monkeypatch.setattr(image_files, "shown", power_cut)
+    monkeypatch.setattr(image_paths, "shown", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         write(stopped)
     with pytest.raises(InputError, match="the beginning of other features"):
@@ -154,7 +154,7 @@ def test_features_continue_where_they_were_stopped(
     # As if killed while the next rows were being written.
     with stopped.open("ab") as file:
         file.write(b"half a row")
-    monkeypatch.setattr(image_files, "shown", shown)
+    monkeypatch.setattr(image_paths, "shown", shown)
     assert write(stopped) == refused
     assert asked == [12]
     np.testing.assert_array_equal(np.load(stopped), expected)

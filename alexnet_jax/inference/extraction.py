@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, UInt8
 
 from alexnet_jax.data import dataset as datasets
-from alexnet_jax.data import image_files
+from alexnet_jax.data import image_paths
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.distributed import mesh as meshes
@@ -147,12 +147,12 @@ def _open_input(given: Path, network: TrainedNetwork, split: str) -> Input:
         return _prepared(given, network, split)
     if not given.is_dir():
         raise InputError(f"--input={given} is not a folder")
-    paths = image_files.find([str(given)])
+    paths = image_paths.find([str(given)])
     # Images in a folder that is named like a class have its label.
     labels = {name: label for label, name in enumerate(network.data.class_names)}
 
     def rows(start: int) -> Iterator[Row]:
-        for path, image, error in image_files.shown(paths[start:], network.data.size):
+        for path, image, error in image_paths.shown(paths[start:], network.data.size):
             label = labels.get(path.parent.name, NO_LABEL)
             yield Row(str(path.relative_to(given)), label, image, error)
 
@@ -186,5 +186,5 @@ def _prepared(given: Path, network: TrainedNetwork, split: str) -> Input:
     return Input(
         len(source),
         f"{dataset.fingerprint}/{split}",
-        lambda start: image_files.ahead(row, range(start, len(source))),
+        lambda start: image_paths.ahead(row, range(start, len(source))),
     )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from alexnet_jax.data import image_files, statistics
+from alexnet_jax.data import image_paths, statistics
 from alexnet_jax.data.dataset import Example
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.trained import TrainedNetwork
@@ -68,7 +68,7 @@ def look(network: TrainedNetwork, data_path: Path | None = None) -> Insight:
     source = pipeline.dataset.splits["validation"]
     count = min(len(source), MOST_EXAMPLES)
     chosen = np.linspace(0, len(source) - 1, count).astype(int)
-    examples = [*image_files.ahead(source.__getitem__, chosen.tolist())]
+    examples = [*image_paths.ahead(source.__getitem__, chosen.tolist())]
     stored = np.stack([example["image"] for example in examples])
     logits, hidden = _outputs(network, examples)
     return Insight(

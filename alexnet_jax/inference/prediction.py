@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array
 
-from alexnet_jax.data import image_files
+from alexnet_jax.data import image_paths
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runtime.errors import InputError
@@ -60,7 +60,7 @@ def predict(
 
     for group, results in over_images(
         averaged,
-        image_files.shown(paths, size),
+        image_paths.shown(paths, size),
         lambda shown: shown.image,
         size=size,
         batch_size=min(batch_size, len(paths)),
