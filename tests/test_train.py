@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import load_config, train
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.inference import finetune, trained
 from alexnet_jax.nn.layers import changed
@@ -244,6 +244,19 @@ def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     workdir = runs.run(tmp_path, "run", "--config.train.steps=1", *smaller)
     assert run_data.read_data(workdir).size == 70
     assert runs.checkpoint_steps(workdir).keys() == {1}
+
+
+def test_a_signal_in_the_last_save_does_not_end_it(tmp_path, monkeypatch):
+    """The loop is over then, and the run only waits for the disk."""
+    leave = CheckpointWriter.__exit__
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return leave(*arguments)
+
+    monkeypatch.setattr(CheckpointWriter, "__exit__", interrupted)
+    workdir = runs.run(tmp_path, "run", "--config.train.steps=2")
+    assert runs.checkpoint_steps(workdir).keys() == {2}
 
 
 @pytest.mark.slow

@@ -74,10 +74,11 @@ def open_run(
         lock = locked(workdir, f"{workdir} is in use")
         consensus.in_main(lambda: stack.enter_context(lock))
         workdirs.check_run(workdir, setup.config, fingerprint)
+        # Left after the checkpoints: a signal must not end the wait for the last save.
+        interrupts = stack.enter_context(Interrupts())
         checkpoints = stack.enter_context(
             CheckpointWriter(workdir / workdirs.CHECKPOINTS, **setup.checkpoint)
         )
-        interrupts = stack.enter_context(Interrupts())
         stop = consensus.Agreement(setup.mesh)
         # One of several processes can't leave alone: they stop together, after a step.
         check = interrupts.check if jax.process_count() == 1 else lambda: None
