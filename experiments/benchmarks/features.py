@@ -46,17 +46,6 @@ from alexnet_jax.training.schedule import make_schedule
 import harness
 
 
-SMALL = {
-    "layers": {
-        "conv1": {"channels": 8},
-        "conv2": {"channels": 12},
-        "conv3": {"channels": 8},
-        "conv4": {"channels": 12},
-        "conv5": {"channels": 8},
-        "fc6": {"width": 16},
-        "fc7": {"width": 12},
-    }
-}
 CLASSES = 10
 
 
@@ -147,7 +136,7 @@ def rates(folder, images, batch_size, rounds):
 
 def memory(folder, images):
     make_data(folder, images, 77)
-    make_workdir(folder / "run", 77, 67, SMALL)
+    make_workdir(folder / "run", 77, 67, {"layers": harness.TINY_ROWS})
     command = [
         *(sys.executable, "-m", "alexnet_jax.features", f"--workdir={folder / 'run'}"),
         f"--input={folder / 'prepared'}",

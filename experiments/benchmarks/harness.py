@@ -11,6 +11,21 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parents[2]
+# What makes the two-tower network tiny, where it is not the network that is measured.
+TINY_ROWS = {
+    "conv1": {"channels": 8},
+    "conv2": {"channels": 12},
+    "conv3": {"channels": 8},
+    "conv4": {"channels": 12},
+    "conv5": {"channels": 8},
+    "fc6": {"width": 16},
+    "fc7": {"width": 12},
+}
+TINY_FLAGS = tuple(
+    f"--config.model.layers.{layer}.{key}={value}"
+    for layer, row in TINY_ROWS.items()
+    for key, value in row.items()
+)
 
 
 def in_turn(sides, rounds):

@@ -33,13 +33,7 @@ CONVOLUTIONS = (
     ("conv5", 3, 128, 1, ("pool5",)),
 )
 FOLLOWING = {
-    "norm": functools.partial(
-        lrn.local_response_norm,
-        size=AlexNet.norm_size,
-        k=AlexNet.norm_k,
-        alpha=AlexNet.norm_alpha,
-        beta=AlexNet.norm_beta,
-    ),
+    "norm": lrn.local_response_norm,
     "same": lrn.same_map_norm,
     "pool": functools.partial(
         pooling.max_pool, window=AlexNet.pool_window, stride=AlexNet.pool_stride

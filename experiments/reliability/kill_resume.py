@@ -55,13 +55,7 @@ SECONDS_WITHIN = {"compile": 0.4, "step": 0.2}
 AWAKE = ("compile", "step")
 STEPS = 24
 SETTINGS = (
-    "--config.model.layers.conv1.channels=8",
-    "--config.model.layers.conv2.channels=12",
-    "--config.model.layers.conv3.channels=8",
-    "--config.model.layers.conv4.channels=12",
-    "--config.model.layers.conv5.channels=8",
-    "--config.model.layers.fc6.width=16",
-    "--config.model.layers.fc7.width=12",
+    *harness.TINY_FLAGS,
     "--config.data.validation_fraction=0.95",
     "--config.train.batch_size=8",
     f"--config.train.steps={STEPS}",
