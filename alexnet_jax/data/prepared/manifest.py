@@ -11,7 +11,7 @@ from alexnet_jax.data.dataset import LARGEST_SIZE
 from alexnet_jax.runtime.errors import InputError
 
 
-# Format 3 renamed two keys that are for people to read, now `repaired` and `unreadable`.
+# Format 3 renamed two keys for people to read, to `repaired` and `unreadable`.
 # What this module reads is the same in both.
 FORMAT_VERSION = 3
 OLDEST_FORMAT_READ = 2
