@@ -15,7 +15,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.errors import UnreadableImage, first_line
 
 
 FORMATS = {
@@ -67,7 +67,8 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
     camera's orientation is applied.
 
     Raises:
-      InputError: if it can't be read as an image, or is too large; it names the file.
+      UnreadableImage: if it can't be read as an image, or is too large; it names the
+        file.
     """
     check_bytes(len(data), name)
     try:
@@ -80,11 +81,13 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
                 pixels, damaged = _pixels(opened, data)
                 image = _finished(pixels, upright, size)
     except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not an image; fix it or move it away") from error
+        raise UnreadableImage(
+            f"{name} is not an image; fix it or move it away"
+        ) from error
     except Exception as error:
         # Broken bytes make Pillow raise nearly anything, struct.error among them.
         reason = first_line(error)
-        raise InputError(
+        raise UnreadableImage(
             f"{name} can't be read as an image ({reason}); fix it or move it away"
         ) from error
     if upright is not None:
@@ -113,9 +116,9 @@ def _finished(
 
 
 def check_bytes(count: int, name: str) -> None:
-    """Raise an InputError if a file is too large to be read as an image."""
+    """Raise an UnreadableImage if a file is too large to be read as an image."""
     if count > MAX_BYTES:
-        raise InputError(
+        raise UnreadableImage(
             f"{name} has {count} bytes, more than the {MAX_BYTES} of an image"
         )
 

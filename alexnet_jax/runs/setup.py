@@ -14,6 +14,7 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs.config import Config, Sections, check, plain, section
+from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
@@ -55,6 +56,7 @@ def build_setup(
     config: Config,
     dataset: Dataset | None = None,
     enough: Callable[[Path], bool] = lambda workdir: False,
+    workdir: Path | None = None,
 ) -> Setup:
     """The set-up of a run. Opens the devices and the data.
 
@@ -63,6 +65,8 @@ def build_setup(
       dataset: a data set that is open already, such as one in memory; else the one that
         the section `data` names.
       enough: see `Setup`.
+      workdir: of the run, where it is decided which images are left out; without it all
+        must be readable.
 
     Raises:
       InputError: if something in the config or the data is wrong.
@@ -77,6 +81,8 @@ def build_setup(
         pipeline = pipelines.open_pipeline(**reading)
     else:
         pipeline = pipelines.Pipeline(dataset, **pipelines.reading(reading))
+    if workdir is not None:
+        pipeline = open_readable(workdir, pipeline)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **section(settings, "train"))

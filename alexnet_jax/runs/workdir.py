@@ -35,6 +35,7 @@ OWN = ("data.path", "data.threads", "data.workers", "data.buffer", "data.timeout
 # among them, because the plateau rule's rate depends on it.
 FREE = (
     *OWN,
+    "data.on_error",
     "train.steps",
     "train.epochs",
     "train.save_steps",
@@ -133,17 +134,12 @@ def has_checkpoints(workdir: Path) -> bool:
     return folder.is_dir() and any(p.name.isdecimal() for p in folder.iterdir())
 
 
-def check_run(workdir: Path, config: Sections, fingerprint: str) -> None:
-    """Check that a run with this config and these data can continue in the directory.
-
-    Args:
-      workdir: of the run.
-      config: of the run.
-      fingerprint: of its data.
+def check_run(workdir: Path, config: Sections) -> None:
+    """Check that a run with this config can continue in the directory.
 
     Raises:
-      InputError: if a run has saved there whose config differs in what a step computes,
-        or whose data differ; the message shows the differences.
+      InputError: if a run has saved there whose config differs in what a step computes;
+        the message shows the differences.
     """
     if not has_checkpoints(workdir):
         return
@@ -161,16 +157,6 @@ def check_run(workdir: Path, config: Sections, fingerprint: str) -> None:
                 f"{workdir} holds a run of another config ({'; '.join(changes)}); "
                 "give the run's own config, or another --workdir"
             )
-    path = workdir / DATA_FILE
-    if (
-        path.exists()
-        and (known := str(read_json(path).get("fingerprint"))) != fingerprint
-    ):
-        raise InputError(
-            f"the data differ from those that the run in {workdir} was started with "
-            f"(fingerprint {known[:12]} -> {fingerprint[:12]}); "
-            "give the same data, or another --workdir"
-        )
 
 
 def start_run(workdir: Path, config: Sections) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Dataset, fingerprint
-from alexnet_jax.data.encoded import FileEntry, FileSource, check_name
+from alexnet_jax.data.encoded import FileEntry, FileSource, check_name, parts_of
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -40,6 +40,7 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
         fingerprint=fingerprint(
             f"{split}/{source.fingerprint()}" for split, source in splits.items()
         ),
+        parts=parts_of(splits),
     )
 
 

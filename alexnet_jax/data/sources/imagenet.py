@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset, fingerprint
-from alexnet_jax.data.encoded import FileEntry, FileSource
+from alexnet_jax.data.encoded import FileEntry, FileSource, parts_of
 from alexnet_jax.data.sources import tar_index
 from alexnet_jax.data.sources.folder import open_folder
 from alexnet_jax.data.sources.tar_index import Member
@@ -90,6 +90,7 @@ def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Da
         fingerprint=fingerprint(
             f"{split}/{members.fingerprint()}" for split, members in splits.items()
         ),
+        parts=parts_of(splits),
     )
 
 
