@@ -218,6 +218,7 @@ def _manifest_content(
         },
         "repaired": dict(sorted(repaired.items())),
         "unreadable": unreadable,
+        "left_out": dict(sorted(dataset.left_out.items())),
         "shards": shards,
     }
 
