@@ -68,6 +68,12 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
     layout = find_layout(root)
     names, files, left_out = training_files(root, layout)
     if layout.validation is None:
+        if layout.test:
+            progress.say(
+                f"{printable(root)}: {', '.join(map(printable, layout.test))} is not "
+                f"used, and a part of {printable(layout.train)} is held out for "
+                "validation; to validate on it, name it validation"
+            )
         files, held_out = _hold_out(files, validation_fraction)
     else:
         held_out, more = _validation_files(root, layout.validation, layout.train, files)
@@ -138,12 +144,6 @@ def find_layout(root: Path) -> Layout:
     others = [n for n in listed.folders if n not in (splits.train, splits.validation)]
     for name in others:
         left_out[f"in {printable(name)}"] += image_tree.count_files(root / name)
-    if splits.validation is None and splits.test:
-        names = ", ".join(map(printable, splits.test))
-        progress.say(
-            f"{printable(root)}: {names} is not used, and a part of {splits.train} is "
-            "held out for validation; to validate on it, name it validation"
-        )
     return Layout(
         _inner(root, splits.train),
         None if splits.validation is None else _inner(root, splits.validation),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
-from alexnet_jax.data.image_tree import printable, say_left_out
+from alexnet_jax.data.image_tree import printable
 from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.sources.digits import open_digits
 from alexnet_jax.data.sources.folder import open_folder
@@ -47,7 +47,6 @@ def open_dataset(
         )
     dataset = SOURCES[source](path, size, validation_fraction)
     where = path or source
-    say_left_out(where, dataset.left_out)
     if len(dataset.class_names) < 2:
         raise InputError(
             f"{printable(where)} has one class, {', '.join(dataset.class_names)}, and "
