@@ -5,6 +5,7 @@ a file that costs too much is refused.
 """
 
 import io
+import os
 import re
 import threading
 from contextlib import nullcontext
@@ -134,6 +135,11 @@ def check_bytes(count: int, name: str) -> None:
         raise InputError(
             f"{name} has {count} bytes, more than the {MAX_BYTES} of an image"
         )
+
+
+def has_ending(name: str) -> bool:
+    """Whether a file is named as an image of a format that is read here."""
+    return os.path.splitext(name)[1].lower() in ENDINGS
 
 
 def is_image(head: bytes) -> bool:
