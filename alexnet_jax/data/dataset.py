@@ -60,6 +60,7 @@ class Dataset:
       parts: fingerprints of parts of the examples, by a name for messages, where a run
         can continue with some of them changed; see `parts_of`.
       statistics: of the training images, where they are already known.
+      left_out: how many files beside the images are no examples, by the reason.
     """
 
     splits: Mapping[str, Source]
@@ -69,6 +70,7 @@ class Dataset:
     fingerprint: str
     statistics: Statistics | None = None
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def fingerprint(parts: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from alexnet_jax.data.image_tree import printable
 from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.runs.config import Sections, completed
@@ -57,6 +58,14 @@ def create(workdir: Path) -> None:
             f"--workdir={workdir} holds a data set ({MANIFEST_FILE}) and no run; "
             "choose another directory"
         )
+    if not (path := os.fsencode(workdir.absolute())).isascii():
+        try:
+            path.decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(
+                f"--workdir={printable(workdir.absolute())} has a name that is not "
+                "UTF-8, under which no checkpoint can be saved; choose another directory"
+            ) from None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
