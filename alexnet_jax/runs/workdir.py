@@ -64,7 +64,7 @@ def create(workdir: Path) -> None:
         except UnicodeDecodeError:
             raise InputError(
                 f"--workdir={printable(workdir.absolute())} has a name that is not "
-                "UTF-8, under which no checkpoint can be saved; choose another directory"
+                "UTF-8, and no checkpoint can be saved under it; choose another"
             ) from None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
