@@ -69,9 +69,6 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "batch_size" in refused(*base, "--config.train.batch_size=many")
     assert "batch_size" in refused(*base, "--config.train.batch_size=1.5")
     assert "stray argument extra" in refused(*base, "extra")
-    assert "set it in a config file, as a dictionary" in refused(
-        *base, "--config.schedule.layer_rates.conv1=0.1"
-    )
     assert "nosuchflag" in refused(*base, "--nosuchflag=1")
     assert "no variant 'old'" in refused("--config=imagenet:old", "--workdir=x")
 

@@ -1,6 +1,7 @@
 """A command's output: progress on standard error, its result on standard output."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +20,33 @@ from rich.table import Column
 
 SECONDS_BETWEEN_LINES = 10.0
 BAR_WIDTH, COUNT_WIDTH, TIME_WIDTH = 16, 9, 7
+# Clears the line and shows the cursor, which a progress bar hides.
+CLEAN = b"\r\x1b[2K\x1b[?25h"
 
 console = Console(stderr=True)
+
+
+def shows_bars() -> bool:
+    """Whether standard error is a terminal that a progress bar can be drawn on."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def counting(number: int, one: str, several: str | None = None) -> str:
+    """`1 image`, `1,437 images`; a plural that doesn't end in s is given."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def per_second(rate: float, what: str = "") -> str:
+    """`240/s`, `0.4 images/s`; empty where nothing is done yet."""
+    shown = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+    return f"{shown}{what and f' {what}'}/s" if rate > 0 else ""
+
+
+def leave_line() -> None:
+    """Clear a progress bar that is cut off, before the process ends at once."""
+    if shows_bars():
+        # Not by the console: the thread that draws may hold its lock.
+        os.write(sys.stderr.fileno(), CLEAN)
 
 
 def say(message: str) -> None:
@@ -41,7 +67,7 @@ def progress_bar() -> Progress:
             table_column=Column(no_wrap=True, overflow="ellipsis"),
         ),
         console=console,
-        disable=not console.is_terminal,
+        disable=not shows_bars(),
     )
 
 
@@ -68,13 +94,13 @@ def counted(
             now = time.monotonic()
             # Of this run alone: what an earlier one did took none of its time.
             rate = done / max(now - begin, 1e-9)
-            bar.update(task, advance=count, note=f"{rate:.0f}/s")
-            if not console.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
+            bar.update(task, advance=count, note=per_second(rate))
+            if not shows_bars() and now - last_line > SECONDS_BETWEEN_LINES:
                 last_line = now
                 left = (total - completed - done) / max(rate, 1e-9)
                 say(
-                    f"{description} {completed + done}/{total}  {rate:.0f}/s  "
-                    f"{left:.0f} s left"
+                    f"{description} {completed + done}/{total}  {per_second(rate)}"
+                    f"  {left:.0f} s left"
                 )
 
         yield advance
