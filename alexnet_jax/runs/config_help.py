@@ -39,8 +39,8 @@ def describe(file: ConfigFile, width: int) -> str:
     parts = [file.about.rstrip(), _variants(file, width)]
     parts.append(
         textwrap.fill(
-            "Keys, each with its value here, its type and what it means. "
-            "--config.SECTION.KEY=VALUE sets one; None is no value.",
+            "Every key with its value here, its type and its meaning. A line can be "
+            "given as it stands, with another value.",
             width,
         )
     )

@@ -20,6 +20,8 @@ from alexnet_jax.runtime.errors import InputError
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[^=]+)(=(?P<value>.*))?", re.DOTALL)
 _NAMES = re.compile(r"\(?\s*[A-Za-z_]\w*(\s*,\s*[A-Za-z_]\w*)*\s*,?\s*\)?")
 _NUMBER = re.compile(r"-[\d.]")
+_ILLEGAL = re.compile(r"flag --config\.(?P<path>[^=]+)=(?P<value>.*?): ", re.DOTALL)
+_KINDS: dict[type | None, str] = {int: "a whole number", float: "a number"}
 _BOOLEANS = ("true", "false", "1", "0")
 
 
@@ -32,7 +34,8 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     try:
         return flags.FlagValues().read_flags_from_files(list(arguments), force_gnu=True)
     except (flags.Error, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--flagfile can't be read ({one_line(error)})") from error
+        reason = one_line(error).removeprefix("ERROR:: ")
+        raise InputError(f"--flagfile can't be read ({reason})") from error
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> None:
@@ -59,7 +62,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
                 f"{', '.join(config[path])}"
             )
         empty.discard(path)
-        if _is_by_layer(path) and value is not None:
+        if _is_by_layer(path):
             _set_by_layer(config, path, value)
         elif value == "None" and _takes_none(path, config):
             before = f"--config.{path}="
@@ -112,16 +115,16 @@ def _is_by_layer(path: str) -> bool:
     return 1 <= len(keys) <= 2 and sections.is_by_layer(section, keys[0])
 
 
-def _set_by_layer(config: ConfigDict, path: str, value: str) -> None:
+def _set_by_layer(config: ConfigDict, path: str, value: str | None) -> None:
     """Set the value of one layer, or of all at once, of a key such as layer_rates."""
     section, key, *layer = path.split(".")
     try:
-        parsed = ast.literal_eval(value)
-        mapping = {layer[0]: parsed} if layer else dict(parsed)
+        parsed = ast.literal_eval(value or "")
+        mapping = {layer[0]: parsed} if layer else dict(parsed or {})
     except (ValueError, SyntaxError, TypeError) as error:
         wanted = "a number, or pairs as ((67, 0.1), (72, 0.0))"
         wanted = wanted if layer else "a dictionary, as {'conv1': 0.1}"
-        raise InputError(f"--config.{path}={value} must be {wanted}") from error
+        raise InputError(f"--config.{path}={value or ''} must be {wanted}") from error
     before = config[section].get(key) if layer else None
     config[section][key] = ConfigDict({**(before or {}), **mapping})
 
@@ -168,10 +171,19 @@ def _parse(config: ConfigDict, arguments: Sequence[str]) -> None:
         stray = values(given)[1:]
     except Exception as error:
         # The flags raise errors of many types, some of them with a traceback inside.
-        raise InputError(one_line(error)) from error
+        raise InputError(_illegal(config, one_line(error))) from error
     if stray:
         dashes = "; a key begins with --config." if "config." in stray[0] else ""
         raise InputError(f"stray argument {' '.join(stray)}{dashes}")
+
+
+def _illegal(config: ConfigDict, message: str) -> str:
+    """The message of the flags, in plain words where a number is none."""
+    given = _ILLEGAL.match(message)
+    kind = _KINDS.get(_type_of(given["path"], config)) if given else None
+    if given is None or kind is None:
+        return message
+    return f"--config.{given['path']}={given['value']} must be {kind}"
 
 
 def _check_known(path: str, config: ConfigDict) -> None:
@@ -188,6 +200,10 @@ def _check_known(path: str, config: ConfigDict) -> None:
         )
     if key in section:
         return
+    if not folders:
+        raise InputError(
+            f"--config.{path} is unknown; sections are {', '.join(config)}"
+        )
     if path in sections.RENAMED:
         raise InputError(f"--{sections.unknown_key(folders[0], key)}")
     raise InputError(f"--config.{path} is unknown; choose from {', '.join(section)}")
