@@ -31,13 +31,13 @@ def opening_line(setup: Setup, workdir: Path) -> str:
     held_out = len(dataset.splits.get("validation", ()))
     classes = counting(len(dataset.class_names), "class", "classes")
     parameters = sum(p.size for p in jax.tree.leaves(setup.steps.abstract.params))
-    kind = mesh.devices.flat[0].platform
-    devices = counting(mesh.devices.size, f"{kind} device", f"{kind} devices")
-    axes = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
+    kind = mesh.devices.flat[0].platform.upper()
+    devices = counting(mesh.devices.size, f"{kind} device")
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     return (
-        f"{counting(plan.examples, 'image')} of {classes} (and {held_out:,} to "
-        f"validate), {counting(parameters, 'parameter')}, {devices} ({axes}), batch "
-        f"{plan.batch_size}, {counting(plan.steps, 'step')} to {workdir}"
+        f"{plan.examples:,} training and {counting(held_out, 'validation image')} of "
+        f"{classes}, {counting(parameters, 'parameter')}, batch {plan.batch_size}, "
+        f"{counting(plan.steps, 'step')} on {devices} ({axes}), into {workdir}"
     )
 
 

@@ -63,6 +63,8 @@ class MetricWriter:
             "compiling", total=plan.steps, completed=start, note=""
         )
         self._classes = classes
+        # The first step's time is mostly that of compiling it.
+        self._timed = False
         self._input_wait = InputWait(advice)
         self._loss_rise = LossRise()
         self._board = None
@@ -163,12 +165,15 @@ class MetricWriter:
         """Move the progress bar; in a pipe, say where the run is now and then."""
         note = (
             f"epoch {step / self._plan.steps_per_epoch:.2f}  "
-            f"loss {metrics['loss']:z.3f}  error {metrics['top1_error']:.1%}  "
-            f"{progress.per_second(metrics['images_per_second'], 'images')}"
+            f"loss {metrics['loss']:z.3f}  error {metrics['top1_error']:.1%}"
         )
+        timed, self._timed = self._timed, True
+        if timed:
+            rate = progress.per_second(metrics["images_per_second"], "images")
+            note += f"  {rate}"
         self._progress.update(self._task, completed=step, note=note)
         quiet = self._last - self._said > progress.SECONDS_BETWEEN_LINES
-        if quiet and not progress.shows_bars():
+        if quiet and timed and not progress.shows_bars():
             self._said = self._last
             left = (self._plan.steps - step) * seconds
             progress.say(f"step {step}/{self._plan.steps}  {note}  {left:.0f} s left")
