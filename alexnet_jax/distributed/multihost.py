@@ -131,6 +131,7 @@ def _handle_abort() -> None:
             # Python is about to report it and to end the process.
             time.sleep(SECONDS_TO_REPORT)
         else:
+            progress.leave_line()
             line = f"error: {LOST.format(process=number, reason='JAX gave up')}\n"
             os.write(2, line.encode())
         os._exit(1)

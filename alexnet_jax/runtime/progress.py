@@ -19,7 +19,7 @@ from rich.table import Column
 
 
 SECONDS_BETWEEN_LINES = 10.0
-BAR_WIDTH, COUNT_WIDTH, TIME_WIDTH = 16, 9, 7
+COUNT_WIDTH, TIME_WIDTH = 9, 7
 # Clears the line and shows the cursor, which a progress bar hides.
 CLEAN = b"\r\x1b[2K\x1b[?25h"
 
@@ -54,17 +54,33 @@ def say(message: str) -> None:
     console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def progress_bar() -> Progress:
-    """A bar with a count, a note and the time left; nothing is shown in a pipe."""
+def progress_bar(longest: str, note: int) -> Progress:
+    """A bar with a count, the time left and a note; nothing is shown in a pipe.
+
+    Args:
+      longest: the longest description that it will have.
+      note: about the length of a note.
+    """
+    # In a narrow window the note is cut off first, then the bar is shorter. Rich alone
+    # would take the same from every column.
+    beside = COUNT_WIDTH + TIME_WIDTH + 4
+    bar = 16 if console.width >= len(longest) + 16 + beside + note else 4
+    described = min(len(longest), console.width - bar - beside)
+    room = max(1, console.width - described - bar - beside)
+
+    def column(width: int) -> Column:
+        return Column(
+            no_wrap=True, overflow="ellipsis", min_width=width, max_width=width
+        )
+
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=BAR_WIDTH),
+        TextColumn("{task.description}", table_column=column(described)),
+        BarColumn(bar_width=bar, table_column=column(bar)),
         MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=COUNT_WIDTH)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=TIME_WIDTH)),
-        # Last, so that a narrow window cuts off the note and not the count.
+        TimeRemainingColumn(table_column=column(TIME_WIDTH)),
         TextColumn(
             "{task.fields[note]}",
-            table_column=Column(no_wrap=True, overflow="ellipsis"),
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=room),
         ),
         console=console,
         disable=not shows_bars(),
@@ -85,7 +101,7 @@ def counted(
     """
     begin = last_line = time.monotonic()
     done = 0
-    with progress_bar() as bar:
+    with progress_bar(description, note=8) as bar:
         task = bar.add_task(description, total=total, completed=completed, note="")
 
         def advance(count: int) -> None:
