@@ -58,7 +58,7 @@ class MetricWriter:
         self._plan = plan
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._last = self._said = time.monotonic()
-        self._progress = progress.progress_bar("validating", note=50)
+        self._progress = progress.progress_bar("validating", plan.steps, note=50)
         self._task = self._progress.add_task(
             "compiling", total=plan.steps, completed=start, note=""
         )

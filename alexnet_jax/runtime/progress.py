@@ -19,7 +19,7 @@ from rich.table import Column
 
 
 SECONDS_BETWEEN_LINES = 10.0
-COUNT_WIDTH, TIME_WIDTH = 9, 7
+TIME_WIDTH = 7
 # Clears the line and shows the cursor, which a progress bar hides.
 CLEAN = b"\r\x1b[2K\x1b[?25h"
 
@@ -54,16 +54,18 @@ def say(message: str) -> None:
     console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def progress_bar(longest: str, note: int) -> Progress:
+def progress_bar(longest: str, total: int, note: int) -> Progress:
     """A bar with a count, the time left and a note; nothing is shown in a pipe.
 
     Args:
       longest: the longest description that it will have.
+      total: the count that it runs to.
       note: about the length of a note.
     """
     # In a narrow window the note is cut off first, then the bar is shorter. Rich alone
     # would take the same from every column.
-    beside = COUNT_WIDTH + TIME_WIDTH + 4
+    count = 2 * len(str(total)) + 1
+    beside = count + TIME_WIDTH + 4
     bar = 16 if console.width >= len(longest) + 16 + beside + note else 4
     described = min(len(longest), console.width - bar - beside)
     room = max(1, console.width - described - bar - beside)
@@ -76,7 +78,7 @@ def progress_bar(longest: str, note: int) -> Progress:
     return Progress(
         TextColumn("{task.description}", table_column=column(described)),
         BarColumn(bar_width=bar, table_column=column(bar)),
-        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=COUNT_WIDTH)),
+        MofNCompleteColumn(table_column=column(count)),
         TimeRemainingColumn(table_column=column(TIME_WIDTH)),
         TextColumn(
             "{task.fields[note]}",
@@ -101,7 +103,7 @@ def counted(
     """
     begin = last_line = time.monotonic()
     done = 0
-    with progress_bar(description, note=8) as bar:
+    with progress_bar(description, total, note=8) as bar:
         task = bar.add_task(description, total=total, completed=completed, note="")
 
         def advance(count: int) -> None:
