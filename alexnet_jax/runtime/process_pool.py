@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import spawn
@@ -70,12 +70,11 @@ def spread(
         function raises is raised here.
     """
     processes = min(processes, len(tasks))
-    if processes > 1:
-        check_main("workers=1")
     if processes <= 1:
         for task in tasks:
             yield function(task, advance)
         return
+    check_main("workers=1")
     # Not fork: it copies locks that threads of JAX or Rich may be holding.
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
@@ -118,13 +117,14 @@ def check_main(key: str) -> None:
     if not {"init_main_from_path", "init_main_from_name"} & set(again):
         # A notebook, or `python -c`: a worker runs nothing again.
         return
-    path = Path(str(getattr(sys.modules["__main__"], "__file__", "")))
+    program = vars(sys.modules["__main__"])
+    path = Path(program.get("__file__") or "")
     if not path.is_file():
         raise InputError(
             "worker processes can't start from a program on standard input, since each "
             f"of them runs its file; save it in a file, or set {key}"
         )
-    line = _line_of(path)
+    line = _line_of(program)
     if line is not None and not _is_guarded(path, line):
         raise InputError(
             f"{path}, line {line}: each worker process runs this file again and comes "
@@ -132,12 +132,12 @@ def check_main(key: str) -> None:
         )
 
 
-def _line_of(path: Path) -> int | None:
-    """The line of the program's file, outside all functions, that is being run."""
+def _line_of(program: Mapping[str, object]) -> int | None:
+    """The line outside all functions at which a program's file is; `program` holds its
+    names. None in a thread that it started."""
     frame = sys._getframe()
     while frame is not None:
-        code = frame.f_code
-        if code.co_name == "<module>" and Path(code.co_filename) == path:
+        if frame.f_globals is program and frame.f_code.co_name == "<module>":
             return frame.f_lineno
         frame = frame.f_back
     return None
