@@ -100,8 +100,8 @@ def _rows(layers: ConfigDict, meaning: str, width: int) -> Iterator[str]:
     yield _paragraph(f"--config.{LAYERS}.LAYER.KEY=VALUE", "", meaning, width)
     for row in (Conv, Dense):
         of_kind = {
-            name: sections.plain(values)
-            for name, values in layers.items()
+            name: values
+            for name, values in sections.plain(layers).items()
             if ("kernel" in values) == (row is Conv)
         }
         if not of_kind:
@@ -131,8 +131,7 @@ def _shown(value: object) -> str:
     """A value as a shell takes it."""
     if isinstance(value, str):
         return shlex.quote(value)
-    flat = isinstance(value, tuple) and not any(isinstance(v, tuple) for v in value)
-    if value and flat:
+    if isinstance(value, tuple) and value and tuple not in map(type, value):
         return ",".join(map(str, value)) + ("," if len(value) == 1 else "")
     text = str(value)
     return f'"{text}"' if set(text) & set("(){}' ") else text

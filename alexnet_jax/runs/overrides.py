@@ -59,7 +59,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
         if "." not in path and not (value or "").lstrip().startswith("{"):
             raise InputError(
                 f"--config.{path} is a section; set one of its keys: "
-                f"{', '.join(config[path])}"
+                f"{', '.join(getattr(config, path))}"
             )
         empty.discard(path)
         if _is_by_layer(path):
@@ -68,14 +68,15 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
             before = f"--config.{path}="
             remaining = [kept for kept in remaining if not kept.startswith(before)]
             empty.add(path)
-        elif value is not None and _type_of(path, config) is tuple:
-            remaining.append(f"--config.{path}={_names(value)}")
-        else:
+        elif value is None:
             remaining.append(text)
+        else:
+            several = _type_of(path, config) is tuple
+            remaining.append(f"--config.{path}={_names(value) if several else value}")
     _parse(config, remaining)
     for path in empty:
         section, key = path.split(".")
-        config[section][key] = None
+        getattr(config, section)[key] = None
 
 
 def _joined(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
@@ -101,13 +102,17 @@ def _is_value(text: str) -> bool:
 
 def _type_of(path: str, config: ConfigDict) -> type | None:
     """The type that a key's values must have; None where there is no such key."""
-    *sections_of_key, key = path.split(".")
+    *folders, key = path.split(".")
+    section = _section(config, folders)
+    return section.get_type(key) if section is not None and key in section else None
+
+
+def _section(config: ConfigDict, names: Sequence[str]) -> ConfigDict | None:
+    """The section, or the section of a section, of these names, if there is one."""
     section: object = config
-    for name in sections_of_key:
+    for name in names:
         section = section.get(name) if isinstance(section, ConfigDict) else None
-    if isinstance(section, ConfigDict) and key in section:
-        return section.get_type(key)
-    return None
+    return section if isinstance(section, ConfigDict) else None
 
 
 def _is_by_layer(path: str) -> bool:
@@ -125,8 +130,9 @@ def _set_by_layer(config: ConfigDict, path: str, value: str | None) -> None:
         wanted = "a number, or pairs as ((67, 0.1), (72, 0.0))"
         wanted = wanted if layer else "a dictionary, as {'conv1': 0.1}"
         raise InputError(f"--config.{path}={value or ''} must be {wanted}") from error
-    before = config[section].get(key) if layer else None
-    config[section][key] = ConfigDict({**(before or {}), **mapping})
+    values = getattr(config, section)
+    before = values.get(key) if layer else None
+    values[key] = ConfigDict({**(before or {}), **mapping})
 
 
 def _takes_none(path: str, config: ConfigDict) -> bool:
@@ -191,10 +197,8 @@ def _check_known(path: str, config: ConfigDict) -> None:
     *folders, key = path.split(".")
     if _is_by_layer(path) and folders[0] in config:
         return
-    section: object = config
-    for name in folders:
-        section = section.get(name) if isinstance(section, ConfigDict) else None
-    if not isinstance(section, ConfigDict):
+    section = _section(config, folders)
+    if section is None:
         raise InputError(
             f"--config.{path} is unknown; sections are {', '.join(config)}"
         )

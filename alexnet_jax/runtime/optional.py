@@ -43,24 +43,25 @@ def require(name: str, purpose: object) -> Any:
 
 
 def install(package: str) -> str:
-    """The command that installs an optional package: with its whole extra, in a
-    checkout; else with the packages of the extra by name, since an extra of what pip
-    finds under this name may be another's."""
+    """The command that installs an optional package, with its whole extra."""
     extra = EXTRAS.get(package)
-    if extra is None:
-        return f"pip install {package}"
+    return f"pip install {package}" if extra is None else install_extra(extra)
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra of this package: from the checkout, if it is
+    one; else the extra's packages by name, since what pip finds under this package's
+    name may be another."""
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file():
         folder = "." if checkout == Path.cwd() else checkout
         return f'pip install -e "{folder}[{extra}]"'
-    return f"pip install {' '.join(_packages_of(extra) or [package])}"
+    return f"pip install {' '.join(_packages_of(extra))}"
 
 
 def _packages_of(extra: str) -> list[str]:
     """The packages of an extra, as this package's metadata name them."""
-    try:
-        wanted = importlib.metadata.requires("alexnet_jax") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
+    wanted = importlib.metadata.requires("alexnet_jax") or []
     mark = re.compile(rf"""extra\s*==\s*["']{extra}["']""")
-    return [re.split(r"[\s;<>=!~\[(]", line)[0] for line in wanted if mark.search(line)]
+    names = [re.split(r"[\s;<>=!~(]", line)[0] for line in wanted if mark.search(line)]
+    return [f'"{name}"' if "[" in name else name for name in names]
