@@ -72,6 +72,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, object]:
                 progress.say(f"stopped; the same command continues `{workdir}`")
                 raise Interrupted(signal)
             if validates:
+                metrics.validates()
                 errors = setup.validate(state, run.mean, run.check)
                 metrics.validation(step, errors)
                 checkpoints.record_validation(step, errors)

@@ -15,7 +15,7 @@ from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.statistics import Statistics, mean_crop
 from alexnet_jax.distributed import consensus, multihost, placement
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.runs import run_data
+from alexnet_jax.runs import hints, run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.setup import Setup
@@ -103,6 +103,8 @@ def open_run(
         consensus.in_main(lambda: stack.enter_context(lock))
         workdirs.check_run(workdir, setup.config)
         run_data.check_data(workdir, setup.pipeline)
+        for line in (hints.opening_line(setup, workdir), *hints.warnings(setup.plan)):
+            progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
         interrupts = stack.enter_context(Interrupts())
         checkpoints = stack.enter_context(
@@ -126,6 +128,8 @@ def open_run(
             workdir,
             setup.plan,
             start=start,
+            classes=len(setup.pipeline.dataset.class_names),
+            advice=hints.faster_reading(setup.pipeline),
             validated=error is not None,
             writes=multihost.is_main(),
         )

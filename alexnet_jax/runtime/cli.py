@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from alexnet_jax.runtime import library_warnings
 from alexnet_jax.runtime.errors import Failure, InputError, Interrupted
 
 
@@ -80,7 +81,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     # nothing.
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        main()
+        with library_warnings.said_once():
+            main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

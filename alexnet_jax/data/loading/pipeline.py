@@ -21,7 +21,7 @@ from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime.errors import InputError, check_choice, check_number
-from alexnet_jax.runtime.process_pool import cores
+from alexnet_jax.runtime.process_pool import check_main, cores
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Pipeline:
       workers: processes that read and decode; 0 for none. Threads decode in parallel,
         so processes help only where there are so many cores that Python itself is the
         limit.
-      buffer: batches made ahead; None for `prefetch.BUFFER`.
+      buffer: batches made ahead; None for two.
       timeout: seconds a batch may take, before its disk or worker counts as hanging.
       on_error: what happens to images that can't be read: `stop` ends the run with a
         list of them; `skip` leaves out those found before the first step, and puts the
@@ -72,6 +72,8 @@ class Pipeline:
             if value is not None:
                 check_number(f"data.{name}", value, least=1)
         check_number("data.workers", self.workers)
+        if self.workers:
+            check_main("data.workers=0")
         if not 0 < self.timeout < threading.TIMEOUT_MAX:
             raise InputError(
                 f"data.timeout={self.timeout} must be above 0 and finite, in seconds"
@@ -106,8 +108,9 @@ def open_pipeline(
     """Open a data set for training and evaluation: the config section `data`.
 
     Args:
-      source, path, size, validation_fraction: see `registry.open_dataset`.
-      random_labels, pixels, corruption_seed: see `randomized.corrupt`.
+      source, path, size, validation_fraction: see `open_dataset`.
+      random_labels, pixels: see `corrupt`.
+      corruption_seed: of the draws of `random_labels` and `pixels`.
       crop, crops, flip, subtract_mean, threads, workers, buffer, timeout, on_error: see
         `Pipeline`.
 

@@ -78,7 +78,11 @@ def decode(
 
 
 class PreparedSource:
-    """The records of one split of a prepared data set."""
+    """The records of one split of a prepared data set.
+
+    Attributes:
+      encoding: how its images are stored, `jpeg` or `raw`.
+    """
 
     def __init__(self, shards: list[Shard], size: int, encoding: str) -> None:
         self._shards = shards
@@ -92,7 +96,7 @@ class PreparedSource:
         if len(self._records) != len(self):
             _find_fault(shards)
         self._size = size
-        self._encoding = encoding
+        self.encoding = encoding
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -100,7 +104,7 @@ class PreparedSource:
     def __getitem__(self, index: int) -> Example:
         record = self._record(index)
         try:
-            image = decode(record.image, self._encoding, self._size)
+            image = decode(record.image, self.encoding, self._size)
         except Exception as error:
             # The decoder raises many kinds as well.
             raise self._damaged(index, error) from error
