@@ -154,8 +154,7 @@ def _formats(data: bytes, name: str) -> tuple[str, ...]:
     """The formats that the file may have."""
     if _HEIF.match(data) is None:
         return tuple(kind for kind in FORMATS if kind != "HEIF")
-    purpose = f"{name} is a HEIC image and"
-    require("pillow_heif", purpose, "pillow-heif").register_heif_opener()
+    require("pillow_heif", f"{name} is a HEIC image and").register_heif_opener()
     return ("HEIF",)
 
 
