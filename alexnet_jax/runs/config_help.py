@@ -84,7 +84,7 @@ def _keys(section: str, values: ConfigDict, width: int) -> Iterator[str]:
         if key not in values:
             continue
         if f"{section}.{key}" == LAYERS:
-            yield from _rows(values[key], known[key], width)
+            yield from _rows(values.layers, known[key], width)
             continue
         value = _shown(sections.plain(values[key]))
         yield _paragraph(

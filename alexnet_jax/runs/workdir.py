@@ -155,6 +155,8 @@ def check_run(workdir: Path, config: Sections, fingerprint: str) -> None:
                 completed(read_config(workdir)), completed(config)
             )
             if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+            # The size of a prepared data set is its own: the fingerprint covers it.
+            and not (key == "data.size" and _is_prepared(config))
         ]
         if changes:
             raise InputError(
@@ -171,6 +173,10 @@ def check_run(workdir: Path, config: Sections, fingerprint: str) -> None:
             f"(fingerprint {known[:12]} -> {fingerprint[:12]}); "
             "give the same data, or another --workdir"
         )
+
+
+def _is_prepared(config: Sections) -> bool:
+    return completed(config)["data"]["source"] == "prepared"
 
 
 def start_run(workdir: Path, config: Sections) -> None:
