@@ -7,7 +7,7 @@ import inspect
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from alexnet_jax.nn.layers import Conv, Dense
 from alexnet_jax.runs import config as sections
@@ -84,7 +84,7 @@ def _keys(section: str, values: ConfigDict, width: int) -> Iterator[str]:
         if key not in values:
             continue
         if f"{section}.{key}" == LAYERS:
-            yield from _rows(values.layers, known[key], width)
+            yield from _rows(sections.plain(values[key]), known[key], width)
             continue
         value = _shown(sections.plain(values[key]))
         yield _paragraph(
@@ -95,13 +95,15 @@ def _keys(section: str, values: ConfigDict, width: int) -> Iterator[str]:
         )
 
 
-def _rows(layers: ConfigDict, meaning: str, width: int) -> Iterator[str]:
+def _rows(
+    layers: Mapping[str, Mapping[str, object]], meaning: str, width: int
+) -> Iterator[str]:
     """A paragraph for each key of the layers, with its values by layer."""
     yield _paragraph(f"--config.{LAYERS}.LAYER.KEY=VALUE", "", meaning, width)
     for row in (Conv, Dense):
         of_kind = {
             name: values
-            for name, values in sections.plain(layers).items()
+            for name, values in layers.items()
             if ("kernel" in values) == (row is Conv)
         }
         if not of_kind:

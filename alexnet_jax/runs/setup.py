@@ -21,6 +21,7 @@ from alexnet_jax.runs.config import (
     plain,
     section,
 )
+from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import plan as plans
@@ -63,6 +64,7 @@ def build_setup(
     config: Config,
     dataset: Dataset | None = None,
     enough: Callable[[Path], bool] = lambda workdir: False,
+    workdir: Path | None = None,
 ) -> Setup:
     """The set-up of a run. Opens the devices and the data.
 
@@ -71,6 +73,8 @@ def build_setup(
       dataset: a data set that is open already, such as one in memory; else the one that
         the section `data` names.
       enough: see `Setup`.
+      workdir: of the run, where it is decided which images are left out; without it all
+        must be readable.
 
     Raises:
       InputError: if something in the config or the data is wrong.
@@ -86,6 +90,8 @@ def build_setup(
         _check_size(reading, pipeline.dataset.size)
     else:
         pipeline = pipelines.Pipeline(dataset, **pipelines.reading(reading))
+    if workdir is not None:
+        pipeline = open_readable(workdir, pipeline)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **section(settings, "train"))

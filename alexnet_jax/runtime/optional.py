@@ -15,6 +15,7 @@ EXTRAS = {
     "jinja2": "figures",
     "matplotlib": "figures",
     "onnx": "weights",
+    "pillow_heif": "heif",
     "safetensors": "weights",
     "tensorboardX": "tensorboard",
     "tensorflow_datasets": "tfds",
