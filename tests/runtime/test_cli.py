@@ -33,6 +33,12 @@ finally:
         ("raise errors.InputError('no such thing')", 2, "error: no such thing\n", True),
         ("raise errors.Failure('it broke')", 1, "error: it broke\n", True),
         ("raise Lost('it hangs')", 1, "error: it hangs\n", False),
+        (
+            "raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')",
+            1,
+            "error: the device's memory is full; take a smaller batch",
+            True,
+        ),
         ("raise OSError(28, 'No space left')", 1, "error: [Errno 28] No space", True),
         ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", 143, "", True),
         ("os.kill(os.getpid(), signal.SIGINT); signal.pause()", 130, "", True),
