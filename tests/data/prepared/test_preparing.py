@@ -223,7 +223,7 @@ def test_a_fixed_image_is_taken_in_and_the_rest_is_kept(
         broken.write_bytes(data)
         output = tmp_path / f"out{len(data)}"
         for _ in range(2):
-            with pytest.raises(InputError, match="1 images cannot be prepared"):
+            with pytest.raises(InputError, match="1 image cannot be prepared"):
                 prepared_from(image_folder, output)
         broken.write_bytes(whole)
         capsys.readouterr()
