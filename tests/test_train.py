@@ -555,6 +555,10 @@ def test_plans():
     assert 500 in validated
     with pytest.raises(InputError, match=r"give train.steps or train.epochs"):
         make_plan(examples=100)
+    with pytest.raises(
+        InputError, match=r"train.epochs=0.01 is no step: an epoch of 4"
+    ):
+        make_plan(examples=4, batch_size=64, epochs=0.01)
     with pytest.raises(InputError, match=r"train.validate_steps=0 must be at least 1"):
         make_plan(examples=100, steps=1, validate_steps=0)
 
