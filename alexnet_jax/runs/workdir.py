@@ -160,12 +160,18 @@ def check_run(workdir: Path, config: Sections) -> None:
                 completed(read_config(workdir)), completed(config)
             )
             if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+            # The size of a prepared data set is its own: the fingerprint covers it.
+            and not (key == "data.size" and _is_prepared(config))
         ]
         if changes:
             raise InputError(
                 f"{workdir} holds a run of another config ({'; '.join(changes)}); "
                 "give the run's own config, or another --workdir"
             )
+
+
+def _is_prepared(config: Sections) -> bool:
+    return completed(config)["data"]["source"] == "prepared"
 
 
 def start_run(workdir: Path, config: Sections) -> None:

@@ -10,6 +10,7 @@ from alexnet_jax.data import decoding, image_tree
 from alexnet_jax.data.image_tree import ImageFile, LeftOut, printable
 from alexnet_jax.data.sources import split_folders
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.progress import counting
 
 
 # The folders of each class, relative to the root. A class is what folders are called in
@@ -175,7 +176,7 @@ def _has(images: int, left_out: LeftOut) -> str:
     """What a folder has, in brackets."""
     left_out = LeftOut(left_out)
     left_out.pop("in no class folder", None)
-    parts = [f"{images} images"] if images else []
+    parts = [counting(images, "image")] if images else []
     parts += [f"{count} {reason}" for reason, count in sorted(left_out.items())]
     return f" (it has {', '.join(parts)})" if parts else ""
 

@@ -130,8 +130,8 @@ def _hold_out(files: ClassFiles, fraction: float) -> tuple[ClassFiles, ClassFile
         count = max(1, round(fraction * len(members)))
         if count == len(members):
             raise InputError(
-                f"class {name} has {len(members)} images, too few to hold any out "
-                "for validation; add more, or a validation folder"
+                f"class {name} has {progress.counting(len(members), 'image')}, too few "
+                "to hold any out for validation; add more, or a validation folder"
             )
         chosen = set(sorted(members, key=rank)[:count])
         held_out[name] = [file for file in members if file in chosen]

@@ -29,7 +29,8 @@ def open_dataset(
     Args:
       source: its kind: `digits`, `folder`, `imagenet`, `prepared` or `tfds`.
       path: its folder, or its name in TensorFlow Datasets; None for the digits.
-      size: side of the stored images, in pixels; a prepared data set has its own.
+      size: side of the stored images, in pixels; a prepared data set has its own, and
+        training refuses another.
       validation_fraction: the fraction held out where there is no validation split.
 
     Raises:

@@ -223,7 +223,7 @@ def test_a_fixed_image_is_taken_in_and_the_rest_is_kept(
         broken.write_bytes(data)
         output = tmp_path / f"out{len(data)}"
         for _ in range(2):
-            with pytest.raises(InputError, match="1 images cannot be prepared"):
+            with pytest.raises(InputError, match="1 image cannot be prepared"):
                 prepared_from(image_folder, output)
         broken.write_bytes(whole)
         capsys.readouterr()
@@ -310,16 +310,16 @@ def test_an_output_that_is_in_the_way(tmp_path, image_folder):
 
 SLOW = """
 import sys
-from pathlib import Path
+from alexnet_jax import prepare
 from alexnet_jax.data.prepared import preparation
 from alexnet_jax.runtime import cli
 import slow_shard
 if __name__ == "__main__":
     preparation.EXAMPLES_WORTH_A_SHARD = 1
     preparation.shard_writer.write_shard = slow_shard.write_shard
-    cli.run_command(lambda: preparation.prepare(
-        source="folder", input_path=sys.argv[1], output=Path(sys.argv[2]), size=64,
-        workers=2))
+    cli.run_command(lambda: prepare.main(
+        ["--source=folder", "--input", sys.argv[1], "--output", sys.argv[2],
+         "--size=64", "--workers=2"]))
 """
 SLOW_SHARD = """
 import os, sys, time
@@ -341,6 +341,8 @@ def slow_preparation(tmp_path, image_folder):
     process = subprocess.Popen(
         [*command, str(tmp_path / "out")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tmp_path)])},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while len(pids := list(tmp_path.glob("pid*"))) < 2:
@@ -349,7 +351,7 @@ def slow_preparation(tmp_path, image_folder):
         time.sleep(0.05)
     yield process, [int(pid.name.removeprefix("pid")) for pid in pids]
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def wait_for_the_end_of(numbers):
@@ -379,7 +381,9 @@ def test_ctrl_c_ends_a_preparation_and_its_workers(tmp_path, slow_preparation):
     for number in (process.pid, *numbers):
         # A terminal sends it to all of them.
         os.kill(number, signal.SIGINT)
-    assert process.wait(30) == 130
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said == "stopped; the same command continues with what is prepared\n"
     wait_for_the_end_of(numbers)
     assert not (tmp_path / "out").exists()
 

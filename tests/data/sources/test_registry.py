@@ -80,7 +80,7 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="class folder .*/b has no images"):
         open_folder(tmp_path)
     save(tmp_path / "b" / "0.png", np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(InputError, match="class a has 1 images, too few"):
+    with pytest.raises(InputError, match="class a has 1 image, too few"):
         open_folder(tmp_path)
     (tmp_path / "b" / "0.png").write_bytes(b"no image")
     save(tmp_path / "a" / "1.png", np.zeros((9, 9, 3), np.uint8))
