@@ -1,5 +1,6 @@
 """How commands end: their exit status, and one line on standard error."""
 
+import os
 import subprocess
 import sys
 
@@ -49,3 +50,22 @@ def test_status_and_one_line(body, status, line, in_order):
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == bool(line)
     assert bool(done.stdout) == in_order
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", "caf\\xe9 \\u732b"),
+        ("latin-1", "café \\u732b"),
+        ("utf-8", "café 猫"),
+    ],
+)
+def test_what_the_output_can_t_show_is_escaped(encoding, shown):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body="print('caf\\xe9 \\u732b')")],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.decode(encoding) == f"{shown}\nleft in order\n"

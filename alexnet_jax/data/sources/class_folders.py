@@ -189,9 +189,11 @@ def _images(root: Path, folders: ClassFolders) -> tuple[ClassFiles, LeftOut]:
         files[name] = [file for part in found for file in part.images]
         of_class = sum((part.left_out for part in found), LeftOut())
         if not files[name]:
+            hint = "" if of_class else " (a work directory belongs elsewhere)"
             raise InputError(
                 f"class folder {printable(root / paths[0])} has no images"
-                f"{_has(0, of_class)}; add some, or move the folder out of the tree"
+                f"{_has(0, of_class)}; add some, or move the folder out of the "
+                f"tree{hint}"
             )
         left_out += of_class
     return files, left_out
