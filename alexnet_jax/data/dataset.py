@@ -51,6 +51,7 @@ class Dataset:
       fingerprint: changes when the examples change.
       statistics: of the training images, where they are already known.
       left_out: how many files beside the images are no examples, by the reason.
+      notes: what else a user should know of it before it is used, a line each.
     """
 
     splits: Mapping[str, Source]
@@ -60,6 +61,7 @@ class Dataset:
     fingerprint: str
     statistics: Statistics | None = None
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def fingerprint(parts: Iterable[str]) -> str:

@@ -161,6 +161,10 @@ def test_a_validation_set_of_none_is_refused(tmp_path):
     dataset = open_folder(tmp_path, size=8)
     assert names_of(dataset)["validation"] == ["val/a/0.png"]
     assert dataset.left_out == {".csv": 1, "in no class folder": 1}
+    (note,) = dataset.notes
+    assert note == f"{tmp_path}: 1 of 2 classes have no validation image (b)"
+    write(tmp_path, "val/b/0.png")
+    assert open_folder(tmp_path, size=8).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_splits_are_known_by_what_people_call_them(tmp_path, train, second):
         ("seg_train", "seg_test"),
     ],
 )
-def test_test_images_are_neither_a_class_nor_used(tmp_path, train, test, capsys):
+def test_test_images_are_neither_a_class_nor_used(tmp_path, train, test):
     write(tmp_path, *(f"{train}/{c}/{n}.png" for c in "ab" for n in range(4)))
     write(tmp_path, f"{test}/a/0.png", f"{test}/b/0.png")
     dataset = open_folder(tmp_path, size=8)
@@ -210,7 +214,8 @@ def test_test_images_are_neither_a_class_nor_used(tmp_path, train, test, capsys)
     assert len(names["validation"]) == 2
     assert all(name.startswith(train) for split in names.values() for name in split)
     assert dataset.left_out == {f"in {test.partition('/')[0]}": 2}
-    assert "to validate on it, name it validation" in capsys.readouterr().err
+    (note,) = dataset.notes
+    assert note.endswith("to validate on it, name it validation")
 
 
 @pytest.mark.parametrize(
