@@ -12,6 +12,8 @@ from alexnet_jax.data.sources import split_folders
 from alexnet_jax.runtime.errors import InputError
 
 
+# Folders beside the splits that are counted each by its name, at most.
+NAMED = 4
 # The folders of each class, relative to the root. A class is what folders are called in
 # Unicode's composed form: a Mac may spell the same name in another.
 ClassFolders = dict[str, list[str]]
@@ -45,7 +47,8 @@ def find_layout(root: Path) -> Layout:
     left_out = listed.left_out + _in_no_class(root, listed.images)
     others = [n for n in listed.folders if n not in (splits.train, splits.validation)]
     for name in others:
-        left_out[f"in {printable(name)}"] += image_tree.count_files(root / name)
+        where = printable(name) if len(others) <= NAMED else "folders beside the splits"
+        left_out[f"in {where}"] += image_tree.count_files(root / name)
     return Layout(
         _inner(root, splits.train),
         None if splits.validation is None else _inner(root, splits.validation),
@@ -175,7 +178,7 @@ def _has(images: int, left_out: LeftOut) -> str:
     """What a folder has, in brackets."""
     left_out = LeftOut(left_out)
     left_out.pop("in no class folder", None)
-    parts = [f"{images} images"] if images else []
+    parts = [f"{images} image{'s' if images > 1 else ''}"] if images else []
     parts += [f"{count} {reason}" for reason, count in sorted(left_out.items())]
     return f" (it has {', '.join(parts)})" if parts else ""
 

@@ -194,19 +194,22 @@ def test_bad_images_stop_with_their_list_or_are_skipped(tmp_path, image_folder):
     }
     for name, data in bad.items():
         (folder / name).write_bytes(data)
+    (folder / "zlink.jpg").symlink_to("nowhere")
     with pytest.raises(InputError) as caught:
         prepared_from(image_folder, output)
     assert "\n" not in str(caught.value)
     for name in bad:
         assert f"class1/{name}" in str(caught.value)
-    assert "3 images cannot be prepared" in str(caught.value)
+    assert "4 images cannot be prepared" in str(caught.value)
     assert "--on_error=skip" in str(caught.value)
     assert not output.exists()
     listed = (tmp_path / "out.unfinished" / "unreadable.txt").read_text()
-    assert len(listed.splitlines()) == 3
+    *_, link = listed.splitlines()
+    assert len(listed.splitlines()) == 4
+    assert f"{folder}/zlink.jpg is a link to nowhere, which does not exist" in link
     content = prepared_from(image_folder, output, on_error="skip")
     assert {entry["name"] for entry in content["unreadable"]} == {
-        f"train/class1/{name}" for name in bad
+        f"train/class1/{name}" for name in [*bad, "zlink.jpg"]
     }
     assert content["counts"] == {"train": 16, "validation": 6}
     assert len(opened(output).splits["train"]) == 16

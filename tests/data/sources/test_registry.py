@@ -155,7 +155,7 @@ def test_a_validation_set_of_none_is_refused(tmp_path):
     assert "/val has no class folders; validation images are" in refused(tmp_path)
     write(tmp_path, "val/ILSVRC2012_val_00000001.JPEG", "val/labels.csv")
     message = refused(tmp_path)
-    assert "/val has no class folders (it has 1 images, 1 .csv)" in message
+    assert "/val has no class folders (it has 1 image, 1 .csv)" in message
     assert "ILSVRC2012_devkit_t12.tar.gz" in message
     write(tmp_path, "val/a/0.png")
     dataset = open_folder(tmp_path, size=8)
