@@ -25,7 +25,7 @@ from alexnet_jax.runtime.errors import InputError, Interrupted
 from alexnet_jax.training.step import TrainState, check_state
 
 
-def run(config: Config, workdir: Path) -> dict[str, object]:
+def run(config: Config, workdir: str | Path) -> dict[str, object]:
     """Train as a config says; see `train`.
 
     Args:
@@ -33,11 +33,11 @@ def run(config: Config, workdir: Path) -> dict[str, object]:
       workdir: gets the run's files.
     """
     # Before the data are opened, which may take long.
-    workdirs.create(workdir)
+    workdirs.create(Path(workdir))
     return train(build_setup(config), workdir)
 
 
-def train(setup: Setup, workdir: Path) -> dict[str, object]:
+def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
     """Train to the end of the plan, from the latest checkpoint if there is one.
 
     Args:
@@ -52,7 +52,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, object]:
       Interrupted: after saving, if Ctrl-C or SIGTERM asked to stop.
       Failure: if something breaks on the way; what was saved before is whole.
     """
-    plan, steps = setup.plan, setup.steps
+    workdir, plan, steps = Path(workdir), setup.plan, setup.steps
     with open_run(setup, workdir, begin) as run:
         checkpoints, metrics, state = run.checkpoints, run.metrics, run.state
         for step in range(run.start, plan.steps + 1):

@@ -116,7 +116,7 @@ def _note_start(workdir: Path, setup: Setup, check: Callable[[], None]) -> Stati
     """Write what runs here, and measure the data if no start has yet."""
     if multihost.is_main():
         workdirs.start_run(workdir, setup.config)
-        run_data.measure(workdir, setup.pipeline, check)
+        run_data.measure(workdir, setup.pipeline, check, setup.plan.init_from)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from alexnet_jax.data.dataset import LARGEST_SIZE
 from alexnet_jax.data.loading.pipeline import Pipeline, measure_statistics
@@ -70,17 +71,28 @@ def write_data(workdir: Path, data: Data) -> None:
     workdirs.write_json(workdir / workdirs.DATA_FILE, description)
 
 
-def measure(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -> None:
+def measure(
+    workdir: Path,
+    pipeline: Pipeline,
+    check: Callable[[], None],
+    init_from: Path | None = None,
+) -> None:
     """Write the data's names and statistics, unless an earlier start did.
 
     Args:
       workdir: of the run.
       pipeline: its data.
       check: called again and again while the images are read; it may raise.
+      init_from: work directory of the pretrained network that the run starts with.
+
+    Raises:
+      InputError: if the mean image of that network does not fit these images.
     """
     if (workdir / workdirs.DATA_FILE).exists():
         return
     dataset = pipeline.dataset
+    # Read first: to measure the data may take long.
+    mean = _mean(pipeline, init_from)
     statistics = dataset.statistics
     if statistics is None:
         total = len(dataset.splits["train"])
@@ -91,9 +103,8 @@ def measure(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -> Non
                 check()
 
             statistics = measure_statistics(pipeline, advance)
-    if not pipeline.subtract_mean:
-        zeros = np.zeros_like(statistics.mean)
-        statistics = dataclasses.replace(statistics, mean=zeros)
+    if mean is not None:
+        statistics = dataclasses.replace(statistics, mean=mean)
     data = Data(
         class_names=dataset.class_names,
         size=dataset.size,
@@ -102,3 +113,36 @@ def measure(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -> Non
         statistics=statistics,
     )
     write_data(workdir, data)
+
+
+def _mean(
+    pipeline: Pipeline, init_from: Path | None
+) -> Float[np.ndarray, "size size 3"] | None:
+    """The mean image to subtract, if it is not the training set's own; says which."""
+    size = pipeline.dataset.size
+    if not pipeline.subtract_mean:
+        mean, whose = np.zeros((size, size, 3), np.float32), "none is subtracted"
+    elif init_from is not None and pipeline.mean == "pretrained":
+        mean, whose = _pretrained_mean(init_from, size), f"that of {init_from}"
+    else:
+        mean, whose = None, "that of the data set"
+    if init_from is not None:
+        progress.say(f"mean image: {whose}")
+    return mean
+
+
+def _pretrained_mean(source: Path, size: int) -> Float[np.ndarray, "size size 3"]:
+    """The mean image that a network was trained with, for images of another run."""
+    workdirs.read_config(source)
+    mean = read_data(source).statistics.mean
+    if len(mean) == size:
+        return mean
+    if (mean != mean[0, 0]).any():
+        raise InputError(
+            f"train.init_from={source} was trained on images stored at {len(mean)} "
+            f"pixels a side, and these are stored at {size}, which its mean image does "
+            f"not fit; use images of {len(mean)} pixels, or set data.mean=dataset for "
+            "the mean image of these"
+        )
+    # A mean of each channel alone fits images of any size.
+    return np.full((size, size, 3), mean[0, 0])

@@ -21,8 +21,12 @@ from alexnet_jax.data.loading import batching
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import PixelSums, Statistics
-from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 from alexnet_jax.runtime.process_pool import cores
+
+
+# Whose mean image a run subtracts.
+MEANS = ("pretrained", "dataset")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +40,9 @@ class Pipeline:
       crops: whether training crops are random; if not, the centre.
       flip: whether training crops are flipped left to right at random.
       subtract_mean: whether the mean image is subtracted from crops; if not, zeros.
+      mean: whose mean image that is where a run starts from a pretrained network
+        (`train.init_from`): `pretrained`, the one that network was trained with, or
+        `dataset`, that of this training set. Every other run takes its training set's.
       threads: threads that read and decode each batch together, in each worker; None
         divides the cores among the workers.
       workers: processes that read and decode; 0 for none. Threads decode in parallel,
@@ -54,6 +61,7 @@ class Pipeline:
     crops: bool = True
     flip: bool = True
     subtract_mean: bool = True
+    mean: str = "pretrained"
     threads: int | None = None
     workers: int = 0
     buffer: int | None = None
@@ -65,6 +73,7 @@ class Pipeline:
                 f"data.crop={self.crop} must lie between 1 and the stored images' side "
                 f"of {self.dataset.size}"
             )
+        check_choice("data.mean", self.mean, MEANS)
         for name, value in (("threads", self.threads), ("buffer", self.buffer)):
             if value is not None:
                 check_number(f"data.{name}", value, least=1)
@@ -93,6 +102,7 @@ def open_pipeline(
     crops: bool = Pipeline.crops,
     flip: bool = Pipeline.flip,
     subtract_mean: bool = Pipeline.subtract_mean,
+    mean: str = Pipeline.mean,
     threads: int | None = Pipeline.threads,
     workers: int = Pipeline.workers,
     buffer: int | None = Pipeline.buffer,
@@ -103,7 +113,7 @@ def open_pipeline(
     Args:
       source, path, size, validation_fraction: see `registry.open_dataset`.
       random_labels, pixels, corruption_seed: see `randomized.corrupt`.
-      crop, crops, flip, subtract_mean, threads, workers, buffer, timeout: see
+      crop, crops, flip, subtract_mean, mean, threads, workers, buffer, timeout: see
         `Pipeline`.
 
     Raises:
@@ -121,6 +131,7 @@ def open_pipeline(
         crops=crops,
         flip=flip,
         subtract_mean=subtract_mean,
+        mean=mean,
         threads=threads,
         workers=workers,
         buffer=buffer,
