@@ -64,10 +64,12 @@ def _matrix(array: np.ndarray) -> np.ndarray:
 def _from_safetensors(path: Path) -> list[Layer]:
     safetensors = require("safetensors", path)
     try:
-        # Not its reader for NumPy, which has no bfloat16.
+        # Not its reader for NumPy, which has no bfloat16. Sorted: it keeps no order.
         arrays = {
             name: _numbers(stored["data"], stored["dtype"]).reshape(stored["shape"])
-            for name, stored in safetensors.deserialize(path.read_bytes())
+            for name, stored in sorted(
+                safetensors.deserialize(path.read_bytes()), key=lambda pair: pair[0]
+            )
             if stored["dtype"] in SAFETENSORS_TYPES
         }
     except Exception as error:
@@ -78,7 +80,7 @@ def _from_safetensors(path: Path) -> list[Layer]:
     return _from_state_dict(arrays, path)
 
 
-def _numbers(data: bytes, kind: str) -> np.ndarray:
+def _numbers(data: bytes | bytearray, kind: str) -> np.ndarray:
     numbers = np.frombuffer(data, SAFETENSORS_TYPES[kind])
     return from_bfloat16(numbers) if kind == "BF16" else numbers
 
