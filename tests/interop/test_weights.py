@@ -118,8 +118,8 @@ def test_the_layer_that_differs_is_named():
         weight_layout.to_params(model, layers, PLAIN, where="file")
 
 
-@pytest.mark.parametrize("standardize", [False, True])
-def test_what_is_exported_gives_our_logits(tmp_path, standardize):
+@pytest.mark.parametrize(("standardize", "opset"), [(False, 18), (True, 13)])
+def test_what_is_exported_gives_our_logits(tmp_path, standardize, opset):
     """From a file of weights to a work directory, to ONNX and through the reference
     evaluator."""
     onnx = pytest.importorskip("onnx")
@@ -143,13 +143,24 @@ def test_what_is_exported_gives_our_logits(tmp_path, standardize):
     pixels = pixels.astype(np.float32)
     ours = model.apply(variables, pixels - np.asarray([9, 8, 7], np.float32))
     path = tmp_path / "net.onnx"
-    export.to_onnx(workdir, "best", path)
-    theirs = evaluate_onnx(onnx.load(path), pixels.transpose(0, 3, 1, 2))
-    close(ours, theirs)
+    export.to_onnx(workdir, "best", path, opset=opset)
+    made = onnx.load(path)
+    assert [imported.version for imported in made.opset_import] == [opset]
+    for images in (pixels, pixels[:1]):
+        # A dynamic batch.
+        theirs = evaluate_onnx(made, images.transpose(0, 3, 1, 2))
+        close(ours[: len(images)], theirs)
     export.to_safetensors(workdir, "best", tmp_path / "net.safetensors")
     data = (tmp_path / "net.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
     assert header["conv2.weight"]["shape"] == [16, 4, 5, 5]
+    about = {entry.key: entry.value for entry in made.metadata_props}
+    for said in (about, header["__metadata__"]):
+        assert json.loads(said["class_names"]) == list(names)
+        assert "RGB" in said["input"]
+    for convention in (made.doc_string, made.graph.input[0].doc_string, about["input"]):
+        assert "images x 3 x 67 x 67 (NCHW), RGB, from 0 to 255" in convention
+        assert "mean image is subtracted inside" in convention
     with pytest.raises(InputError, match="is not empty"):
         import_weights(file, workdir, settings, origin)
     with pytest.raises(InputError, match="its data are; give --data_path=PATH"):
