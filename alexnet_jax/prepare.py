@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **content["counts"],
             "repaired": content["repaired"],
             "unreadable": len(content["unreadable"]),
+            "left_out": content["left_out"],
         }
     )
 

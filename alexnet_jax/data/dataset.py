@@ -50,6 +50,7 @@ class Dataset:
       size: side of the stored images, in pixels.
       fingerprint: changes when the examples change.
       statistics: of the training images, where they are already known.
+      left_out: how many files beside the images are no examples, by the reason.
     """
 
     splits: Mapping[str, Source]
@@ -58,6 +59,7 @@ class Dataset:
     size: int
     fingerprint: str
     statistics: Statistics | None = None
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def fingerprint(parts: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ a file that costs too much is refused.
 """
 
 import io
+import re
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,18 +17,32 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.optional import require
 
 
 FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
-    "JPEG": (".jpeg", ".jpg"),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
     "PNG": (".png",),
-    "PPM": (".ppm",),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".j2k", ".jp2"),
+    # Read where the package pillow-heif is installed.
+    "HEIF": (".heic", ".heif", ".hif"),
 }
 ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+# How files of these formats begin.
+SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|II[*+]\0|MM\0[*+]|RIFF....WEBP"
+    rb"|BM.{12}[\x0c-\x7c]\0{3}|P[1-6]\s+[#\d]|\0\0\0\x0cjP  |\xff\x4f\xff\x51"
+    rb"|....ftyp(?:avi[fs]|mif1|msf1|he[iv][cmsx])",
+    re.DOTALL,
+)
+# AVIF files may have these as well, but then name their own brand after it.
+_HEIF = re.compile(rb"....ftyp(?:mif1|msf1|he[iv][cmsx])(?!.{0,64}avi[fs])", re.DOTALL)
 # By the EXIF orientation; 1 is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,8 +85,9 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
       InputError: if it can't be read as an image, or is too large; it names the file.
     """
     check_bytes(len(data), name)
+    formats = _formats(data, name)
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as opened:
+        with Image.open(io.BytesIO(data), formats=formats) as opened:
             _check_work(opened, data)
             large = opened.width * opened.height > LARGE_PIXELS
             with _large if large else nullcontext():
@@ -120,6 +136,20 @@ def check_bytes(count: int, name: str) -> None:
         )
 
 
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins so is an image of a format that is read here."""
+    return SIGNATURES.match(head) is not None
+
+
+def _formats(data: bytes, name: str) -> tuple[str, ...]:
+    """The formats that the file may have."""
+    if _HEIF.match(data) is None:
+        return tuple(kind for kind in FORMATS if kind != "HEIF")
+    purpose = f"{name} is a HEIC image and"
+    require("pillow_heif", purpose, "pillow-heif").register_heif_opener()
+    return ("HEIF",)
+
+
 def _check_work(opened: Image.Image, data: bytes) -> None:
     pixels = opened.width * opened.height
     if pixels > MAX_PIXELS:
@@ -143,7 +173,7 @@ def _peculiarities(opened: Image.Image, name: str) -> list[str]:
         found.append(opened.mode)
     elif opened.mode in ("P", "PA"):
         found.append("palette")
-    elif opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith("I;16"):
+    elif opened.mode in ("1", "I", "L", "LA", "La") or opened.mode.startswith("I;16"):
         found.append("greyscale")
     if opened.has_transparency_data:
         found.append("transparency")
@@ -171,7 +201,7 @@ def _pixels(opened: Image.Image, data: bytes) -> tuple[Image.Image, bool]:
 
 def _to_rgb(opened: Image.Image) -> Image.Image:
     """An image of any mode as RGB, or as RGBA where it has transparency."""
-    if opened.mode.startswith("I;16"):
+    if opened.mode.startswith("I;16") or (opened.mode, opened.format) == ("I", "PPM"):
         # Pillow would clip 16-bit values at 255 instead of scaling them.
         opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
     elif opened.mode in ("I", "F"):

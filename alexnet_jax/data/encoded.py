@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Example, Source, fingerprint
+from alexnet_jax.data.image_tree import cannot_read, printable
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -57,8 +58,10 @@ class FileEntry(NamedTuple):
 
     Attributes:
       name: unique within the source.
-      path: of the file that holds it, relative to the source's root.
-      offset, length: of its bytes.
+      path: of the file that holds it, relative to the source's root, as the system
+        spells it.
+      offset: of its bytes; 0 for a whole file.
+      length: of its bytes; 0 where it can't be read.
     """
 
     name: str
@@ -86,8 +89,8 @@ class FileSource(EncodedSource):
     def where(self, index: int) -> str:
         """The file's path, or the archive's with the name within it."""
         entry = self.entries[index]
-        path = str(self.root / entry.path)
-        return path if entry.path == entry.name else f"{path}: {entry.name}"
+        path = printable(self.root / entry.path)
+        return f"{path}: {entry.name}" if entry.offset else path
 
     def encoded(self, index: int) -> EncodedImage:
         """The image's bytes.
@@ -97,13 +100,14 @@ class FileSource(EncodedSource):
         """
         entry, where = self.entries[index], self.where(index)
         decoding.check_bytes(entry.length, where)
+        path = self.root / entry.path
         try:
-            with (self.root / entry.path).open("rb", buffering=0) as file:
+            with path.open("rb", buffering=0) as file:
                 file.seek(entry.offset)
                 # A file by itself: one byte more, to see whether it has grown.
-                data = file.read(entry.length + (entry.path == entry.name))
+                data = file.read(entry.length + (not entry.offset))
         except OSError as error:
-            raise InputError(f"{where} can't be read ({error.strerror})") from error
+            raise cannot_read(path, error) from error
         if len(data) != entry.length:
             raise InputError(
                 f"{where} no longer has its {entry.length} bytes; it has changed "

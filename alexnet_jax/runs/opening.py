@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.data.image_tree import say_left_out
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.batching import HostBatch
@@ -115,6 +116,8 @@ def open_run(
 def _note_start(workdir: Path, setup: Setup, check: Callable[[], None]) -> Statistics:
     """Write what runs here, and measure the data if no start has yet."""
     if multihost.is_main():
+        where = str(setup.config["data"].get("path"))
+        say_left_out(where, setup.pipeline.dataset.left_out)
         workdirs.start_run(workdir, setup.config)
         run_data.measure(workdir, setup.pipeline, check, setup.plan.init_from)
     multihost.wait_for_all("the data are measured")

@@ -1,6 +1,7 @@
 """How commands read their arguments and how they end."""
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -69,6 +70,9 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     Ctrl-C or SIGTERM.
     """
     status = 0
+    # A terminal that is not UTF-8 shows escapes for what it lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Errors of libraries are reported below, in one line; their own logs add nothing.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
