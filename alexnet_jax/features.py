@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--split",
         default="all",
         choices=("all", *SPLITS),
-        help="which images (default: all, training first)",
+        help="of a prepared data set (default: all, training first)",
     )
     parser.add_checkpoint()
     add("--batch_size", type=int, default=BATCH_SIZE, metavar="N")

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
+from alexnet_jax.data.image_tree import printable
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference import feature_store
 from alexnet_jax.inference.extraction_input import Input, Row, open_input
@@ -43,7 +44,7 @@ def write_features(
         names are its own.
       layers: out of `model.features`, or one of them.
       output: a .zarr folder or a .npy file that doesn't exist, or an unfinished one.
-      split: `train`, `validation` or `all`.
+      split: `all`, or `train` or `validation` of a prepared data set.
       checkpoint: `best`, `latest` or a step.
       batch_size: images at a time.
 
@@ -95,7 +96,7 @@ def _attributes(
     """Where features come from: what a file of them says of itself, as JSON."""
     data = network.data
     return {
-        "run": str(network.workdir.absolute()),
+        "run": printable(network.workdir.absolute()),
         "step": network.step,
         "parameters_sha256": network.digest,
         "preset": network.preset,
@@ -108,7 +109,7 @@ def _attributes(
             "mean": network.mean.mean(axis=(0, 1), dtype=np.float64).tolist(),
             "mean_sha256": hashlib.sha256(network.mean.tobytes()).hexdigest(),
         },
-        "input": str(given.absolute()),
+        "input": printable(given.absolute()),
         "splits": images.splits,
         "class_names": list(images.class_names),
         "versions": environment()["versions"],

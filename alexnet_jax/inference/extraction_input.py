@@ -8,16 +8,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from alexnet_jax.data import dataset as datasets
-from alexnet_jax.data import image_paths
+from alexnet_jax.data import image_paths, image_tree
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared.record import open_prepared
+from alexnet_jax.data.sources.folder import NO_LABEL, images_by_class
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
 
 SPLITS = ("train", "validation")
-# Of an image that lies in no class folder, or whose label can't be read.
-NO_LABEL = -1
 
 
 class Row(NamedTuple):
@@ -56,7 +55,7 @@ def open_input(given: Path, size: int, split: str) -> Input:
     Args:
       given: the folder.
       size: side of the images that the network takes, in pixels.
-      split: `train`, `validation` or `all`.
+      split: `all`, or `train` or `validation` of a prepared data set.
 
     Raises:
       InputError: if there is no such folder, split or image, or another size is stored.
@@ -65,32 +64,37 @@ def open_input(given: Path, size: int, split: str) -> Input:
         return _prepared(given, size, split)
     if not given.is_dir():
         raise InputError(f"--input={given} is not a folder")
-    return _folder(given, size, split)
-
-
-def _folder(given: Path, size: int, split: str) -> Input:
-    """Images at any depth; the first folder below the one given is their class."""
-    paths = image_paths.find([str(given)])
-    names = [path.relative_to(given).as_posix() for path in paths]
-    classes = [name.split("/")[0] if "/" in name else None for name in names]
-    class_names = tuple(sorted({name for name in classes if name is not None}))
-    numbers = {name: number for number, name in enumerate(class_names)}
-    labels = [NO_LABEL if c is None else numbers[c] for c in classes]
-    if without := labels.count(NO_LABEL):
-        progress.say(
-            f"{without} of {len(labels)} images lie in no class folder of {given}; "
-            f"their label is {NO_LABEL}"
+    if split != "all":
+        raise InputError(
+            f"--split={split} is for a prepared data set; of a folder give that "
+            "split's own folder as --input"
         )
+    return _folder(given, size)
+
+
+def _folder(given: Path, size: int) -> Input:
+    """Images at any depth, with the classes of their own folders."""
+    found = images_by_class(given)
+    image_tree.say_left_out(given, found.left_out)
+    if not found.images:
+        raise InputError(f"--input={image_tree.printable(given)} has no image in it")
+    if without := found.labels.count(NO_LABEL):
+        progress.say(
+            f"{without} of {len(found.labels)} images lie in no class folder; their "
+            f"label is {NO_LABEL}"
+        )
+    names = [image_tree.printable(image.path) for image in found.images]
 
     def rows(start: int) -> Iterator[Row]:
-        read = image_paths.shown(paths[start:], size)
-        for place, (_, image, error) in enumerate(read, start):
-            yield Row(names[place], labels[place], image, error)
+        paths = [given / image.path for image in found.images[start:]]
+        for place, shown in enumerate(image_paths.shown(paths, size), start):
+            yield Row(names[place], found.labels[place], shown.image, shown.error)
 
     checksum = datasets.fingerprint(
-        f"{name}/{path.stat().st_size}" for name, path in zip(names, paths, strict=True)
+        f"{name}/{label}/{image.length}"
+        for name, label, image in zip(names, found.labels, found.images, strict=True)
     )
-    return Input(class_names, {"all": len(paths)}, checksum, rows)
+    return Input(found.class_names, {"all": len(names)}, checksum, rows)
 
 
 def _prepared(given: Path, size: int, split: str) -> Input:

@@ -212,14 +212,8 @@ def _keep_lines(file: BinaryIO, count: int) -> None:
 def _row(name: str, label: int) -> bytes:
     """A line of a CSV file; one line, so that rows can be counted."""
     line = io.StringIO()
-    shown = _in_utf8(name).replace("\n", "\\n")
-    csv.writer(line, lineterminator="\n").writerow([shown, label])
+    csv.writer(line, lineterminator="\n").writerow([name.replace("\n", "\\n"), label])
     return line.getvalue().encode()
-
-
-def _in_utf8(name: str) -> str:
-    """A name with an escape for each byte that is not UTF-8."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 @contextmanager
@@ -250,7 +244,7 @@ def _zarr(
     def write(
         start: int, columns: Columns, names: Sequence[str], labels: Sequence[int]
     ) -> None:
-        text = np.asarray([_in_utf8(name) for name in names], object)
+        text = np.asarray(names, object)
         more = {"name": text, "label": np.asarray(labels, np.int32)}
         for name, rows in {**columns, **more}.items():
             group[name][start : start + len(names)] = rows
