@@ -119,7 +119,7 @@ def _metadata(member: TrainedNetwork) -> dict[str, str]:
         "class_names": json.dumps(member.data.class_names, ensure_ascii=False),
         "run": member.workdir.absolute().name,
         "step": str(member.step),
-        "preset": str(member.preset),
+        "preset": member.preset or "none",
         "parameters_sha256": member.digest,
         "images": f"short side resized to {member.data.size}, centre of "
         f"{member.data.crop} x {member.data.crop} cut out",
