@@ -10,7 +10,7 @@ Imported weights work like any run: evaluate, predict, extract features, or cont
 training. Presets: `caffe` (BVLC AlexNet), `caffenet` (Caffe's reference network), `owt`
 (torchvision's AlexNet). Import reads .caffemodel, .onnx, .safetensors, and what
 `torch.save` wrote as .pth, .pth.tar, .pt, .bin or .ckpt; export writes .onnx and
-.safetensors. ONNX and safetensors need `pip install onnx safetensors`.
+.safetensors. ONNX and safetensors need the extra `weights`.
 
 A network's own pixels are built into its first layer and its mean image: BGR becomes
 RGB, and torchvision's division by deviations goes into the kernels. Caffe squeezes

@@ -5,6 +5,7 @@ a file that costs too much is refused.
 """
 
 import io
+import os
 import re
 import threading
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.errors import UnreadableImage, first_line
 from alexnet_jax.runtime.optional import require
 
 
@@ -82,7 +83,8 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
     camera's orientation is applied.
 
     Raises:
-      InputError: if it can't be read as an image, or is too large; it names the file.
+      UnreadableImage: if it can't be read as an image, or is too large; it names the
+        file.
     """
     check_bytes(len(data), name)
     formats = _formats(data, name)
@@ -96,11 +98,13 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
                 pixels, damaged = _pixels(opened, data)
                 image = _finished(pixels, upright, size)
     except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not an image; fix it or move it away") from error
+        raise UnreadableImage(
+            f"{name} is not an image; fix it or move it away"
+        ) from error
     except Exception as error:
         # Broken bytes make Pillow raise nearly anything, struct.error among them.
         reason = first_line(error)
-        raise InputError(
+        raise UnreadableImage(
             f"{name} can't be read as an image ({reason}); fix it or move it away"
         ) from error
     if upright is not None:
@@ -129,11 +133,16 @@ def _finished(
 
 
 def check_bytes(count: int, name: str) -> None:
-    """Raise an InputError if a file is too large to be read as an image."""
+    """Raise an UnreadableImage if a file is too large to be read as an image."""
     if count > MAX_BYTES:
-        raise InputError(
+        raise UnreadableImage(
             f"{name} has {count} bytes, more than the {MAX_BYTES} of an image"
         )
+
+
+def has_ending(name: str) -> bool:
+    """Whether a file is named as an image of a format that is read here."""
+    return os.path.splitext(name)[1].lower() in ENDINGS
 
 
 def is_image(head: bytes) -> bool:
@@ -145,8 +154,7 @@ def _formats(data: bytes, name: str) -> tuple[str, ...]:
     """The formats that the file may have."""
     if _HEIF.match(data) is None:
         return tuple(kind for kind in FORMATS if kind != "HEIF")
-    purpose = f"{name} is a HEIC image and"
-    require("pillow_heif", purpose, "pillow-heif").register_heif_opener()
+    require("pillow_heif", f"{name} is a HEIC image and").register_heif_opener()
     return ("HEIF",)
 
 

@@ -2,13 +2,14 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Example, Source, fingerprint
 from alexnet_jax.data.image_tree import cannot_read, printable
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import InputError, UnreadableImage
 
 
 MAX_NAME_BYTES = 4096
@@ -38,6 +39,10 @@ class EncodedSource(Source, abc.ABC):
         Raises:
           InputError: if it can't be read.
         """
+
+    def label(self, index: int) -> int:
+        """The image's class."""
+        return self.encoded(index).label
 
     @abc.abstractmethod
     def subset(self, start: int, stop: int) -> "EncodedSource":
@@ -82,6 +87,10 @@ class FileSource(EncodedSource):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def label(self, index: int) -> int:
+        """The image's class, known without reading the file."""
+        return self.entries[index].label
+
     def name(self, index: int) -> str:
         """The file's name, relative to the root or to the archive."""
         return self.entries[index].name
@@ -109,7 +118,7 @@ class FileSource(EncodedSource):
         except OSError as error:
             raise cannot_read(path, error) from error
         if len(data) != entry.length:
-            raise InputError(
+            raise UnreadableImage(
                 f"{where} no longer has its {entry.length} bytes; it has changed "
                 "since it was opened"
             )
@@ -122,6 +131,20 @@ class FileSource(EncodedSource):
     def fingerprint(self) -> str:
         """Of names, classes and lengths."""
         return fingerprint(f"{e.name}/{e.label}/{e.length}" for e in self.entries)
+
+    def fingerprint_of_names(self) -> str:
+        """Of names and classes: it stays when a file's bytes change."""
+        return fingerprint(f"{e.name}/{e.label}" for e in self.entries)
+
+
+def parts_of(splits: Mapping[str, FileSource]) -> dict[str, str]:
+    """The fingerprints of what may change by itself: which training images there are,
+    their lengths, the validation images."""
+    return {
+        "training images": splits["train"].fingerprint_of_names(),
+        "training files": splits["train"].fingerprint(),
+        "validation images": splits["validation"].fingerprint(),
+    }
 
 
 def check_name(name: str, where: object) -> None:

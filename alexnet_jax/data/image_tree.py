@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from alexnet_jax.data import decoding
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import InputError, UnreadableImage
 
 
 # Files that lie beside images in large numbers, or hold images in a form that is not
@@ -209,15 +209,15 @@ def printable(path: str | Path) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
-def cannot_read(path: Path, error: OSError) -> InputError:
+def cannot_read(path: Path, error: OSError) -> UnreadableImage:
     """The error for a file that the system can't read."""
     shown = printable(path)
     if isinstance(error, FileNotFoundError) and path.is_symlink():
-        return InputError(
+        return UnreadableImage(
             f"{shown} is a link to {printable(os.readlink(path))}, which does not "
             "exist; fetch it (`git annex get`, `dvc pull`) or move the link away"
         )
-    return InputError(f"{shown} can't be read ({error.strerror})")
+    return UnreadableImage(f"{shown} can't be read ({error.strerror})")
 
 
 def say_left_out(where: str | Path, left_out: Mapping[str, int]) -> None:

@@ -31,7 +31,7 @@ def is_possible() -> bool:
 
 def _require_packages() -> None:
     for package in PACKAGES:
-        require(package, "the report", " ".join(PACKAGES))
+        require(package, "the report")
 
 
 def write_report(workdir: Path, data_path: Path | None = None) -> Path:
@@ -51,6 +51,7 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     # Weights that were imported have no metrics.
     run = read_curves(workdir) if (workdir / METRICS_FILE).exists() else None
     network = open_trained(workdir, "best")
+    classes = len(network.data.class_names)
     try:
         insight = inspection.look(network, data_path)
     except InputError as error:
@@ -60,8 +61,8 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     first = np.asarray(network.plain_params[first_layer]["kernel"])
     with charts.styled():
         shown = [
-            *([] if run is None else [sections.result(run)]),
-            *sections.evaluations(read_evaluations(workdir)),
+            *([] if run is None else [sections.result(run, classes)]),
+            *sections.evaluations(read_evaluations(workdir), classes),
             *([] if run is None else [sections.training([run], folder)]),
             *sections.kernels(first, folder),
             *([] if insight is None else sections.predictions(insight, folder)),
@@ -73,8 +74,8 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
         ]
     source = network.config.get("data", {}).get("source", "")
     subtitle = (
-        f"{workdir.resolve()}, {source} data of {len(network.data.class_names)} "
-        f"classes, checkpoint of step {network.step}"
+        f"{workdir.resolve()}, {source} data of {classes} classes, checkpoint of step "
+        f"{network.step}"
     )
     page = html.render(f"Run {workdir.resolve().name}", subtitle, shown)
     return _write(workdir / REPORT_FILE, page)

@@ -6,15 +6,16 @@ come from these files as well: the main process measures, the others read.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from alexnet_jax.data.dataset import LARGEST_SIZE
-from alexnet_jax.data.loading.pipeline import Pipeline, measure_statistics
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.statistics import Statistics, load_statistics
+from alexnet_jax.runs import readable
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, first_line
@@ -22,13 +23,14 @@ from alexnet_jax.runtime.errors import InputError, first_line
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-    """What a work directory knows of its data without opening them."""
+    """What a work directory knows of its data without opening them; see `Dataset`."""
 
     class_names: tuple[str, ...]
     size: int
     crop: int
     fingerprint: str
     statistics: Statistics
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_data(workdir: Path) -> Data:
@@ -58,6 +60,46 @@ def read_data(workdir: Path) -> Data:
     return Data(tuple(names), size, crop, fingerprint, statistics)
 
 
+def check_data(workdir: Path, pipeline: Pipeline) -> None:
+    """Check that a run that has saved in the directory can continue with these data.
+
+    Changed validation images change what is measured and no step, unless the learning
+    rate follows them: they are a warning. So are training images of other lengths where
+    the run replaces what can't be read, for these may be the ones.
+
+    Raises:
+      InputError: if other data would decide the next steps.
+    """
+    path, dataset = workdir / workdirs.DATA_FILE, pipeline.dataset
+    if not workdirs.has_checkpoints(workdir) or not path.exists():
+        return
+    known = workdirs.read_json(path)
+    if known.get("fingerprint") == dataset.fingerprint:
+        return
+    parts = known.get("parts")
+    # Without parts, on either side, all that is known is that something differs.
+    changed = ["the data"]
+    if isinstance(parts, dict) and parts and dataset.parts:
+        changed = [p for p, print in dataset.parts.items() if parts.get(p) != print]
+    forgiven = {"validation images"}
+    if pipeline.on_error == "skip":
+        forgiven.add("training files")
+    if not set(changed) <= forgiven:
+        advice = ""
+        if changed == ["training files"]:
+            advice = (
+                "; if some can't be read, --config.data.on_error=skip replaces them"
+            )
+        raise InputError(
+            f"{' and '.join(changed)} differ from those that the run in {workdir} was "
+            f"started with; give the same data, or another --workdir{advice}"
+        )
+    progress.say(
+        f"warning: {' and '.join(changed)} differ from those that the run was started "
+        "with: errors before and after this start are not of the same images"
+    )
+
+
 def write_data(workdir: Path, data: Data) -> None:
     """Write what `read_data` reads."""
     data.statistics.save_mean(workdir)
@@ -66,23 +108,18 @@ def write_data(workdir: Path, data: Data) -> None:
         "size": data.size,
         "crop": data.crop,
         "fingerprint": data.fingerprint,
+        "parts": dict(data.parts),
         **data.statistics.to_json(),
     }
     workdirs.write_json(workdir / workdirs.DATA_FILE, description)
 
 
-def measure(
-    workdir: Path,
-    pipeline: Pipeline,
-    check: Callable[[], None],
-    init_from: Path | None = None,
-) -> None:
+def note_data(workdir: Path, pipeline: Pipeline, init_from: Path | None = None) -> None:
     """Write the data's names and statistics, unless an earlier start did.
 
     Args:
       workdir: of the run.
       pipeline: its data.
-      check: called again and again while the images are read; it may raise.
       init_from: work directory of the pretrained network that the run starts with.
 
     Raises:
@@ -91,18 +128,10 @@ def measure(
     if (workdir / workdirs.DATA_FILE).exists():
         return
     dataset = pipeline.dataset
-    # Read first: to measure the data may take long.
     mean = _mean(pipeline, init_from)
     statistics = dataset.statistics
     if statistics is None:
-        total = len(dataset.splits["train"])
-        with progress.counted("mean image and colours", total) as count:
-
-            def advance(done: int) -> None:
-                count(done)
-                check()
-
-            statistics = measure_statistics(pipeline, advance)
+        statistics = readable.measure(workdir, pipeline)
     if mean is not None:
         statistics = dataclasses.replace(statistics, mean=mean)
     data = Data(
@@ -111,6 +140,7 @@ def measure(
         crop=pipeline.crop,
         fingerprint=dataset.fingerprint,
         statistics=statistics,
+        parts=dataset.parts,
     )
     write_data(workdir, data)
 
@@ -120,26 +150,36 @@ def _mean(
 ) -> Float[np.ndarray, "size size 3"] | None:
     """The mean image to subtract, if it is not the training set's own; says which."""
     size = pipeline.dataset.size
+    mean = pretrained_mean(pipeline, init_from)
+    whose = "that of the data set" if mean is None else f"that of {init_from}"
     if not pipeline.subtract_mean:
         mean, whose = np.zeros((size, size, 3), np.float32), "none is subtracted"
-    elif init_from is not None and pipeline.mean == "pretrained":
-        mean, whose = _pretrained_mean(init_from, size), f"that of {init_from}"
-    else:
-        mean, whose = None, "that of the data set"
     if init_from is not None:
         progress.say(f"mean image: {whose}")
     return mean
 
 
-def _pretrained_mean(source: Path, size: int) -> Float[np.ndarray, "size size 3"]:
-    """The mean image that a network was trained with, for images of another run."""
-    workdirs.read_config(source)
-    mean = read_data(source).statistics.mean
+def pretrained_mean(
+    pipeline: Pipeline, init_from: Path | None
+) -> Float[np.ndarray, "size size 3"] | None:
+    """The mean image that a pretrained network was trained with, if a run takes it.
+
+    Args:
+      pipeline: the run's data.
+      init_from: work directory of the network that the run starts with.
+
+    Raises:
+      InputError: if it is of images of another size.
+    """
+    if init_from is None or pipeline.mean != "pretrained" or not pipeline.subtract_mean:
+        return None
+    workdirs.read_config(init_from)
+    mean, size = read_data(init_from).statistics.mean, pipeline.dataset.size
     if len(mean) == size:
         return mean
     if (mean != mean[0, 0]).any():
         raise InputError(
-            f"train.init_from={source} was trained on images stored at {len(mean)} "
+            f"train.init_from={init_from} was trained on images stored at {len(mean)} "
             f"pixels a side, and these are stored at {size}, which its mean image does "
             f"not fit; use images of {len(mean)} pixels, or set data.mean=dataset for "
             "the mean image of these"

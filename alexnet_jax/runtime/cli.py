@@ -11,7 +11,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from alexnet_jax.runtime.errors import Failure, InputError, Interrupted
+from alexnet_jax.runtime import library_warnings
+from alexnet_jax.runtime.errors import Failure, InputError, Interrupted, first_line
+
+
+DEVICE_MEMORY = "RESOURCE_EXHAUSTED"
+NO_DEVICE_MEMORY = (
+    "the device's memory is full; take a smaller batch, or see whether another process "
+    "holds the memory: a notebook that has used JAX holds most of a GPU's, so train "
+    "inside it with alexnet_jax.train.run, or shut it down"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,7 +89,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     # nothing.
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        main()
+        with library_warnings.said_once():
+            main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -96,6 +106,12 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:
         # The reader of the output has ended (as `| head`); nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except RuntimeError as error:
+        # JAX's error, by its text: nothing here imports JAX.
+        if DEVICE_MEMORY not in str(error):
+            raise
+        print(f"error: {NO_DEVICE_MEMORY} ({first_line(error)[:160]})", file=sys.stderr)
+        status = 1
     except OSError as error:
         # A full disk or a missing file: the system's message names it.
         print(f"error: {error}", file=sys.stderr)

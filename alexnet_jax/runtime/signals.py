@@ -10,6 +10,7 @@ import signal
 import threading
 from types import FrameType
 
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Interrupted
 
 
@@ -45,6 +46,7 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            progress.leave_line()
             # Without waiting for threads: they may be what hangs.
             os._exit(128 + number)
         self.received = number

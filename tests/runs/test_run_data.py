@@ -26,7 +26,7 @@ def measured(folder, init_from=None, **reading):
     """What a run on digits of 24 pixels a side knows of its data."""
     folder.mkdir()
     settings = {"source": "digits", "size": 24, "crop": 20, **reading}
-    run_data.measure(folder, open_pipeline(**settings), lambda: None, init_from)
+    run_data.note_data(folder, open_pipeline(**settings), init_from)
     return run_data.read_data(folder).statistics
 
 

@@ -27,7 +27,7 @@ def open_dataset(
     """Open a data set.
 
     Args:
-      source: its kind, out of `SOURCES`.
+      source: its kind: `digits`, `folder`, `imagenet`, `prepared` or `tfds`.
       path: its folder, or its name in TensorFlow Datasets; None for the digits.
       size: side of the stored images, in pixels; a prepared data set has its own.
       validation_fraction: the fraction held out where there is no validation split.
