@@ -10,11 +10,10 @@ own folders, whatever the run was trained on. The class names, the run, its chec
 and what is done to images are the attributes of the Zarr group, or a .json beside the
 .npy.
 
-`conv5` is a layer after its non-linearity,
-`conv5.linear` before it, `norm1` after normalisation, `pool5` after pooling. In the
-last axis towers stand side by side, tower 0 first. Rows are written as they are
-computed, so memory does not grow with the number of images, and the same command
-continues where it was stopped.
+`conv5` is a layer after its non-linearity, `conv5.linear` before it, `norm1` after
+normalisation, `pool5` after pooling. In the last axis towers stand side by side, tower
+0 first. Rows are written as they are computed, so memory does not grow with the number
+of images, and the same command continues where it was stopped.
 """
 
 from collections.abc import Sequence

@@ -81,7 +81,13 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
         help="mean image: a .binaryproto or .npy, or three numbers of 0 to 255; blue "
         "first for Caffe's networks (default: the mean of ImageNet's channels)",
     )
-    out = actions.add_parser("export", help="a run's weights into a file")
+    out = actions.add_parser(
+        "export",
+        help="a run's weights into a file",
+        description="A run's weights into a file. An ONNX model takes float32 images x "
+        "3 x height x\nwidth (NCHW), RGB, from 0 to 255; the mean image is subtracted "
+        "inside.",
+    )
     out.add_argument("--workdir", type=Path, required=True, metavar="DIR")
     out.add_checkpoint()
     out.add_argument(

@@ -13,7 +13,7 @@ from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runtime.errors import InputError
 
 import runs
-from networks import features_of
+from networks import features_of, logits_of
 from references import recount
 
 
@@ -112,6 +112,7 @@ def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     source = pipeline.dataset.splits["validation"]
     images = preprocess([source[index]["image"] for index in range(5)])
     assert images.shape == (5, 67, 67, 3)
+    assert logits_of(model, variables, preprocess([])).shape == (0, 10)
     logits, features = features_of(model, variables, images, ("conv5", "fc7"))
     np.testing.assert_allclose(
         logits, written["logits"][:5, 0, 0], rtol=1e-4, atol=1e-5

@@ -99,7 +99,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path):
     before = runs.lines(workdir)
     assert first["step"] == 2
     assert first["top1_error"] == before[-1]["top1_error"]
-    assert train.run(config, workdir) == first
+    assert train.run(config, str(workdir)) == first
     assert runs.lines(workdir) == before
 
 

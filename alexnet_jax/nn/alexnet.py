@@ -12,6 +12,7 @@ added over towers.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -344,7 +345,8 @@ class AlexNet(nn.Module):
 
 
 def _flat(xs: list[Array]) -> list[Array]:
-    return [x.reshape(x.shape[0], -1) for x in xs]
+    # The product and not -1, which a batch of none leaves open.
+    return [x.reshape(x.shape[0], math.prod(x.shape[1:])) for x in xs]
 
 
 def _matmul(x: Array, kernel: Array) -> Array:

@@ -39,9 +39,9 @@ class Pipeline:
       crops: whether training crops are random; if not, the centre.
       flip: whether training crops are flipped left to right at random.
       subtract_mean: whether the mean image is subtracted from crops; if not, zeros.
-      mean: whose mean image that is where a run starts from a pretrained network
-        (`train.init_from`): `pretrained`, the one that network was trained with, or
-        `dataset`, that of this training set. Every other run takes its training set's.
+      mean: whose mean image is subtracted in a run that starts from a pretrained one
+        (`train.init_from`): `pretrained`, the mean that the network was trained with,
+        or `dataset`, that of the new training set. Other runs have the training set's.
       threads: threads that read and decode each batch together, in each worker; None
         divides the cores among the workers.
       workers: processes that read and decode; 0 for none. Threads decode in parallel,
@@ -121,8 +121,8 @@ def open_pipeline(
       source, path, size, validation_fraction: see `open_dataset`.
       random_labels, pixels: see `corrupt`.
       corruption_seed: of the draws of `random_labels` and `pixels`.
-      crop, crops, flip, subtract_mean, mean, threads, workers, buffer, timeout,
-        on_error: see `Pipeline`.
+      crop, crops, flip, subtract_mean, mean: see `Pipeline`.
+      threads, workers, buffer, timeout, on_error: see `Pipeline`.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
