@@ -150,7 +150,7 @@ def _note_start(workdir: Path, setup: Setup) -> Statistics:
     if multihost.is_main():
         say_about(setup.pipeline.dataset, str(setup.config["data"].get("path")))
         workdirs.start_run(workdir, setup.config)
-        run_data.note_data(workdir, setup.pipeline)
+        run_data.note_data(workdir, setup.pipeline, setup.plan.init_from)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics
 
