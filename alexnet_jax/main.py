@@ -31,7 +31,7 @@ from alexnet_jax import train
 from alexnet_jax.distributed import multihost
 from alexnet_jax.reporting import report
 from alexnet_jax.runs import config_file
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
@@ -72,10 +72,12 @@ def _opened(
             raise InputError(f"--{name} is missing; {USAGE}")
         if not getattr(given, name):
             raise InputError(f"--{name} is empty; {USAGE}")
+    # Before what follows the colon of an address is taken for a variant.
+    paths.local(given.config, "--config")
     name, _, variant = given.config.partition(":")
     config = config_file.load_config(name, variant or None)
     config_file.override(config, overrides)
-    return config, Path(given.workdir)
+    return config, paths.local(given.workdir, "--workdir")
 
 
 def start_processes(given: argparse.Namespace) -> bool:

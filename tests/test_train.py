@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import load_config, train
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.inference import finetune, trained
 from alexnet_jax.nn.layers import changed

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt8
 from PIL import Image
 
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data import decoding, statistics
 from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
 from alexnet_jax.distributed import mesh as meshes
@@ -43,7 +43,7 @@ class Loaded(NamedTuple):
     class_names: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class TrainedNetwork:
     """A run and one of its checkpoints. Made by `open_trained`.
 
@@ -51,13 +51,16 @@ class TrainedNetwork:
       workdir: of the run.
       config: its sections.
       data: class names, sizes and statistics of its data.
-      step: of the checkpoint.
+      step: of the checkpoint; once it is restored, of the one that has taken its place
+        if a running training has deleted it meanwhile.
+      checkpoint: which one was asked for: `best`, `latest` or a step.
     """
 
     workdir: Path
     config: Mapping[str, Mapping[str, object]]
     data: Data
     step: int
+    checkpoint: str | int
 
     @functools.cached_property
     def model(self) -> AlexNet:
@@ -98,7 +101,10 @@ class TrainedNetwork:
         """The parameters, restored onto a mesh."""
         abstract = self.abstract_params(mesh)
         checkpoints = CheckpointReader(self.workdir / workdirs.CHECKPOINTS)
-        return checkpoints.restore(self.step, {"params": abstract})["params"]
+        self.step, state = checkpoints.restore_chosen(
+            self.step, self.checkpoint, {"params": abstract}
+        )
+        return state["params"]
 
     @functools.cached_property
     def plain_params(self) -> Params:
@@ -173,7 +179,7 @@ def open_trained(workdir: Path, checkpoint: str | int) -> TrainedNetwork:
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
     step = CheckpointReader(workdir / workdirs.CHECKPOINTS).find(checkpoint)
-    return TrainedNetwork(workdir, config, read_data(workdir), step)
+    return TrainedNetwork(workdir, config, read_data(workdir), step, checkpoint)
 
 
 def load(workdir: str | Path, checkpoint: str | int = "best") -> Loaded:

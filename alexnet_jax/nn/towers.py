@@ -3,14 +3,20 @@
 A tower axis of None means no mesh: all towers are here.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+
+# JAX has two ways to draw from a key, and a setting of the process that chooses. Here a
+# key and a shape decide the bits, whatever the setting.
+FIXED_DRAWS = functools.partial(jax.threefry_partitionable, True)
 
 # The axis of towers that a tower's parameters begin with, declared where they are made.
 TOWERS = "towers"
@@ -42,7 +48,9 @@ class TowerParameters(nn.Module):
 
         def kernels(key: Key[Array, ""]) -> Array:
             def draw(tower: int | Array) -> Array:
-                return jax.random.normal(jax.random.fold_in(key, tower), self.shape)
+                tower_key = jax.random.fold_in(key, tower)
+                with FIXED_DRAWS():
+                    return jax.random.normal(tower_key, self.shape, jnp.float32)
 
             return self.kernel_std * jnp.stack([draw(tower) for tower in towers])
 
@@ -141,6 +149,9 @@ def _masks(
     """Which outputs each example keeps; decided by the key and its place alone."""
 
     def mask(example: Int[Array, ""]) -> Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, example), keep, shape)
+        example_key = jax.random.fold_in(key, example)
+        # In 64-bit mode a Python number would draw other bits.
+        with FIXED_DRAWS():
+            return jax.random.bernoulli(example_key, np.float32(keep), shape)
 
     return jax.vmap(mask)(examples)

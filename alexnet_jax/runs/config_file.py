@@ -20,6 +20,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from alexnet_jax.runs import config as sections
+from alexnet_jax.runtime import paths
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
@@ -120,7 +121,7 @@ def find(name: str) -> Path:
     Raises:
       InputError: if there is none.
     """
-    path = Path(name)
+    path = paths.local(name, "--config")
     if path.suffix != ".py":
         path = config_folder() / f"{name}.py"
     if not path.is_file():

@@ -7,13 +7,13 @@ killed.
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, TypeVar
 
+from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -103,8 +103,7 @@ def _start(done: "Synchronized[int]", stop: "Event") -> None:
 
 def follow_parent() -> None:
     """To be called first in a worker: it ends when the main process ends."""
-    # Ctrl-C reaches every process of a terminal; the main process decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.ignore()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
