@@ -109,8 +109,7 @@ class TrainedNetwork:
     @functools.cached_property
     def plain_params(self) -> Params:
         """The parameters on one device, with no mesh or sharding in sight."""
-        params = jax.device_get(self.params(meshes.one_device()))
-        return jax.tree.map(jnp.asarray, params)
+        return jax.device_put(jax.device_get(self.params(meshes.one_device())))
 
     def all_devices(self) -> Mesh:
         """The mesh of all devices along "data", with whole towers on each."""

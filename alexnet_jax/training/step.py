@@ -83,7 +83,9 @@ def make_steps(
     learn = jax.jit(partial(after_validation, schedule), donate_argnums=0)
 
     def after(state: TrainState, error: float) -> TrainState:
-        return state._replace(opt_state=learn(state.opt_state, np.float32(error)))
+        # One number from the host, also where JAX is set to refuse what is not asked for.
+        with jax.transfer_guard("allow"):
+            return state._replace(opt_state=learn(state.opt_state, np.float32(error)))
 
     return Steps(
         initial=partial(init_state, model, optimizer, mesh, size, seed),
@@ -147,9 +149,8 @@ def _initialiser(
 def root_key(seed: int) -> Key[Array, ""]:
     """The key of a seed from 0 to 2**32 - 1, whatever generator the process has as its
     default, and whatever its offset of seeds."""
-    return jax.random.wrap_key_data(
-        jnp.asarray([0, seed], jnp.uint32), impl="threefry2x32"
-    )
+    numbers = jax.device_put(np.array([0, seed], np.uint32))
+    return jax.random.wrap_key_data(numbers, impl="threefry2x32")
 
 
 def make_train_step(
@@ -265,7 +266,7 @@ def is_finite(params: PyTree) -> Array:
 def check_state(step: int, state: TrainState) -> None:
     """Raise Diverged if the parameters are not finite: a gradient may have overflowed
     where the loss did not. A velocity that is not finite has made them so as well."""
-    if not is_finite(state.params):
+    if not jax.device_get(is_finite(state.params)):
         raise Diverged(f"step {step}: the state is no longer finite")
 
 
