@@ -3,7 +3,7 @@
     python -m alexnet_jax.features --workdir=run --input=images --layer=fc7,conv5 \\
         --output=features.zarr
 
-The output is a Zarr group (`pip install zarr`) with an array for each layer, and
+The output is a Zarr group (the extra `features`) with an array for each layer, and
 `name` and `label` beside them; or, where its name ends in .npy, one layer as a NumPy
 array and a .csv of names and labels. `conv5` is a layer after its non-linearity,
 `conv5.linear` before it, `norm1` after normalisation, `pool5` after pooling. In the

@@ -4,7 +4,7 @@
     python -m alexnet_jax.figures --workdir=run --workdir=run2
 
 One run gets `figures/*.png` and `report.html` in its work directory; several are
-compared, in `comparison.html` of the first. Needs `pip install matplotlib jinja2`.
+compared, in `comparison.html` of the first. Needs the extra `figures`.
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,8 @@ the index of this process.
 
 A config is a Python file with a function `get_config`; it is executed as code. The
 configs of the package are also found by name: `--config=quickstart`. A single value of
-a single layer is `--config.model.layers.conv3.kernel_std=0.05`.
+a single layer is `--config.model.layers.conv3.kernel_std=0.05`. `--config=NAME --help`
+shows every key of a config with its value, type and meaning.
 """
 
 from alexnet_jax.runtime import cli, hugepages
@@ -23,6 +24,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +32,13 @@ from pathlib import Path
 from alexnet_jax import train
 from alexnet_jax.distributed import multihost
 from alexnet_jax.reporting import report
-from alexnet_jax.runs import config_file
-from alexnet_jax.runtime import paths, progress
+from alexnet_jax.runs import config_file, config_help, overrides
+from alexnet_jax.runtime import optional, paths, progress
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
+WIDTH_OF_HELP = 88
+HELP = ("--help", "-h", "--helpshort", "--helpfull")
 USAGE = (
     "usage: python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] "
     "--workdir=DIR [--config.SECTION.KEY=VALUE ...]"
@@ -47,7 +51,8 @@ def parse(arguments: Sequence[str]) -> tuple[config_file.ConfigDict, Path]:
     Raises:
       InputError: on anything wrong in the arguments or in the config they name.
     """
-    return _opened(*_parsed(arguments))
+    given, changes = _parsed(arguments)
+    return _opened(given, changes), Path(given.workdir)
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -61,23 +66,43 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--distributed", nargs="?", const="")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
-    return parser.parse_known_args(arguments)
+    return parser.parse_known_args(overrides.expanded(arguments))
 
 
 def _opened(
-    given: argparse.Namespace, overrides: Sequence[str]
-) -> tuple[config_file.ConfigDict, Path]:
+    given: argparse.Namespace, changes: Sequence[str]
+) -> config_file.ConfigDict:
     for name in ("config", "workdir"):
         if getattr(given, name) is None:
             raise InputError(f"--{name} is missing; {USAGE}")
         if not getattr(given, name):
             raise InputError(f"--{name} is empty; {USAGE}")
+    return _config_file(given, changes).config
+
+
+def _config_file(
+    given: argparse.Namespace, changes: Sequence[str]
+) -> config_file.ConfigFile:
     # Before what follows the colon of an address is taken for a variant.
     paths.local(given.config, "--config")
     name, _, variant = given.config.partition(":")
-    config = config_file.load_config(name, variant or None)
-    config_file.override(config, overrides)
-    return config, paths.local(given.workdir, "--workdir")
+    file = config_file.open_config(name, variant or None)
+    overrides.override(file.config, changes)
+    return file
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """What `--help` prints: of the command, or of the config that is named.
+
+    Raises:
+      InputError: if there is no such config, or an override is wrong.
+    """
+    given, changes = _parsed([text for text in arguments if text not in HELP])
+    if not given.config:
+        known = config_help.listing()
+        return f"{__doc__}\n{USAGE}\n\nConfigs of the package:\n{known}"
+    width = min(shutil.get_terminal_size().columns, WIDTH_OF_HELP)
+    return config_help.describe(_config_file(given, changes), width)
 
 
 def start_processes(given: argparse.Namespace) -> bool:
@@ -97,12 +122,12 @@ def start_processes(given: argparse.Namespace) -> bool:
 def main() -> None:
     """The command."""
     arguments = sys.argv[1:]
-    if {"--help", "-h", "--helpshort", "--helpfull"} & set(arguments):
-        print(f"{__doc__}\n{USAGE}")
+    if set(HELP) & set(arguments):
+        print(help_text(arguments))
         return
-    given, overrides = _parsed(arguments)
+    given, changes = _parsed(arguments)
     several = start_processes(given)
-    config, workdir = _opened(given, overrides)
+    config, workdir = _opened(given, changes), Path(given.workdir)
     # Asking how many processes there are opens the devices; the run does that itself.
     with multihost.together() if several else contextlib.nullcontext():
         result = train.run(config, workdir)
@@ -116,7 +141,8 @@ def draw(workdir: Path) -> None:
     """Draw the report of a finished run, where the packages for it are installed."""
     if not report.is_possible():
         progress.say(
-            "no report: `pip install matplotlib jinja2` draws one of every run"
+            f"no report: `{optional.install(report.PACKAGES[0])}` draws one of every "
+            "run"
         )
         return
     try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.data import image_paths
+from alexnet_jax.data.image_tree import printable
 from alexnet_jax.inference.prediction import Prediction, predict
 from alexnet_jax.runtime.cli import Parser, path_text, run_command
 from alexnet_jax.runtime.errors import Failure
@@ -17,9 +18,9 @@ def _shown(prediction: Prediction, as_json: bool) -> str:
             {"name": name, "probability": probability}
             for name, probability in prediction.classes
         ]
-        return json.dumps({"image": str(prediction.path), "classes": classes})
+        return json.dumps({"image": printable(prediction.path), "classes": classes})
     lines = [f"{value:7.1%}  {name}" for name, value in prediction.classes]
-    return "\n".join([str(prediction.path), *lines])
+    return "\n".join([printable(prediction.path), *lines])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

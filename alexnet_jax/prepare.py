@@ -8,6 +8,7 @@ from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.runtime import cli, progress
 from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import Interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add("--workers", type=int, help="processes (default: one for each core)")
     given = parser.parse_args(arguments)
-    content = prepare(**vars(given))
+    try:
+        content = prepare(**vars(given))
+    except (KeyboardInterrupt, Interrupted):
+        progress.say("stopped; the same command continues with what is prepared")
+        raise
     progress.print_result(
         {
             "output": str(given.output),
@@ -65,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **content["counts"],
             "repaired": content["repaired"],
             "unreadable": len(content["unreadable"]),
+            "left_out": content["left_out"],
         }
     )
 

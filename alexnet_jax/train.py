@@ -19,10 +19,11 @@ from alexnet_jax.runs import metrics_file
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import Config
 from alexnet_jax.runs.opening import open_run
+from alexnet_jax.runs.readable import list_unreadable
 from alexnet_jax.runs.setup import Setup, build_setup
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import InputError, Interrupted
-from alexnet_jax.training.step import TrainState, check_state
+from alexnet_jax.runtime.errors import InputError, Interrupted, UnreadableImage
+from alexnet_jax.training.step import TrainState
 
 
 def run(config: Config, workdir: Path) -> dict[str, object]:
@@ -34,7 +35,11 @@ def run(config: Config, workdir: Path) -> dict[str, object]:
     """
     # Before the data are opened, which may take long.
     workdirs.create(workdir)
-    return train(build_setup(config), workdir)
+    setup = build_setup(config, workdir=workdir)
+    try:
+        return train(setup, workdir)
+    except UnreadableImage as error:
+        raise list_unreadable(workdir, setup.pipeline, error) from error
 
 
 def train(setup: Setup, workdir: Path) -> dict[str, object]:
@@ -61,21 +66,21 @@ def train(setup: Setup, workdir: Path) -> dict[str, object]:
                 plan.validates(step) and checkpoints.validation_error(step) is None
             )
             # Saved before it is validated: a validation may take long, or fail.
-            if step > run.start and (validates or signal or plan.saves(step)):
-                metrics.flush()
-                check_state(step, state)
-                checkpoints.save(step, state)
+            if validates or signal or plan.saves(step):
+                run.save(step, state)
             if signal:
                 progress.say(f"stopped; the same command continues `{workdir}`")
                 raise Interrupted(signal)
             if validates:
+                metrics.validates()
                 errors = setup.validate(state, run.mean, run.check)
                 metrics.validation(step, errors)
                 checkpoints.record_validation(step, errors)
                 state = steps.after_validation(state, errors["top1_error"])
             if step == plan.steps or (plan.validates(step) and setup.enough(workdir)):
                 break
-            batch, waited = timed_next(run.batches, setup.mesh)
+            with run.saved_if_unreadable(step, state):
+                batch, waited = timed_next(run.batches, setup.mesh)
             state, step_metrics = steps.train(state, batch, run.mean)
             metrics.train(step + 1, step_metrics, waited)
     errors = metrics_file.last_validation(workdir)

@@ -9,7 +9,7 @@
 Imported weights work like any run: evaluate, predict, extract features, or continue
 training. Presets: `caffe` (BVLC AlexNet), `caffenet` (Caffe's reference network), `owt`
 (torchvision's AlexNet). Import reads .caffemodel, .onnx, .pth and .safetensors; export
-writes .onnx and .safetensors. ONNX and safetensors need `pip install onnx safetensors`.
+writes .onnx and .safetensors. ONNX and safetensors need the extra `weights`.
 
 A network's own pixels are built into its first layer and its mean image: BGR becomes
 RGB, and torchvision's division by deviations goes into the kernels. Caffe squeezes

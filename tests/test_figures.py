@@ -82,7 +82,9 @@ def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
 def test_a_missing_package_is_one_line(workdir, monkeypatch, missing):
     # As if it were not installed: Python refuses to import what is None here.
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(InputError, match=f"needs .* {missing}; `pip install mat"):
+    with pytest.raises(
+        InputError, match=rf"needs .* {missing}; `pip install -e .*\[figures\]"
+    ):
         figures.main([f"--workdir={workdir}"])
 
 

@@ -1,4 +1,5 @@
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -69,11 +70,119 @@ def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "batch_size" in refused(*base, "--config.train.batch_size=many")
     assert "batch_size" in refused(*base, "--config.train.batch_size=1.5")
     assert "stray argument extra" in refused(*base, "extra")
-    assert "set it in a config file, as a dictionary" in refused(
-        *base, "--config.schedule.layer_rates.conv1=0.1"
-    )
     assert "nosuchflag" in refused(*base, "--nosuchflag=1")
     assert "no variant 'old'" in refused("--config=imagenet:old", "--workdir=x")
+
+
+def overridden(*arguments):
+    config, _ = main.parse(["--config=quickstart", "--workdir=x", *arguments])
+    return config
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        (["--config.train.batch_size", "16"], ["--config.train.batch_size=16"]),
+        (
+            ["--config.schedule.learning_rate", "-1"],
+            ["--config.schedule.learning_rate=-1"],
+        ),
+        (["--config.data.flip", "true"], ["--config.data.flip=True"]),
+        (
+            ["--config.data.flip", "--config.train.seed", "3"],
+            ["--config.data.flip=True", "--config.train.seed=3"],
+        ),
+        (["--config.schedule.epochs=1.0,2.0"], ["--config.schedule.epochs=(1.0, 2.0)"]),
+        (
+            ["--config.train.freeze=conv1,conv2"],
+            ["--config.train.freeze=('conv1', 'conv2')"],
+        ),
+        (["--config.train.freeze=conv1"], ["--config.train.freeze=('conv1',)"]),
+        (
+            ["--config.train.epochs=None", "--config.train.epochs=3"],
+            ["--config.train.epochs=3"],
+        ),
+        (
+            ["--config.schedule.layer_rates={'conv1': 0.1}"],
+            ["--config.schedule.layer_rates.conv1=0.1"],
+        ),
+    ],
+)
+def test_ways_to_write_the_same_override(given, same):
+    assert overridden(*given).to_dict() == overridden(*same).to_dict()
+
+
+def test_none_empties_a_key_that_may_be_empty():
+    for earlier in ([], ["--config.train.epochs=3"]):
+        config = overridden(
+            *earlier, "--config.train.epochs=None", "--config.data.path=None"
+        )
+        assert config.train.epochs is None
+        assert config.data.path is None
+    base = ("--config=quickstart", "--workdir=x")
+    assert "must have a value" in refused(*base, "--config.train.batch_size=None")
+    assert "epochs=none must be a number" in refused(
+        *base, "--config.train.epochs=none"
+    )
+
+
+def test_a_layer_gets_a_rate_that_it_had_not():
+    config, _ = main.parse(
+        [
+            *("--config=imagenet", "--workdir=x"),
+            "--config.schedule.layer_rates.conv2=0",
+            "--config.schedule.layer_rates.conv1=((3, 0.5),)",
+            "--config.optimizer.layer_decays.fc8=0.1",
+        ]
+    )
+    assert plain(config.schedule.layer_rates) == {"conv1": ((3, 0.5),), "conv2": 0}
+    assert plain(config.optimizer.layer_decays) == {"fc8": 0.1}
+
+
+def test_a_file_of_flags_stands_for_its_lines(tmp_path):
+    file = tmp_path / "flags"
+    file.write_text("# for this machine\n--config.train.batch_size=24\n")
+    assert overridden(f"--flagfile={file}").train.batch_size == 24
+    missing = refused("--config=quickstart", f"--flagfile={tmp_path / 'no'}")
+    assert "--flagfile can't be read" in missing
+
+
+@pytest.mark.parametrize("name", ["quickstart", "imagenet:caffe", "folder", "cifar10"])
+def test_help_of_a_config_can_be_pasted_and_changes_nothing(name):
+    shown = main.help_text([f"--config={name}", "--help"])
+    lines = shown.splitlines()
+    config = load_config(*name.split(":"))
+    places = [
+        n
+        for n, line in enumerate(lines)
+        if line.startswith("--config.") and "LAYER" not in line
+    ]
+    assert len(places) > 50
+    pasted = []
+    for place in places:
+        head = lines[place]
+        while "  (" not in head:
+            place += 1
+            head += f"  {lines[place].strip()}"
+        pasted += shlex.split(head.rpartition("  (")[0])
+        # The meaning, from a docstring.
+        assert lines[place + 1].startswith("    ")
+    again, _ = main.parse([f"--config={name}", "--workdir=x", *pasted])
+    assert plain(again) == plain(config)
+
+
+def test_help_names_the_configs_and_their_variants(tmp_path):
+    shown = main.help_text(["--help"])
+    for path in (ROOT / "configs").glob("*.py"):
+        assert f"  {path.stem:<12} {path.read_text().splitlines()[0][3:]}" in shown
+    of_config = " ".join(main.help_text(["--config=quickstart"]).split())
+    assert ":VARIANT: code2012 (default), paper, conv6, no_norm," in of_config
+    path = config_of(tmp_path, "config.train.steps = 3")
+    assert "--config.train.steps=4  (int or None)" in main.help_text(
+        [f"--config={path}", "--config.train.steps=4"]
+    )
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        main.help_text(["--config=nowhere", "--help"])
 
 
 def test_one_value_of_one_row_is_set():

@@ -2,12 +2,13 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import users
 
 
 NOTEBOOKS = Path(__file__).parents[1] / "experiments" / "notebooks"
@@ -61,7 +62,7 @@ def test_a_notebook_runs(name, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code(name)],
         cwd=tmp_path,
-        env={**os.environ, "NOTEBOOK_SHORT": "1"},
+        env=users.environment(NOTEBOOK_SHORT="1"),
         capture_output=True,
         text=True,
     )

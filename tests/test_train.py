@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -12,13 +13,21 @@ import pytest
 from alexnet_jax import load_config, train
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.checkpoint.reader import CheckpointReader
+from alexnet_jax.data.dataset import Example, Source
+from alexnet_jax.data.loading.pipeline import open_pipeline
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.inference import finetune, trained
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runs import run_data
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runtime.errors import Diverged, InputError, Interrupted
+from alexnet_jax.runs.setup import build_setup
+from alexnet_jax.runtime.errors import (
+    Diverged,
+    InputError,
+    Interrupted,
+    UnreadableImage,
+)
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.training import evaluation
 from alexnet_jax.training.plan import make_plan
@@ -197,13 +206,59 @@ def test_a_damaged_config_is_told(straight, tmp_path):
     shutil.copytree(straight, workdir)
     (workdir / "config.json").write_text('{"data": 5}')
     with pytest.raises(InputError, match="config.json is damaged"):
-        workdirs.check_run(workdir, config, "")
+        workdirs.check_run(workdir, config)
 
 
 def test_other_data_are_refused(straight):
-    config = workdirs.read_config(straight)
+    smaller = open_pipeline(source="digits", size=77, crop=67, validation_fraction=0.9)
     with pytest.raises(InputError, match="the data differ"):
-        workdirs.check_run(straight, config, "another fingerprint")
+        run_data.check_data(straight, smaller)
+
+
+def test_data_that_break_on_the_way_stop_the_run_at_a_saved_step(tmp_path, straight):
+    """The source breaks at one step, and again works in the next start."""
+    config, workdir = runs.parse(runs.arguments(tmp_path, "run"))
+    setup = build_setup(config)
+    source = setup.pipeline.dataset.splits["train"]
+    # Each is read once before the first step.
+    source = Breaking(source, good=len(source) + 10 * 8)
+    dataset = dataclasses.replace(
+        setup.pipeline.dataset,
+        splits={**setup.pipeline.dataset.splits, "train": source},
+    )
+    pipeline = dataclasses.replace(setup.pipeline, dataset=dataset)
+    with pytest.raises(UnreadableImage, match="digit .* broke"):
+        train.train(dataclasses.replace(setup, pipeline=pipeline), workdir)
+    saved = max(runs.checkpoint_steps(workdir))
+    assert saved == runs.lines(workdir)[-1]["step"] > 0
+    runs.run(tmp_path, "run")
+    assert_same_run(workdir, straight)
+
+
+@dataclasses.dataclass
+class Breaking:
+    """A source that can't be read any more after so many examples."""
+
+    source: Source
+    good: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        self.good -= 1
+        if self.good < 0:
+            raise UnreadableImage(f"{self.where(index)} broke")
+        return self.source[index]
+
+    def label(self, index: int) -> int:
+        return self.source.label(index)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def where(self, index: int) -> str:
+        return self.source.where(index)
 
 
 @pytest.mark.slow
@@ -224,11 +279,10 @@ def test_a_run_from_before_a_key_was_there_goes_on(straight, tmp_path):
     before = json.loads((older / "config.json").read_text())
     del before["model"]["standardize"]
     (older / "config.json").write_text(json.dumps(before))
-    fingerprint = run_data.read_data(straight).fingerprint
-    workdirs.check_run(older, config, fingerprint)
+    workdirs.check_run(older, config)
     config["model"]["standardize"] = True
     with pytest.raises(InputError, match="model.standardize False -> True"):
-        workdirs.check_run(older, config, fingerprint)
+        workdirs.check_run(older, config)
 
 
 @pytest.mark.slow

@@ -30,6 +30,14 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
+    def label(self, index: int) -> int:
+        """The example's class; found without decoding its image, which may be broken.
+
+        Raises:
+          InputError: if it can't be read.
+        """
+        ...
+
     def name(self, index: int) -> str:
         """The example's name, unique within the source."""
         ...
@@ -49,7 +57,10 @@ class Dataset:
       class_ids: what distinguishes the classes: the folder's name, ImageNet's WNID.
       size: side of the stored images, in pixels.
       fingerprint: changes when the examples change.
+      parts: fingerprints of parts of the examples, by a name for messages, where a run
+        can continue with some of them changed; see `parts_of`.
       statistics: of the training images, where they are already known.
+      left_out: how many files beside the images are no examples, by the reason.
     """
 
     splits: Mapping[str, Source]
@@ -58,6 +69,8 @@ class Dataset:
     size: int
     fingerprint: str
     statistics: Statistics | None = None
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def fingerprint(parts: Iterable[str]) -> str:

@@ -5,6 +5,8 @@ a file that costs too much is refused.
 """
 
 import io
+import os
+import re
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,19 +17,33 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.errors import UnreadableImage, first_line
+from alexnet_jax.runtime.optional import require
 
 
 FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
-    "JPEG": (".jpeg", ".jpg"),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
     "PNG": (".png",),
-    "PPM": (".ppm",),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".j2k", ".jp2"),
+    # Read where the package pillow-heif is installed.
+    "HEIF": (".heic", ".heif", ".hif"),
 }
 ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+# How files of these formats begin.
+SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|II[*+]\0|MM\0[*+]|RIFF....WEBP"
+    rb"|BM.{12}[\x0c-\x7c]\0{3}|P[1-6]\s+[#\d]|\0\0\0\x0cjP  |\xff\x4f\xff\x51"
+    rb"|....ftyp(?:avi[fs]|mif1|msf1|he[iv][cmsx])",
+    re.DOTALL,
+)
+# AVIF files may have these as well, but then name their own brand after it.
+_HEIF = re.compile(rb"....ftyp(?:mif1|msf1|he[iv][cmsx])(?!.{0,64}avi[fs])", re.DOTALL)
 # By the EXIF orientation; 1 is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,11 +83,13 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
     camera's orientation is applied.
 
     Raises:
-      InputError: if it can't be read as an image, or is too large; it names the file.
+      UnreadableImage: if it can't be read as an image, or is too large; it names the
+        file.
     """
     check_bytes(len(data), name)
+    formats = _formats(data, name)
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as opened:
+        with Image.open(io.BytesIO(data), formats=formats) as opened:
             _check_work(opened, data)
             large = opened.width * opened.height > LARGE_PIXELS
             with _large if large else nullcontext():
@@ -80,11 +98,13 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
                 pixels, damaged = _pixels(opened, data)
                 image = _finished(pixels, upright, size)
     except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not an image; fix it or move it away") from error
+        raise UnreadableImage(
+            f"{name} is not an image; fix it or move it away"
+        ) from error
     except Exception as error:
         # Broken bytes make Pillow raise nearly anything, struct.error among them.
         reason = first_line(error)
-        raise InputError(
+        raise UnreadableImage(
             f"{name} can't be read as an image ({reason}); fix it or move it away"
         ) from error
     if upright is not None:
@@ -113,11 +133,29 @@ def _finished(
 
 
 def check_bytes(count: int, name: str) -> None:
-    """Raise an InputError if a file is too large to be read as an image."""
+    """Raise an UnreadableImage if a file is too large to be read as an image."""
     if count > MAX_BYTES:
-        raise InputError(
+        raise UnreadableImage(
             f"{name} has {count} bytes, more than the {MAX_BYTES} of an image"
         )
+
+
+def has_ending(name: str) -> bool:
+    """Whether a file is named as an image of a format that is read here."""
+    return os.path.splitext(name)[1].lower() in ENDINGS
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins so is an image of a format that is read here."""
+    return SIGNATURES.match(head) is not None
+
+
+def _formats(data: bytes, name: str) -> tuple[str, ...]:
+    """The formats that the file may have."""
+    if _HEIF.match(data) is None:
+        return tuple(kind for kind in FORMATS if kind != "HEIF")
+    require("pillow_heif", f"{name} is a HEIC image and").register_heif_opener()
+    return ("HEIF",)
 
 
 def _check_work(opened: Image.Image, data: bytes) -> None:
@@ -143,7 +181,7 @@ def _peculiarities(opened: Image.Image, name: str) -> list[str]:
         found.append(opened.mode)
     elif opened.mode in ("P", "PA"):
         found.append("palette")
-    elif opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith("I;16"):
+    elif opened.mode in ("1", "I", "L", "LA", "La") or opened.mode.startswith("I;16"):
         found.append("greyscale")
     if opened.has_transparency_data:
         found.append("transparency")
@@ -171,7 +209,7 @@ def _pixels(opened: Image.Image, data: bytes) -> tuple[Image.Image, bool]:
 
 def _to_rgb(opened: Image.Image) -> Image.Image:
     """An image of any mode as RGB, or as RGBA where it has transparency."""
-    if opened.mode.startswith("I;16"):
+    if opened.mode.startswith("I;16") or (opened.mode, opened.format) == ("I", "PPM"):
         # Pillow would clip 16-bit values at 255 instead of scaling them.
         opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
     elif opened.mode in ("I", "F"):

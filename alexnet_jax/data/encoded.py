@@ -2,12 +2,14 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Example, Source, fingerprint
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.data.image_tree import cannot_read, printable
+from alexnet_jax.runtime.errors import InputError, UnreadableImage
 
 
 MAX_NAME_BYTES = 4096
@@ -38,6 +40,10 @@ class EncodedSource(Source, abc.ABC):
           InputError: if it can't be read.
         """
 
+    def label(self, index: int) -> int:
+        """The image's class."""
+        return self.encoded(index).label
+
     @abc.abstractmethod
     def subset(self, start: int, stop: int) -> "EncodedSource":
         """The images from `start` to before `stop`, small enough to be pickled."""
@@ -57,8 +63,10 @@ class FileEntry(NamedTuple):
 
     Attributes:
       name: unique within the source.
-      path: of the file that holds it, relative to the source's root.
-      offset, length: of its bytes.
+      path: of the file that holds it, relative to the source's root, as the system
+        spells it.
+      offset: of its bytes; 0 for a whole file.
+      length: of its bytes; 0 where it can't be read.
     """
 
     name: str
@@ -79,6 +87,10 @@ class FileSource(EncodedSource):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def label(self, index: int) -> int:
+        """The image's class, known without reading the file."""
+        return self.entries[index].label
+
     def name(self, index: int) -> str:
         """The file's name, relative to the root or to the archive."""
         return self.entries[index].name
@@ -86,8 +98,8 @@ class FileSource(EncodedSource):
     def where(self, index: int) -> str:
         """The file's path, or the archive's with the name within it."""
         entry = self.entries[index]
-        path = str(self.root / entry.path)
-        return path if entry.path == entry.name else f"{path}: {entry.name}"
+        path = printable(self.root / entry.path)
+        return f"{path}: {entry.name}" if entry.offset else path
 
     def encoded(self, index: int) -> EncodedImage:
         """The image's bytes.
@@ -97,15 +109,16 @@ class FileSource(EncodedSource):
         """
         entry, where = self.entries[index], self.where(index)
         decoding.check_bytes(entry.length, where)
+        path = self.root / entry.path
         try:
-            with (self.root / entry.path).open("rb", buffering=0) as file:
+            with path.open("rb", buffering=0) as file:
                 file.seek(entry.offset)
                 # A file by itself: one byte more, to see whether it has grown.
-                data = file.read(entry.length + (entry.path == entry.name))
+                data = file.read(entry.length + (not entry.offset))
         except OSError as error:
-            raise InputError(f"{where} can't be read ({error.strerror})") from error
+            raise cannot_read(path, error) from error
         if len(data) != entry.length:
-            raise InputError(
+            raise UnreadableImage(
                 f"{where} no longer has its {entry.length} bytes; it has changed "
                 "since it was opened"
             )
@@ -118,6 +131,20 @@ class FileSource(EncodedSource):
     def fingerprint(self) -> str:
         """Of names, classes and lengths."""
         return fingerprint(f"{e.name}/{e.label}/{e.length}" for e in self.entries)
+
+    def fingerprint_of_names(self) -> str:
+        """Of names and classes: it stays when a file's bytes change."""
+        return fingerprint(f"{e.name}/{e.label}" for e in self.entries)
+
+
+def parts_of(splits: Mapping[str, FileSource]) -> dict[str, str]:
+    """The fingerprints of what may change by itself: which training images there are,
+    their lengths, the validation images."""
+    return {
+        "training images": splits["train"].fingerprint_of_names(),
+        "training files": splits["train"].fingerprint(),
+        "validation images": splits["validation"].fingerprint(),
+    }
 
 
 def check_name(name: str, where: object) -> None:

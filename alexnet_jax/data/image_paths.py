@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from alexnet_jax.data import decoding
+from alexnet_jax.data import decoding, image_tree
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.process_pool import cores
 
@@ -35,38 +35,49 @@ class Shown(NamedTuple):
 def find(arguments: Sequence[str]) -> list[Path]:
     """The image files of file names, folders and patterns, in their order.
 
-    In a folder: every file, at any depth, whose ending is that of an image.
+    A file that is named is taken whatever it is. In a folder those count that
+    `image_tree` finds; a line says what is left out. A pattern stands for the files and
+    folders that it matches.
 
     Raises:
       InputError: if an argument finds nothing.
     """
     found: list[Path] = []
     for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            files = (Path(place, n) for place, _, names in os.walk(path) for n in names)
-            inside = sorted(f for f in files if f.suffix.lower() in decoding.ENDINGS)
-        elif path.exists():
-            inside = [path]
-        else:
-            inside = sorted(map(Path, glob.glob(argument, recursive=True)))
+        named = Path(argument)
+        paths = [named]
+        if not os.path.lexists(named):
+            paths = sorted(map(Path, glob.glob(argument, recursive=True)))
+        inside = [file for path in paths for file in _files(path)]
         if not inside:
-            what = "has no image in it" if path.is_dir() else "does not exist"
-            raise InputError(f"{argument} {what}; give files, folders or patterns")
+            what = "has no image in it" if paths else "does not exist"
+            raise InputError(
+                f"{image_tree.printable(argument)} {what}; give files, folders or "
+                "patterns"
+            )
         found += inside
     return found
+
+
+def _files(path: Path) -> list[Path]:
+    """The images of a folder, or the file itself."""
+    if not path.is_dir():
+        return [path]
+    found = image_tree.scan(path)
+    image_tree.say_left_out(path, found.left_out)
+    return [path / image.path for image in found.images]
 
 
 def shown(paths: Iterable[Path], size: int) -> Iterator[Shown]:
     """Every image in its order, decoded ahead by threads."""
 
     def decode(path: Path) -> Shown:
+        name = image_tree.printable(path)
         try:
-            decoding.check_bytes(path.stat().st_size, str(path))
-            image = decoding.decode(path.read_bytes(), str(path), size=size).image
+            decoding.check_bytes(path.stat().st_size, name)
+            image = decoding.decode(path.read_bytes(), name, size=size).image
         except OSError as error:
-            reason = InputError(f"{path} can't be read ({error.strerror})")
-            return Shown(path, None, reason)
+            return Shown(path, None, image_tree.cannot_read(path, error))
         except InputError as error:
             return Shown(path, None, error)
         return Shown(path, image, None)

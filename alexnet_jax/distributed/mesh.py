@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, check_number, first_line
 from alexnet_jax.runtime.process_pool import cores
 
@@ -55,7 +56,8 @@ def open_mesh(
         where that many devices are there, else one for all. The numbers are the same.
       platform: `cpu`, `gpu` or `tpu`; None leaves the choice to JAX.
       virtual_cpu_devices: how many devices a CPU shows itself as; the environment's
-        JAX_NUM_CPU_DEVICES comes first.
+        JAX_NUM_CPU_DEVICES comes first. Where JAX has opened its devices already, those
+        are taken, and standard error says so.
 
     Raises:
       InputError: if the axis doesn't divide the towers, or there are too few devices.
@@ -149,16 +151,29 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
         try:
             jax.config.update(name, value)
         except RuntimeError as error:
-            raise InputError(
-                f"{name}={value} comes too late: JAX has already opened its devices; "
-                "set it in a fresh process"
-            ) from error
+            if name != CPU_DEVICES:
+                raise InputError(
+                    f"{name}={value} comes too late: JAX has already opened its "
+                    "devices; set it in a fresh process"
+                ) from error
+            _take_open_devices(int(value))
     # XLA computes in a pool of one thread a core, and at least one a device. A device
     # that waits for the others in an exchange keeps its thread; on one core two devices
     # were seen to wait for ever, each for a thread of the other.
     devices: int = getattr(jax.config, CPU_DEVICES)
     if devices > cores():
         os.environ.setdefault("PJRT_NPROC", str(2 * devices))
+
+
+def _take_open_devices(wanted: int) -> None:
+    """Say that a number of virtual devices has no effect, where that matters."""
+    there = jax.local_devices()
+    if there[0].platform == "cpu" and len(there) != wanted:
+        progress.say(
+            f"warning: mesh.virtual_cpu_devices={wanted} has no effect, since JAX has "
+            f"opened its devices already; this run takes the {len(there)} there; for "
+            f"{wanted}, set JAX_NUM_CPU_DEVICES={wanted} before Python starts"
+        )
 
 
 def data_share(mesh: Mesh) -> tuple[int, int]:

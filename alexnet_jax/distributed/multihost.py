@@ -82,10 +82,14 @@ def start(
             initialization_timeout=seconds_to_join + 60,
             heartbeat_timeout_seconds=SECONDS_OF_SILENCE,
         )
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Variables that a cluster sets in part make JAX raise many kinds.
         where = f"at {address}" if address else "here: JAX finds no cluster"
+        reason = first_line(error)[:160]
+        if isinstance(error, KeyError):
+            reason = f"the variable {error.args[0]} is not set"
         raise InputError(
-            f"can't join other processes {where} ({first_line(error)[:160]}); give "
+            f"can't join other processes {where} ({reason}); give "
             "--distributed=HOST:PORT --processes=N --process=I to each process"
         ) from error
     finally:
@@ -127,6 +131,7 @@ def _handle_abort() -> None:
             # Python is about to report it and to end the process.
             time.sleep(SECONDS_TO_REPORT)
         else:
+            progress.leave_line()
             line = f"error: {LOST.format(process=number, reason='JAX gave up')}\n"
             os.write(2, line.encode())
         os._exit(1)

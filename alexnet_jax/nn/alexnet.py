@@ -68,14 +68,14 @@ class AlexNet(nn.Module):
 
     Attributes:
       num_classes: how many logits.
-      layers: a row for each layer by name: `Conv` for `conv1` to `convK`, then `Dense`
-        for `fcK+1` to `fcN`, the last of which gives the logits. Mappings of a row's
-        keys, as a config has them, become rows.
+      layers: a row for each layer by name, a `Conv` for `conv1` to `convK`, then a
+        `Dense` for `fcK+1` to `fcN`, the last of which gives the logits. A config has
+        mappings of a row's keys instead.
       towers: how many towers; the paper's GPUs.
       image_padding: zeros to the left of images and above them; torchvision's network
         has two.
       standardize: whether each image is brought to mean 0 and variance 1 first.
-      activation: the non-linearity of every layer, a key of `ACTIVATIONS`.
+      activation: the non-linearity of every layer, `relu`, `tanh` or `sigmoid`.
       pool_window: side of the pooling window, in values.
       pool_stride: distance between pooling windows; less than the window overlaps.
       pool_partial: whether a last window may hang over the border.
@@ -84,9 +84,9 @@ class AlexNet(nn.Module):
       norm_across_towers: whether the normalisation sees across the border between
         towers, as Caffe's does; this adds an exchange for each.
       norm_size: channels in the window of the normalisation (n in section 3.3).
-      norm_k: its additive constant.
-      norm_alpha: its factor of the plain sum of squares.
-      norm_beta: its exponent.
+      norm_k: additive constant of the normalisation.
+      norm_alpha: factor of the plain sum of squares in it.
+      norm_beta: exponent of the normalisation.
       dropout: the fraction of outputs that dropout sets to zero in training; in
         evaluation outputs are multiplied by the fraction kept, as in section 4.2.
       dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.

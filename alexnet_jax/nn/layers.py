@@ -33,7 +33,8 @@ class Conv:
         zeros at the right and bottom up to the next whole stride, as in the 2012 code
         (224 becomes 227). With stride 1 the size is kept, and kernels must be odd.
       exchange: whether the layer sees the features of every tower (figure 2: conv3).
-      then: what follows, in order; see `AFTER_CONV`.
+      then: what follows, in order: `activation`, and any of `norm`, `same_map_norm`,
+        `pool` and `dropout`.
       kernel_std: standard deviation of the initial kernels (section 5).
       bias: initial bias (section 5).
     """
@@ -71,7 +72,8 @@ class Dense:
         a class: the logits.
       exchange: whether the layer sees the features of every tower (figure 2: fc6 and
         fc7). The last layer adds up the towers' partial products instead.
-      then: what follows, in order; see `AFTER_DENSE`. Empty in the last row.
+      then: what follows, in order: `activation`, and `dropout` or not. Empty in the
+        last row.
       kernel_std: standard deviation of the initial kernels (section 5).
       bias: initial bias (section 5).
     """

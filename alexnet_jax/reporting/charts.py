@@ -1,10 +1,12 @@
 """Charts of runs and of a network's predictions, by Matplotlib (an extra)."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import matplotlib.font_manager
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 
 from alexnet_jax.inference.inspection import Insight
 from alexnet_jax.runs.metrics_file import Curves, thinned
+from alexnet_jax.runtime import progress
 
 
 # A placeholder for the page's text colour, which follows its light or dark mode.
@@ -46,11 +49,34 @@ STYLE: Any = {
 }
 
 
+# For names in scripts that Matplotlib's own font lacks, where they are installed.
+FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC"),
+    *("Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "Arial Unicode MS"),
+    *("Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji"),
+)
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Inside the block charts are made and saved in the style of the report."""
-    with matplotlib.rc_context(STYLE):
-        yield
+    installed = set(matplotlib.font_manager.get_font_names())
+    family = ["DejaVu Sans", *(font for font in FONTS if font in installed)]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.filterwarnings("always", "Glyph .* missing")
+        with matplotlib.rc_context({**STYLE, "font.family": family}):
+            yield
+    missing = [w for w in seen if "missing from" in str(w.message)]
+    if missing:
+        progress.say(
+            "note: no font here has all characters of the names; the PNG files show "
+            "boxes, and the page what the browser's fonts have"
+        )
+    for other in seen:
+        if other not in missing:
+            warnings.warn_explicit(
+                other.message, other.category, other.filename, other.lineno
+            )
 
 
 def training(runs: Sequence[Curves]) -> Figure:
@@ -87,6 +113,10 @@ def training(runs: Sequence[Curves]) -> Figure:
 
 
 def _logarithmic(axes: Axes) -> None:
+    values = [np.asarray(line.get_ydata()) for line in axes.get_lines()]
+    if not any((v > 0).any() for v in values):
+        # A rate of zero all along, say: a logarithmic axis has no place for it.
+        return
     axes.set_yscale("log")
     plain = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(plain)

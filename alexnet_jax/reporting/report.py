@@ -30,7 +30,7 @@ def is_possible() -> bool:
 
 def _require_packages() -> None:
     for package in PACKAGES:
-        require(package, "the report", " ".join(PACKAGES))
+        require(package, "the report")
 
 
 def write_report(workdir: Path, data_path: Path | None = None) -> Path:
@@ -57,7 +57,7 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     first = np.asarray(network.plain_params[first_layer]["kernel"])
     with charts.styled():
         shown = [
-            sections.result(run),
+            sections.result(run, len(network.data.class_names)),
             sections.training([run], folder),
             *sections.kernels(first, folder),
             *([] if insight is None else sections.predictions(insight, folder)),

@@ -12,7 +12,7 @@ from alexnet_jax.inference.inspection import Insight
 from alexnet_jax.reporting import charts, html
 from alexnet_jax.reporting.html import Section, Table
 from alexnet_jax.reporting.kernel_sheet import kernel_sheet
-from alexnet_jax.runs.metrics_file import Curves
+from alexnet_jax.runs.metrics_file import CLASSES_WITHOUT_TOP5, Curves
 from alexnet_jax.runtime.atomic import writing
 
 
@@ -22,20 +22,21 @@ WORST_CLASSES = 50
 DOTS_PER_INCH = 110
 
 
-def result(run: Curves) -> Section:
-    """The best errors, and how far the training went."""
+def result(run: Curves, classes: int) -> Section:
+    """The best errors of a run on so many classes, and how far the training went."""
     speed = np.median(run.splits["train"]["images_per_second"])
     pairs = [
         ("steps", f"{run.last('train', 'step'):.0f}"),
         ("epochs", f"{run.last('train', 'epoch'):.1f}"),
-        ("training loss", f"{run.last('train', 'loss'):.3f}"),
+        ("training loss", f"{run.last('train', 'loss'):z.3f}"),
         ("images a second", f"{speed:.0f}"),
     ]
     best = run.best()
     if best is not None:
+        top5 = ("top-5 error there", f"{best['top5_error']:.2%}")
         pairs[:0] = [
             ("best top-1 error", f"{best['top1_error']:.2%}"),
-            ("top-5 error there", f"{best['top5_error']:.2%}"),
+            *([top5] if classes > CLASSES_WITHOUT_TOP5 else []),
         ]
     return Section("Result", [html.Numbers(pairs)])
 
@@ -49,7 +50,7 @@ def results(runs: Sequence[Curves]) -> Section:
             (
                 run.name,
                 f"{run.last('train', 'step'):.0f}",
-                f"{run.last('train', 'loss'):.3f}",
+                f"{run.last('train', 'loss'):z.3f}",
                 "" if best is None else f"{best['top1_error']:.2%}",
                 "" if best is None else f"{best['step']:.0f}",
             )

@@ -6,6 +6,7 @@ from it, beside the function.
 
 import dataclasses
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -117,6 +118,20 @@ def parameters(section: str) -> dict[str, inspect.Parameter]:
     found = inspect.signature(SECTIONS[section]).parameters
     given = GIVEN_BY_RUN.get(section, ())
     return {name: found[name] for name in found if name not in given}
+
+
+def may_be_none(parameter: inspect.Parameter) -> bool:
+    """Whether None is among the values that a parameter takes."""
+    return type(None) in typing.get_args(parameter.annotation)
+
+
+def is_by_layer(section: str, key: str) -> bool:
+    """Whether a key holds a value for each of some layers, by default for none."""
+    parameter = parameters(section).get(key) if section in SECTIONS else None
+    if parameter is None or parameter.default is not None:
+        return False
+    kind = typing.get_args(parameter.annotation)[0]
+    return issubclass(typing.get_origin(kind) or kind, Mapping)
 
 
 def defaults() -> dict[str, dict[str, object]]:

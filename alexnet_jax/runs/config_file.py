@@ -1,4 +1,4 @@
-"""Config files: found, executed once, changed by `--config.SECTION.KEY=VALUE`.
+"""Config files: found, and executed once.
 
 A config is a Python file with a function `get_config`, which may take the name of a
 variant; it is executed as code. The configs that come with the package are found by
@@ -11,13 +11,12 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runtime import paths
@@ -38,6 +37,24 @@ else:
 OLD_MODULES = ("presets", "preset_values")
 
 
+class ConfigFile(NamedTuple):
+    """A config, and what its file says of itself.
+
+    Attributes:
+      name: as it was asked for.
+      about: the file's docstring.
+      variants: the file's VARIANTS, if it has any.
+      default: the variant where none is given.
+      config: of the variant that was asked for.
+    """
+
+    name: str
+    about: str
+    variants: tuple[str, ...]
+    default: str
+    config: ConfigDict
+
+
 def load_config(name: str, variant: str | None = None) -> ConfigDict:
     """The config of a file, with every key of every section.
 
@@ -51,7 +68,12 @@ def load_config(name: str, variant: str | None = None) -> ConfigDict:
     Raises:
       InputError: if there is no such config, if it fails, or has an unknown key.
     """
-    config = _executed(find(name), variant)
+    return open_config(name, variant).config
+
+
+def open_config(name: str, variant: str | None = None) -> ConfigFile:
+    """The config of a file, and what the file says of itself; see `load_config`."""
+    module, config = _executed(find(name), variant)
     sections.check(sections.plain(config))
     model = config.get("model")
     if isinstance(model, ConfigDict) and "layers" in model:
@@ -59,7 +81,11 @@ def load_config(name: str, variant: str | None = None) -> ConfigDict:
         layers = _typed_rows(sections.plain(model.layers))
         del model["layers"]
         model.layers = layers
-    return config
+    taken = list(inspect.signature(module.get_config).parameters.values())
+    variants = getattr(module, "VARIANTS", ()) if taken else ()
+    default = taken[0].default if taken else ""
+    about = inspect.cleandoc(module.__doc__ or "")
+    return ConfigFile(name, about, tuple(map(str, variants)), str(default), config)
 
 
 def preset_config(name: str) -> ConfigDict:
@@ -77,7 +103,12 @@ def preset_config(name: str) -> ConfigDict:
     config = ConfigDict()
     for section in sections.SECTIONS:
         parameters = sections.parameters(section).items()
-        made = ConfigDict({key: _typed(parameter) for key, parameter in parameters})
+        made = ConfigDict(
+            {
+                key: ConfigDict() if sections.is_by_layer(section, key) else _typed(p)
+                for key, p in parameters
+            }
+        )
         for key, value in changes.get(section, {}).items():
             if key == "layers":
                 # Other layers altogether, and not further ones.
@@ -91,18 +122,14 @@ def preset_config(name: str) -> ConfigDict:
 def _typed(parameter: inspect.Parameter) -> object:
     """A parameter's default for a ConfigDict, which checks the types of later values.
 
-    None becomes a placeholder of the annotated type, or an empty ConfigDict where that
-    is a mapping.
+    None becomes a placeholder of the annotated type.
     """
     value = sections.plain(parameter.default)
     if isinstance(value, Mapping):
         return _typed_rows(value)
     if value is not None:
         return value
-    kind = typing.get_args(parameter.annotation)[0]
-    if issubclass(typing.get_origin(kind) or kind, Mapping):
-        return ConfigDict()
-    return config_dict.placeholder(kind)
+    return config_dict.placeholder(typing.get_args(parameter.annotation)[0])
 
 
 def _typed_rows(layers: sections.Sections) -> ConfigDict:
@@ -139,7 +166,7 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def _executed(path: Path, variant: str | None) -> ConfigDict:
+def _executed(path: Path, variant: str | None) -> tuple[types.ModuleType, ConfigDict]:
     path = path.resolve()
     # One config may load another.
     name = f"config {path}"
@@ -156,10 +183,10 @@ def _executed(path: Path, variant: str | None) -> ConfigDict:
         raise
     except Exception as error:
         # A config is the user's code: whatever it raises is the user's to fix.
-        raise InputError(f"config {path}: {_one_line(error)}") from error
+        raise InputError(f"config {path}: {one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(f"config {path}: get_config returns no ConfigDict")
-    return config
+    return module, config
 
 
 def _called(module: types.ModuleType, path: Path, variant: str | None) -> object:
@@ -191,7 +218,8 @@ def _importable(*folders: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error of a config or of its flags says, in one line."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     if isinstance(error, ModuleNotFoundError) and error.name in OLD_MODULES:
@@ -204,47 +232,3 @@ def _one_line(error: Exception) -> str:
     if "Traceback" in str(text):
         text = str(text).strip().splitlines()[-1]
     return " ".join(str(text).split()) or first_line(error)
-
-
-def override(config: ConfigDict, overrides: Sequence[str]) -> None:
-    """Set keys of a config, each given as `--config.SECTION.KEY=VALUE`.
-
-    Raises:
-      InputError: if a key is unknown, a value is not of its type, or something is no
-        override.
-    """
-    for text in overrides:
-        if text.startswith("--config."):
-            _check_known(text.partition("=")[0].lstrip("-"), config)
-    values = flags.FlagValues()
-    arguments = ["main", *overrides]
-    try:
-        config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=arguments
-        )
-        stray = values(arguments)[1:]
-    except Exception as error:
-        # The flags raise errors of many types, some of them with a traceback inside.
-        raise InputError(_one_line(error)) from error
-    if stray:
-        raise InputError(f"stray argument {' '.join(stray)}")
-
-
-def _check_known(name: str, config: ConfigDict) -> None:
-    """Raise an InputError if `config.SECTION.KEY` is not in the config."""
-    *path, key = name.split(".")[1:]
-    section: object = config
-    for part in path:
-        section = section.get(part) if isinstance(section, ConfigDict) else None
-    if not isinstance(section, ConfigDict):
-        raise InputError(f"--{name} is unknown; sections are {', '.join(config)}")
-    if not section:
-        raise InputError(
-            f"--{name} can't be given here; set it in a config file, as a dictionary: "
-            f"config.{'.'.join(path)}"
-        )
-    if key in section:
-        return
-    if ".".join((*path, key)) in sections.RENAMED:
-        raise InputError(f"--{sections.unknown_key(path[0], key)}")
-    raise InputError(f"--{name} is unknown; choose from {', '.join(section)}")

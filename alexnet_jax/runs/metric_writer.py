@@ -3,14 +3,18 @@
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import jax
 
-from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics
+from alexnet_jax.runs.hints import InputWait, LossRise
+from alexnet_jax.runs.metrics_file import (
+    CLASSES_WITHOUT_TOP5,
+    METRICS_FILE,
+    cut_metrics,
+)
 from alexnet_jax.runtime import atomic, optional, progress
 from alexnet_jax.runtime.atomic import cannot_write, writing
 from alexnet_jax.runtime.errors import Failure
@@ -22,10 +26,6 @@ from alexnet_jax.training.step import check_loss
 
 # Lines are written when so many bytes have gathered, and at a save.
 BYTES_AT_ONCE = 8192
-# Steps before the wait for data means anything, and over which it is averaged.
-STEPS_OF_THE_START = 10
-STEPS_BEFORE_A_HINT = 100
-INPUT_WAIT_WORTH_A_HINT = 0.1
 
 
 class MetricWriter:
@@ -39,6 +39,8 @@ class MetricWriter:
       start: the step that the run continues from. Lines of later steps are cut off.
       validated: whether that step's validation is done; else its line is cut off too.
       plan: of the run.
+      classes: how many there are.
+      advice: what to do where the devices wait for the data.
       writes: whether anything is written; of several processes one writes.
     """
 
@@ -48,6 +50,8 @@ class MetricWriter:
         plan: Plan,
         *,
         start: int,
+        classes: int,
+        advice: str,
         validated: bool = True,
         writes: bool = True,
     ) -> None:
@@ -60,11 +64,15 @@ class MetricWriter:
         self._plan = plan
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._last = self._said = time.monotonic()
-        self._progress = progress.progress_bar()
+        self._progress = progress.progress_bar("validating", plan.steps, note=50)
         self._task = self._progress.add_task(
-            "training", total=plan.steps, completed=start, note=""
+            "compiling", total=plan.steps, completed=start, note=""
         )
-        self._input_wait = _InputWait()
+        self._classes = classes
+        # The first step's time is mostly that of compiling it.
+        self._timed = False
+        self._input_wait = InputWait(advice)
+        self._loss_rise = LossRise()
         self._board = None
         if writes and optional.is_installed("tensorboardX"):
             board = optional.require("tensorboardX", "TensorBoard")
@@ -90,8 +98,14 @@ class MetricWriter:
           Diverged: if the loss of the step before is not finite.
         """
         previous, self._pending = self._pending, (step, metrics, waited)
+        # The first step is compiled before it is started.
+        self._progress.update(self._task, description="training")
         if previous is not None:
             self._write_train(*previous)
+
+    def validates(self) -> None:
+        """Show that a validation is under way."""
+        self._progress.update(self._task, description="validating")
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Write a validation's loss and errors; the line is on disk on return.
@@ -102,11 +116,13 @@ class MetricWriter:
         """
         check_loss(metrics["loss"], f"step {step}: the validation loss")
         self._write(step, "validation", metrics)
+        top5 = f", top-5 error {metrics['top5_error']:.2%}"
         progress.say(
-            f"step {step}: validation loss {metrics['loss']:.4f}, "
-            f"top-1 error {metrics['top1_error']:.2%}, "
-            f"top-5 error {metrics['top5_error']:.2%}"
+            f"step {step}: validation loss {metrics['loss']:z.4f}, "
+            f"top-1 error {metrics['top1_error']:.2%}"
+            f"{top5 if self._classes > CLASSES_WITHOUT_TOP5 else ''}"
         )
+        self._progress.update(self._task, description="training")
         self.flush()
         self._last = time.monotonic()
 
@@ -141,18 +157,22 @@ class MetricWriter:
         }
         self._write(step, "train", written)
         self._input_wait.add(waited, seconds)
+        self._loss_rise.add(step, written["loss"], rate)
         self._show(step, written, seconds)
 
     def _show(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Move the progress bar; in a pipe, say where the run is now and then."""
         note = (
             f"epoch {step / self._plan.steps_per_epoch:.2f}  "
-            f"loss {metrics['loss']:.3f}  error {metrics['top1_error']:.1%}  "
-            f"{metrics['images_per_second']:.0f} images/s"
+            f"loss {metrics['loss']:z.3f}  error {metrics['top1_error']:.1%}"
         )
+        timed, self._timed = self._timed, True
+        if timed:
+            rate = progress.per_second(metrics["images_per_second"], "images")
+            note += f"  {rate}"
         self._progress.update(self._task, completed=step, note=note)
         quiet = self._last - self._said > progress.SECONDS_BETWEEN_LINES
-        if quiet and not progress.console.is_terminal:
+        if quiet and timed and not progress.shows_bars():
             self._said = self._last
             left = (self._plan.steps - step) * seconds
             progress.say(f"step {step}/{self._plan.steps}  {note}  {left:.0f} s left")
@@ -226,29 +246,3 @@ class _Lines:
             if sync:
                 atomic.sync_open(file.fileno())
         self._unwritten = 0
-
-
-class _InputWait:
-    """Says once if the devices wait for the data."""
-
-    def __init__(self) -> None:
-        self._waits: deque[tuple[float, float]] = deque(maxlen=STEPS_BEFORE_A_HINT)
-        self._steps = 0
-        self._hinted = False
-
-    def add(self, waited: float, seconds: float) -> None:
-        """Count a step that took so long, so much of it waiting."""
-        self._steps += 1
-        if self._steps > STEPS_OF_THE_START:
-            self._waits.append((waited, seconds))
-        if self._hinted or len(self._waits) < STEPS_BEFORE_A_HINT:
-            return
-        total = sum(seconds for _, seconds in self._waits)
-        fraction = sum(waited for waited, _ in self._waits) / total
-        if fraction > INPUT_WAIT_WORTH_A_HINT:
-            self._hinted = True
-            progress.say(
-                f"hint: {fraction:.0%} of the time is spent waiting for the data; "
-                "prepare them with `python -m alexnet_jax.prepare`, with "
-                "--encoding=raw if they are, or use a machine with more cores"
-            )

@@ -15,6 +15,8 @@ METRICS_FILE = "metrics.jsonl"
 # Fields of a line that read a clock, and so differ between two runs of one seed.
 CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
 SPLITS = ("train", "validation")
+# Of as many classes or fewer, the five best are all: no top-5 error is shown.
+CLASSES_WITHOUT_TOP5 = 5
 # More could not be distinguished in a chart.
 POINTS = 400
 

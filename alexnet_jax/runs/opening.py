@@ -8,20 +8,22 @@ from pathlib import Path
 import jax
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.data.image_tree import say_left_out
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.statistics import Statistics, mean_crop
 from alexnet_jax.distributed import consensus, multihost, placement
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.runs import run_data
+from alexnet_jax.runs import hints, run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
-from alexnet_jax.training.step import TrainState
+from alexnet_jax.training.step import TrainState, check_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +51,32 @@ class Run:
     signal: Callable[[], int]
     check: Callable[[], None]
 
+    def save(self, step: int, state: TrainState) -> None:
+        """Start to save a step's state, unless it is saved, and its metrics before it.
+
+        Raises:
+          Failure: if it has numbers that are not finite, or can't be written.
+        """
+        if step > self.start:
+            self.metrics.flush()
+            check_state(step, state)
+            self.checkpoints.save(step, state)
+
+    @contextlib.contextmanager
+    def saved_if_unreadable(self, step: int, state: TrainState) -> Iterator[None]:
+        """Save a step's state where the data of the next step can't be read.
+
+        Only a process that is alone can: of several, the others don't know yet that all
+        must stop, and a checkpoint is saved by all of them together.
+        """
+        try:
+            yield
+        except (Failure, InputError):
+            if jax.process_count() == 1:
+                self.save(step, state)
+                self.checkpoints.wait()
+            raise
+
 
 @contextlib.contextmanager
 def open_run(
@@ -73,7 +101,10 @@ def open_run(
         consensus.check_same(agreed)
         lock = locked(workdir, f"{workdir} is in use")
         consensus.in_main(lambda: stack.enter_context(lock))
-        workdirs.check_run(workdir, setup.config, fingerprint)
+        workdirs.check_run(workdir, setup.config)
+        run_data.check_data(workdir, setup.pipeline)
+        for line in (hints.opening_line(setup, workdir), *hints.warnings(setup.plan)):
+            progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
         interrupts = stack.enter_context(Interrupts())
         checkpoints = stack.enter_context(
@@ -82,7 +113,7 @@ def open_run(
         stop = consensus.Agreement(setup.mesh)
         # One of several processes can't leave alone: they stop together, after a step.
         check = interrupts.check if jax.process_count() == 1 else lambda: None
-        statistics = _note_start(workdir, setup, check)
+        statistics = _note_start(workdir, setup)
         mean = mean_crop(statistics, setup.pipeline.crop)
         if checkpoints.steps:
             start, state = checkpoints.restore_latest(setup.steps.abstract)
@@ -97,6 +128,8 @@ def open_run(
             workdir,
             setup.plan,
             start=start,
+            classes=len(setup.pipeline.dataset.class_names),
+            advice=hints.faster_reading(setup.pipeline),
             validated=error is not None,
             writes=multihost.is_main(),
         )
@@ -112,11 +145,13 @@ def open_run(
         )
 
 
-def _note_start(workdir: Path, setup: Setup, check: Callable[[], None]) -> Statistics:
+def _note_start(workdir: Path, setup: Setup) -> Statistics:
     """Write what runs here, and measure the data if no start has yet."""
     if multihost.is_main():
+        where = str(setup.config["data"].get("path"))
+        say_left_out(where, setup.pipeline.dataset.left_out)
         workdirs.start_run(workdir, setup.config)
-        run_data.measure(workdir, setup.pipeline, check)
+        run_data.note_data(workdir, setup.pipeline)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics
 

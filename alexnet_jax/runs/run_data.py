@@ -6,14 +6,15 @@ come from these files as well: the main process measures, the others read.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_jax.data.dataset import LARGEST_SIZE
-from alexnet_jax.data.loading.pipeline import Pipeline, measure_statistics
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.statistics import Statistics, load_statistics
+from alexnet_jax.runs import readable
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, first_line
@@ -21,13 +22,14 @@ from alexnet_jax.runtime.errors import InputError, first_line
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-    """What a work directory knows of its data without opening them."""
+    """What a work directory knows of its data without opening them; see `Dataset`."""
 
     class_names: tuple[str, ...]
     size: int
     crop: int
     fingerprint: str
     statistics: Statistics
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_data(workdir: Path) -> Data:
@@ -57,6 +59,46 @@ def read_data(workdir: Path) -> Data:
     return Data(tuple(names), size, crop, fingerprint, statistics)
 
 
+def check_data(workdir: Path, pipeline: Pipeline) -> None:
+    """Check that a run that has saved in the directory can continue with these data.
+
+    Changed validation images change what is measured and no step, unless the learning
+    rate follows them: they are a warning. So are training images of other lengths where
+    the run replaces what can't be read, for these may be the ones.
+
+    Raises:
+      InputError: if other data would decide the next steps.
+    """
+    path, dataset = workdir / workdirs.DATA_FILE, pipeline.dataset
+    if not workdirs.has_checkpoints(workdir) or not path.exists():
+        return
+    known = workdirs.read_json(path)
+    if known.get("fingerprint") == dataset.fingerprint:
+        return
+    parts = known.get("parts")
+    # Without parts, on either side, all that is known is that something differs.
+    changed = ["the data"]
+    if isinstance(parts, dict) and parts and dataset.parts:
+        changed = [p for p, print in dataset.parts.items() if parts.get(p) != print]
+    forgiven = {"validation images"}
+    if pipeline.on_error == "skip":
+        forgiven.add("training files")
+    if not set(changed) <= forgiven:
+        advice = ""
+        if changed == ["training files"]:
+            advice = (
+                "; if some can't be read, --config.data.on_error=skip replaces them"
+            )
+        raise InputError(
+            f"{' and '.join(changed)} differ from those that the run in {workdir} was "
+            f"started with; give the same data, or another --workdir{advice}"
+        )
+    progress.say(
+        f"warning: {' and '.join(changed)} differ from those that the run was started "
+        "with: errors before and after this start are not of the same images"
+    )
+
+
 def write_data(workdir: Path, data: Data) -> None:
     """Write what `read_data` reads."""
     data.statistics.save_mean(workdir)
@@ -65,32 +107,20 @@ def write_data(workdir: Path, data: Data) -> None:
         "size": data.size,
         "crop": data.crop,
         "fingerprint": data.fingerprint,
+        "parts": dict(data.parts),
         **data.statistics.to_json(),
     }
     workdirs.write_json(workdir / workdirs.DATA_FILE, description)
 
 
-def measure(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -> None:
-    """Write the data's names and statistics, unless an earlier start did.
-
-    Args:
-      workdir: of the run.
-      pipeline: its data.
-      check: called again and again while the images are read; it may raise.
-    """
+def note_data(workdir: Path, pipeline: Pipeline) -> None:
+    """Write the data's names and statistics, unless an earlier start did."""
     if (workdir / workdirs.DATA_FILE).exists():
         return
     dataset = pipeline.dataset
     statistics = dataset.statistics
     if statistics is None:
-        total = len(dataset.splits["train"])
-        with progress.counted("mean image and colours", total) as count:
-
-            def advance(done: int) -> None:
-                count(done)
-                check()
-
-            statistics = measure_statistics(pipeline, advance)
+        statistics = readable.measure(workdir, pipeline)
     if not pipeline.subtract_mean:
         zeros = np.zeros_like(statistics.mean)
         statistics = dataclasses.replace(statistics, mean=zeros)
@@ -100,5 +130,6 @@ def measure(workdir: Path, pipeline: Pipeline, check: Callable[[], None]) -> Non
         crop=pipeline.crop,
         fingerprint=dataset.fingerprint,
         statistics=statistics,
+        parts=dataset.parts,
     )
     write_data(workdir, data)

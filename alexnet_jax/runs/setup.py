@@ -1,7 +1,7 @@
 """A run, set up: everything that the training loop takes, built once from a config."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import flax.linen as nn
@@ -14,7 +14,9 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs.config import Config, Sections, check, plain, section
+from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.validation import make_validation
+from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
@@ -55,6 +57,7 @@ def build_setup(
     config: Config,
     dataset: Dataset | None = None,
     enough: Callable[[Path], bool] = lambda workdir: False,
+    workdir: Path | None = None,
 ) -> Setup:
     """The set-up of a run. Opens the devices and the data.
 
@@ -63,6 +66,8 @@ def build_setup(
       dataset: a data set that is open already, such as one in memory; else the one that
         the section `data` names.
       enough: see `Setup`.
+      workdir: of the run, where it is decided which images are left out; without it all
+        must be readable.
 
     Raises:
       InputError: if something in the config or the data is wrong.
@@ -77,6 +82,8 @@ def build_setup(
         pipeline = pipelines.open_pipeline(**reading)
     else:
         pipeline = pipelines.Pipeline(dataset, **pipelines.reading(reading))
+    if workdir is not None:
+        pipeline = open_readable(workdir, pipeline)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **section(settings, "train"))
@@ -84,10 +91,13 @@ def build_setup(
     classes = len(dataset.class_names)
     model = AlexNet(num_classes=classes, **network)
     model.check_size(pipeline.crop, pipeline.crop)
+    changing = section(settings, "schedule")
+    changing["layer_rates"] = {
+        **(changing.get("layer_rates") or {}),
+        **_frozen(plan.freeze, model),
+    }
     schedule = make_schedule(
-        steps_per_epoch=plan.steps_per_epoch,
-        batch_size=plan.batch_size,
-        **section(settings, "schedule"),
+        steps_per_epoch=plan.steps_per_epoch, batch_size=plan.batch_size, **changing
     )
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
     validate = make_validation(
@@ -106,3 +116,21 @@ def build_setup(
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
     )
+
+
+def _frozen(names: Sequence[str], model: AlexNet) -> dict[str, float]:
+    """A rate of zero for each layer that has one of these names or is of that kind.
+
+    Raises:
+      InputError: if there is none.
+    """
+    rates = {}
+    for name in names:
+        layers = [n for n in model.layers if name in (n, n.rstrip("0123456789"))]
+        if not layers:
+            raise InputError(
+                f"train.freeze={name} is no layer; choose from "
+                f"{', '.join(model.layers)}, or conv or fc for all of a kind"
+            )
+        rates |= dict.fromkeys(layers, 0.0)
+    return rates

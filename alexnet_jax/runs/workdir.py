@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from alexnet_jax.data.image_tree import printable
 from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.runs.config import Sections, completed
@@ -35,6 +36,7 @@ OWN = ("data.path", "data.threads", "data.workers", "data.buffer", "data.timeout
 # among them, because the plateau rule's rate depends on it.
 FREE = (
     *OWN,
+    "data.on_error",
     "train.steps",
     "train.epochs",
     "train.save_steps",
@@ -56,6 +58,14 @@ def create(workdir: Path) -> None:
             f"--workdir={workdir} holds a data set ({MANIFEST_FILE}) and no run; "
             "choose another directory"
         )
+    if not (path := os.fsencode(workdir.absolute())).isascii():
+        try:
+            path.decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(
+                f"--workdir={printable(workdir.absolute())} has a name that is not "
+                "UTF-8, and no checkpoint can be saved under it; choose another"
+            ) from None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
@@ -133,17 +143,12 @@ def has_checkpoints(workdir: Path) -> bool:
     return folder.is_dir() and any(p.name.isdecimal() for p in folder.iterdir())
 
 
-def check_run(workdir: Path, config: Sections, fingerprint: str) -> None:
-    """Check that a run with this config and these data can continue in the directory.
-
-    Args:
-      workdir: of the run.
-      config: of the run.
-      fingerprint: of its data.
+def check_run(workdir: Path, config: Sections) -> None:
+    """Check that a run with this config can continue in the directory.
 
     Raises:
-      InputError: if a run has saved there whose config differs in what a step computes,
-        or whose data differ; the message shows the differences.
+      InputError: if a run has saved there whose config differs in what a step computes;
+        the message shows the differences.
     """
     if not has_checkpoints(workdir):
         return
@@ -161,16 +166,6 @@ def check_run(workdir: Path, config: Sections, fingerprint: str) -> None:
                 f"{workdir} holds a run of another config ({'; '.join(changes)}); "
                 "give the run's own config, or another --workdir"
             )
-    path = workdir / DATA_FILE
-    if (
-        path.exists()
-        and (known := str(read_json(path).get("fingerprint"))) != fingerprint
-    ):
-        raise InputError(
-            f"the data differ from those that the run in {workdir} was started with "
-            f"(fingerprint {known[:12]} -> {fingerprint[:12]}); "
-            "give the same data, or another --workdir"
-        )
 
 
 def start_run(workdir: Path, config: Sections) -> None:

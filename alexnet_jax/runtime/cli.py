@@ -1,6 +1,7 @@
 """How commands read their arguments and how they end."""
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -10,8 +11,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from alexnet_jax.runtime import paths, signals
-from alexnet_jax.runtime.errors import Failure, InputError, Interrupted
+from alexnet_jax.runtime import library_warnings, paths, signals
+from alexnet_jax.runtime.errors import Failure, InputError, Interrupted, first_line
+
+
+DEVICE_MEMORY = "RESOURCE_EXHAUSTED"
+NO_DEVICE_MEMORY = (
+    "the device's memory is full; take a smaller batch, or see whether another process "
+    "holds the memory: a notebook that has used JAX holds most of a GPU's, so train "
+    "inside it with alexnet_jax.train.run, or shut it down"
+)
 
 
 def _path(text: str) -> Path:
@@ -88,6 +97,9 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     number: stopped by it, as 130 by Ctrl-C and 143 by SIGTERM.
     """
     status = 0
+    # A terminal that is not UTF-8 shows escapes for what it lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Errors of libraries are reported below, in one line; their own logs add nothing.
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -97,7 +109,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         if number != signal.SIGINT:
             signal.signal(number, _stopped)
     try:
-        main()
+        with library_warnings.said_once():
+            main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -113,6 +126,12 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:
         # The reader of the output has ended (as `| head`); nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except RuntimeError as error:
+        # JAX's error, by its text: nothing here imports JAX.
+        if DEVICE_MEMORY not in str(error):
+            raise
+        print(f"error: {NO_DEVICE_MEMORY} ({first_line(error)[:160]})", file=sys.stderr)
+        status = 1
     except OSError as error:
         # A full disk or a missing file: the system's message names it.
         print(f"error: {error}", file=sys.stderr)

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class UnreadableImage(InputError):
+    """An image, or several, that can't be read or decoded."""
+
+
 class Failure(RuntimeError):
     """A disk, a device or another process failed; commands exit with status 1.
 

@@ -9,6 +9,7 @@ tunable `hugetlb` is 1. glibc reads its tunables only when a process starts.
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -23,9 +24,12 @@ def use() -> None:
     variable is set already: the user's value stays. Only a program may call this, never
     a library, and before its other imports, which would run twice.
     """
-    if on_request() and TUNABLES not in os.environ:
+    if on_request() and TUNABLES not in os.environ and sys.executable:
         environment = {**os.environ, TUNABLES: REQUEST}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        arguments = [sys.executable, *sys.orig_argv[1:]]
+        # Some systems forbid it; the program then goes on as it is.
+        with suppress(OSError):
+            os.execve(sys.executable, arguments, environment)
 
 
 def on_request() -> bool:

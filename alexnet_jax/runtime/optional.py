@@ -1,10 +1,26 @@
 """Packages that not every user needs: imported when used, named when missing."""
 
 import importlib
+import importlib.metadata
 import importlib.util
+import re
+from pathlib import Path
 from typing import Any
 
 from alexnet_jax.runtime.errors import InputError
+
+
+# The extra that each of them belongs to.
+EXTRAS = {
+    "jinja2": "figures",
+    "matplotlib": "figures",
+    "onnx": "weights",
+    "pillow_heif": "heif",
+    "safetensors": "weights",
+    "tensorboardX": "tensorboard",
+    "tensorflow_datasets": "tfds",
+    "zarr": "features",
+}
 
 
 def is_installed(name: str) -> bool:
@@ -12,17 +28,41 @@ def is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def require(name: str, purpose: object, install: str = "") -> Any:
+def require(name: str, purpose: object) -> Any:
     """Import a module of an optional package.
 
     Raises:
-      InputError: if it is not installed: `purpose` needs it, and pip installs
-        `install`, if not just the package.
+      InputError: if it is not installed: `purpose` needs it.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
         raise InputError(
-            f"{purpose} needs the package {package}; `pip install {install or package}`"
+            f"{purpose} needs the package {package}; `{install(package)}`"
         ) from error
+
+
+def install(package: str) -> str:
+    """The command that installs an optional package, with its whole extra."""
+    extra = EXTRAS.get(package)
+    return f"pip install {package}" if extra is None else install_extra(extra)
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra of this package: from the checkout, if it is
+    one; else the extra's packages by name, since what pip finds under this package's
+    name may be another."""
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "pyproject.toml").is_file():
+        folder = "." if checkout == Path.cwd() else checkout
+        return f'pip install -e "{folder}[{extra}]"'
+    return f"pip install {' '.join(_packages_of(extra))}"
+
+
+def _packages_of(extra: str) -> list[str]:
+    """The packages of an extra, as this package's metadata name them."""
+    wanted = importlib.metadata.requires("alexnet_jax") or []
+    mark = re.compile(rf"""extra\s*==\s*["']{extra}["']""")
+    names = [re.split(r"[\s;<>=!~(]", line)[0] for line in wanted if mark.search(line)]
+    return [f'"{name}"' if "[" in name else name for name in names]

@@ -5,15 +5,19 @@ reports no progress within a task, and leaves its workers when the main process 
 killed.
 """
 
+import ast
 import multiprocessing
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import spawn
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from alexnet_jax.runtime import signals
+from alexnet_jax.runtime import library_warnings, signals
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -62,13 +66,15 @@ def spread(
       The results, in the order in which the tasks end.
 
     Raises:
-      InputError: if a worker was killed. What the function raises is raised here.
+      InputError: if a worker was killed, or can't start (see `check_main`). What the
+        function raises is raised here.
     """
     processes = min(processes, len(tasks))
     if processes <= 1:
         for task in tasks:
             yield function(task, advance)
         return
+    check_main("workers=1")
     # Not fork: it copies locks that threads of JAX or Rich may be holding.
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
@@ -95,6 +101,70 @@ def spread(
         pool.shutdown(cancel_futures=True)
 
 
+def check_main(key: str) -> None:
+    """Check that worker processes can start from the program that runs.
+
+    A worker first runs the program's file again, as far as its main guard, which a file
+    may lack and standard input is not.
+
+    Args:
+      key: the setting without workers, as `data.workers=0`.
+
+    Raises:
+      InputError: if the file would come to this call again, or there is no file.
+    """
+    again = spawn.get_preparation_data("worker")
+    if not {"init_main_from_path", "init_main_from_name"} & set(again):
+        # A notebook, or `python -c`: a worker runs nothing again.
+        return
+    program = vars(sys.modules["__main__"])
+    path = Path(program.get("__file__") or "")
+    if not path.is_file():
+        raise InputError(
+            "worker processes can't start from a program on standard input, since each "
+            f"of them runs its file; save it in a file, or set {key}"
+        )
+    line = _line_of(program)
+    if line is not None and not _is_guarded(path, line):
+        raise InputError(
+            f"{path}, line {line}: each worker process runs this file again and comes "
+            f'to this line; put it under `if __name__ == "__main__":`, or set {key}'
+        )
+
+
+def _line_of(program: Mapping[str, object]) -> int | None:
+    """The line outside all functions at which a program's file is; `program` holds its
+    names. None in a thread that it started."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is program and frame.f_code.co_name == "<module>":
+            return frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def _is_guarded(path: Path, line: int) -> bool:
+    """Whether a line stands under a condition on `__name__`, or on the process."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, ValueError, SyntaxError):
+        # Not Python's source.
+        return True
+    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If)]
+    return any(
+        guard.lineno <= line <= (guard.end_lineno or line)
+        and {"__name__", "parent_process"} & _names(guard.test)
+        for guard in guards
+    )
+
+
+def _names(expression: ast.expr) -> set[str]:
+    names = {n.id for n in ast.walk(expression) if isinstance(n, ast.Name)}
+    return names | {
+        n.attr for n in ast.walk(expression) if isinstance(n, ast.Attribute)
+    }
+
+
 def _start(done: "Synchronized[int]", stop: "Event") -> None:
     global _done, _stop
     _done, _stop = done, stop
@@ -104,6 +174,7 @@ def _start(done: "Synchronized[int]", stop: "Event") -> None:
 def follow_parent() -> None:
     """To be called first in a worker: it ends when the main process ends."""
     signals.ignore()
+    library_warnings.silence()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,6 +1,7 @@
 """A command's output: progress on standard error, its result on standard output."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +19,34 @@ from rich.table import Column
 
 
 SECONDS_BETWEEN_LINES = 10.0
-BAR_WIDTH, COUNT_WIDTH, TIME_WIDTH = 16, 9, 7
+TIME_WIDTH = 7
+# Clears the line and shows the cursor, which a progress bar hides.
+CLEAN = b"\r\x1b[2K\x1b[?25h"
 
 console = Console(stderr=True)
+
+
+def shows_bars() -> bool:
+    """Whether standard error is a terminal that a progress bar can be drawn on."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def counting(number: int, one: str, several: str | None = None) -> str:
+    """`1 image`, `1,437 images`; a plural that doesn't end in s is given."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def per_second(rate: float, what: str = "") -> str:
+    """`240/s`, `0.4 images/s`; empty where nothing is done yet."""
+    shown = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+    return f"{shown}{what and f' {what}'}/s" if rate > 0 else ""
+
+
+def leave_line() -> None:
+    """Clear a progress bar that is cut off, before the process ends at once."""
+    if shows_bars():
+        # Not by the console: the thread that draws may hold its lock.
+        os.write(sys.stderr.fileno(), CLEAN)
 
 
 def say(message: str) -> None:
@@ -28,20 +54,38 @@ def say(message: str) -> None:
     console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def progress_bar() -> Progress:
-    """A bar with a count, a note and the time left; nothing is shown in a pipe."""
+def progress_bar(longest: str, total: int, note: int) -> Progress:
+    """A bar with a count, the time left and a note; nothing is shown in a pipe.
+
+    Args:
+      longest: the longest description that it will have.
+      total: the count that it runs to.
+      note: about the length of a note.
+    """
+    # In a narrow window the note is cut off first, then the bar is shorter. Rich alone
+    # would take the same from every column.
+    count = 2 * len(str(total)) + 1
+    beside = count + TIME_WIDTH + 4
+    bar = 16 if console.width >= len(longest) + 16 + beside + note else 4
+    described = min(len(longest), console.width - bar - beside)
+    room = max(1, console.width - described - bar - beside)
+
+    def column(width: int) -> Column:
+        return Column(
+            no_wrap=True, overflow="ellipsis", min_width=width, max_width=width
+        )
+
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=BAR_WIDTH),
-        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=COUNT_WIDTH)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=TIME_WIDTH)),
-        # Last, so that a narrow window cuts off the note and not the count.
+        TextColumn("{task.description}", table_column=column(described)),
+        BarColumn(bar_width=bar, table_column=column(bar)),
+        MofNCompleteColumn(table_column=column(count)),
+        TimeRemainingColumn(table_column=column(TIME_WIDTH)),
         TextColumn(
             "{task.fields[note]}",
-            table_column=Column(no_wrap=True, overflow="ellipsis"),
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=room),
         ),
         console=console,
-        disable=not console.is_terminal,
+        disable=not shows_bars(),
     )
 
 
@@ -59,7 +103,7 @@ def counted(
     """
     begin = last_line = time.monotonic()
     done = 0
-    with progress_bar() as bar:
+    with progress_bar(description, total, note=8) as bar:
         task = bar.add_task(description, total=total, completed=completed, note="")
 
         def advance(count: int) -> None:
@@ -68,13 +112,13 @@ def counted(
             now = time.monotonic()
             # Of this run alone: what an earlier one did took none of its time.
             rate = done / max(now - begin, 1e-9)
-            bar.update(task, advance=count, note=f"{rate:.0f}/s")
-            if not console.is_terminal and now - last_line > SECONDS_BETWEEN_LINES:
+            bar.update(task, advance=count, note=per_second(rate))
+            if not shows_bars() and now - last_line > SECONDS_BETWEEN_LINES:
                 last_line = now
                 left = (total - completed - done) / max(rate, 1e-9)
                 say(
-                    f"{description} {completed + done}/{total}  {rate:.0f}/s  "
-                    f"{left:.0f} s left"
+                    f"{description} {completed + done}/{total}  {per_second(rate)}"
+                    f"  {left:.0f} s left"
                 )
 
         yield advance

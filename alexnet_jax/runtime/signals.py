@@ -9,9 +9,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType
 
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Interrupted
 
 
@@ -27,8 +27,6 @@ SIGNALS = (
 )
 # `timeout` and a closing terminal send a signal twice, one right after the other.
 SECONDS_OF_A_REPEAT = 1.0
-
-Handler = Callable[[int, FrameType | None], object]
 
 
 def stopping() -> list[signal.Signals]:
@@ -85,5 +83,6 @@ class Interrupts:
         if self._asked is None:
             self._asked = number, now
         elif number != self._asked[0] or now - self._asked[1] > SECONDS_OF_A_REPEAT:
+            progress.leave_line()
             # Without waiting for threads: they may be what hangs.
             os._exit(128 + number)

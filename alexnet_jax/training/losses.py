@@ -60,4 +60,5 @@ def means(sums: Mapping[str, float]) -> dict[str, float]:
     """Mean loss and errors (fractions) over all examples, from sums over batches."""
     examples = float(sums["examples"])
     names = ("loss", "top1_error", "top5_error")
-    return {name: float(sums[name]) / examples for name in names}
+    # A network that is quite sure has a loss of -0.0, the logarithm of 1 negated.
+    return {name: float(sums[name]) / examples + 0.0 for name in names}

@@ -55,8 +55,8 @@ def momentum_sgd(
     Args:
       schedule: gives the rate of every layer and group at every step.
       momentum: the fraction of the velocity that is kept.
-      weight_decay: of kernels.
-      bias_weight_decay: of biases; none in the 2012 code.
+      weight_decay: weight decay of kernels.
+      bias_weight_decay: weight decay of biases; none in the 2012 code.
       bias_rate: factor of the biases' rate; 2 in the 2012 code.
       layer_decays: factors of single layers' decay.
       trust_coefficient: turns on layer-wise rates for very large batches (LARS, You et
@@ -77,6 +77,8 @@ def momentum_sgd(
     ):
         check_number(f"optimizer.{name}", value)
     factors = dict(layer_decays or {})
+    for layer, factor in factors.items():
+        check_number(f"optimizer.layer_decays.{layer}", factor)
 
     def decay(layer: str, bias: bool) -> float:
         value = bias_weight_decay if bias else weight_decay

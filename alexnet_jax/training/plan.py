@@ -1,6 +1,7 @@
 """A run's batch size, seed and length, and when it validates and saves."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.runtime.errors import InputError, check_number
@@ -18,6 +19,7 @@ class Plan:
     validate_steps: int | None
     save_steps: int | None
     init_from: Path | None
+    freeze: tuple[str, ...] = ()
 
     @property
     def steps_per_epoch(self) -> float:
@@ -52,6 +54,7 @@ def make_plan(
     validate_steps: int | None = None,
     save_steps: int | None = None,
     init_from: str | None = None,
+    freeze: Sequence[str] = (),
 ) -> Plan:
     """How a run trains.
 
@@ -60,11 +63,13 @@ def make_plan(
       batch_size: examples in a step, over all devices.
       steps: the run's length.
       epochs: its length in passes over the training set, where `steps` is None.
-      seed: of everything random.
+      seed: seed of everything random.
       validate_steps: steps between validations; None for one after every epoch.
       save_steps: steps between checkpoints beside those of validations.
       init_from: a work directory whose parameters the run starts with; its last layer
         is re-initialised where the classes differ.
+      freeze: layers that keep their parameters: `conv1,conv2`, or all of a kind: `conv`
+        or `fc`. A rate of zero in `schedule.layer_rates` does so from an epoch on.
 
     Raises:
       InputError: if no length is given, or a number is not positive.
@@ -93,4 +98,5 @@ def make_plan(
         validate_steps=validate_steps,
         save_steps=save_steps,
         init_from=None if init_from is None else local(init_from, "train.init_from"),
+        freeze=(freeze,) if isinstance(freeze, str) else tuple(freeze),
     )

@@ -132,8 +132,8 @@ def make_schedule(
       batch_size: of the run, over all devices and processes.
       kind: `plateau` drops the rate when the validation error stops improving, as the
         paper does; `steps` drops it at fixed epochs, as the 2012 runs did by hand.
-      learning_rate: at the start.
-      factor: of every drop.
+      learning_rate: the rate at the start.
+      factor: by which every drop multiplies the rate.
       drops: how often it may drop, for `plateau`.
       patience: validations in a row without a better error that make a plateau.
       epochs: when it drops, for `steps`.

@@ -83,7 +83,7 @@ def make_steps(
     learn = jax.jit(partial(after_validation, schedule), donate_argnums=0)
 
     def after(state: TrainState, error: float) -> TrainState:
-        # One number from the host, also where JAX is set to refuse what is not asked for.
+        # One number from the host, also where JAX_TRANSFER_GUARD is set.
         with jax.transfer_guard("allow"):
             return state._replace(opt_state=learn(state.opt_state, np.float32(error)))
 

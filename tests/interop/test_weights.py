@@ -199,10 +199,10 @@ FC7_ALONE = small("code2012", **{**NO_EXCHANGE, "fc7": {"exchange": True}})
 @pytest.mark.parametrize("model", [small("code2012"), FC7_ALONE, OWT, CAFFE])
 def test_layouts_there_and_back(model):
     crop = 64 if model is OWT else 67
-    shape = (1, crop, crop, 3)
-    params = jax.device_get(
-        model.init(jax.random.key(0), np.zeros(shape, np.float32))["params"]
-    )
+    images = jax.ShapeDtypeStruct((1, crop, crop, 3), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.random(x.shape, np.float32), shapes)
     layers = weight_layout.from_params(model, params, crop)
     if model is FC7_ALONE:
         # Of towers that do not see each other, what lies between them is zero.

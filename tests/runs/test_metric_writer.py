@@ -3,7 +3,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from alexnet_jax.runs import metric_writer
+from alexnet_jax.runs import hints
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics
 from alexnet_jax.runtime.errors import Diverged, Failure, InputError
@@ -19,6 +19,7 @@ def metrics(loss):
 
 def writer(tmp_path, start=0, **options):
     plan = make_plan(examples=12, batch_size=4, steps=9)
+    options = {"classes": 10, "advice": "buy more cores", **options}
     return MetricWriter(tmp_path, plan, start=start, **options)
 
 
@@ -118,16 +119,63 @@ def test_nothing_to_cut(tmp_path):
     assert not (tmp_path / METRICS_FILE).exists()
 
 
-@pytest.mark.parametrize(("waited", "hints"), [(1e9, 1), (0.0, 0)])
+@pytest.mark.parametrize(("waited", "said"), [(1e9, 1), (0.0, 0)])
 def test_one_hint_where_the_data_are_the_limit(
-    tmp_path, capsys, monkeypatch, waited, hints
+    tmp_path, capsys, monkeypatch, waited, said
 ):
-    monkeypatch.setattr(metric_writer, "STEPS_BEFORE_A_HINT", 3)
+    monkeypatch.setattr(hints, "STEPS_BEFORE_A_HINT", 3)
     with writer(tmp_path) as written:
         for step in range(1, 19):
             # The first steps wait for the threads to start, which is no reason.
             written.train(step, metrics(1.0), 1e9 if step <= 10 else waited)
         written.flush()
-    assert capsys.readouterr().err.count("hint: ") == hints
+    # In one line, however long.
+    shown = capsys.readouterr().err
+    assert shown.count("spent waiting for the data; buy more cores") == said
     fractions = {line["input_wait_fraction"] for line in lines(tmp_path)[10:]}
-    assert fractions == {1.0 if hints else 0.0}
+    assert fractions == {1.0 if said else 0.0}
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(5, 0), (6, 1)])
+def test_five_classes_have_no_top5_error_but_in_the_file(
+    tmp_path, capsys, classes, shown
+):
+    errors = {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.25}
+    with writer(tmp_path, classes=classes) as written:
+        written.validation(2, errors)
+    assert capsys.readouterr().err.count("top-5") == shown
+    assert lines(tmp_path)[0]["top5_error"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("begin", "factor", "said"),
+    [(1, 1.01, 1), (1, 1.0, 0), (1, 0.99, 0), (51, 1.01, 0)],
+)
+def test_a_loss_that_rises_over_the_first_hundred_steps_is_one_warning(
+    tmp_path, capsys, begin, factor, said
+):
+    with writer(tmp_path, start=begin - 1) as written:
+        for step in range(begin, 220):
+            written.train(step, metrics(2.0 * factor**step), 0.0)
+        written.flush()
+    shown = capsys.readouterr().err
+    assert shown.count("warning: the loss rose from") == said
+    assert shown.count("set a lower --config.schedule.learning_rate") == said
+
+
+@pytest.mark.parametrize(
+    ("examples", "settings", "said"),
+    [
+        (7, {"batch_size": 8}, ["batch_size=7 or less", "validate_steps=100"]),
+        (8, {"batch_size": 8}, ["validate_steps=100"]),
+        (8, {"batch_size": 8, "validate_steps": 1}, []),
+        (9, {"batch_size": 8}, []),
+    ],
+)
+def test_a_plan_that_nobody_wants_is_warned_of(examples, settings, said):
+    plan = make_plan(examples=examples, steps=5, **settings)
+    shown = hints.warnings(plan)
+    assert len(shown) == len(said)
+    for line, setting in zip(shown, said, strict=True):
+        assert line.startswith("warning: ")
+        assert setting in line

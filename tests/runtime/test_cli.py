@@ -33,6 +33,12 @@ finally:
         ("raise errors.InputError('no such thing')", 2, "error: no such thing\n", True),
         ("raise errors.Failure('it broke')", 1, "error: it broke\n", True),
         ("raise Lost('it hangs')", 1, "error: it hangs\n", False),
+        (
+            "raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')",
+            1,
+            "error: the device's memory is full; take a smaller batch",
+            True,
+        ),
         ("raise OSError(28, 'No space left')", 1, "error: [Errno 28] No space", True),
         ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", 143, "", True),
         ("os.kill(os.getpid(), signal.SIGINT); signal.pause()", 130, "", True),
@@ -49,3 +55,43 @@ def test_status_and_one_line(body, status, line, in_order):
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == bool(line)
     assert bool(done.stdout) == in_order
+
+
+WARNS = """
+import logging, warnings
+from PIL import Image
+from alexnet_jax.runtime import cli
+
+def main():
+    for place in range(3):
+        warnings.warn(f"Corrupt EXIF data.  Expecting to read {place} bytes.")
+    warnings.warn("old", DeprecationWarning)
+    warnings.warn("one more\\nover two lines")
+    logging.getLogger("PIL.TiffImagePlugin").warning("Invalid TIFF tag")
+    logging.getLogger("jax._src.xla_bridge").warning("An NVIDIA GPU may be present")
+
+cli.run_command(main)
+"""
+
+
+def test_warnings_of_libraries_are_counted_and_said_once():
+    done = subprocess.run(
+        [sys.executable, "-c", WARNS], capture_output=True, text=True, timeout=60
+    )
+    exif, other, tiff, gpu = done.stderr.splitlines()
+    assert exif.startswith("note: some images have EXIF data that can't be read")
+    assert exif.endswith("(3 times)")
+    assert other.endswith("warns: one more over two lines")
+    assert tiff.startswith("note: some TIFF files have fields")
+    assert '[cuda12]"`' in gpu
+
+
+def test_warnings_that_a_user_asks_python_for_are_shown():
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", WARNS],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "UserWarning: Corrupt EXIF data" in done.stderr
+    assert "DeprecationWarning: old" in done.stderr

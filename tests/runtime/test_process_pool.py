@@ -49,3 +49,62 @@ def test_a_killed_worker_is_an_error_and_not_a_wait(tmp_path):
         "a worker process was killed, possibly for lack of memory; give the same "
         "command again with fewer --workers"
     )
+
+
+WORK = "def count(task, advance):\n    advance(1)\n    return 10 * task\n"
+CALL = """
+import work
+from alexnet_jax.runtime.process_pool import spread
+def main():
+    print(sorted(spread(work.count, [1, 2], processes=2, advance=lambda done: None)))
+"""
+GUARDED = 'if __name__ == "__main__":\n    '
+PASS = f"{GUARDED}pass\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "end", "said"),
+    [
+        ("file", f"{GUARDED}main()", None),
+        ("file", "main()", "program.py, line 6: each worker process runs this file"),
+        ("file", f"{PASS}main()", "program.py, line 8: each worker process runs this"),
+        (
+            "file",
+            "if True:\n    main()",
+            "program.py, line 7: each worker process runs",
+        ),
+        ("stdin", f"{GUARDED}main()", "can't start from a program on standard input"),
+        ("command", "main()", None),
+        ("module", f"{GUARDED}main()", None),
+        ("module", "main()", "program.py, line 6: each worker process runs this file"),
+        ("notebook", "main()", None),
+    ],
+)
+def test_workers_start_from_a_program_that_they_do_not_run_again(
+    tmp_path, how, end, said
+):
+    (tmp_path / "work.py").write_text(WORK)
+    program = f"{CALL}{end}\n"
+    (tmp_path / "program.py").write_text(program)
+    given = {
+        "file": ["program.py"],
+        "stdin": ["-"],
+        "command": ["-c", program],
+        "module": ["-m", "program"],
+        # What a notebook runs has no file either.
+        "notebook": ["-c", f"exec(compile({program!r}, '<cell>', 'exec'))"],
+    }[how]
+    done = subprocess.run(
+        [sys.executable, *given],
+        input=program if how == "stdin" else None,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if said is None:
+        assert done.stdout == "[10, 20]\n", done.stderr
+        return
+    assert said in done.stderr.splitlines()[-1]
+    assert "workers=1" in done.stderr.splitlines()[-1]
+    assert done.stdout == ""

@@ -5,12 +5,11 @@ number of threads, workers or processes, and where a run was interrupted, change
 nothing. So the step is the whole state of the data, and nothing of Grain is saved.
 """
 
-import contextlib
 import dataclasses
 import functools
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grain
@@ -20,9 +19,9 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import batching
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
-from alexnet_jax.data.statistics import PixelSums, Statistics
-from alexnet_jax.runtime.errors import InputError, check_number
-from alexnet_jax.runtime.process_pool import cores
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.runtime.errors import InputError, check_choice, check_number
+from alexnet_jax.runtime.process_pool import check_main, cores
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,11 +40,14 @@ class Pipeline:
       workers: processes that read and decode; 0 for none. Threads decode in parallel,
         so processes help only where there are so many cores that Python itself is the
         limit.
-      buffer: batches made ahead; None for `prefetch.BUFFER`.
+      buffer: batches made ahead; None for two.
       timeout: seconds a batch may take, before its disk or worker counts as hanging.
+      on_error: what happens to images that can't be read: `stop` ends the run with a
+        list of them; `skip` leaves out those found before the first step, and puts the
+        next image of the same class in the place of those found later.
 
     Raises:
-      InputError: if a number is out of range.
+      InputError: if an argument is out of range.
     """
 
     dataset: Dataset
@@ -58,6 +60,7 @@ class Pipeline:
     workers: int = 0
     buffer: int | None = None
     timeout: float = 300.0
+    on_error: str = "stop"
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= self.dataset.size:
@@ -69,10 +72,13 @@ class Pipeline:
             if value is not None:
                 check_number(f"data.{name}", value, least=1)
         check_number("data.workers", self.workers)
+        if self.workers:
+            check_main("data.workers=0")
         if not 0 < self.timeout < threading.TIMEOUT_MAX:
             raise InputError(
                 f"data.timeout={self.timeout} must be above 0 and finite, in seconds"
             )
+        check_choice("data.on_error", self.on_error, ("stop", "skip"))
 
     @property
     def threads_each(self) -> int:
@@ -97,13 +103,15 @@ def open_pipeline(
     workers: int = Pipeline.workers,
     buffer: int | None = Pipeline.buffer,
     timeout: float = Pipeline.timeout,
+    on_error: str = Pipeline.on_error,
 ) -> Pipeline:
     """Open a data set for training and evaluation: the config section `data`.
 
     Args:
-      source, path, size, validation_fraction: see `registry.open_dataset`.
-      random_labels, pixels, corruption_seed: see `randomized.corrupt`.
-      crop, crops, flip, subtract_mean, threads, workers, buffer, timeout: see
+      source, path, size, validation_fraction: see `open_dataset`.
+      random_labels, pixels: see `corrupt`.
+      corruption_seed: of the draws of `random_labels` and `pixels`.
+      crop, crops, flip, subtract_mean, threads, workers, buffer, timeout, on_error: see
         `Pipeline`.
 
     Raises:
@@ -125,6 +133,7 @@ def open_pipeline(
         workers=workers,
         buffer=buffer,
         timeout=timeout,
+        on_error=on_error,
     )
 
 
@@ -132,36 +141,6 @@ def reading(section: Mapping[str, object]) -> dict[str, Any]:
     """The keys of a `data` section that say how a data set is read, and not which."""
     taken = {field.name for field in dataclasses.fields(Pipeline)}
     return {key: value for key, value in section.items() if key in taken}
-
-
-def measure_statistics(
-    pipeline: Pipeline, advance: Callable[[int], None] = lambda count: None
-) -> Statistics:
-    """Mean image and colour PCA of the training images, read once.
-
-    `advance` is called with the number of images read since, and may raise.
-    """
-    source = pipeline.dataset.splits["train"]
-    size, threads = pipeline.dataset.size, pipeline.threads_each
-
-    def sums_of(indices: np.ndarray) -> PixelSums:
-        sums = PixelSums.zeros(size)
-        for index in indices:
-            sums.add(source[int(index)]["image"])
-        return sums
-
-    parts = (
-        grain.MapDataset.range(len(source))
-        .batch(batching.EXAMPLES_AT_ONCE)
-        .map(sums_of)
-        .to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
-    )
-    total = PixelSums.zeros(size)
-    with contextlib.closing(iter(parts)) as iterator:
-        for part in iterator:
-            total += part
-            advance(part.count)
-    return total.statistics()
 
 
 def train_dataset(

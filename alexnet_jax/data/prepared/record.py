@@ -78,7 +78,11 @@ def decode(
 
 
 class PreparedSource:
-    """The records of one split of a prepared data set."""
+    """The records of one split of a prepared data set.
+
+    Attributes:
+      encoding: how its images are stored, `jpeg` or `raw`.
+    """
 
     def __init__(self, shards: list[Shard], size: int, encoding: str) -> None:
         self._shards = shards
@@ -92,25 +96,33 @@ class PreparedSource:
         if len(self._records) != len(self):
             _find_fault(shards)
         self._size = size
-        self._encoding = encoding
+        self.encoding = encoding
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Example:
+        record = self._record(index)
         try:
-            record = unpack(self._records[index])
-            image = decode(record.image, self._encoding, self._size)
+            image = decode(record.image, self.encoding, self._size)
         except Exception as error:
-            # ArrayRecord and the decoder raise many kinds on damaged bytes.
+            # The decoder raises many kinds as well.
             raise self._damaged(index, error) from error
         return {"image": image, "label": record.label}
 
+    def label(self, index: int) -> int:
+        """The example's class."""
+        return self._record(index).label
+
     def name(self, index: int) -> str:
         """The example's name."""
+        return self._record(index).name
+
+    def _record(self, index: int) -> Record:
         try:
-            return unpack(self._records[index]).name
+            return unpack(self._records[index])
         except Exception as error:
+            # ArrayRecord raises many kinds on damaged bytes.
             raise self._damaged(index, error) from error
 
     def where(self, index: int) -> str:

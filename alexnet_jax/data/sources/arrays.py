@@ -25,6 +25,10 @@ class ArraySource:
     def __getitem__(self, index: int) -> Example:
         return {"image": self.images[index], "label": int(self.labels[index])}
 
+    def label(self, index: int) -> int:
+        """The example's class."""
+        return int(self.labels[index])
+
     def name(self, index: int) -> str:
         """The example's place in the arrays."""
         return str(index)

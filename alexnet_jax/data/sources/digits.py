@@ -33,6 +33,10 @@ class DigitsSource:
         image = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
         return {"image": image, "label": int(self.labels[place])}
 
+    def label(self, index: int) -> int:
+        """The digit."""
+        return int(self.labels[self.indices[index]])
+
     def name(self, index: int) -> str:
         """The example's name."""
         return str(self.indices[index])

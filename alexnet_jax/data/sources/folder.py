@@ -1,19 +1,45 @@
 """A tree of class folders as a data set."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from alexnet_jax.data import decoding
+from alexnet_jax.data import image_tree
 from alexnet_jax.data.dataset import Dataset, fingerprint
-from alexnet_jax.data.encoded import FileEntry, FileSource, check_name
+from alexnet_jax.data.encoded import FileEntry, FileSource, parts_of
+from alexnet_jax.data.image_tree import ImageFile, LeftOut, printable
+from alexnet_jax.data.sources.class_folders import (
+    ClassFiles,
+    by_class,
+    class_names,
+    class_of,
+    find_layout,
+    training_files,
+    validation_files,
+)
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
 
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid")}
+NO_LABEL = -1
 
-# The files of each class, by the class's name.
-ClassFiles = dict[str, list[Path]]
+
+class LabelledImages(NamedTuple):
+    """The images of a folder, and the classes that its own folders give.
+
+    Attributes:
+      images: with paths relative to the folder, in their order.
+      labels: of each image, `NO_LABEL` where it lies in no class folder.
+      class_names: sorted, as those of a run that is trained on the folder.
+      left_out: how many files are left out, by the reason.
+    """
+
+    images: list[ImageFile]
+    labels: list[int]
+    class_names: tuple[str, ...]
+    left_out: LeftOut
 
 
 def open_folder(path: str | None, size: int, validation_fraction: float) -> Dataset:
@@ -29,9 +55,24 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
         raise InputError("data.path is not set; give --config.data.path=FOLDER")
     root = Path(path)
     if not root.is_dir():
-        raise InputError(f"data.path={root} is not a folder")
-    names, files = _files_by_split(root, validation_fraction)
-    splits = {s: _source(root, names, members, size) for s, members in files.items()}
+        raise InputError(f"data.path={printable(root)} is not a folder")
+    layout = find_layout(root)
+    names, files, left_out = training_files(root, layout)
+    if layout.validation is None:
+        if layout.test:
+            progress.say(
+                f"{printable(root)}: {', '.join(map(printable, layout.test))} is not "
+                f"used, and a part of {printable(layout.train)} is held out for "
+                "validation; to validate on it, name it validation"
+            )
+        files, held_out = _hold_out(files, validation_fraction)
+    else:
+        held_out, more = validation_files(root, layout.validation, layout.train, files)
+        left_out += more
+    splits = {
+        "train": file_source(root, files, files, size),
+        "validation": file_source(root, files, held_out, size),
+    }
     return Dataset(
         splits=splits,
         class_names=names,
@@ -40,87 +81,49 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
         fingerprint=fingerprint(
             f"{split}/{source.fingerprint()}" for split, source in splits.items()
         ),
+        parts=parts_of(splits),
+        left_out=left_out,
     )
 
 
-def _files_by_split(
-    root: Path, validation_fraction: float
-) -> tuple[tuple[str, ...], dict[str, ClassFiles]]:
-    """The sorted class names, and the files of `train` and `validation`."""
-    folders = {
-        split: next((root / n for n in names if (root / n).is_dir()), None)
-        for split, names in SPLIT_FOLDERS.items()
-    }
-    train, validation = folders["train"], folders["validation"]
-    if train and _is_class(train):
-        train = None
-    if validation and not train:
-        raise InputError(f"{root} has a {validation.name} folder but none of train")
-    train_root = train or root
-    class_names = tuple(sorted(f.name for f in _folders(train_root)))
-    if not class_names:
-        raise InputError(
-            f"{train_root} has no class folders; images are expected in "
-            f"{train_root}/CLASS/"
-        )
-    files = _images(train_root, class_names)
-    if not (train and validation):
-        kept, held_out = _hold_out(root, files, validation_fraction)
-        return class_names, {"train": kept, "validation": held_out}
-    if strangers := {f.name for f in _folders(validation)} - set(class_names):
-        raise InputError(
-            f"{validation} has classes that {train_root} lacks: "
-            f"{', '.join(sorted(strangers))}"
-        )
-    present = tuple(name for name in class_names if (validation / name).is_dir())
-    return class_names, {"train": files, "validation": _images(validation, present)}
+def images_by_class(root: Path) -> LabelledImages:
+    """Every image at any depth of a folder, of all its splits, with its class.
 
-
-def _is_class(folder: Path) -> bool:
-    """True if `train/` is a class (the vehicle) and not the split."""
-    of_splits = {name for names in SPLIT_FOLDERS.values() for name in names}
-    others = [f for f in _folders(folder.parent) if f.name not in of_splits]
-    return bool(others) and not _folders(folder)
-
-
-def _folders(root: Path) -> list[Path]:
+    Raises:
+      InputError: if a folder can't be listed.
+    """
+    found = image_tree.scan(root)
     try:
-        inside = list(root.iterdir())
-    except OSError as error:
-        raise InputError(f"{root} can't be read ({error.strerror})") from error
-    return [f for f in inside if f.is_dir() and not f.name.startswith(".")]
+        layout = find_layout(root)
+        places = (layout.train, layout.validation, *layout.test)
+    except InputError:
+        # Where splits are in doubt, the folders are the classes.
+        places = ("",)
+    begins = [f"{place}/" if place else "" for place in places if place is not None]
+
+    def folder(image: ImageFile) -> str:
+        for begin in begins:
+            if image.path.startswith(begin):
+                return image.path[len(begin) :].rpartition("/")[0].partition("/")[0]
+        return ""
+
+    folders = [folder(image) for image in found.images]
+    classes = by_class(sorted(set(folders) - {""}))
+    labels = {name: n for n, name in enumerate(classes)}
+    return LabelledImages(
+        found.images,
+        [labels.get(class_of(name), NO_LABEL) for name in folders],
+        class_names(classes),
+        found.left_out,
+    )
 
 
-def _images(root: Path, class_names: tuple[str, ...]) -> ClassFiles:
-    """Each class's image files, sorted."""
-    found = {}
-    for name in class_names:
-        found[name] = sorted(
-            file
-            for file in (root / name).rglob("*")
-            if file.suffix.lower() in decoding.ENDINGS
-            and file.is_file()
-            and not file.name.startswith(".")
-        )
-        for file in found[name]:
-            check_name(str(file.relative_to(root)), root)
-        if not found[name]:
-            raise InputError(
-                f"class folder {root / name} has no images "
-                f"({', '.join(sorted(decoding.ENDINGS))}); add some, or move the "
-                "folder out of the tree"
-            )
-    return found
-
-
-def _hold_out(
-    root: Path, files: ClassFiles, fraction: float
-) -> tuple[ClassFiles, ClassFiles]:
+def _hold_out(files: ClassFiles, fraction: float) -> tuple[ClassFiles, ClassFiles]:
     """The files that are kept for training, and those held out for validation."""
 
-    def rank(file: Path) -> bytes:
+    def rank(file: ImageFile) -> bytes:
         # A hash of the name, so that added files do not reshuffle the others.
-        return hashlib.sha256(file.relative_to(root).as_posix().encode()).digest()
+        return hashlib.sha256(os.fsencode(file.path)).digest()
 
     kept, held_out = {}, {}
     for name, members in files.items():
@@ -130,20 +133,20 @@ def _hold_out(
                 f"class {name} has {len(members)} images, too few to hold any out "
                 "for validation; add more, or a validation folder"
             )
-        ranked = sorted(members, key=rank)
-        held_out[name] = sorted(ranked[:count])
-        kept[name] = sorted(ranked[count:])
+        chosen = set(sorted(members, key=rank)[:count])
+        held_out[name] = [file for file in members if file in chosen]
+        kept[name] = [file for file in members if file not in chosen]
     return kept, held_out
 
 
-def _source(
-    root: Path, class_names: tuple[str, ...], files: Mapping[str, list[Path]], size: int
+def file_source(
+    root: Path, classes: Mapping[str, object], files: ClassFiles, size: int
 ) -> FileSource:
-    entries = []
-    for name, members in files.items():
-        label = class_names.index(name)
-        for file in members:
-            relative = file.relative_to(root).as_posix()
-            length = file.stat().st_size
-            entries.append(FileEntry(relative, label, relative, 0, length))
-    return FileSource(root, tuple(entries), size)
+    """A source of files; the labels number the classes."""
+    labels = {name: label for label, name in enumerate(classes)}
+    entries = tuple(
+        FileEntry(printable(file.path), labels[name], file.path, 0, file.length)
+        for name, members in files.items()
+        for file in members
+    )
+    return FileSource(root, entries, size)

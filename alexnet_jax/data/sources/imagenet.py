@@ -5,18 +5,17 @@ model does, and not the devkit's own numbers, which order the classes differentl
 """
 
 import dataclasses
-import io
 import re
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import numpy as np
-
+from alexnet_jax.data import image_tree
 from alexnet_jax.data.dataset import Dataset, fingerprint
-from alexnet_jax.data.encoded import FileEntry, FileSource
-from alexnet_jax.data.sources import tar_index
-from alexnet_jax.data.sources.folder import open_folder
+from alexnet_jax.data.encoded import FileEntry, FileSource, parts_of
+from alexnet_jax.data.image_tree import ImageFile, LeftOut, printable
+from alexnet_jax.data.sources import class_folders, folder, tar_index
+from alexnet_jax.data.sources.class_folders import Layout
+from alexnet_jax.data.sources.devkit import Devkit, read_devkit
 from alexnet_jax.data.sources.tar_index import Member
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
@@ -34,25 +33,12 @@ NAMES = {
 }
 
 
-class Devkit(NamedTuple):
-    """The contents of the devkit.
-
-    Attributes:
-      words: the readable name of each class by its WNID, sorted by WNID.
-      wnids: the WNID of each of the devkit's numbers.
-      truth: the devkit's number of each validation image's class, in their order.
-    """
-
-    words: dict[str, str]
-    wnids: dict[int, str]
-    truth: list[int]
-
-
 def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Dataset:
     """ILSVRC 2012 (or 2010) in a folder: the two tars of images and the devkit.
 
     Or unpacked class folders, `train/WNID` and `val/WNID`; there the devkit only gives
-    readable names, and may be missing.
+    readable names, and may be missing. Or class folders of training images alone, and
+    the validation images as their tar or in a flat folder, with the devkit.
 
     Raises:
       InputError: if an archive is missing, damaged, or does not match the others.
@@ -62,34 +48,105 @@ def open_imagenet(path: str | None, size: int, validation_fraction: float) -> Da
     root = Path(path)
     if not root.is_dir():
         raise InputError(
-            f"{root} is not a folder; put {', '.join(NAMES.values())} into one"
+            f"{printable(root)} is not a folder; put {', '.join(NAMES.values())} into "
+            "one"
         )
     found, year = _find(root)
-    if "train" not in found and (root / "train").is_dir():
-        dataset = open_folder(path, size, validation_fraction)
-        words = read_devkit(found["devkit"], year).words if "devkit" in found else {}
-        names = tuple(words.get(wnid, wnid) for wnid in dataset.class_ids)
-        return dataclasses.replace(dataset, class_names=names)
-    for role, name in NAMES.items():
-        if role not in found:
-            name = name.replace("2012", year) if year else name
-            raise InputError(f"{root} lacks {name}; it comes from image-net.org")
+    if "train" not in found and (layout := _unpacked(root)):
+        return _open_unpacked(root, layout, found, year, size, validation_fraction)
+    for role in NAMES:
+        _check_there(root, role, found, year)
     devkit = read_devkit(found["devkit"], year)
     labels = {wnid: label for label, wnid in enumerate(devkit.words)}
-    train = _train_entries(found["train"], labels)
-    validation = _validation_entries(found["validation"], devkit, labels)
-    splits = {
-        "train": FileSource(root, train, size),
-        "validation": FileSource(root, validation, size),
-    }
+    train, left_out = _train_entries(found["train"], labels)
+    validation, more = _validation_in_tar(found["validation"], devkit, labels)
+    return _dataset(
+        tuple(devkit.words),
+        devkit.words,
+        FileSource(root, train, size),
+        FileSource(root, validation, size),
+        left_out + more,
+    )
+
+
+def _unpacked(root: Path) -> Layout | None:
+    """Where unpacked images lie; None without a folder of training images."""
+    layout = class_folders.find_layout(root)
+    return layout if layout.train else None
+
+
+def _unused(left_out: Mapping[str, int], found: Mapping[str, Path]) -> LeftOut:
+    """What is left out, without the archives that are not."""
+    return +(LeftOut(left_out) - LeftOut(path.suffix for path in found.values()))
+
+
+def _open_unpacked(
+    root: Path,
+    layout: Layout,
+    found: Mapping[str, Path],
+    year: str,
+    size: int,
+    validation_fraction: float,
+) -> Dataset:
+    """Class folders of training images, and validation images in any form."""
+    flat: list[ImageFile] = []
+    sorted_in_folders = False
+    if layout.validation is not None:
+        listed = image_tree.scan(root, layout.validation, deep=False)
+        flat, sorted_in_folders = listed.images, bool(listed.folders)
+    numbered = any(_number(image.path) for image in flat) and "devkit" in found
+    if sorted_in_folders or not ("validation" in found or numbered):
+        dataset = folder.open_folder(str(root), size, validation_fraction)
+        words = read_devkit(found["devkit"], year).words if "devkit" in found else {}
+        names = tuple(words.get(wnid, wnid) for wnid in dataset.class_ids)
+        left_out = _unused(dataset.left_out, found)
+        return dataclasses.replace(dataset, class_names=names, left_out=left_out)
+    _check_there(root, "devkit", found, year)
+    devkit = read_devkit(found["devkit"], year)
+    wnids, files, left_out = class_folders.training_files(root, layout)
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    if "validation" in found:
+        entries, more = _validation_in_tar(found["validation"], devkit, labels)
+        left_out += more
+        if flat:
+            left_out[f"in {layout.validation}, which the tar has as well"] += len(flat)
+    else:
+        place = f"{printable(root)}/{layout.validation}"
+        members = [Member(image.path, 0, image.length) for image in flat]
+        entries = _validation_entries(place, members, None, devkit, labels)
+    return _dataset(
+        wnids,
+        devkit.words,
+        folder.file_source(root, files, files, size),
+        FileSource(root, entries, size),
+        _unused(left_out, found),
+    )
+
+
+def _check_there(root: Path, role: str, found: Mapping[str, Path], year: str) -> None:
+    if role not in found:
+        name = NAMES[role].replace("2012", year) if year else NAMES[role]
+        raise InputError(f"{printable(root)} lacks {name}; it comes from image-net.org")
+
+
+def _dataset(
+    wnids: tuple[str, ...],
+    words: Mapping[str, str],
+    train: FileSource,
+    validation: FileSource,
+    left_out: LeftOut,
+) -> Dataset:
+    splits = {"train": train, "validation": validation}
     return Dataset(
         splits=splits,
-        class_names=tuple(devkit.words.values()),
-        class_ids=tuple(devkit.words),
-        size=size,
+        class_names=tuple(words.get(wnid, wnid) for wnid in wnids),
+        class_ids=wnids,
+        size=train.size,
         fingerprint=fingerprint(
             f"{split}/{members.fingerprint()}" for split, members in splits.items()
         ),
+        parts=parts_of(splits),
+        left_out=left_out,
     )
 
 
@@ -118,60 +175,24 @@ def _find(root: Path) -> tuple[dict[str, Path], str]:
     return found, next(iter(years), "")
 
 
-def read_devkit(path: Path, year: str) -> Devkit:
-    """Read the devkit's archive.
-
-    Raises:
-      InputError: if it can't be read or is of another year.
-    """
-    # Here, because SciPy's reader is slow to import and only the devkit needs it.
-    import scipy.io
-
-    files = tar_index.unpack_gzip(path)
-
-    def file(ending: str) -> bytes:
-        for name, data in files.items():
-            if name.endswith(ending):
-                return data
-        others = [n for n in files if n.endswith("validation_ground_truth.txt")]
-        hint = f" (it has {others[0]})" if others else ""
-        raise InputError(
-            f"{path} has no {ending}{hint}; it is not the devkit of {year}"
-        )
-
-    truth_name = f"data/ILSVRC{year}_validation_ground_truth.txt"
-    numbers = file(truth_name).split()
-    try:
-        truth = [int(number) for number in numbers]
-    except ValueError as error:
-        raise InputError(f"{path}: {truth_name} is damaged ({error})") from error
-    meta = io.BytesIO(file("data/meta.mat"))
-    number = f"ILSVRC{year}_ID"
-    try:
-        synsets = scipy.io.loadmat(meta, squeeze_me=True, variable_names=["synsets"])
-        synsets = np.atleast_1d(synsets["synsets"])
-    except Exception as error:
-        # Broken bytes make the reader raise nearly anything.
-        raise InputError(f"{path}: data/meta.mat is damaged ({error})") from error
-    names = synsets.dtype.names or ()
-    for field in (number, "WNID", "words", "num_children"):
-        if field not in names:
-            raise InputError(
-                f"{path}: data/meta.mat has no {field}; it is not the devkit of {year}"
-            )
-    # Inner nodes of the hierarchy come along; the classes are its leaves.
-    try:
-        leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
-        words = {str(synset["WNID"]): str(synset["words"]) for synset in leaves}
-        wnids = {int(synset[number]): str(synset["WNID"]) for synset in leaves}
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: data/meta.mat is damaged ({error})") from error
-    return Devkit(words=dict(sorted(words.items())), wnids=wnids, truth=truth)
+def _members(path: Path, within: Member | None = None) -> tuple[list[Member], LeftOut]:
+    """The members of an archive, and the hidden ones, which Macs add, as left out."""
+    members = list(tar_index.members(path, within))
+    shown = [m for m in members if not _base(m.name).startswith(".")]
+    return shown, +LeftOut({"hidden": len(members) - len(shown)})
 
 
-def _train_entries(path: Path, labels: Mapping[str, int]) -> tuple[FileEntry, ...]:
+def _base(name: str) -> str:
+    """The last part of a member's name; Windows separates parts by its own sign."""
+    return re.split(r"[/\\]", name)[-1]
+
+
+def _train_entries(
+    path: Path, labels: Mapping[str, int]
+) -> tuple[tuple[FileEntry, ...], LeftOut]:
     """The training images, in the order in which they lie in the archive."""
-    inner = {PurePosixPath(m.name).stem: m for m in tar_index.members(path)}
+    outer, left_out = _members(path)
+    inner = {_base(member.name).removesuffix(".tar"): member for member in outer}
     if strangers := sorted(set(inner) - set(labels)):
         raise InputError(
             f"{path} has {strangers[0]}.tar, which is no class of the devkit"
@@ -185,40 +206,60 @@ def _train_entries(path: Path, labels: Mapping[str, int]) -> tuple[FileEntry, ..
     entries = []
     with progress.counted("reading archives", len(inner)) as advance:
         for wnid, archive in inner.items():
-            before = len(entries)
-            for name, offset, length in tar_index.members(path, archive):
-                file = f"{wnid}/{PurePosixPath(name).name}"
-                entries.append(FileEntry(file, labels[wnid], path.name, offset, length))
-            if len(entries) == before:
+            members, more = _members(path, archive)
+            left_out += more
+            if not members:
                 raise InputError(f"{path}: {archive.name} has no images")
+            for name, offset, length in members:
+                file = f"{wnid}/{_base(name)}"
+                entries.append(FileEntry(file, labels[wnid], path.name, offset, length))
             advance(1)
-    return tuple(entries)
+    return tuple(entries), left_out
+
+
+def _validation_in_tar(
+    path: Path, devkit: Devkit, labels: Mapping[str, int]
+) -> tuple[tuple[FileEntry, ...], LeftOut]:
+    """The validation images of an archive, and what is left out."""
+    members, left_out = _members(path)
+    return _validation_entries(path, members, path.name, devkit, labels), left_out
+
+
+def _number(name: str) -> int:
+    """The number of a validation image; 0 for any other file."""
+    match = re.fullmatch(r"ILSVRC\d{4}_val_(\d+)\.JPEG", _base(name))
+    return int(match[1]) if match else 0
 
 
 def _validation_entries(
-    path: Path, devkit: Devkit, labels: Mapping[str, int]
+    where: object,
+    members: Sequence[Member],
+    archive: str | None,
+    devkit: Devkit,
+    labels: Mapping[str, int],
 ) -> tuple[FileEntry, ...]:
-    """The validation images, in the order of their numbers."""
-    numbered: dict[int, Member] = {}
-    for member in tar_index.members(path):
-        match = re.fullmatch(r"ILSVRC\d{4}_val_(\d+)\.JPEG", Path(member.name).name)
-        if match is None:
-            raise InputError(f"{path} has {member.name!r}, which is no image of it")
-        numbered[int(match[1])] = member
+    """The validation images, in the order of their numbers; members of an archive or,
+    without one, files."""
+    numbered = {_number(member.name): member for member in members}
+    if 0 in numbered:
+        raise InputError(f"{where} has {numbered[0].name!r}, which is no image of it")
     if sorted(numbered) != list(range(1, len(devkit.truth) + 1)):
         raise InputError(
-            f"{path} has {len(numbered)} images where the devkit has the classes "
+            f"{where} has {len(numbered)} images where the devkit has the classes "
             f"of {len(devkit.truth)}; fetch both again"
         )
     entries = []
-    for number, member in sorted(numbered.items()):
+    for number, (name, offset, length) in sorted(numbered.items()):
         true = devkit.truth[number - 1]
         if true not in devkit.wnids:
             raise InputError(
-                f"the devkit gives {member.name} the class {true}, which it "
-                "does not list"
+                f"the devkit gives {name} the class {true}, which it does not list"
             )
-        label = labels[devkit.wnids[true]]
-        name = PurePosixPath(member.name).name
-        entries.append(FileEntry(name, label, path.name, member.offset, member.length))
+        wnid = devkit.wnids[true]
+        if wnid not in labels:
+            raise InputError(
+                f"{where} has images of {wnid}, a class that the training images lack"
+            )
+        path = name if archive is None else archive
+        entries.append(FileEntry(_base(name), labels[wnid], path, offset, length))
     return tuple(entries)

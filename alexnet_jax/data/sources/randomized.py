@@ -44,6 +44,12 @@ class CorruptedSource:
             image = image.reshape(-1, 3)[order].reshape(image.shape)
         return {"image": image, "label": label}
 
+    def label(self, index: int) -> int:
+        """The example's class, replaced or true."""
+        if self.labels is not None and self.labels[index] >= 0:
+            return int(self.labels[index])
+        return self.source.label(index)
+
     def name(self, index: int) -> str:
         """The example's name."""
         return self.source.name(index)

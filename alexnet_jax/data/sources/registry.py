@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
+from alexnet_jax.data.image_tree import printable
 from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.sources.digits import open_digits
 from alexnet_jax.data.sources.folder import open_folder
@@ -27,13 +28,14 @@ def open_dataset(
     """Open a data set.
 
     Args:
-      source: its kind, out of `SOURCES`.
+      source: its kind: `digits`, `folder`, `imagenet`, `prepared` or `tfds`.
       path: its folder, or its name in TensorFlow Datasets; None for the digits.
       size: side of the stored images, in pixels; a prepared data set has its own.
       validation_fraction: the fraction held out where there is no validation split.
 
     Raises:
-      InputError: if it does not exist or is not what the source expects.
+      InputError: if it does not exist, is not what the source expects, or has a single
+        class or a split without images.
     """
     if source not in SOURCES:
         raise InputError(
@@ -46,4 +48,14 @@ def open_dataset(
         )
     if path is not None:
         path = str(paths.local(path, "data.path"))
-    return SOURCES[source](path, size, validation_fraction)
+    dataset = SOURCES[source](path, size, validation_fraction)
+    where = path or source
+    if len(dataset.class_names) < 2:
+        raise InputError(
+            f"{printable(where)} has one class, {', '.join(dataset.class_names)}, and "
+            "a network tells two classes or more apart"
+        )
+    for split, examples in dataset.splits.items():
+        if not len(examples):
+            raise InputError(f"{printable(where)} has no image of split {split}")
+    return dataset

@@ -14,7 +14,6 @@ from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.optional import require
 
 
-EXTRA = "alexnet_jax[tfds]"
 # An object of the optional package, as it comes.
 Tfds = Any
 
@@ -90,7 +89,7 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
             f"{path} is stored as {info.file_format and info.file_format.value}, which "
             f"has no random access; build it again with `{_command(path)}`"
         )
-    skip = require("tensorflow_datasets", path, EXTRA).decode.SkipDecoding()
+    skip = require("tensorflow_datasets", path).decode.SkipDecoding()
 
     def encoded(split: str) -> TfdsSource:
         records = builder.as_data_source(split=split, decoders={image: skip})
@@ -120,8 +119,8 @@ def open_tfds(path: str | None, size: int, validation_fraction: float) -> Datase
 
 def _builder(path: str) -> Tfds:
     """A builder that reads built files, and never downloads or builds any."""
-    tfds = require("tensorflow_datasets", path, EXTRA)
-    loader = require("tensorflow_datasets.core.read_only_builder", path, EXTRA)
+    tfds = require("tensorflow_datasets", path)
+    loader = require("tensorflow_datasets.core.read_only_builder", path)
     if Path(path).is_dir():
         try:
             return tfds.builder_from_directory(path)
@@ -146,7 +145,7 @@ def _command(path: str) -> str:
 
 def _keys(info: Tfds, path: str) -> tuple[str, str]:
     """Names of the image's feature and of the label's."""
-    features = require("tensorflow_datasets", path, EXTRA).features
+    features = require("tensorflow_datasets", path).features
     keys = info.supervised_keys or ()
     if len(keys) == 2:
         image, label = (info.features[key] for key in keys)

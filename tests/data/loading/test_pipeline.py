@@ -14,7 +14,7 @@ import pytest
 
 from alexnet_jax.data import statistics as data_statistics
 from alexnet_jax.data.dataset import Example, Source
-from alexnet_jax.data.loading import augment, pipeline, prefetch
+from alexnet_jax.data.loading import augment, first_pass, pipeline, prefetch
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
@@ -27,7 +27,9 @@ def digits() -> tuple[Pipeline, Statistics]:
     opened = pipeline.open_pipeline(
         source="digits", size=20, crop=16, validation_fraction=0.9, threads=2
     )
-    return opened, pipeline.measure_statistics(opened)
+    statistics = first_pass.read_all(opened).statistics
+    assert statistics is not None
+    return opened, statistics
 
 
 def batch_at(dataset: grain.MapDataset[HostBatch], step: int) -> HostBatch:
@@ -250,7 +252,7 @@ def test_statistics_are_exact_whatever_the_threads(digits):
     )
     for threads in (1, 5):
         changed = dataclasses.replace(opened, threads=threads)
-        again = pipeline.measure_statistics(changed)
+        again = first_pass.read_all(changed).statistics
         for name in ("mean", "deviations", "directions"):
             np.testing.assert_array_equal(
                 getattr(again, name), getattr(statistics, name)
@@ -315,6 +317,9 @@ class Hanging:
         if index == self.index:
             assert self.go.wait(60)
         return self.source[index]
+
+    def label(self, index: int) -> int:
+        return self.source.label(index)
 
     def name(self, index: int) -> str:
         return self.source.name(index)

@@ -25,7 +25,7 @@ def opened(path, fraction=0.25):
 def test_without_the_extra_one_line_says_so(monkeypatch):
     # As if it were not installed: Python refuses to import what is None here.
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(InputError, match=r"pip install alexnet_jax\[tfds\]"):
+    with pytest.raises(InputError, match=r"pip install -e .*\[tfds\]"):
         opened("cifar10")
 
 

@@ -1,0 +1,109 @@
+"""Sources without the examples that can't be read, or with others in their place."""
+
+import dataclasses
+import threading
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Integer
+
+from alexnet_jax.data.dataset import Example, Source
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SelectedSource(Source):
+    """Some examples of a source.
+
+    Attributes:
+      source: all examples.
+      indices: those that are kept, by their number.
+    """
+
+    source: Source
+    indices: Integer[np.ndarray, " examples"] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self.indices[index])]
+
+    def label(self, index: int) -> int:
+        """The example's class, found without decoding its image."""
+        return self.source.label(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        """The example's name."""
+        return self.source.name(int(self.indices[index]))
+
+    def where(self, index: int) -> str:
+        """Where the example is read from."""
+        return self.source.where(int(self.indices[index]))
+
+
+def without(source: Source, names: Iterable[str]) -> Source:
+    """A source without the examples of these names."""
+    left_out = set(names)
+    if not left_out:
+        return source
+    kept = [i for i in range(len(source)) if source.name(i) not in left_out]
+    return SelectedSource(source, np.asarray(kept, np.int64))
+
+
+class ReplacingSource(Source):
+    """A source in which the next example of the same class that can be read, by number,
+    takes the place of one that can't.
+
+    So the number of examples and the places of all others stay, and with them what a
+    run computes from then on. A replaced example is named in a warning, once.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._said: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        try:
+            return self._source[index]
+        except InputError as error:
+            return self._next(index, error)
+
+    def _next(self, index: int, error: InputError) -> Example:
+        for other in self._others(index):
+            try:
+                example = self._source[other]
+            except InputError:
+                continue
+            with self._lock:
+                first, _ = index not in self._said, self._said.add(index)
+            if first:
+                where = self._source.where(other)
+                progress.say(f"warning: {error}; {where} takes its place")
+            return example
+        raise error
+
+    def _others(self, index: int) -> Iterator[int]:
+        """The other examples of the class, from the next one on and around the end."""
+        label, count = self._source.label(index), len(self)
+        for distance in range(1, count):
+            other = (index + distance) % count
+            if self._source.label(other) == label:
+                yield other
+
+    def label(self, index: int) -> int:
+        """The example's class, found without decoding its image."""
+        return self._source.label(index)
+
+    def name(self, index: int) -> str:
+        """The example's name."""
+        return self._source.name(index)
+
+    def where(self, index: int) -> str:
+        """Where the example is read from."""
+        return self._source.where(index)
