@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add(
         "--input",
         dest="input_path",
+        type=cli.path_text,
         required=True,
         metavar="PATH_OR_NAME",
         help="a folder with train/CLASS and validation/CLASS, or with CLASS folders "

@@ -85,7 +85,7 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
             state, step_metrics = steps.train(state, batch, run.mean)
             metrics.train(step + 1, step_metrics, waited)
     errors = metrics_file.last_validation(workdir)
-    return {"step": int(state.step), "workdir": str(workdir), **errors}
+    return {"step": int(jax.device_get(state.step)), "workdir": str(workdir), **errors}
 
 
 def begin(setup: Setup) -> TrainState:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import load_config, train
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data.dataset import Example, Source
 from alexnet_jax.data.loading.pipeline import open_pipeline
 from alexnet_jax.data.prepared.preparation import prepare

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from alexnet_jax.checkpoint import integrity
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data import statistics
 from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
 from alexnet_jax.distributed import mesh as meshes
@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
     class_names: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class TrainedNetwork:
     """A run and one of its checkpoints. Made by `open_trained`.
 
@@ -53,13 +53,16 @@ class TrainedNetwork:
       workdir: of the run.
       config: its sections.
       data: class names, sizes and statistics of its data.
-      step: of the checkpoint.
+      step: of the checkpoint; once it is restored, of the one that has taken its place
+        if a running training has deleted it meanwhile.
+      checkpoint: which one was asked for: `best`, `latest` or a step.
     """
 
     workdir: Path
     config: Mapping[str, Mapping[str, object]]
     data: Data
     step: int
+    checkpoint: str | int
 
     @functools.cached_property
     def model(self) -> AlexNet:
@@ -110,13 +113,15 @@ class TrainedNetwork:
         """The parameters, restored onto a mesh."""
         abstract = self.abstract_params(mesh)
         checkpoints = CheckpointReader(self.workdir / workdirs.CHECKPOINTS)
-        return checkpoints.restore(self.step, {"params": abstract})["params"]
+        self.step, state = checkpoints.restore_chosen(
+            self.step, self.checkpoint, {"params": abstract}
+        )
+        return state["params"]
 
     @functools.cached_property
     def plain_params(self) -> Params:
         """The parameters on one device, with no mesh or sharding in sight."""
-        params = jax.device_get(self.params(meshes.one_device()))
-        return jax.tree.map(jnp.asarray, params)
+        return jax.device_put(jax.device_get(self.params(meshes.one_device())))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -188,7 +193,7 @@ def open_trained(workdir: Path, checkpoint: str | SupportsIndex) -> TrainedNetwo
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
     step = CheckpointReader(workdir / workdirs.CHECKPOINTS).find(which)
-    return TrainedNetwork(workdir, config, read_data(workdir), step)
+    return TrainedNetwork(workdir, config, read_data(workdir), step, which)
 
 
 def _check_workdir(workdir: Path) -> None:

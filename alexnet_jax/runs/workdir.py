@@ -16,7 +16,7 @@ from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.runs.config import Sections, completed
 from alexnet_jax.runs.provenance import environment
-from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, first_line
 
@@ -177,17 +177,42 @@ def _is_prepared(config: Sections) -> bool:
 def start_run(workdir: Path, config: Sections) -> None:
     """Write the config, and that a run starts or continues.
 
-    Where an earlier start saved nothing, its notes on its data are removed.
+    Where an earlier start saved nothing, its notes on its data are removed. Where the
+    last one had other versions or settings that change how numbers are rounded, a
+    warning names them.
     """
     if not has_checkpoints(workdir):
         for name in (DATA_FILE, MEAN_FILE):
             (workdir / name).unlink(missing_ok=True)
     write_json(workdir / CONFIG_FILE, config)
-    starts = read_starts(workdir)
+    starts, now = read_starts(workdir), environment()
+    if starts and has_checkpoints(workdir):
+        _warn_of_other_digits(workdir, starts[-1], now)
     write_json(
         workdir / RUN_FILE,
-        {"format_version": FORMAT_VERSION, "starts": [*starts, environment()]},
+        {"format_version": FORMAT_VERSION, "starts": [*starts, now]},
     )
+
+
+def _warn_of_other_digits(
+    workdir: Path, before: Mapping[str, object], now: Mapping[str, object]
+) -> None:
+    """Say which versions and settings differ that change how numbers are rounded."""
+    changes = []
+    for key in ("versions", "numerics"):
+        noted, found = before.get(key), now.get(key)
+        # An older version noted less.
+        if isinstance(noted, Mapping) and isinstance(found, Mapping):
+            changes += [
+                f"{name} {there!r} -> {here!r}"
+                for name, there, here in differences(noted, found)
+                if name in noted
+            ]
+    if changes:
+        progress.say(
+            f"warning: {workdir} goes on with other versions or settings than it had "
+            f"({'; '.join(changes)}); the last digits of its numbers may differ"
+        )
 
 
 def differences(

@@ -9,7 +9,7 @@ from alexnet_jax.data.sources.digits import open_digits
 from alexnet_jax.data.sources.folder import open_folder
 from alexnet_jax.data.sources.imagenet import open_imagenet
 from alexnet_jax.data.sources.tfds import open_tfds
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.errors import InputError, check_number
 
 
@@ -47,6 +47,8 @@ def open_dataset(
         raise InputError(
             f"data.validation_fraction={validation_fraction} must lie between 0 and 1"
         )
+    if path is not None:
+        path = str(paths.local(path, "data.path"))
     dataset = SOURCES[source](path, size, validation_fraction)
     where = path or source
     if len(dataset.class_names) < 2:
