@@ -13,7 +13,7 @@ from alexnet_jax import figures
 from alexnet_jax.inference import evaluations, inspection
 from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.inference.trained import open_trained
-from alexnet_jax.reporting import report, sections
+from alexnet_jax.reporting import html, report, sections
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
 
@@ -184,6 +184,7 @@ def test_five_classes_or_fewer_have_no_top5_error():
     run = metrics_file.Curves("run", arrays)
     for classes in (2, 5, 6):
         (numbers,) = sections.result(run, classes).parts
+        assert isinstance(numbers, html.Numbers)
         names = [name for name, _ in numbers.pairs]
         assert ("top-5 error there" in names) == (classes > 5)
         assert ("training loss", "0.000") in numbers.pairs

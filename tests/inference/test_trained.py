@@ -17,7 +17,7 @@ DATA = Data(("cat", "dog"), 256, 224, "", STATISTICS)
 
 
 def network(config):
-    return TrainedNetwork(Path("run"), plain(config), DATA, 0)
+    return TrainedNetwork(Path("run"), plain(config), DATA, 0, "best")
 
 
 @pytest.mark.parametrize("name", presets)

@@ -20,6 +20,7 @@ from alexnet_jax.data.sources.class_folders import (
     training_files,
     validation_files,
 )
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
 
