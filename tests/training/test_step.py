@@ -316,3 +316,32 @@ def test_padding_counts_for_nothing():
     rest, _ = evaluate(params, placed(batch, mesh), mean)
     for name in whole:
         np.testing.assert_allclose(whole[name], masked[name] + rest[name], rtol=1e-6)
+
+
+def wide():
+    return jax.enable_x64(True)
+
+
+def another_generator():
+    return jax.default_prng_impl("rbg")
+
+
+def otherwise_partitioned():
+    return jax.threefry_partitionable(False)
+
+
+@pytest.fixture(scope="module")
+def usual_steps():
+    return five_steps((1, 1), tiny(), 67, 2)
+
+
+@pytest.mark.parametrize("setting", [wide, another_generator, otherwise_partitioned])
+def test_settings_of_the_process_change_no_bit(usual_steps, setting):
+    """Neither the type of an array, nor a draw: initial kernels and dropout."""
+    with setting():
+        states, losses = five_steps((1, 1), tiny(), 67, 2)
+    assert losses == usual_steps[1]
+    for found, expected in zip(states, usual_steps[0], strict=True):
+        for name, array in expected.items():
+            assert found[name].dtype == array.dtype, name
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
