@@ -17,6 +17,7 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import Sections, section
 from alexnet_jax.runs.run_data import Data, write_data
+from alexnet_jax.runtime import clutter
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import optimizer as optimizers
 from alexnet_jax.training.schedule import make_schedule
@@ -68,7 +69,7 @@ def import_weights(
       InputError: if the file can't be read, or is of another network; the message
         names the layer that differs.
     """
-    if workdir.exists() and any(workdir.iterdir()):
+    if workdir.exists() and clutter.without(workdir.iterdir()):
         raise InputError(f"--workdir={workdir} is not empty; choose another")
     layers = read_layers(path)
     classes = len(layers[-1].bias)

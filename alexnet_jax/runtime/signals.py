@@ -25,7 +25,7 @@ SIGNALS = (
     signal.SIGUSR2,
     signal.SIGXCPU,
 )
-# `timeout` and a closing terminal send a signal twice, one right after the other.
+# `timeout` sends SIGTERM twice, to the process and to its group.
 SECONDS_OF_A_REPEAT = 1.0
 
 
@@ -46,7 +46,8 @@ class Interrupts:
     """Inside the block, `received` is the first signal's number, or None before it.
 
     A second Ctrl-C or SIGTERM ends the process at once, for users who don't want to
-    wait.
+    wait. The others change nothing a second time: a terminal that closes and a limit on
+    processor time send theirs again and again.
     """
 
     def __init__(self) -> None:
@@ -82,7 +83,10 @@ class Interrupts:
         now = time.monotonic()
         if self._asked is None:
             self._asked = number, now
-        elif number != self._asked[0] or now - self._asked[1] > SECONDS_OF_A_REPEAT:
+            return
+        first, then = self._asked
+        repeated = number == first == signal.SIGTERM
+        if not repeated or now - then > SECONDS_OF_A_REPEAT:
             progress.leave_line()
             # Without waiting for threads: they may be what hangs.
             os._exit(128 + number)

@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import prepare, verify
-from alexnet_jax.data.prepared import preparation, record, verification
+from alexnet_jax.data.prepared import manifest, preparation, record, verification
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import progress
@@ -305,6 +307,7 @@ def test_a_full_disk_is_one_line_and_the_next_try_continues(
     (line,) = done.stderr.splitlines()
     assert "can't be written" in line and "File too large" in line
     assert not output.exists()
+    assert not [*tmp_path.rglob("*.part")]
     prepared_from(image_folder, output)
     prepared_from(image_folder, tmp_path / "straight")
     assert contents(output) == contents(tmp_path / "straight")
@@ -313,6 +316,34 @@ def test_a_full_disk_is_one_line_and_the_next_try_continues(
 def test_a_mounted_disk_is_no_place_to_move_a_set_to(image_folder):
     with pytest.raises(InputError, match="where a disk is mounted"):
         prepared_from(image_folder, Path("/"))
+
+
+def test_what_systems_leave_is_in_nobodys_way(tmp_path, image_folder):
+    output = tmp_path / "new"
+    staging = tmp_path / "new.unfinished"
+    for folder in (output, staging, staging / "set"):
+        (folder / "@eaDir").mkdir(parents=True)
+        for name in (".DS_Store", "Thumbs.db", "._dataset.json"):
+            (folder / name).write_text("of a system")
+    prepared_from(image_folder, output)
+    assert manifest.read_manifest(output).size == 64
+    assert not staging.exists()
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(
+    tmp_path, image_folder, monkeypatch
+):
+    """As on CIFS, sshfs and VirtualBox's shared folders."""
+    fsync = os.fsync
+
+    def refused(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    prepared_from(image_folder, tmp_path / "out")
+    assert (tmp_path / "out" / "dataset.json").exists()
 
 
 def test_an_output_that_is_in_the_way(tmp_path, image_folder):
