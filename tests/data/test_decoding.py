@@ -219,6 +219,11 @@ def test_broken_files_are_refused_by_name(photographs):
     assert "is not an image" in refused(b"this is text\n" * 99)
     png = encoded(Image.fromarray(photographs[0]), "PNG")
     assert "can't be read as an image" in refused(png[: len(png) // 2])
+    for pointer in (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"/annex/objects/a",
+    ):
+        assert "is not fetched; fetch it (`git lfs pull`" in refused(pointer)
     # Pillow would run Ghostscript on it.
     assert "is not an image" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0")
 
