@@ -1,5 +1,17 @@
 """AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in JAX and Flax, tower by tower."""
 
+import os
+import sys
+
+
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_IS_PROGRAM = any(text.startswith("alexnet_jax") for text in sys.orig_argv)
+_FIRST = [] if sys.flags.safe_path else sys.path[:1]
+if sys.argv[:1] == ["-m"] and _IS_PROGRAM and _FIRST not in ([], [_HERE]):
+    # `python -m alexnet_jax...` puts the current folder first, where a user's
+    # `resource.py` would take the place of the library's. Last it does no harm.
+    sys.path.append(sys.path.pop(0))
+
 import importlib
 from typing import TYPE_CHECKING
 

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(
         "predict",
         description="Classify images: the five best classes of each. An image that\n"
-        "can't be read is named on standard error, and the others continue.",
+        "can't be read is named on standard error, and the others continue. So is the\n"
+        "number of files in a folder that are no images.",
     )
     add = parser.add_argument
     add("--workdir", type=Path, required=True, metavar="DIR", help="of a run")

@@ -13,7 +13,7 @@ from alexnet_jax import figures
 from alexnet_jax.inference import evaluations, inspection
 from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.inference.trained import open_trained
-from alexnet_jax.reporting import report
+from alexnet_jax.reporting import report, sections
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
 
@@ -51,14 +51,26 @@ def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
             assert image.width > 100
 
 
-def test_names_that_look_like_markup_are_shown_as_they_are(workdir, monkeypatch):
-    insight = inspection.look(open_trained(workdir, "best"))
-    names = ('<b>&"$x$', *insight.class_names[1:])
-    evil = type(insight)(**{**vars(insight), "class_names": names})
-    monkeypatch.setattr(inspection, "look", lambda *_: evil)
-    page = report.write_report(workdir).read_text()
+def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, capsys):
+    # What Matplotlib warns of would be an error here.
+    still = tmp_path / "run"
+    shutil.copytree(workdir, still)
+    lines = []
+    for text in (still / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        nothing = {name: 0.0 for name in ("loss", "learning_rate") if name in line}
+        lines.append(json.dumps({**line, **nothing}) + "\n")
+    (still / "metrics.jsonl").write_text("".join(lines))
+    insight = inspection.look(open_trained(still, "best"))
+    names = ('<b>&"$x$', "猫", "собака", "\U00010348", *insight.class_names[4:])
+    other = type(insight)(**{**vars(insight), "class_names": names})
+    monkeypatch.setattr(inspection, "look", lambda *_: other)
+    page = report.write_report(still).read_text()
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;" in page
+    assert "猫" in page
+    assert "собака" in page
+    assert capsys.readouterr().err.count("note: no font here has all characters") == 1
 
 
 def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
@@ -159,3 +171,19 @@ def test_what_is_missing_is_said(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(line + line.replace("loss", "lost") + line)
     with pytest.raises(InputError, match="line 2, is damaged"):
         figures.main([f"--workdir={tmp_path}"])
+
+
+def test_five_classes_or_fewer_have_no_top5_error():
+    line = {"step": 1, "epoch": 1.0, "loss": -0.0, "images_per_second": 10.0}
+    errors = {"step": 1, "top1_error": 0.5, "top5_error": 0.25}
+    splits = {"train": line, "validation": errors}
+    arrays = {
+        split: {name: np.array([value]) for name, value in values.items()}
+        for split, values in splits.items()
+    }
+    run = metrics_file.Curves("run", arrays)
+    for classes in (2, 5, 6):
+        (numbers,) = sections.result(run, classes).parts
+        names = [name for name, _ in numbers.pairs]
+        assert ("top-5 error there" in names) == (classes > 5)
+        assert ("training loss", "0.000") in numbers.pairs

@@ -1,7 +1,9 @@
 """What importing the package does and does not do."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,19 @@ def test_importing_the_package_loads_no_jax_grain_or_orbax():
         "loaded = {'jax', 'flax', 'grain', 'orbax', 'ml_collections', 'numpy'}; "
         "assert not loaded & set(sys.modules), loaded & set(sys.modules)"
     )
+
+
+def test_files_of_the_current_folder_take_no_librarys_place(tmp_path):
+    for name in ("msgpack", "resource", "joblib", "folder", "config"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "alexnet_jax.verify", "--path=nothing"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.startswith("error: nothing holds no prepared data set")
 
 
 def test_the_public_names_are_there_and_no_others():

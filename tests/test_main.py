@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_jax import load_config, main, preset_config
+from alexnet_jax import __main__, load_config, main, preset_config
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.runs.config import defaults, plain
@@ -342,6 +342,12 @@ def test_a_config_without_variants_has_none():
         ("--config.mesh.tower=3", "does not divide the network's 2 towers; use 1 or 2"),
         ("--config.mesh.data=4", "virtual_cpu_devices="),
         ("--config.data.crop=60", "the nearest sizes that do: 64"),
+        ("--config.train.freeze=conv9", "train.freeze=conv9 is no layer; choose from"),
+        ("--config.optimizer.layer_decays.fc8=-1", "layer_decays.fc8=-1 must not be"),
+        (
+            "--config.schedule.layer_rates.fc9=0",
+            "set for fc9, but the layers are conv1",
+        ),
         ("--config.eval.views=3", "eval.views=3 must be 1 or 10"),
     ],
 )
@@ -406,3 +412,22 @@ def test_every_command_is_listed_and_helps():
         helped = command(f"alexnet_jax.{name}", "--help")
         assert helped.returncode == 0
         assert "usage" in helped.stdout
+        # `alexnet NAME` is the same.
+        assert command("alexnet_jax", name, "--help").stdout == helped.stdout
+
+
+def test_one_command_for_all(monkeypatch, capsys, tmp_path):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["alexnet", *arguments])
+        __main__.main()
+
+    run()
+    listed = capsys.readouterr().out
+    for name in ("train", "evaluate", "predict", "features", "figures", "weights"):
+        assert f"  {name} " in listed
+    with pytest.raises(InputError, match="nothing holds no prepared data set"):
+        run("verify", f"--path={tmp_path / 'nothing'}")
+    with pytest.raises(InputError, match="no command 'trian'; choose from train, "):
+        run("trian")
+    run("train", "--config=quickstart", "--help")
+    assert "--config.train.batch_size=32" in capsys.readouterr().out

@@ -23,6 +23,12 @@ def test_the_wheel_runs_three_steps_of_the_quickstart(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(site)
+        (scripts,) = (name for name in names if name.endswith("/entry_points.txt"))
+        assert (
+            "alexnet = alexnet_jax.__main__:command" in archive.read(scripts).decode()
+        )
+        (metadata,) = (name for name in names if name.endswith("/METADATA"))
+        assert "Project-URL: Paper, https://" in archive.read(metadata).decode()
     assert "alexnet_jax/configs/quickstart.py" in names
     assert "alexnet_jax/py.typed" in names
     assert not any(name.startswith(("tests/", "configs/")) for name in names)

@@ -102,6 +102,17 @@ def test_an_unreadable_image_is_named_and_the_others_continue(workdir, images, c
     assert "%" in lines[1]
 
 
+def test_a_name_that_is_not_utf_8_is_shown_with_escapes(
+    workdir, images, tmp_path, capsys
+):
+    strange = tmp_path / os.fsdecode(b"Mu\xf1oz.png")
+    shutil.copy(images / "0" / "0.png", strange)
+    command.main([f"--workdir={workdir}", str(strange)])
+    command.main([f"--workdir={workdir}", str(strange), "--json"])
+    plain, *_, last = capsys.readouterr().out.splitlines()
+    assert plain == json.loads(last)["image"] == f"{tmp_path}/Mu\\xf1oz.png"
+
+
 LAYERS = ("conv5", "fc7.linear", "pool1")
 
 

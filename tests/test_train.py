@@ -16,6 +16,7 @@ from alexnet_jax.data.dataset import Example, Source
 from alexnet_jax.data.loading.pipeline import open_pipeline
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.inference import finetune, trained
+from alexnet_jax.main import parse
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runs import run_data
@@ -32,7 +33,7 @@ from alexnet_jax.training import evaluation
 from alexnet_jax.training.plan import make_plan
 
 import runs
-from networks import mesh_of
+from networks import flat, mesh_of
 
 
 @pytest.fixture(scope="module")
@@ -522,6 +523,32 @@ def test_a_prepared_data_set_is_no_work_directory(tmp_path, image_folder):
     assert {path: path.read_bytes() for path in prepared.iterdir()} == before
 
 
+def test_a_prepared_data_set_of_another_size_is_refused(tmp_path, image_folder):
+    data = tmp_path / "prepared"
+    prepare(source="folder", input_path=str(image_folder), output=data, size=68)
+    where = ("--config.data.source=prepared", f"--config.data.path={data}")
+    other = "data.size=77, but .* prepared with --size=68; leave data.size out"
+    with pytest.raises(InputError, match=other):
+        runs.run(tmp_path, "run", *where)
+    for size in (68, 256):
+        given = runs.arguments(tmp_path, "run", *where, f"--config.data.size={size}")
+        assert build_setup(parse(given)[0]).pipeline.dataset.size == 68
+
+
+@pytest.mark.slow
+def test_frozen_layers_keep_their_parameters(tmp_path):
+    short = ("--config.train.steps=2", "--config.train.save_steps=2")
+    config, workdir = parse(
+        runs.arguments(tmp_path, "run", *short, "--config.train.freeze=conv,fc6")
+    )
+    before = flat({"params": build_setup(config).steps.initial().params})
+    train.run(config, workdir)
+    after = runs.final_state(workdir, step=2)
+    for name, array in before.items():
+        frozen = name.split(".")[1] in {*(f"conv{n}" for n in range(1, 6)), "fc6"}
+        assert np.array_equal(array, after[name]) == frozen, name
+
+
 def test_unknown_keys_of_a_section_are_named():
     with pytest.raises(InputError, match=r"config.train.epoch is unknown; .*epochs"):
         sections.section({"train": {"epoch": 3}}, "train")
@@ -544,6 +571,10 @@ def test_plans():
     assert 500 in validated
     with pytest.raises(InputError, match=r"give train.steps or train.epochs"):
         make_plan(examples=100)
+    with pytest.raises(
+        InputError, match=r"train.epochs=0.01 is no step: an epoch of 4"
+    ):
+        make_plan(examples=4, batch_size=64, epochs=0.01)
     with pytest.raises(InputError, match=r"train.validate_steps=0 must be at least 1"):
         make_plan(examples=100, steps=1, validate_steps=0)
 

@@ -61,49 +61,49 @@ class ReplacingSource(Source):
     """
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        self.source = source
         self._said: set[int] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
         try:
-            return self._source[index]
+            return self.source[index]
         except InputError as error:
             return self._next(index, error)
 
     def _next(self, index: int, error: InputError) -> Example:
         for other in self._others(index):
             try:
-                example = self._source[other]
+                example = self.source[other]
             except InputError:
                 continue
             with self._lock:
                 first, _ = index not in self._said, self._said.add(index)
             if first:
-                where = self._source.where(other)
+                where = self.source.where(other)
                 progress.say(f"warning: {error}; {where} takes its place")
             return example
         raise error
 
     def _others(self, index: int) -> Iterator[int]:
         """The other examples of the class, from the next one on and around the end."""
-        label, count = self._source.label(index), len(self)
+        label, count = self.source.label(index), len(self)
         for distance in range(1, count):
             other = (index + distance) % count
-            if self._source.label(other) == label:
+            if self.source.label(other) == label:
                 yield other
 
     def label(self, index: int) -> int:
         """The example's class, found without decoding its image."""
-        return self._source.label(index)
+        return self.source.label(index)
 
     def name(self, index: int) -> str:
         """The example's name."""
-        return self._source.name(index)
+        return self.source.name(index)
 
     def where(self, index: int) -> str:
         """Where the example is read from."""
-        return self._source.where(index)
+        return self.source.where(index)

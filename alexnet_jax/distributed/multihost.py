@@ -90,7 +90,8 @@ def start(
             reason = f"the variable {error.args[0]} is not set"
         raise InputError(
             f"can't join other processes {where} ({reason}); give "
-            "--distributed=HOST:PORT --processes=N --process=I to each process"
+            "--distributed=HOST:PORT --processes=N --process=I to each process, or "
+            "leave --distributed out where there is one alone"
         ) from error
     finally:
         clock.cancel()

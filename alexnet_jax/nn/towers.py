@@ -3,6 +3,7 @@
 A tower axis of None means no mesh: all towers are here.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -42,7 +43,11 @@ class TowerParameters(nn.Module):
 
         def kernels(key: Key[Array, ""]) -> Array:
             def draw(tower: int | Array) -> Array:
-                return jax.random.normal(jax.random.fold_in(key, tower), self.shape)
+                # In one axis: the same bits as in four, which take XLA ten times as
+                # long to compile on a CPU (2.3 s against 0.2 for each of 16 kernels).
+                flat = (math.prod(self.shape),)
+                drawn = jax.random.normal(jax.random.fold_in(key, tower), flat)
+                return drawn.reshape(self.shape)
 
             return self.kernel_std * jnp.stack([draw(tower) for tower in towers])
 

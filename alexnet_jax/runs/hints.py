@@ -8,6 +8,7 @@ import jax
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.record import PreparedSource
+from alexnet_jax.data.selection import ReplacingSource, SelectedSource
 from alexnet_jax.data.sources.randomized import CorruptedSource
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
@@ -62,7 +63,7 @@ def warnings(plan: Plan) -> list[str]:
 def faster_reading(pipeline: Pipeline) -> str:
     """What to do where the devices wait for these data."""
     source = pipeline.dataset.splits["train"]
-    if isinstance(source, CorruptedSource):
+    while isinstance(source, CorruptedSource | ReplacingSource | SelectedSource):
         source = source.source
     if isinstance(source, EncodedSource):
         return "prepare them with `python -m alexnet_jax.prepare`"

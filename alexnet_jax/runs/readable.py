@@ -109,9 +109,10 @@ def _leave_out(
             raise InputError(f"no image of {what} can be read; {error}")
     names = {s: [splits[s].name(i) for i in e] for s, e in unreadable.items() if e}
     workdirs.write_json(workdir / LEFT_OUT_FILE, names)
+    left_out = progress.counting(sum(map(len, names.values())), "image")
     progress.say(
-        f"left out: {sum(map(len, names.values()))} images that can't be read, listed "
-        f"in {workdir / UNREADABLE_FILE}"
+        f"left out: {left_out} that can't be read, listed in "
+        f"{workdir / UNREADABLE_FILE}"
     )
 
 

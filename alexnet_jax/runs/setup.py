@@ -13,7 +13,14 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs.config import Config, Sections, check, plain, section
+from alexnet_jax.runs.config import (
+    Config,
+    Sections,
+    check,
+    parameters,
+    plain,
+    section,
+)
 from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.run_data import pretrained_mean
 from alexnet_jax.runs.validation import make_validation
@@ -82,6 +89,7 @@ def build_setup(
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
     if dataset is None:
         pipeline = pipelines.open_pipeline(**reading)
+        _check_size(reading, pipeline.dataset.size)
     else:
         pipeline = pipelines.Pipeline(dataset, **pipelines.reading(reading))
     if workdir is not None:
@@ -122,6 +130,21 @@ def build_setup(
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
     )
+
+
+def _check_size(reading: Mapping[str, object], stored: int) -> None:
+    """Raise an InputError if a prepared data set has another size than is asked for;
+    the default asks for none."""
+    known = parameters("data")
+    source = reading.get("source", known["source"].default)
+    default = known["size"].default
+    size = reading.get("size", default)
+    if source == "prepared" and size not in (default, stored):
+        raise InputError(
+            f"data.size={size}, but {reading.get('path')} was prepared with "
+            f"--size={stored}; leave data.size out, or prepare the images with "
+            f"--size={size}"
+        )
 
 
 def _frozen(names: Sequence[str], model: AlexNet) -> dict[str, float]:

@@ -50,22 +50,22 @@ def create(workdir: Path) -> None:
     """Make the directory, or check that a run can be written there.
 
     Raises:
-      InputError: if it can't be written, if another version wrote it, or if it is a
-        prepared data set, which has a file of the same name.
+      InputError: if it can't be written, if another version wrote it, if its path is
+        not UTF-8, or if it is a prepared data set, which has a file of the same name.
     """
     if (workdir / MANIFEST_FILE).exists() and not (workdir / CONFIG_FILE).exists():
         raise InputError(
             f"--workdir={workdir} holds a data set ({MANIFEST_FILE}) and no run; "
             "choose another directory"
         )
-    if not (path := os.fsencode(workdir.absolute())).isascii():
-        try:
-            path.decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(
-                f"--workdir={printable(workdir.absolute())} has a name that is not "
-                "UTF-8, and no checkpoint can be saved under it; choose another"
-            ) from None
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"--workdir={printable(workdir.absolute())} is not UTF-8, or not text in "
+            "this locale, and no checkpoint can be saved there; choose another "
+            "directory, or set LC_ALL=C.UTF-8"
+        ) from None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
@@ -160,12 +160,18 @@ def check_run(workdir: Path, config: Sections) -> None:
                 completed(read_config(workdir)), completed(config)
             )
             if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+            # The size of a prepared data set is its own: the fingerprint covers it.
+            and not (key == "data.size" and _is_prepared(config))
         ]
         if changes:
             raise InputError(
                 f"{workdir} holds a run of another config ({'; '.join(changes)}); "
                 "give the run's own config, or another --workdir"
             )
+
+
+def _is_prepared(config: Sections) -> bool:
+    return completed(config)["data"]["source"] == "prepared"
 
 
 def start_run(workdir: Path, config: Sections) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from alexnet_jax.runtime import library_warnings
+from alexnet_jax.runtime import library_warnings, progress
 from alexnet_jax.runtime.errors import Failure, InputError, Interrupted, first_line
 
 
@@ -102,6 +102,10 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except Interrupted as error:
         status = error.exit_status
     except KeyboardInterrupt:
+        # A second Ctrl-C may have come before a bar was taken away; a third ends the
+        # wait for threads, without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        progress.leave_line()
         status = 130
     except BrokenPipeError:
         # The reader of the output has ended (as `| head`); nothing more can be written.

@@ -19,7 +19,7 @@ LOGGERS = ("PIL", "jax", "matplotlib", "orbax")
 MEANINGS = (
     (r"EXIF", "some images have EXIF data that can't be read, and count as upright"),
     (
-        r"TIFF|Truncated File Read|Metadata Warning",
+        r"TIFF|Truncated File Read|Metadata Warning|Skipping tag",
         "some TIFF files have fields that can't be read; their pixels are",
     ),
     (

@@ -1,9 +1,7 @@
 """Packages that not every user needs: imported when used, named when missing."""
 
 import importlib
-import importlib.metadata
 import importlib.util
-import re
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +55,7 @@ def install_extra(extra: str) -> str:
     if (checkout / "pyproject.toml").is_file():
         folder = "." if checkout == Path.cwd() else checkout
         return f'pip install -e "{folder}[{extra}]"'
-    return f"pip install {' '.join(_packages_of(extra))}"
-
-
-def _packages_of(extra: str) -> list[str]:
-    """The packages of an extra, as this package's metadata name them."""
-    wanted = importlib.metadata.requires("alexnet_jax") or []
-    mark = re.compile(rf"""extra\s*==\s*["']{extra}["']""")
-    names = [re.split(r"[\s;<>=!~(]", line)[0] for line in wanted if mark.search(line)]
-    return [f'"{name}"' if "[" in name else name for name in names]
+    packages = [package for package, of in EXTRAS.items() if of == extra]
+    # The other extras are JAX's own, of the same name.
+    own = [f'"jax[{extra}]"']
+    return f"pip install {' '.join(packages or own)}"

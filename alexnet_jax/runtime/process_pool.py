@@ -6,6 +6,7 @@ killed.
 """
 
 import ast
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -83,7 +84,8 @@ def spread(
     seen = 0
     try:
         # `_advance` is pickled by its name, and so means that of the worker.
-        pending = {pool.submit(function, task, _advance) for task in tasks}
+        with without_interrupts():
+            pending = {pool.submit(function, task, _advance) for task in tasks}
         while pending:
             finished, pending = wait(
                 pending, SECONDS_BETWEEN_UPDATES, return_when=FIRST_COMPLETED
@@ -164,6 +166,17 @@ def _names(expression: ast.expr) -> set[str]:
     return names | {
         n.attr for n in ast.walk(expression) if isinstance(n, ast.Attribute)
     }
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Worker processes that are started inside the block never see Ctrl-C, which would
+    end them with a traceback while they import. This process gets it at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(done: "Synchronized[int]", stop: "Event") -> None:

@@ -79,6 +79,12 @@ def make_plan(
     check_number("train.epochs", epochs or 0)
     if steps is None:
         steps = round((epochs or 0) * (examples / batch_size))
+        if steps < 1:
+            raise InputError(
+                f"train.epochs={epochs} is no step: an epoch of {examples} images has "
+                f"{examples / batch_size:.3g} steps of train.batch_size={batch_size}; "
+                "give more epochs, or train.steps"
+            )
     # JAX would take the seed's lower 32 bits.
     check_number("train.seed", seed, below=2**32)
     lengths = {

@@ -29,6 +29,15 @@ def test_a_number_of_threads_that_is_given_stays(monkeypatch):
     assert os.environ["PJRT_NPROC"] == "3"
 
 
+@pytest.mark.parametrize(("wanted", "said"), [(3, 1), (2, 0), (None, 0)])
+def test_devices_that_are_open_already_are_taken(monkeypatch, capsys, wanted, said):
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
+    opened = mesh.open_mesh(towers=2, virtual_cpu_devices=wanted)
+    assert dict(opened.shape) == {"data": 1, "tower": 2}
+    shown = capsys.readouterr().err
+    assert shown.count("has no effect") == shown.count("takes the 2 there") == said
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's")
 def test_a_process_bound_to_one_core_counts_one():
     program = """

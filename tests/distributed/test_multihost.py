@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -157,6 +158,53 @@ def test_a_process_that_never_joins_is_named():
     assert done.returncode == 2, done.stderr
     (line,) = errors(done.stderr.splitlines())
     assert "within 5 s: process 1 is missing" in line
+
+
+OMPI = {"OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:34911"}
+SLURM = {
+    **{"SLURM_JOB_ID": "12345", "SLURM_STEP_NODELIST": "localhost"},
+    **{"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({}, "JAX finds no cluster"),
+        ({"SLURM_JOB_ID": "12345"}, "JAX finds no cluster"),
+        (OMPI, "the variable OMPI_COMM_WORLD_SIZE is not set"),
+        ({"OMPI_MCA_orte_hnp_uri": "x"}, "leave --distributed out"),
+        (SLURM, None),
+    ],
+)
+def test_a_cluster_whose_variables_are_there_in_part(variables, line):
+    program = (
+        "from alexnet_jax.distributed import mesh, multihost\n"
+        "from alexnet_jax.runtime import cli\n"
+        "def main():\n"
+        "    multihost.start(None, None, None)\n"
+        "    with multihost.together():\n"
+        "        print(mesh.open_mesh(towers=2, virtual_cpu_devices=2).size)\n"
+        "cli.run_command(main)"
+    )
+    known = ("SLURM", "OMPI", "JAX_NUM_CPU_DEVICES")
+    others = {k: v for k, v in os.environ.items() if not k.startswith(known)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**others, **variables},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    found = errors(done.stderr.splitlines())
+    if line is None:
+        assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+        assert "virtual_cpu_devices=2 has no effect" in done.stderr
+        return
+    assert done.returncode == 2
+    (said,) = found
+    assert line in said
 
 
 @pytest.mark.parametrize(

@@ -161,21 +161,3 @@ def test_a_loss_that_rises_over_the_first_hundred_steps_is_one_warning(
     shown = capsys.readouterr().err
     assert shown.count("warning: the loss rose from") == said
     assert shown.count("set a lower --config.schedule.learning_rate") == said
-
-
-@pytest.mark.parametrize(
-    ("examples", "settings", "said"),
-    [
-        (7, {"batch_size": 8}, ["batch_size=7 or less", "validate_steps=100"]),
-        (8, {"batch_size": 8}, ["validate_steps=100"]),
-        (8, {"batch_size": 8, "validate_steps": 1}, []),
-        (9, {"batch_size": 8}, []),
-    ],
-)
-def test_a_plan_that_nobody_wants_is_warned_of(examples, settings, said):
-    plan = make_plan(examples=examples, steps=5, **settings)
-    shown = hints.warnings(plan)
-    assert len(shown) == len(said)
-    for line, setting in zip(shown, said, strict=True):
-        assert line.startswith("warning: ")
-        assert setting in line

@@ -43,3 +43,22 @@ def test_a_process_restarts_where_that_changes_something(
         check=True,
     )
     assert done.stdout == f"{after} ['--an=argument', 'two words']\n"
+
+
+def test_a_system_that_forbids_the_restart_runs_the_program_as_it_is(tmp_path):
+    file = tmp_path / "enabled"
+    file.write_text("always [madvise] never\n")
+    forbid = (
+        "import os\n"
+        "def execve(*arguments): raise PermissionError(13, 'Permission denied')\n"
+        "os.execve = execve\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-c", forbid + PROGRAM, str(file)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "None []\n"

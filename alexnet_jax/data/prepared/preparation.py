@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data import decoding, image_tree
+from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, shard_writer, staging
@@ -71,7 +71,7 @@ def prepare(
         size=size,
         validation_fraction=validation_fraction,
     )
-    image_tree.say_left_out(input_path, dataset.left_out)
+    registry.say_about(dataset, input_path)
     folder = staging.staging_folder(output)
     finished = folder / staging.SET_FOLDER
     job = _job(source, size, encoding)

@@ -84,7 +84,8 @@ def check_unreadable(content: Content, on_error: str, staging: Path) -> None:
     listed.write_text("\n".join(reasons) + "\n", encoding="utf-8")
     first = "; ".join(reasons[:3])
     more = f" (all are listed in {listed})" if len(reasons) > 3 else ""
-    which = f"no image of split {empty[0]}" if empty else f"{len(reasons)} images"
+    which = progress.counting(len(reasons), "image")
+    which = f"no image of split {empty[0]}" if empty else which
     advice = "" if empty else ", or skip them with --on_error=skip"
     raise InputError(
         f"{which} can{'' if empty else 'not'} be prepared: {first}{more}. Fix them"

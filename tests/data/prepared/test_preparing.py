@@ -194,19 +194,22 @@ def test_bad_images_stop_with_their_list_or_are_skipped(tmp_path, image_folder):
     }
     for name, data in bad.items():
         (folder / name).write_bytes(data)
+    (folder / "zlink.jpg").symlink_to("nowhere")
     with pytest.raises(InputError) as caught:
         prepared_from(image_folder, output)
     assert "\n" not in str(caught.value)
     for name in bad:
         assert f"class1/{name}" in str(caught.value)
-    assert "3 images cannot be prepared" in str(caught.value)
+    assert "4 images cannot be prepared" in str(caught.value)
     assert "--on_error=skip" in str(caught.value)
     assert not output.exists()
     listed = (tmp_path / "out.unfinished" / "unreadable.txt").read_text()
-    assert len(listed.splitlines()) == 3
+    *_, link = listed.splitlines()
+    assert len(listed.splitlines()) == 4
+    assert f"{folder}/zlink.jpg is a link to nowhere, which does not exist" in link
     content = prepared_from(image_folder, output, on_error="skip")
     assert {entry["name"] for entry in content["unreadable"]} == {
-        f"train/class1/{name}" for name in bad
+        f"train/class1/{name}" for name in [*bad, "zlink.jpg"]
     }
     assert content["counts"] == {"train": 16, "validation": 6}
     assert len(opened(output).splits["train"]) == 16
@@ -223,7 +226,7 @@ def test_a_fixed_image_is_taken_in_and_the_rest_is_kept(
         broken.write_bytes(data)
         output = tmp_path / f"out{len(data)}"
         for _ in range(2):
-            with pytest.raises(InputError, match="1 images cannot be prepared"):
+            with pytest.raises(InputError, match="1 image cannot be prepared"):
                 prepared_from(image_folder, output)
         broken.write_bytes(whole)
         capsys.readouterr()
@@ -232,11 +235,34 @@ def test_a_fixed_image_is_taken_in_and_the_rest_is_kept(
         assert contents(output) == contents(tmp_path / "straight")
 
 
-def test_names_that_are_not_utf_8_are_refused(tmp_path, image_folder):
+def test_names_that_are_not_utf_8_are_stored_with_escapes(tmp_path, image_folder):
     folder = os.fsencode(image_folder / "train" / "class1")
-    os.link(folder + b"/train0.jpg", folder + b"/caf\xe9.jpg")
-    with pytest.raises(InputError, match=r"name is not UTF-8, 'class1/caf.*e9.jpg'"):
-        prepared_from(image_folder, tmp_path / "out")
+    os.rename(folder + b"/train0.jpg", folder + b"/caf\xe9.jpg")
+    (image_folder / "train" / "class1" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"")
+    prepared_from(image_folder, tmp_path / "out", on_error="skip")
+    train = opened(tmp_path / "out").splits["train"]
+    names = [train.name(index) for index in range(len(train))]
+    assert len(names) == 16
+    assert names.count("train/class1/caf\\xe9.jpg") == 1
+    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert [e["name"] for e in content["unreadable"]] == ["train/class1/\\xe9.jpg"]
+
+
+def test_what_is_left_out_is_counted_in_the_manifest(tmp_path, image_folder, capsys):
+    hidden = image_folder / "train" / "class1" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    for copy in ("train0-checkpoint.jpg", "train4-checkpoint.jpg"):
+        (hidden / copy).write_bytes(b"")
+    (image_folder / "train" / "class0" / "Thumbs.db").write_bytes(b"")
+    (image_folder / "labels.txt").write_text("class0")
+    content = prepared_from(image_folder, tmp_path / "out")
+    left_out = {".db": 1, ".txt": 1, "hidden": 2}
+    assert content["left_out"] == left_out
+    assert content["counts"] == {"train": 16, "validation": 6}
+    written = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert written["left_out"] == left_out
+    line = f"{image_folder}: 4 files left out (1 .db, 1 .txt, 2 hidden)\n"
+    assert line in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_read_nothing_is_made(tmp_path):
@@ -310,16 +336,16 @@ def test_an_output_that_is_in_the_way(tmp_path, image_folder):
 
 SLOW = """
 import sys
-from pathlib import Path
+from alexnet_jax import prepare
 from alexnet_jax.data.prepared import preparation
 from alexnet_jax.runtime import cli
 import slow_shard
 if __name__ == "__main__":
     preparation.EXAMPLES_WORTH_A_SHARD = 1
     preparation.shard_writer.write_shard = slow_shard.write_shard
-    cli.run_command(lambda: preparation.prepare(
-        source="folder", input_path=sys.argv[1], output=Path(sys.argv[2]), size=64,
-        workers=2))
+    cli.run_command(lambda: prepare.main(
+        ["--source=folder", "--input", sys.argv[1], "--output", sys.argv[2],
+         "--size=64", "--workers=2"]))
 """
 SLOW_SHARD = """
 import os, sys, time
@@ -341,6 +367,8 @@ def slow_preparation(tmp_path, image_folder):
     process = subprocess.Popen(
         [*command, str(tmp_path / "out")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tmp_path)])},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while len(pids := list(tmp_path.glob("pid*"))) < 2:
@@ -349,7 +377,7 @@ def slow_preparation(tmp_path, image_folder):
         time.sleep(0.05)
     yield process, [int(pid.name.removeprefix("pid")) for pid in pids]
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def wait_for_the_end_of(numbers):
@@ -379,7 +407,9 @@ def test_ctrl_c_ends_a_preparation_and_its_workers(tmp_path, slow_preparation):
     for number in (process.pid, *numbers):
         # A terminal sends it to all of them.
         os.kill(number, signal.SIGINT)
-    assert process.wait(30) == 130
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said == "stopped; the same command continues with what is prepared\n"
     wait_for_the_end_of(numbers)
     assert not (tmp_path / "out").exists()
 
@@ -578,6 +608,7 @@ def test_the_command_prints_what_was_repaired_and_skipped(
         "validation": 6,
         "repaired": {"greyscale": 6, "transparency": 6},
         "unreadable": 1,
+        "left_out": {},
     }
 
 

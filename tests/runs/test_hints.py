@@ -1,0 +1,65 @@
+"""What a run says at its start."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from alexnet_jax.data.loading.pipeline import open_pipeline
+from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.main import parse
+from alexnet_jax.runs import hints
+from alexnet_jax.runs.setup import build_setup
+from alexnet_jax.training.plan import make_plan
+
+import runs
+
+
+def test_one_line_says_what_is_trained(tmp_path):
+    setup = build_setup(parse(runs.arguments(tmp_path, "run"))[0])
+    leaves = jax.tree.leaves(setup.steps.initial().params)
+    parameters = sum(leaf.size for leaf in leaves)
+    assert hints.opening_line(setup, Path("run")) == (
+        f"90 training and 1,707 validation images of 10 classes, {parameters:,} "
+        "parameters, batch 8, 20 steps on 2 CPU devices (data 1 x tower 2), into run"
+    )
+
+
+def test_advice_on_slow_reading_fits_the_data(tmp_path, image_folder):
+    def advice(**settings):
+        pipeline = open_pipeline(crop=67, **settings)
+        return hints.faster_reading(pipeline)
+
+    files = {"source": "folder", "path": str(image_folder), "size": 67}
+    assert "alexnet_jax.prepare" in advice(**files)
+    assert "alexnet_jax.prepare" in advice(**files, random_labels=0.5)
+    for encoding in ("jpeg", "raw"):
+        data = tmp_path / encoding
+        prepare(
+            source="folder",
+            input_path=str(image_folder),
+            output=data,
+            size=67,
+            encoding=encoding,
+        )
+        said = advice(source="prepared", path=str(data))
+        assert ("--encoding=raw" in said) == (encoding == "jpeg")
+    assert "prepare" not in advice(source="digits", size=77)
+
+
+@pytest.mark.parametrize(
+    ("examples", "settings", "said"),
+    [
+        (7, {"batch_size": 8}, ["batch_size=7 or less", "validate_steps=100"]),
+        (8, {"batch_size": 8}, ["validate_steps=100"]),
+        (8, {"batch_size": 8, "validate_steps": 1}, []),
+        (9, {"batch_size": 8}, []),
+    ],
+)
+def test_a_plan_that_nobody_wants_is_warned_of(examples, settings, said):
+    plan = make_plan(examples=examples, steps=5, **settings)
+    shown = hints.warnings(plan)
+    assert len(shown) == len(said)
+    for line, setting in zip(shown, said, strict=True):
+        assert line.startswith("warning: ")
+        assert setting in line
