@@ -14,7 +14,7 @@ import numpy as np
 from alexnet_jax.data import statistics
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.interop.onnx_graph import Graph, add_network
-from alexnet_jax.interop.weight_layout import Layer, from_params
+from alexnet_jax.interop.weight_layout import PRODUCER, Layer, from_params
 from alexnet_jax.runtime import atomic, optional
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, check_number
@@ -99,7 +99,7 @@ def to_onnx(
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
         made,
-        producer_name="alexnet_jax",
+        producer_name=PRODUCER,
         doc_string=f"AlexNet. Input `pixels`: {convention}. Output `logits`: one for "
         "each class, in the order of `class_names` in the metadata.",
         opset_imports=opsets,

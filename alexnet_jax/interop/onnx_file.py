@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.interop.weight_layout import Layer
+from alexnet_jax.interop.weight_layout import EXPORTED_HERE, PRODUCER, Layer
 from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.optional import require
 
@@ -25,12 +25,15 @@ def read(path: Path) -> list[Layer]:
     try:
         # The arrays of other files are read below: a model could name any file of the
         # machine as their place.
-        graph = onnx.load(path, load_external_data=False).graph
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:
         # The exceptions are those of the protocol buffers' implementation.
         raise InputError(
             f"{path} is cut off or no ONNX file ({first_line(error)})"
         ) from error
+    graph = model.graph
+    if model.producer_name == PRODUCER:
+        raise InputError(f"{path} {EXPORTED_HERE}")
     arrays = {array.name: array for array in graph.initializer}
     readers = {name: node for node in graph.node for name in node.input}
     layers = []

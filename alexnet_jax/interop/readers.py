@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.interop import caffemodel, onnx_file, torch_pickle
-from alexnet_jax.interop.weight_layout import Layer, from_bfloat16
+from alexnet_jax.interop.weight_layout import EXPORTED_HERE, Layer, from_bfloat16
 from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.optional import require
 
@@ -77,6 +77,9 @@ def _from_safetensors(path: Path) -> list[Layer]:
         raise InputError(
             f"{path} is cut off or damaged ({first_line(error)})"
         ) from error
+    # As `export` writes it, beside the layers.
+    if "mean" in arrays:
+        raise InputError(f"{path} {EXPORTED_HERE}")
     return _from_state_dict(arrays, path)
 
 

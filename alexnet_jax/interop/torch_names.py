@@ -15,8 +15,8 @@ STORAGES = {
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "?",
 }
-# Under these keys training scripts save the network's tensors, beside epoch, optimizer
-# and their own arguments.
+# Under these keys most training scripts save the network's tensors, beside epoch,
+# optimizer and their own arguments.
 NESTED = ("state_dict", "model_state_dict", "model", "net")
 # What they save beside the tensors: options, counters, measured numbers, paths.
 BESIDE = frozenset(

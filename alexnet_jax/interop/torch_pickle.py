@@ -92,7 +92,8 @@ class _Skipped:
 def read(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dictionary, by name.
 
-    The dictionary may lie under one of the keys `NESTED`. What is no tensor is skipped.
+    The dictionary may lie in another, as under one of the keys `NESTED`. What is no
+    tensor is skipped.
 
     Raises:
       InputError: if the file is cut off or damaged, holds anything but a dictionary of
@@ -139,20 +140,30 @@ def _read(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
 
 
 def _tensors(result: object) -> dict[str, _Tensor]:
-    """The tensors of a dictionary by name, or of one that lies in it."""
+    """The tensors of a dictionary by name, or of the one that lies in it."""
     # At most one in another: a dictionary could lie in itself.
-    for _ in range(3):
+    for _ in range(4):
         if not isinstance(result, dict):
             break
-        inner = [result[key] for key in NESTED if isinstance(result.get(key), dict)]
-        if not inner:
-            return {
-                name: value
-                for name, value in result.items()
-                if isinstance(name, str) and isinstance(value, _Tensor)
-            }
+        if tensors := _named(result):
+            return tensors
+        # Of several the one under a known key; else there must be only one.
+        known = [result[key] for key in NESTED if isinstance(result.get(key), dict)]
+        inner = known or [v for v in result.values() if _named(v)]
+        if not known and len(inner) != 1:
+            break
         result = inner[0]
     return {}
+
+
+def _named(value: object) -> dict[str, _Tensor]:
+    """The tensors of a state dictionary; none of any other value."""
+    if not isinstance(value, dict):
+        return {}
+    tensors = {n: v for n, v in value.items() if isinstance(v, _Tensor)}
+    # An optimizer's and the best error so far have no such names.
+    weights = any(isinstance(name, str) and name.endswith("weight") for name in tensors)
+    return {n: v for n, v in tensors.items() if isinstance(n, str)} if weights else {}
 
 
 def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:

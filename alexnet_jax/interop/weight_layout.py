@@ -20,6 +20,15 @@ from alexnet_jax.nn.layers import Conv, Row
 from alexnet_jax.runtime.errors import InputError
 
 
+# Who made an exported file, and why it is not imported: a preset's pixels would be
+# built into its first layer a second time.
+PRODUCER = "alexnet_jax"
+EXPORTED_HERE = (
+    "was exported by alexnet_jax, and its first layer takes other pixels than the "
+    "preset's own weights; use the run that it was exported from"
+)
+
+
 class Layer(NamedTuple):
     """A layer's arrays as Caffe and PyTorch have them.
 

@@ -1,6 +1,7 @@
 """Files of weights as people have them: read whole, or refused in one line."""
 
 import argparse
+import functools
 import json
 import pickle
 import struct
@@ -241,6 +242,18 @@ def beside(**more):
     }
 
 
+def put(place, tensors):
+    """A dictionary with the tensors where it has None."""
+    return {
+        key: tensors
+        if value is None
+        else put(value, tensors)
+        if isinstance(value, dict)
+        else value
+        for key, value in place.items()
+    }
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
     ("name", "key"),
@@ -256,16 +269,21 @@ def test_the_tensors_of_a_training_script_are_found(tmp_path, name, key, protoco
     path = tmp_path / name
     pth(path, SMALL_STATE, lambda tensors: beside(**{key: tensors}), protocol)
     assert_small(path)
-    pth(path, SMALL_STATE, lambda tensors: {"net": {"model": tensors}}, protocol)
-    assert_small(path)
+    for inner in ({"net": {"model": None}}, {"epoch": 3, "encoder": None}):
+        pth(path, SMALL_STATE, functools.partial(put, inner), protocol)
+        assert_small(path)
 
 
-def test_a_dictionary_that_lies_in_itself_has_no_tensors(tmp_path):
-    def around(tensors):
-        whole = {"a": tensors}
-        whole["model"] = whole
-        return whole
+def in_itself(tensors):
+    whole: dict[str, object] = {}
+    whole["model"] = whole
+    return whole
 
+
+@pytest.mark.parametrize(
+    "around", [in_itself, lambda tensors: {"encoder": tensors, "decoder": tensors}]
+)
+def test_of_several_dictionaries_none_is_guessed(tmp_path, around):
     pth(tmp_path / "net.pth", SMALL_STATE, around)
     with pytest.raises(
         InputError, match=r"no dictionary of tensors; save model\.state"

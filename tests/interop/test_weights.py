@@ -13,6 +13,7 @@ from alexnet_jax import load_config
 from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.interop import export, weight_layout
 from alexnet_jax.interop.importing import import_weights
+from alexnet_jax.interop.readers import read_layers
 from alexnet_jax.interop.weight_layout import Origin
 from alexnet_jax.nn.presets import NO_EXCHANGE
 from alexnet_jax.runs.config import plain
@@ -154,6 +155,10 @@ def test_what_is_exported_gives_our_logits(tmp_path, standardize, opset):
     data = (tmp_path / "net.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
     assert header["conv2.weight"]["shape"] == [16, 4, 5, 5]
+    for exported in (path, tmp_path / "net.safetensors"):
+        # Its pixels are ours already, and a preset's would be built in once more.
+        with pytest.raises(InputError, match="was exported by alexnet_jax"):
+            read_layers(exported)
     about = {entry.key: entry.value for entry in made.metadata_props}
     for said in (about, header["__metadata__"]):
         assert json.loads(said["class_names"]) == list(names)
