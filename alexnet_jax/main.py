@@ -98,10 +98,10 @@ def help_text(arguments: Sequence[str]) -> str:
       InputError: if there is no such config, or an override is wrong.
     """
     given, changes = _parsed([text for text in arguments if text not in HELP])
-    if not given.config:
-        known = config_help.listing()
-        return f"{__doc__}\n{USAGE}\n\nConfigs of the package:\n{known}"
     width = min(shutil.get_terminal_size().columns, WIDTH_OF_HELP)
+    if not given.config:
+        known = config_help.listing(width)
+        return f"{__doc__}\n{USAGE}\n\nConfigs of the package:\n{known}"
     return config_help.describe(_config_file(given, changes), width)
 
 

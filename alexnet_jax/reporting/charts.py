@@ -182,7 +182,8 @@ def panel(insight: Insight) -> Figure:
             _image(axes, insight, int(neighbour))
         for axes in row[2 + len(near) :]:
             axes.axis("off")
-    grid[0][1].set_title("five best classes", fontsize=9)
+    few = len(insight.class_names) <= 5
+    grid[0][1].set_title("classes" if few else "five best classes", fontsize=9)
     first = grid[0][2]
     title = "nearest by the last hidden layer"
     # Spans all columns of neighbours, and must not widen the first.

@@ -20,12 +20,13 @@ _ELSEWHERE = re.compile(r"see `(\w+)`\.?")
 LAYERS = "model.layers"
 
 
-def listing() -> str:
+def listing(width: int) -> str:
     """A line for each config of the package: its name, and how its docstring opens."""
     lines = []
     for path in sorted(config_folder().glob("*.py")):
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        lines.append(f"  {path.stem:<12} {about.partition(chr(10))[0]}")
+        line = f"  {path.stem:<11} {about.partition(chr(10))[0]}"
+        lines.append(textwrap.fill(line, width, subsequent_indent=" " * 14))
     return "\n".join(lines)
 
 

@@ -198,13 +198,9 @@ def _check_known(path: str, config: ConfigDict) -> None:
     if _is_by_layer(path) and folders[0] in config:
         return
     section = _section(config, folders)
-    if section is None:
-        raise InputError(
-            f"--config.{path} is unknown; sections are {', '.join(config)}"
-        )
-    if key in section:
+    if section is not None and key in section:
         return
-    if not folders:
+    if section is None or not folders:
         raise InputError(
             f"--config.{path} is unknown; sections are {', '.join(config)}"
         )

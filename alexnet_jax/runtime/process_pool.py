@@ -153,12 +153,18 @@ def _is_guarded(path: Path, line: int) -> bool:
     except (OSError, ValueError, SyntaxError):
         # Not Python's source.
         return True
-    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If)]
-    return any(
-        guard.lineno <= line <= (guard.end_lineno or line)
-        and {"__name__", "parent_process"} & _names(guard.test)
-        for guard in guards
-    )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If | ast.IfExp):
+            condition = node.test
+        elif isinstance(node, ast.BoolOp):
+            condition = node.values[0]
+        else:
+            continue
+        if node.lineno <= line <= (node.end_lineno or line) and (
+            {"__name__", "parent_process"} & _names(condition)
+        ):
+            return True
+    return False
 
 
 def _names(expression: ast.expr) -> set[str]:

@@ -66,6 +66,7 @@ PASS = f"{GUARDED}pass\n"
     ("how", "end", "said"),
     [
         ("file", f"{GUARDED}main()", None),
+        ("file", '__name__ == "__main__" and main()', None),
         ("file", "main()", "program.py, line 6: each worker process runs this file"),
         ("file", f"{PASS}main()", "program.py, line 8: each worker process runs this"),
         (
