@@ -15,7 +15,10 @@ PART = ".part"
 def replace(path: Path, data: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one."""
     part = path.with_name(path.name + PART)
-    part.write_bytes(data.encode() if isinstance(data, str) else data)
+    if isinstance(data, str):
+        # Names of files that are not UTF-8 are shown with escapes.
+        data = data.encode("utf-8", "backslashreplace")
+    part.write_bytes(data)
     part.replace(path)
 
 
