@@ -89,9 +89,8 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
         file.
     """
     check_bytes(len(data), name)
-    formats = _formats(data, name)
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as opened:
+        with Image.open(io.BytesIO(data), formats=_formats(data)) as opened:
             _check_work(opened, data)
             large = opened.width * opened.height > LARGE_PIXELS
             with _large if large else nullcontext():
@@ -100,14 +99,10 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
                 pixels, damaged = _pixels(opened, data)
                 image = _finished(pixels, upright, size)
     except UnidentifiedImageError as error:
+        what = "is not an image; fix it or move it away"
         if data.startswith(POINTERS):
-            raise UnreadableImage(
-                f"{name} stands for an image that is not fetched; fetch it "
-                "(`git lfs pull`, `git annex get`)"
-            ) from error
-        raise UnreadableImage(
-            f"{name} is not an image; fix it or move it away"
-        ) from error
+            what = "stands for an image; fetch that (`git lfs pull`, `git annex get`)"
+        raise UnreadableImage(f"{name} {what}") from error
     except Exception as error:
         # Broken bytes make Pillow raise nearly anything, struct.error among them.
         reason = first_line(error)
@@ -157,11 +152,11 @@ def is_image(head: bytes) -> bool:
     return SIGNATURES.match(head) is not None
 
 
-def _formats(data: bytes, name: str) -> tuple[str, ...]:
+def _formats(data: bytes) -> tuple[str, ...]:
     """The formats that the file may have."""
     if _HEIF.match(data) is None:
         return tuple(kind for kind in FORMATS if kind != "HEIF")
-    require("pillow_heif", f"{name} is a HEIC image and").register_heif_opener()
+    require("pillow_heif", "HEIC").register_heif_opener()
     return ("HEIF",)
 
 

@@ -213,6 +213,19 @@ def printable(path: str | Path) -> str:
         return text
 
 
+def check_utf8(flag: str, path: Path) -> None:
+    """Raise an InputError if a path is not UTF-8: Orbax and ArrayRecord open no other.
+    The `flag`, such as `--output=`, comes before it in the message."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{flag}{printable(path.absolute())} is not UTF-8, or not text in this "
+            "locale, and so can't hold checkpoints or prepared sets; choose another "
+            "folder, or set LC_ALL=C.UTF-8"
+        ) from None
+
+
 def cannot_read(path: Path, error: OSError) -> UnreadableImage:
     """The error for a file that the system can't read."""
     shown = printable(path)

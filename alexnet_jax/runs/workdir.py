@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from alexnet_jax.data.image_tree import printable
+from alexnet_jax.data.image_tree import check_utf8
 from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.runs.config import Sections, completed
@@ -58,14 +58,7 @@ def create(workdir: Path) -> None:
             f"--workdir={workdir} holds a data set ({MANIFEST_FILE}) and no run; "
             "choose another directory"
         )
-    try:
-        str(workdir.absolute()).encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f"--workdir={printable(workdir.absolute())} is not UTF-8, or not text in "
-            "this locale, and no checkpoint can be saved there; choose another "
-            "directory, or set LC_ALL=C.UTF-8"
-        ) from None
+    check_utf8("--workdir=", workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"

@@ -18,8 +18,11 @@ WITHOUT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 def replace(path: Path, data: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one."""
     part = path.with_name(path.name + PART)
+    if isinstance(data, str):
+        # Names of files that are not UTF-8 are shown with escapes.
+        data = data.encode("utf-8", "backslashreplace")
     with removed_on_error(part):
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.write_bytes(data)
         part.replace(path)
 
 

@@ -167,10 +167,8 @@ def test_heic_needs_a_package_and_says_so(monkeypatch):
     for brand, rest in ((b"heic", b"mif1heic"), (b"mif1", b"mif1heix")):
         data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0" + rest + bytes(400)
         message = refused(data, "IMG_0001.jpg")
-        assert message == (
-            "IMG_0001.jpg is a HEIC image and needs the package pillow_heif; "
-            "`pip install pillow-heif`"
-        )
+        assert "IMG_0001.jpg can't be read as an image (HEIC needs the" in message
+        assert "`pip install " in message
 
 
 def test_heic_is_read_where_its_package_is_installed(piece):
@@ -223,7 +221,7 @@ def test_broken_files_are_refused_by_name(photographs):
         b"version https://git-lfs.github.com/spec/v1\n",
         b"/annex/objects/a",
     ):
-        assert "is not fetched; fetch it (`git lfs pull`" in refused(pointer)
+        assert "stands for an image; fetch that (`git lfs pull`" in refused(pointer)
     # Pillow would run Ghostscript on it.
     assert "is not an image" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0")
 

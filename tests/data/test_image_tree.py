@@ -30,7 +30,7 @@ def paths(root, **options):
     return [file.path for file in image_tree.scan(root, **options).images]
 
 
-def test_a_file_of_unknown_ending_is_told_by_its_first_bytes(tmp_path, image):
+def test_a_file_of_unknown_ending_is_known_by_its_first_bytes(tmp_path, image):
     kinds = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]
     kinds += ["AVIF"] if features.check("avif") else []
     kinds += ["JPEG2000"] if features.check("jpg_2000") else []

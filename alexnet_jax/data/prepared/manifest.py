@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from alexnet_jax.data import statistics
 from alexnet_jax.data.dataset import LARGEST_SIZE
+from alexnet_jax.data.image_tree import check_utf8
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -63,6 +64,7 @@ def read_manifest(folder: Path) -> Manifest:
       InputError: if it is missing, damaged or of a format not read here.
     """
     path = folder / DATASET_FILE
+    check_utf8("", folder)
     if not path.is_file():
         raise InputError(
             f"{folder} holds no prepared data set ({DATASET_FILE} is missing); make it "

@@ -18,6 +18,7 @@ import numpy as np
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.encoded import EncodedSource
+from alexnet_jax.data.image_tree import check_utf8
 from alexnet_jax.data.prepared import manifest, shard_writer, staging
 from alexnet_jax.data.prepared.manifest import Content
 from alexnet_jax.data.prepared.shard_writer import ShardTask
@@ -114,6 +115,7 @@ def _check_arguments(
             f"--output={output} is where a disk is mounted, and the set is moved to "
             f"its place as a whole; choose a folder in it, like {output / 'prepared'}"
         )
+    check_utf8("--output=", output)
     check_number("--size", size, least=1, below=LARGEST_SIZE + 1)
     if source in ("folder", "imagenet") and not Path(input_path).is_dir():
         raise InputError(f"--input={input_path} is not a folder")

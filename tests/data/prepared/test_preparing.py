@@ -250,6 +250,17 @@ def test_names_that_are_not_utf_8_are_stored_with_escapes(tmp_path, image_folder
     assert [e["name"] for e in content["unreadable"]] == ["train/class1/\\xe9.jpg"]
 
 
+def test_the_path_of_a_prepared_set_is_utf_8(tmp_path, image_folder):
+    """ArrayRecord opens no other."""
+    strange = tmp_path / os.fsdecode(b"\xe9")
+    with pytest.raises(InputError, match=r"--output=.*/\\xe9 is not UTF-8.* choose"):
+        prepared_from(image_folder, strange)
+    prepared_from(image_folder, tmp_path / "out")
+    (tmp_path / "out").rename(strange)
+    with pytest.raises(InputError, match=r".*/\\xe9 is not UTF-8.* choose"):
+        opened(strange)
+
+
 def test_what_is_left_out_is_counted_in_the_manifest(tmp_path, image_folder, capsys):
     hidden = image_folder / "train" / "class1" / ".ipynb_checkpoints"
     hidden.mkdir()
