@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -154,10 +155,16 @@ def test_kill_9_and_resume(tmp_path, straight, override):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "workers"),
-    [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 0), (signal.SIGINT, 130, 2)],
+    [
+        (signal.SIGTERM, 143, 0),
+        (signal.SIGINT, 130, 0),
+        (signal.SIGINT, 130, 2),
+        (signal.SIGHUP, 129, 2),
+        (signal.SIGUSR1, 128 + signal.SIGUSR1, 0),
+    ],
 )
 def test_signals_leave_with_their_status(tmp_path, number, status, workers):
-    """Ctrl-C in a terminal reaches the workers too."""
+    """A terminal sends its signals to the workers too."""
     process = runs.start(
         tmp_path,
         "run",
@@ -169,7 +176,7 @@ def test_signals_leave_with_their_status(tmp_path, number, status, workers):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    if number == signal.SIGINT:
+    if number in (signal.SIGINT, signal.SIGHUP):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
@@ -284,6 +291,25 @@ def test_a_run_from_before_a_key_was_there_goes_on(straight, tmp_path):
     config["model"]["standardize"] = True
     with pytest.raises(InputError, match="model.standardize False -> True"):
         workdirs.check_run(older, config)
+
+
+def test_other_versions_and_settings_are_said_at_a_resume(straight, tmp_path, capsys):
+    """They may change the last digits; what is set in the program does not count."""
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    config = workdirs.read_config(workdir)
+    workdirs.start_run(workdir, config)
+    assert capsys.readouterr().err == ""
+    run = json.loads((workdir / "run.json").read_text())
+    run["starts"][-1]["versions"]["jax"] = "0.1.2"
+    del run["starts"][-1]["versions"]["numpy"]
+    (workdir / "run.json").write_text(json.dumps(run))
+    with jax.default_matmul_precision("highest"), jax.default_prng_impl("rbg"):
+        workdirs.start_run(workdir, config)
+    message = capsys.readouterr().err
+    assert message.startswith(f"warning: {workdir} goes on with other versions")
+    assert "jax '0.1.2' -> " in message
+    assert "jax_default_matmul_precision 'None' -> 'highest'" in message
+    assert "numpy" not in message and "prng" not in message
 
 
 @pytest.mark.slow

@@ -164,16 +164,20 @@ def combine(
     labels = members[0].labels
     totals: dict[str, float] = {}
     probabilities = []
-    for start in range(0, len(labels), batch_size):
-        part = slice(start, start + batch_size)
-        votes = [member.log_probabilities[part] for member in members]
-        # The softmax of log-probabilities is these probabilities.
-        log_mean = losses.log_mean_probabilities(jnp.asarray(np.stack(votes, axis=1)))
-        mask = jnp.ones(len(log_mean), jnp.bool_)
-        sums = losses.sums(log_mean, jnp.asarray(labels[part]), mask)
-        for name, value in sums.items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-        probabilities.append(np.exp(jax.device_get(log_mean)))
+    # Small arrays of the host, also where JAX_TRANSFER_GUARD is set.
+    with jax.transfer_guard("allow"):
+        for start in range(0, len(labels), batch_size):
+            part = slice(start, start + batch_size)
+            votes = [member.log_probabilities[part] for member in members]
+            # The softmax of log-probabilities is these probabilities.
+            log_mean = losses.log_mean_probabilities(
+                jnp.asarray(np.stack(votes, axis=1))
+            )
+            mask = jnp.ones(len(log_mean), jnp.bool_)
+            sums = losses.sums(log_mean, jnp.asarray(labels[part]), mask)
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+            probabilities.append(np.exp(jax.device_get(log_mean)))
     return losses.means(totals), np.concatenate(probabilities)
 
 

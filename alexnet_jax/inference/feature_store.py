@@ -9,7 +9,6 @@ import csv
 import io
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,7 +167,7 @@ def _npy(
                 table.write(_row(name, label))
             for file in (array, table):
                 file.flush()
-                os.fsync(file.fileno())
+                atomic.sync_open(file.fileno())
 
         yield write
 

@@ -71,6 +71,8 @@ def import_weights(
     """
     if workdir.exists() and clutter.without(workdir.iterdir()):
         raise InputError(f"--workdir={workdir} is not empty; choose another")
+    # Shapes alone are asked of JAX below, which opens its devices as well.
+    meshes.open_devices()
     layers = read_layers(path)
     classes = len(layers[-1].bias)
     names = tuple(class_names or map(str, range(classes)))

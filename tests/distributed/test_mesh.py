@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from alexnet_jax.distributed import mesh
+from alexnet_jax.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,33 @@ assert cores() == 1
     fewer = str(max(1, len(os.sched_getaffinity(0)) - 1))
     environment = {**os.environ, "LOKY_MAX_CPU_COUNT": fewer}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_that_cannot_be_opened_is_one_line(platform):
+    program = """
+from alexnet_jax.distributed import mesh
+from alexnet_jax.runtime import cli
+cli.run_command(mesh.one_device)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": platform},
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: JAX can't open the platform {platform} (")
+    assert "JAX_PLATFORMS=cpu" in line
+
+
+@pytest.mark.parametrize("name", mesh.NOT_WITH)
+def test_debugging_that_does_not_fit_is_one_line(name):
+    before = getattr(jax.config, name)
+    jax.config.update(name, True)
+    try:
+        with pytest.raises(InputError, match=f"^{name.upper()} is on, .*; unset it"):
+            mesh.one_device()
+    finally:
+        jax.config.update(name, before)
