@@ -23,6 +23,7 @@ from alexnet_jax.runs.readable import list_unreadable
 from alexnet_jax.runs.setup import Setup, build_setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, Interrupted, UnreadableImage
+from alexnet_jax.runtime.paths import local
 from alexnet_jax.training.step import TrainState
 
 
@@ -34,7 +35,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, object]:
       workdir: gets the run's files.
     """
     # Before the data are opened, which may take long.
-    workdir = Path(workdir)
+    workdir = local(workdir)
     workdirs.create(workdir)
     setup = build_setup(config, workdir=workdir)
     try:
@@ -58,7 +59,7 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
       Interrupted: after saving, if Ctrl-C or SIGTERM asked to stop.
       Failure: if something breaks on the way; what was saved before is whole.
     """
-    workdir, plan, steps = Path(workdir), setup.plan, setup.steps
+    workdir, plan, steps = local(workdir), setup.plan, setup.steps
     with open_run(setup, workdir, begin) as run:
         checkpoints, metrics, state = run.checkpoints, run.metrics, run.state
         for step in range(run.start, plan.steps + 1):

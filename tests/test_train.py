@@ -510,6 +510,13 @@ def test_a_full_disk_loses_nothing(tmp_path, straight):
     assert_same_run(tmp_path / "run", straight)
 
 
+def test_an_address_is_no_work_directory():
+    with pytest.raises(InputError, match="gs://bucket/run is an address"):
+        train.run(load_config("quickstart"), "gs://bucket/run")
+    with pytest.raises(InputError, match="s3://bucket/run is an address"):
+        trained.load("s3://bucket/run")
+
+
 def test_an_unknown_section_is_named(tmp_path):
     with pytest.raises(InputError, match="config.optimiser is unknown"):
         train.run({"optimiser": {"momentum": 0.5}}, tmp_path / "run")

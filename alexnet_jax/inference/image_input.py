@@ -10,6 +10,7 @@ from PIL import Image
 
 from alexnet_jax.data import decoding
 from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.paths import local
 
 
 # Axes behind height and width: grey with transparency, RGB, and RGB with transparency.
@@ -45,7 +46,7 @@ def _several(images: object) -> Iterable[object]:
 
 def _stored(image: object, size: int) -> UInt8[np.ndarray, "size size 3"]:
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
+        path = local(Path(image) if isinstance(image, os.PathLike) else image)
         if not path.is_file():
             raise InputError(f"{path} is not a file")
         return decoding.decode(path.read_bytes(), str(path), size=size).image

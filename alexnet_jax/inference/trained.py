@@ -27,6 +27,7 @@ from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.run_data import Data, read_data
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.paths import local
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.preprocess import cut_views
 from alexnet_jax.training.step import Batch
@@ -236,7 +237,7 @@ def load(workdir: str | Path, checkpoint: str | SupportsIndex = "best") -> Loade
     Raises:
       InputError: if there is no such checkpoint.
     """
-    network = open_trained(Path(workdir), checkpoint)
+    network = open_trained(local(workdir), checkpoint)
     data, mean = network.data, network.mean
 
     def preprocess(images: object) -> Float[np.ndarray, "batch crop crop 3"]:

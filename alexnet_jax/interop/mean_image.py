@@ -8,6 +8,7 @@ from jaxtyping import Float
 from alexnet_jax.interop import caffemodel
 from alexnet_jax.interop.weight_layout import Origin
 from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.paths import local
 
 
 def mean_image(
@@ -49,7 +50,7 @@ def mean_image(
 
 
 def _numbers(given: str | Path, where: str) -> np.ndarray:
-    path = Path(given)
+    path = local(given, "--mean")
     parts = str(given).split(",")
     if len(parts) == 3 and not path.exists():
         try:

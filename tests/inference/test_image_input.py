@@ -73,6 +73,7 @@ def test_grey_and_transparent_arrays():
         ([None], "and not NoneType"),
         (5, "and not int"),
         ("no.jpg", "no.jpg is not a file"),
+        ("https://example.org/cat.jpg", "is an address, .*download it"),
         (Path(), r"\. is not a file"),
         (Image.new("F", (9, 9)), "can't be read .pixels of mode F"),
     ],
