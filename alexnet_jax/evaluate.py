@@ -10,6 +10,7 @@ if __name__ == "__main__":
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_jax.inference import evaluations
 from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(
         "evaluate",
         description="Measure the errors of a run, or of several as an ensemble. The\n"
-        "last line of standard output is one JSON object.",
+        "last line of standard output is one JSON object. It is also kept, with time,\n"
+        "command and versions, in evaluation.jsonl of the first work directory.",
     )
     add = parser.add_argument
     parser.add_workdirs("for each member of an ensemble")
@@ -52,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="write names, labels, logits and mean probabilities of every example",
     )
     given = vars(parser.parse_args(arguments))
-    progress.print_result(evaluate(given.pop("workdir"), **given))
+    members = given.pop("workdir")
+    result = evaluate(members, **given)
+    # First on standard output: what was measured must not hang on a disk.
+    progress.print_result(result)
+    evaluations.keep(members[0], result)
 
 
 if __name__ == "__main__":

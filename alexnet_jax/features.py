@@ -5,17 +5,22 @@
 
 The output is a Zarr group (the extra `features`) with an array for each layer, and
 `name` and `label` beside them; or, where its name ends in .npy, one layer as a NumPy
-array and a .csv of names and labels. `conv5` is a layer after its non-linearity,
-`conv5.linear` before it, `norm1` after normalisation, `pool5` after pooling. In the
-last axis towers stand side by side, tower 0 first. Rows are written as they are
-computed, so memory does not grow with the number of images, and the same command
-continues where it was stopped.
+array and a .csv of names and labels. Labels and class names are those of the input's
+own folders, whatever the run was trained on. The class names, the run, its checkpoint
+and what is done to images are the attributes of the Zarr group, or a .json beside the
+.npy.
+
+`conv5` is a layer after its non-linearity, `conv5.linear` before it, `norm1` after
+normalisation, `pool5` after pooling. In the last axis towers stand side by side, tower
+0 first. Rows are written as they are computed, so memory does not grow with the number
+of images, and the same command continues where it was stopped.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.inference.extraction import BATCH_SIZE, write_features
+from alexnet_jax.inference.extraction_input import SPLITS
 from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import Failure
 
@@ -40,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FILE",
         help=".zarr, or .npy for one layer",
     )
-    add("--split", default="validation", choices=("train", "validation"))
+    add(
+        "--split",
+        default="all",
+        choices=("all", *SPLITS),
+        help="of a prepared data set (default: all, training first)",
+    )
     parser.add_checkpoint()
     add("--batch_size", type=int, default=BATCH_SIZE, metavar="N")
     given = parser.parse_args(arguments)

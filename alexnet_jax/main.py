@@ -33,7 +33,7 @@ from alexnet_jax import train
 from alexnet_jax.distributed import multihost
 from alexnet_jax.reporting import report
 from alexnet_jax.runs import config_file, config_help, overrides
-from alexnet_jax.runtime import optional, progress
+from alexnet_jax.runtime import optional, paths, progress
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
@@ -83,6 +83,8 @@ def _opened(
 def _config_file(
     given: argparse.Namespace, changes: Sequence[str]
 ) -> config_file.ConfigFile:
+    # Before what follows the colon of an address is taken for a variant.
+    paths.local(given.config, "--config")
     name, _, variant = given.config.partition(":")
     file = config_file.open_config(name, variant or None)
     overrides.override(file.config, changes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_jax.data import image_paths
 from alexnet_jax.data.image_tree import printable
 from alexnet_jax.inference.prediction import Prediction, predict
-from alexnet_jax.runtime.cli import Parser, run_command
+from alexnet_jax.runtime.cli import Parser, path_text, run_command
 from alexnet_jax.runtime.errors import Failure
 
 
@@ -28,11 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(
         "predict",
         description="Classify images: the five best classes of each. An image that\n"
-        "can't be read is named on standard error, and the others continue.",
+        "can't be read is named on standard error, and the others continue. So is the\n"
+        "number of files in a folder that are no images.",
     )
     add = parser.add_argument
     add("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
-    add("images", nargs="+", metavar="IMAGE", help="files, folders or patterns")
+    add(
+        "images",
+        nargs="+",
+        type=path_text,
+        metavar="IMAGE",
+        help="files, folders or patterns",
+    )
     parser.add_views()
     parser.add_checkpoint()
     add("--json", action="store_true", help="a JSON object a line for each image")

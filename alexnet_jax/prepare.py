@@ -31,11 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add(
         "--input",
         dest="input_path",
+        type=cli.path_text,
         required=True,
         metavar="PATH_OR_NAME",
         help="a folder with train/CLASS and validation/CLASS, or with CLASS folders "
         "alone; a folder with ImageNet's two tars and its devkit; a name like "
-        "imagenette/full-size-v2",
+        "imagenette/full-size-v2. Files that are no images are counted by reason",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     add(

@@ -26,7 +26,7 @@ from alexnet_jax.runtime.errors import InputError, Interrupted, UnreadableImage
 from alexnet_jax.training.step import TrainState
 
 
-def run(config: Config, workdir: Path) -> dict[str, object]:
+def run(config: Config, workdir: str | Path) -> dict[str, object]:
     """Train as a config says; see `train`.
 
     Args:
@@ -34,6 +34,7 @@ def run(config: Config, workdir: Path) -> dict[str, object]:
       workdir: gets the run's files.
     """
     # Before the data are opened, which may take long.
+    workdir = Path(workdir)
     workdirs.create(workdir)
     setup = build_setup(config, workdir=workdir)
     try:
@@ -42,7 +43,7 @@ def run(config: Config, workdir: Path) -> dict[str, object]:
         raise list_unreadable(workdir, setup.pipeline, error) from error
 
 
-def train(setup: Setup, workdir: Path) -> dict[str, object]:
+def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
     """Train to the end of the plan, from the latest checkpoint if there is one.
 
     Args:
@@ -57,7 +58,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, object]:
       Interrupted: after saving, if Ctrl-C or SIGTERM asked to stop.
       Failure: if something breaks on the way; what was saved before is whole.
     """
-    plan, steps = setup.plan, setup.steps
+    workdir, plan, steps = Path(workdir), setup.plan, setup.steps
     with open_run(setup, workdir, begin) as run:
         checkpoints, metrics, state = run.checkpoints, run.metrics, run.state
         for step in range(run.start, plan.steps + 1):
@@ -84,7 +85,7 @@ def train(setup: Setup, workdir: Path) -> dict[str, object]:
             state, step_metrics = steps.train(state, batch, run.mean)
             metrics.train(step + 1, step_metrics, waited)
     errors = metrics_file.last_validation(workdir)
-    return {"step": int(state.step), "workdir": str(workdir), **errors}
+    return {"step": int(jax.device_get(state.step)), "workdir": str(workdir), **errors}
 
 
 def begin(setup: Setup) -> TrainState:

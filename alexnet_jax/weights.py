@@ -8,12 +8,18 @@
 
 Imported weights work like any run: evaluate, predict, extract features, or continue
 training. Presets: `caffe` (BVLC AlexNet), `caffenet` (Caffe's reference network), `owt`
-(torchvision's AlexNet). Import reads .caffemodel, .onnx, .pth and .safetensors; export
-writes .onnx and .safetensors. ONNX and safetensors need the extra `weights`.
+(torchvision's AlexNet). Import reads .caffemodel, .onnx, .safetensors, and what
+`torch.save` wrote as .pth, .pth.tar, .pt, .bin or .ckpt; export writes .onnx and
+.safetensors. ONNX and safetensors need the extra `weights`.
 
 A network's own pixels are built into its first layer and its mean image: BGR becomes
 RGB, and torchvision's division by deviations goes into the kernels. Caffe squeezes
 whole images to 256x256, where `prepare` and `predict` cut out the centre.
+
+An exported ONNX model takes `pixels` and gives `logits`. Pixels are float32 of any
+number of images x 3 x height x width (NCHW), RGB, from 0 to 255: not divided, and the
+mean image is subtracted inside. The model's description and its metadata say this too,
+with the names of the classes.
 """
 
 from argparse import Namespace
@@ -21,8 +27,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax import load_config
-from alexnet_jax.interop.export import to_onnx, to_safetensors
-from alexnet_jax.interop.importing import ORIGINS, import_weights, read_class_names
+from alexnet_jax.interop.class_names import read_class_names
+from alexnet_jax.interop.export import OPSET, check_output, to_onnx, to_safetensors
+from alexnet_jax.interop.importing import ORIGINS, import_weights
 from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, run_command
@@ -44,10 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         progress.print_result({"workdir": str(given.workdir), "parameters": count})
         return
-    writers = {".onnx": to_onnx, ".safetensors": to_safetensors}
-    if given.output.suffix not in writers:
-        raise InputError(f"--output={given.output} must end in .onnx or .safetensors")
-    writers[given.output.suffix](given.workdir, given.checkpoint, given.output)
+    ending = check_output(given.output)
+    if ending == ".onnx":
+        to_onnx(given.workdir, given.checkpoint, given.output, opset=given.opset)
+    elif given.opset != OPSET:
+        raise InputError("--opset is for an --output of .onnx")
+    else:
+        to_safetensors(given.workdir, given.checkpoint, given.output)
     progress.print_result({"output": str(given.output)})
 
 
@@ -62,16 +72,33 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
         "--classes",
         type=Path,
         metavar="PREPARED|FILE",
-        help="names of the classes: a prepared data set, or a text file, one on a line",
+        help="names of the classes: a prepared data set, a text file with one on a "
+        "line, or a JSON file of names by number",
     )
     into.add_argument(
-        "--mean", type=Path, metavar="FILE.npy", help="Caffe's mean image"
+        "--mean",
+        metavar="FILE|N,N,N",
+        help="mean image: a .binaryproto or .npy, or three numbers of 0 to 255; blue "
+        "first for Caffe's networks (default: the mean of ImageNet's channels)",
     )
-    out = actions.add_parser("export", help="a run's weights into a file")
+    out = actions.add_parser(
+        "export",
+        help="a run's weights into a file",
+        description="A run's weights into a file. An ONNX model takes float32 images x "
+        "3 x height x\nwidth (NCHW), RGB, from 0 to 255; the mean image is subtracted "
+        "inside.",
+    )
     out.add_argument("--workdir", type=Path, required=True, metavar="DIR")
     out.add_checkpoint()
     out.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=".onnx, .safetensors"
+    )
+    out.add_argument(
+        "--opset",
+        type=int,
+        default=OPSET,
+        metavar="N",
+        help=f"version of ONNX's operators (default: {OPSET})",
     )
     return parser.parse_args(arguments)
 

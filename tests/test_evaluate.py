@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 
 import alexnet_jax
 from alexnet_jax import evaluate as command
-from alexnet_jax.inference import ensemble, members
+from alexnet_jax.inference import ensemble, evaluations, members
 from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runtime.errors import InputError
 
 import runs
-from networks import features_of
+from networks import features_of, logits_of
 from references import recount
 
 
@@ -111,6 +112,7 @@ def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     source = pipeline.dataset.splits["validation"]
     images = preprocess([source[index]["image"] for index in range(5)])
     assert images.shape == (5, 67, 67, 3)
+    assert logits_of(model, variables, preprocess([])).shape == (0, 10)
     logits, features = features_of(model, variables, images, ("conv5", "fc7"))
     np.testing.assert_allclose(
         logits, written["logits"][:5, 0, 0], rtol=1e-4, atol=1e-5
@@ -119,6 +121,54 @@ def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     assert features["conv5"].shape == (5, 3, 3, 8)
     devices = {leaf.devices().pop() for leaf in jax.tree.leaves(variables)}
     assert devices == {jax.devices()[0]}
+    # One name is enough, as of images.
+    _, alone = features_of(model, variables, images, "fc7")
+    assert set(alone) == {"fc7"}
+    np.testing.assert_array_equal(alone["fc7"], features["fc7"])
+
+
+def test_load_takes_a_step_in_any_form_and_only_a_work_directory(two_runs, tmp_path):
+    loaded = [
+        alexnet_jax.load(str(two_runs[0]), step) for step in (6, "6", np.int64(6))
+    ]
+    for other in loaded[1:]:
+        jax.tree.map(
+            np.testing.assert_array_equal, other.variables, loaded[0].variables
+        )
+    for checkpoint in ("newest", True):
+        with pytest.raises(InputError, match="must be best, latest or a step"):
+            open_trained(two_runs[0], checkpoint)
+    for inside in ("checkpoints", "checkpoints/6"):
+        with pytest.raises(InputError, match="is a part of the work directory .*run0"):
+            alexnet_jax.load(two_runs[0] / inside)
+    with pytest.raises(InputError, match="is not a work directory"):
+        alexnet_jax.load(tmp_path / "nothing")
+
+
+def test_what_is_measured_is_kept(two_runs, tmp_path, capsys):
+    """Of an ensemble in the first work directory; on a disk that can't be written, a
+    line says so, and the result is printed all the same."""
+    workdir = shutil.copytree(two_runs[0], tmp_path / "run")
+    command.main([f"--workdir={workdir}", "--checkpoint=latest"])
+    kept = workdir / "evaluation.jsonl"
+    with kept.open("ab") as file:
+        file.write(b'{"cut": ')
+    command.main([f"--workdir={workdir}", f"--workdir={two_runs[1]}"])
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    results = evaluations.read_evaluations(workdir)
+    environments = [result.pop("environment") for result in results]
+    assert results == printed
+    assert [result["members"] for result in results] == [1, 2]
+    for environment in environments:
+        assert isinstance(environment, dict)
+        assert {"time", "command", "versions", "commit"} <= set(environment)
+    assert len(kept.read_bytes().splitlines()) == 3
+    kept.unlink()
+    kept.mkdir()
+    command.main([f"--workdir={workdir}", "--checkpoint=latest"])
+    out, err = capsys.readouterr()
+    assert json.loads(out) == printed[0]
+    assert f"warning: {kept} can't be written" in err
 
 
 def test_preprocess_takes_files_images_and_arrays(two_runs, tmp_path, photographs):

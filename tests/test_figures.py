@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import figures
-from alexnet_jax.inference import inspection
+from alexnet_jax.inference import evaluations, inspection
 from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.inference.trained import open_trained
-from alexnet_jax.reporting import report, sections
+from alexnet_jax.reporting import html, report, sections
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
 
@@ -110,6 +110,31 @@ def test_a_comparison(workdir, tmp_path):
     assert "model.layers" not in page
 
 
+def test_a_run_without_curves_is_drawn_too(workdir, tmp_path):
+    """Imported weights have none; what was measured of them is shown."""
+    imported = shutil.copytree(workdir, tmp_path / "imported")
+    (imported / "metrics.jsonl").unlink()
+    evaluations.keep(imported, evaluate([imported]))
+    page = report.write_report(imported).read_text()
+    for title in ("Evaluations", "Kernels of the first layer", "Predictions"):
+        assert f">{title}</h2>" in page
+    for title in ("Result", "Training", "Speed"):
+        assert f">{title}</h2>" not in page
+    with pytest.raises(InputError, match="has no metrics.jsonl, as imported weights"):
+        report.write_comparison([workdir, imported])
+
+
+def test_data_of_other_classes_are_not_drawn(workdir, tmp_path, capsys):
+    """Their labels would say nothing about this network."""
+    other = shutil.copytree(workdir, tmp_path / "other")
+    data = json.loads((other / "data.json").read_text())
+    data["class_names"][0] = "zero"
+    (other / "data.json").write_text(json.dumps(data))
+    page = report.write_report(other).read_text()
+    assert "no predictions in the report" in capsys.readouterr().err
+    assert "Confusions" not in page
+
+
 def test_long_runs_are_thinned_and_a_line_in_the_making_is_left_out(workdir, tmp_path):
     line = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
     metrics = tmp_path / "metrics.jsonl"
@@ -137,7 +162,7 @@ def test_rate_drops_and_the_best():
 
 
 def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(InputError, match="metrics.jsonl can't be read"):
+    with pytest.raises(InputError, match="is not a work directory"):
         figures.main([f"--workdir={tmp_path}"])
     (tmp_path / "metrics.jsonl").write_text("no json\n{}\n")
     with pytest.raises(InputError, match="line 1, is damaged"):
@@ -159,6 +184,7 @@ def test_five_classes_or_fewer_have_no_top5_error():
     run = metrics_file.Curves("run", arrays)
     for classes in (2, 5, 6):
         (numbers,) = sections.result(run, classes).parts
+        assert isinstance(numbers, html.Numbers)
         names = [name for name, _ in numbers.pairs]
         assert ("top-5 error there" in names) == (classes > 5)
         assert ("training loss", "0.000") in numbers.pairs

@@ -359,6 +359,13 @@ def test_what_is_wrong_in_the_values_is_one_line(tmp_path, override, shown):
     assert "\n" not in str(caught.value)
 
 
+def test_the_path_of_a_work_directory_is_utf_8(tmp_path):
+    """Orbax saves nothing under another."""
+    with pytest.raises(InputError, match=r"r\\xe9 is not UTF-8.* choose another"):
+        runs.run(tmp_path, os.fsdecode(b"r\xe9"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny_config.py"]
+
+
 def test_a_batch_that_does_not_divide_names_the_nearest(tmp_path):
     with pytest.raises(InputError, match="batch_size=9 .* axis of 2; use 8 or 10"):
         runs.run(

@@ -1,6 +1,8 @@
 """Predictions and features against a forward pass by hand."""
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Generator
 
@@ -100,6 +102,17 @@ def test_an_unreadable_image_is_named_and_the_others_continue(workdir, images, c
     assert "%" in lines[1]
 
 
+def test_a_name_that_is_not_utf_8_is_shown_with_escapes(
+    workdir, images, tmp_path, capsys
+):
+    strange = tmp_path / os.fsdecode(b"Mu\xf1oz.png")
+    shutil.copy(images / "0" / "0.png", strange)
+    command.main([f"--workdir={workdir}", str(strange)])
+    command.main([f"--workdir={workdir}", str(strange), "--json"])
+    plain, *_, last = capsys.readouterr().out.splitlines()
+    assert plain == json.loads(last)["image"] == f"{tmp_path}/Mu\\xf1oz.png"
+
+
 LAYERS = ("conv5", "fc7.linear", "pool1")
 
 
@@ -112,9 +125,16 @@ def test_features_are_those_of_a_forward_pass(workdir, images, tmp_path, capsys)
     group = zarr.open_group(output, mode="r")
     paths = image_paths.find([str(images)])
     names = [str(path.relative_to(images)) for path in paths]
-    assert [name.decode() for name in group["name"][:]] == names
-    # Digits are classes, and so are their names.
+    assert group["name"][:].tolist() == names
     assert group["label"][:].tolist() == [int(name[0]) for name in names]
+    about = dict(group.attrs)
+    assert about["class_names"] == ["0", "1", "2"]
+    assert about["outputs"] == list("0123456789")
+    assert about["splits"] == {"all": 12}
+    assert (about["step"], about["preset"]) == (4, None)
+    assert about["preprocessing"]["size"] == 77
+    assert about["preprocessing"]["crop"] == 67
+    assert {"alexnet_jax", "jax"} <= set(about["versions"])
     good = [place for place, name in enumerate(names) if name != "1/4.png"]
     _, kept, _ = by_hand(workdir, [paths[place] for place in good], LAYERS)
     for layer in LAYERS:
@@ -162,12 +182,11 @@ def test_features_continue_where_they_were_stopped(
     assert (
         stopped.with_suffix(".csv").read_text() == whole.with_suffix(".csv").read_text()
     )
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "stopped.csv",
-        "stopped.npy",
-        "whole.csv",
-        "whole.npy",
-    ]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"{name}.{ending}"
+        for name in ("stopped", "whole")
+        for ending in ("csv", "json", "npy")
+    }
 
 
 def test_no_other_file_is_overwritten_and_a_damaged_one_is_not_continued(
@@ -217,11 +236,54 @@ def test_features_of_a_prepared_set(workdir, images, tmp_path):
         validation_fraction=0.5,
         workers=1,
     )
-    output = tmp_path / "features.npy"
-    write_features(workdir, prepared, ["fc7"], output, split="train")
-    rows = output.with_suffix(".csv").read_text().splitlines()[1:]
-    assert len(rows) == len(np.load(output))
-    assert all(row.split(",")[0][0] == row.split(",")[1] for row in rows)
+    tables = {}
+    for split in ("train", "validation", "all"):
+        output = tmp_path / f"{split}.npy"
+        write_features(workdir, prepared, "fc7", output, split=split)
+        tables[split] = output.with_suffix(".csv").read_text().splitlines()[1:]
+        assert len(tables[split]) == len(np.load(output))
+    assert tables["all"] == tables["train"] + tables["validation"]
+    assert all(row.split(",")[0][0] == row.split(",")[1] for row in tables["all"])
+    about = json.loads((tmp_path / "all.json").read_text())
+    splits = {name: len(tables[name]) for name in ("train", "validation")}
+    assert about["splits"] == splits
+    assert about["class_names"] == ["0", "1", "2"]
+
+
+def test_labels_are_those_of_the_inputs_own_folders(workdir, tmp_path, capsys):
+    """Of classes that the run does not know, with names of any length."""
+    zarr = pytest.importorskip("zarr")
+    folder = tmp_path / "images"
+    deep = "/".join(["d" * 100] * 3)
+    names = ["kite/a.png", f"owl/{deep}/a.png", f"owl/{deep}/b.png", "owl/z.png"]
+    # A name that is not UTF-8.
+    names.insert(1, os.fsdecode(b"kite/b\xff.png"))
+    for name in (*names, "alone.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (90, 80), (9, 99, 199)).save(folder / name)
+    output = tmp_path / "features.zarr"
+    write_features(workdir, folder, "fc7", output)
+    messages = capsys.readouterr().err
+    assert "1 of 6 images lie in no class folder; their label is -1" in messages
+    group = zarr.open_group(output, mode="r")
+    names[1] = r"kite/b\xff.png"
+    assert group["name"][:].tolist() == ["alone.png", *names]
+    assert group["label"][:].tolist() == [-1, 0, 0, 1, 1, 1]
+    assert group.attrs["class_names"] == ["kite", "owl"]
+    with pytest.raises(InputError, match="--split=train is for a prepared data set"):
+        write_features(workdir, folder, "fc7", tmp_path / "x.npy", split="train")
+
+
+def test_a_file_of_features_says_which_parameters_made_it(workdir, images, tmp_path):
+    write_features(workdir, images, "fc7", tmp_path / "fc7.npy")
+    about = json.loads((tmp_path / "fc7.json").read_text())
+    params = runs.final_state(workdir, 4)
+    digest = hashlib.sha256()
+    for name in sorted(n.removeprefix("params.") for n in params if "params" in n):
+        array = params[f"params.{name}"]
+        one = hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        digest.update(f"{name} {one.hexdigest()}\n".encode())
+    assert about["parameters_sha256"] == digest.hexdigest()
 
 
 def test_an_unknown_layer_lists_them(workdir, images, tmp_path):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import load_config, train
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data.dataset import Example, Source
 from alexnet_jax.data.loading.pipeline import open_pipeline
 from alexnet_jax.data.prepared.preparation import prepare
@@ -100,7 +101,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path):
     before = runs.lines(workdir)
     assert first["step"] == 2
     assert first["top1_error"] == before[-1]["top1_error"]
-    assert train.run(config, workdir) == first
+    assert train.run(config, str(workdir)) == first
     assert runs.lines(workdir) == before
 
 
@@ -352,12 +353,26 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 
-def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
-    """Of the same classes all of them; no step moves them at a rate of zero."""
-    still = ("--config.schedule.learning_rate=0", "--config.train.steps=1")
-    begin = f"--config.train.init_from={straight}"
-    workdir = runs.run(tmp_path, "tuned", begin, "--config.train.seed=9", *still)
+def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight, capsys):
+    """Of the same classes all of them, and with its mean image, on other images; no
+    step moves them at a rate of zero."""
+    source = shutil.copytree(straight, tmp_path / "before")
+    still = ("--config.schedule.learning_rate=0", "--config.train.seed=9")
+    begin = f"--config.train.init_from={source}"
+    others = (begin, "--config.data.validation_fraction=0.9", *still)
+    workdir = runs.run(tmp_path, "tuned", "--config.train.steps=1", *others)
     best = CheckpointReader(straight / "checkpoints").find("best")
+    messages = capsys.readouterr().err
+    names = "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8"
+    assert f"starts from {source}, checkpoint of step {best}: takes {names}" in messages
+    assert f"mean image: that of {source}" in messages
+    shutil.rmtree(source)
+    # The same run goes on, with the same mean image and without that directory.
+    runs.run(tmp_path, "tuned", "--config.train.steps=2", *others)
+    means = [np.load(folder / "mean.npy") for folder in (straight, workdir)]
+    np.testing.assert_array_equal(*means)
+    with pytest.raises(InputError, match="data.mean 'pretrained' -> 'dataset'"):
+        runs.run(tmp_path, "tuned", "--config.data.mean=dataset", *others)
     before, after = runs.final_state(straight, best), runs.final_state(workdir, 1)
     kernels = [name for name in before if name.startswith("params.")]
     assert len(kernels) == 16
@@ -365,7 +380,7 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight):
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
-def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
+def test_the_last_layer_is_reinitialised_for_other_classes(straight, capsys):
     mesh = mesh_of(1, 2)
     model = trained.open_trained(straight, "best").model
     params = {
@@ -374,7 +389,9 @@ def test_the_last_layer_is_drawn_anew_for_other_classes(straight, capsys):
     }
     others = [f"class {number}" for number in range(10)]
     taken = finetune.init_from(straight, params, model, others, mesh)
-    assert "warning" not in capsys.readouterr().err
+    messages = capsys.readouterr().err
+    assert "warning" not in messages
+    assert "fc7; fc8 is re-initialised, since the classes differ" in messages
     rows = changed(model.layers, conv1={"kernel_std": 0.1})
     otherwise = model.clone(norm_k=1.0, layers=rows)
     finetune.init_from(straight, params, otherwise, others, mesh)

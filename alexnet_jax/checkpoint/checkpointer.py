@@ -1,119 +1,59 @@
-"""Checkpoints by Orbax, each with a checksum of every array.
-
-Orbax alone restores the numbers of a damaged file without an error. So the SHA-256 of
-every array's bytes is taken before it is saved, stored as a second item of the same
-checkpoint, and compared on every restore.
+"""Saves checkpoints by Orbax, reads them back, and deletes what they supersede.
 
 A state is hashed and written once. A validation at its step adds a small file to the
 checkpoint when it is done (`directory.write_validation`).
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
-from orbax.checkpoint import v1 as orbax_v1
 
 from alexnet_jax.checkpoint import directory as directories
-from alexnet_jax.checkpoint.integrity import (
-    abstract_digests,
-    check_files,
-    check_shapes,
-    digests,
-    named,
-)
+from alexnet_jax.checkpoint.errors import Damaged, OtherNetwork
+from alexnet_jax.checkpoint.integrity import digests, record_files
 from alexnet_jax.checkpoint.orbax_errors import readable, writable
+from alexnet_jax.checkpoint.plain_path import plain
+from alexnet_jax.checkpoint.reader import (
+    DIGESTS,
+    ERROR,
+    STATE,
+    CheckpointReader,
+    ocp,
+    stored_digests,
+)
 from alexnet_jax.distributed import consensus, multihost
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, InputError, check_number
+from alexnet_jax.runtime.patience import is_away, until_reachable
 
 
-# Its annotations ask for its own path and policy types where any will do.
-ocp: Any = orbax_v1
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Saving:
+    """A checkpoint that is being written.
 
-STATE, DIGESTS = "state", "digests"
-ERROR = "top1_error"
-
-
-class CheckpointReader:
-    """The checkpoints of a work directory, to look at and to restore.
-
-    Args:
-      directory: the folder `checkpoints` of a work directory.
-
-    Raises:
-      InputError: if it holds anything but plain files and folders.
+    Attributes:
+      state: what is saved; its arrays are gone once the next step has taken them.
+      digests: of its arrays.
+      done: waits for the end, and raises what went wrong.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory.absolute()
-        check_files(self._directory)
-
-    @property
-    def steps(self) -> dict[int, float | None]:
-        """The steps that have a checkpoint, each with its top-1 validation error."""
-        return {
-            step: directories.read_validation(self._directory / str(step)).get(ERROR)
-            for step in directories.steps_in(self._directory)
-        }
-
-    def find(self, which: int | str) -> int:
-        """The step of a checkpoint: `best` by validation error, `latest`, or a step.
-
-        Raises:
-          InputError: if there is no such checkpoint.
-        """
-        steps = self.steps
-        if not steps:
-            raise InputError(
-                f"no checkpoint in {self._directory}; train with "
-                f"`python -m alexnet_jax.main --config=NAME --workdir="
-                f"{self._directory.parent}`"
-            )
-        if which == "latest":
-            return max(steps)
-        if which == "best":
-            validated = {s: error for s, error in steps.items() if error is not None}
-            # Of equals the latest, which is the one that is kept.
-            return max(validated, key=lambda s: (-validated[s], s), default=max(steps))
-        if not isinstance(which, int) or which not in steps:
-            raise InputError(
-                f"no checkpoint of step {which} in {self._directory}; there are "
-                f"{', '.join(str(step) for step in sorted(steps))}"
-            )
-        return which
-
-    def restore(self, step: int, abstract_state: PyTree) -> PyTree:
-        """The state of a step, verified, sharded as the abstract state says.
-
-        A dictionary of some of the state's fields restores these alone.
-
-        Raises:
-          InputError: if it can't be read, or an array differs from its checksum.
-        """
-        context = ocp.Context()
-        context.pytree.loading.partial_load = True
-        path = self._directory / str(step)
-        check_files(path)
-        expected = abstract_digests(abstract_state)
-        with readable(path), context:
-            stored = named(ocp.metadata(path, checkpointable_name=STATE).metadata)
-            check_shapes(path, stored, named(abstract_state))
-            stored = named(ocp.metadata(path, checkpointable_name=DIGESTS).metadata)
-            check_shapes(path, stored, expected)
-            saved = ocp.load(path, expected, checkpointable_name=DIGESTS)
-            state = ocp.load(path, abstract_state, checkpointable_name=STATE)
-        for name, digest in digests(state).items():
-            if not np.array_equal(digest, saved[name]):
-                raise InputError(
-                    f"checkpoint {path} is damaged: {name} does not match its checksum"
-                )
-        return state
+    step: int
+    state: PyTree
+    digests: dict[str, np.ndarray]
+    done: Callable[[], object]
 
 
 class CheckpointWriter(CheckpointReader):
     """The checkpoints of the run that owns a work directory; a context manager.
+
+    A checkpoint counts as saved when it has been read back: its metadata, every array's
+    place in it, the digests of what was written. Before that none is deleted for it.
 
     Args:
       directory: where they lie; it is made, and freed of what a crash left.
@@ -134,19 +74,22 @@ class CheckpointWriter(CheckpointReader):
         consensus.in_main(lambda: directories.tidy(self._directory))
         # What all processes know alike, while the main process changes the disk.
         self._known = super().steps
-        # The step that is being written, and what waits for it.
-        self._saving: tuple[int, Callable[[], object]] | None = None
+        self._saving: _Saving | None = None
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "CheckpointWriter":
+        self._plain = self._open.enter_context(plain(self._directory))
+        self._thread = self._open.enter_context(ThreadPoolExecutor(1, "read back"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self.wait()
-        except Failure:
-            # Where something else went wrong first, that is what is reported.
-            if kind is None:
-                raise
+        with self._open:
+            try:
+                self.wait()
+            except Failure:
+                # Where something else went wrong first, that is what is reported.
+                if kind is None:
+                    raise
 
     @property
     def steps(self) -> dict[int, float | None]:
@@ -164,27 +107,88 @@ class CheckpointWriter(CheckpointReader):
         if step in self._known:
             return
         self.wait()
+        saved = digests(state)
+        self._saving = until_reachable(
+            self._directory, lambda: self._start(step, state, saved)
+        )
+        self._known[step] = None
+
+    def _start(self, step: int, state: PyTree, saved: dict[str, np.ndarray]) -> _Saving:
         with writable(self._directory):
-            response = ocp.save_checkpointables_async(
-                self._directory / str(step), {STATE: state, DIGESTS: digests(state)}
+            written = ocp.save_checkpointables_async(
+                self._plain / str(step), {STATE: state, DIGESTS: saved}
             )
-        self._saving, self._known[step] = (step, response.result), None
+        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+
+        def finish() -> None:
+            with writable(self._directory):
+                written.result()
+            self._read_back(step, abstract, saved)
+
+        # Of several processes each reads at the same place of its program, since they
+        # exchange what they read.
+        alone = jax.process_count() == 1
+        done = self._thread.submit(finish).result if alone else finish
+        return _Saving(step=step, state=state, digests=saved, done=done)
+
+    def _read_back(
+        self, step: int, abstract: PyTree, saved: dict[str, np.ndarray]
+    ) -> None:
+        """Raise a Failure unless a checkpoint is complete; then note its files."""
+        path = self._directory / str(step)
+        try:
+            with readable(path):
+                found = stored_digests(self._plain / str(step), path, abstract)
+                for name, digest in saved.items():
+                    if not np.array_equal(found[name], digest):
+                        raise Damaged(path, f"the checksum of {name} is another")
+        except InputError as error:
+            if isinstance(error, Damaged | OtherNetwork) and multihost.is_main():
+                directories.move_aside(self._directory, {step: error})
+            raise Failure(
+                f"what was saved can't be read back: {error}; the checkpoints before "
+                "it are kept"
+            ) from error
+        if multihost.is_main():
+            record_files(path)
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk, and delete what it supersedes.
+        """Wait until what was saved is read back, and delete what it supersedes.
+
+        Where the drive was away, the state is saved once more if it is still there;
+        else the next save takes its place.
 
         Raises:
           Failure: if it could not be written.
         """
         if self._saving is not None:
-            (step, wait), self._saving = self._saving, None
+            saving, self._saving = self._saving, None
             try:
-                with writable(self._directory):
-                    wait()
-            except BaseException:
-                del self._known[step]
-                raise
+                saving.done()
+            except BaseException as error:
+                del self._known[saving.step]
+                if jax.process_count() > 1 or not is_away(error):
+                    raise
+                self._again(saving, error)
         self._delete_superseded()
+
+    def _again(self, saving: _Saving, error: BaseException) -> None:
+        """Save once more what a drive that is away has not taken."""
+        step, arrays = saving.step, jax.tree.leaves(saving.state)
+        if any(array.is_deleted() for array in arrays if isinstance(array, jax.Array)):
+            progress.say(
+                f"warning: step {step} is not saved ({error}); the next one is"
+            )
+            return
+
+        def complete() -> None:
+            if (self._directory / str(step)).is_dir():
+                self._read_back(step, saving.state, saving.digests)
+            else:
+                self._start(step, saving.state, saving.digests).done()
+
+        until_reachable(self._directory, complete)
+        self._known[step] = None
 
     def record_validation(self, step: int, errors: Mapping[str, float]) -> None:
         """Add a validation's loss and errors to the saved checkpoint of its step.
@@ -194,7 +198,8 @@ class CheckpointWriter(CheckpointReader):
         """
         self.wait()
         if multihost.is_main():
-            directories.write_validation(self._directory / str(step), errors)
+            path = self._directory / str(step)
+            until_reachable(path, lambda: directories.write_validation(path, errors))
         self._known[step] = errors[ERROR]
         self._delete_superseded()
 
@@ -208,7 +213,7 @@ class CheckpointWriter(CheckpointReader):
         superseded = sorted(set(self._known) - stay)
         for step in superseded:
             del self._known[step]
-        if superseded and multihost.is_main():
+        if multihost.is_main():
             directories.delete(self._directory, superseded)
 
     def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree]:
@@ -218,7 +223,8 @@ class CheckpointWriter(CheckpointReader):
         checkpoints, with a warning. Every process takes the same step.
 
         Raises:
-          InputError: if none is whole; they stay where they are.
+          InputError: if none is whole, or one can't be read that is not damaged: it may
+            be whole. They stay where they are.
         """
         damaged: dict[int, InputError] = {}
         for step in sorted(self._known, reverse=True):
@@ -230,6 +236,8 @@ class CheckpointWriter(CheckpointReader):
                 why = error
             if consensus.all_of(state is not None):
                 break
+            if consensus.all_of(not isinstance(why, Damaged)):
+                raise why
             damaged[step] = why
         else:
             raise InputError(

@@ -2,6 +2,7 @@
 
     checkpoints/500/                  a checkpoint, written by Orbax under another name
                                       and renamed when it is complete
+    checkpoints/500/files.json        its files, with which it was read back
     checkpoints/500/validation.json   loss and errors of the validation at its step
     checkpoints/400.deleted           on its way to be deleted
     damaged/300                       does not match its checksums, kept for the user
@@ -11,16 +12,18 @@ leaves a partial one. Only the main process of the run that owns the folder chan
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from alexnet_jax.checkpoint.orbax_errors import writable
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 DAMAGED, DELETED = "damaged", ".deleted"
@@ -33,26 +36,52 @@ def steps_in(directory: Path) -> list[int]:
     """The steps of the complete checkpoints, rising."""
     if not directory.is_dir():
         return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+    return sorted(
+        int(path.name)
+        for path in directory.iterdir()
+        if re.fullmatch("[0-9]+", path.name) and path.is_dir()
+    )
 
 
 def tidy(directory: Path) -> None:
     """Delete what a crash left: saves that never completed, and half-deleted ones."""
     with writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        for path in directory.iterdir():
-            if path.name.endswith(DELETED) or _INCOMPLETE.fullmatch(path.name):
-                shutil.rmtree(path)
+        found = [*directory.iterdir()]
+    for path in found:
+        if path.name.endswith(DELETED) or _INCOMPLETE.fullmatch(path.name):
+            _remove(path)
 
 
 def delete(directory: Path, steps: Iterable[int]) -> None:
-    """Delete checkpoints: first their names, then their files."""
-    with writable(directory):
-        nameless = [directory / f"{step}{DELETED}" for step in steps]
-        for path in nameless:
-            (directory / path.name.removesuffix(DELETED)).rename(path)
-        for path in nameless:
-            shutil.rmtree(path)
+    """Delete checkpoints: first their names, then their files.
+
+    What can't be deleted now, such as a file that a reader holds open on NFS, is no
+    error: it is tried again with the next call and at the next start.
+    """
+    for step in steps:
+        path = directory / str(step)
+        try:
+            path.rename(_free(directory, str(step), DELETED))
+        except OSError as error:
+            _warn(path, error.strerror or first_line(error))
+    with contextlib.suppress(OSError):
+        for path in sorted(directory.iterdir()):
+            if path.name.endswith(DELETED):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        _warn(path, error.strerror or first_line(error))
+
+
+# Once for each path.
+@functools.cache
+def _warn(path: Path, reason: str) -> None:
+    progress.say(f"warning: {path} can't be deleted yet ({reason}); tried again later")
 
 
 def move_aside(directory: Path, damaged: Mapping[int, InputError]) -> None:
@@ -62,19 +91,20 @@ def move_aside(directory: Path, damaged: Mapping[int, InputError]) -> None:
         progress.say(f"warning: {why}; it is moved to {folder}")
         with writable(directory):
             folder.mkdir(exist_ok=True)
-            place, number = folder / str(step), 1
-            while place.exists():
-                place = folder / f"{step}-{(number := number + 1)}"
-            (directory / str(step)).rename(place)
+            (directory / str(step)).rename(_free(folder, str(step)))
+
+
+def _free(folder: Path, name: str, ending: str = "") -> Path:
+    """A path in a folder that is not taken: the name, or the name and a number."""
+    path, number = folder / f"{name}{ending}", 1
+    while path.exists():
+        path = folder / f"{name}-{(number := number + 1)}{ending}"
+    return path
 
 
 def write_validation(checkpoint: Path, errors: Mapping[str, float]) -> None:
     """Write a validation's loss and errors into the checkpoint of its step."""
-    note = {**errors, "sha256": _checksum(errors)}
-    with writable(checkpoint):
-        atomic.write_json(checkpoint / VALIDATION_FILE, note)
-        atomic.sync(checkpoint / VALIDATION_FILE)
-        atomic.sync(checkpoint)
+    write_note(checkpoint / VALIDATION_FILE, errors)
 
 
 def read_validation(checkpoint: Path) -> dict[str, float]:
@@ -83,14 +113,31 @@ def read_validation(checkpoint: Path) -> dict[str, float]:
     Empty where there was no validation yet, or its note is damaged: the run then
     validates again, with the same result.
     """
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        note = json.loads((checkpoint / VALIDATION_FILE).read_bytes())
-        checksum = note.pop("sha256")
-        if checksum == _checksum(note) and "top1_error" in note:
+    note = read_note(checkpoint / VALIDATION_FILE)
+    with contextlib.suppress(ValueError, TypeError):
+        if "top1_error" in note:
             return {name: float(value) for name, value in note.items()}
     return {}
 
 
-def _checksum(errors: Mapping[str, float]) -> str:
-    text = json.dumps(dict(errors), sort_keys=True)
+def write_note(path: Path, content: Mapping[str, object]) -> None:
+    """Write a small JSON file with a checksum into a checkpoint, and sync it."""
+    with writable(path.parent):
+        atomic.write_json(path, {**content, "sha256": _checksum(content)})
+        atomic.sync(path)
+        atomic.sync(path.parent)
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """What `write_note` wrote; empty where there is none, or it is damaged."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        note = json.loads(path.read_bytes())
+        checksum = note.pop("sha256")
+        if checksum == _checksum(note):
+            return note
+    return {}
+
+
+def _checksum(content: Mapping[str, object]) -> str:
+    text = json.dumps(dict(content), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

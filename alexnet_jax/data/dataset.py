@@ -61,6 +61,7 @@ class Dataset:
         can continue with some of them changed; see `parts_of`.
       statistics: of the training images, where they are already known.
       left_out: how many files beside the images are no examples, by the reason.
+      notes: what else a user should know of it before it is used, a line each.
     """
 
     splits: Mapping[str, Source]
@@ -71,6 +72,7 @@ class Dataset:
     statistics: Statistics | None = None
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def fingerprint(parts: Iterable[str]) -> str:

@@ -44,6 +44,8 @@ SIGNATURES = re.compile(
 )
 # AVIF files may have these as well, but then name their own brand after it.
 _HEIF = re.compile(rb"....ftyp(?:mif1|msf1|he[iv][cmsx])(?!.{0,64}avi[fs])", re.DOTALL)
+# How files begin that Git LFS and git-annex leave in an image's place.
+POINTERS = (b"version https://git-lfs", b"/annex/objects/")
 # By the EXIF orientation; 1 is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,6 +100,11 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
                 pixels, damaged = _pixels(opened, data)
                 image = _finished(pixels, upright, size)
     except UnidentifiedImageError as error:
+        if data.startswith(POINTERS):
+            raise UnreadableImage(
+                f"{name} stands for an image that is not fetched; fetch it "
+                "(`git lfs pull`, `git annex get`)"
+            ) from error
         raise UnreadableImage(
             f"{name} is not an image; fix it or move it away"
         ) from error

@@ -206,7 +206,11 @@ def printable(path: str | Path) -> str:
     text = os.fspath(path)
     if text.isascii():
         return text
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        # Text that doesn't come from the system, in a locale without its letters.
+        return text
 
 
 def cannot_read(path: Path, error: OSError) -> UnreadableImage:

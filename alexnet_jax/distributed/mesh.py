@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -18,11 +18,19 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 DATA, TOWER = "data", "tower"
 
-CPU_DEVICES = "jax_num_cpu_devices"
+PLATFORMS, CPU_DEVICES = "jax_platforms", "jax_num_cpu_devices"
 MORE_CPUS = (
     "; a CPU shows itself as {0} with JAX_NUM_CPU_DEVICES={0}, or "
     "mesh.virtual_cpu_devices={0} in a run's config"
 )
+
+# What JAX offers for debugging and does not fit.
+NOT_WITH = {
+    "jax_check_tracer_leaks": "it makes compiling take hours",
+    "jax_debug_infs": "the best error of a run begins as an infinity; a run stops by "
+    "itself where a loss is not finite, and JAX_DEBUG_NANS works",
+    "jax_debug_key_reuse": "JAX takes keys that are derived by place for reused ones",
+}
 
 # Where a batch and its results lie. Parameters declare it where they are made.
 EXAMPLES = P(DATA)
@@ -55,13 +63,7 @@ def open_mesh(
       InputError: if the axis doesn't divide the towers, or there are too few devices.
     """
     _choose_platform(platform, virtual_cpu_devices)
-    try:
-        devices = jax.devices()
-    except RuntimeError as error:
-        reason = first_line(error)
-        raise InputError(
-            f"JAX can't open the platform {platform or 'it chose'} ({reason})"
-        ) from error
+    devices = open_devices()
     check_number("model.towers", towers, least=1)
     if tower == "auto":
         beside = 1 if data == "auto" else _count(data, "data")
@@ -97,13 +99,42 @@ def _count(value: int | str, axis: str) -> int:
 
 
 def one_device() -> Mesh:
-    """The mesh of one device, the first there is."""
+    """The mesh of one device, the first there is.
+
+    Raises:
+      InputError: if JAX can't open its platform.
+    """
     return _mesh(1, 1)
+
+
+def open_devices() -> list[Any]:
+    """The devices of the platform that JAX is set to, or that it chooses.
+
+    Raises:
+      InputError: if it can't be opened: there is no such device, or its driver fails;
+        or if JAX is set to a way of debugging that does not work here.
+    """
+    for name, reason in NOT_WITH.items():
+        if getattr(jax.config, name, False):
+            raise InputError(f"{name.upper()} is on, and {reason}; unset it")
+    try:
+        return jax.devices()
+    except Exception as error:
+        # A RuntimeError where there is no such platform; a broken driver or plugin
+        # raises what it likes.
+        chosen = getattr(jax.config, PLATFORMS)
+        # JAX says nothing of a platform that it knows and is installed without.
+        reason = first_line(error)[:300] if str(error) else "it is not installed"
+        raise InputError(
+            f"JAX can't open {f'the platform {chosen}' if chosen else 'its devices'} "
+            f"({reason}); JAX_PLATFORMS=cpu computes without it, and "
+            "`python -c 'import jax; print(jax.devices())'` shows what there is"
+        ) from error
 
 
 def _mesh(data: int, tower: int) -> Mesh:
     explicit = (AxisType.Explicit, AxisType.Explicit)
-    devices = jax.devices()[: data * tower]
+    devices = open_devices()[: data * tower]
     return jax.make_mesh(
         (data, tower), (DATA, TOWER), axis_types=explicit, devices=devices
     )
@@ -113,7 +144,7 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
     # A variable that is set for one command comes before a run's config.
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         virtual_cpu_devices = None
-    settings = {"jax_platforms": platform, CPU_DEVICES: virtual_cpu_devices}
+    settings = {PLATFORMS: platform, CPU_DEVICES: virtual_cpu_devices}
     for name, value in settings.items():
         if value is None or getattr(jax.config, name) == value:
             continue

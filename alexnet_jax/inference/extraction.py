@@ -1,23 +1,22 @@
 """Features of many images, from a folder or a prepared data set to a file."""
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, UInt8
+from jaxtyping import Array
 
-from alexnet_jax.data import dataset as datasets
-from alexnet_jax.data import image_paths
-from alexnet_jax.data.prepared import manifest
-from alexnet_jax.data.prepared.record import open_prepared
+from alexnet_jax.data.image_tree import printable
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference import feature_store
+from alexnet_jax.inference.extraction_input import Input, Row, open_input
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
+from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, check_number
 from alexnet_jax.training import evaluation
@@ -25,34 +24,15 @@ from alexnet_jax.training.step import Batch
 
 
 BATCH_SIZE = 64
-NO_LABEL = -1
-
-
-class Row(NamedTuple):
-    """An image to extract features from, or why it can't be read."""
-
-    name: str
-    label: int
-    image: UInt8[np.ndarray, "size size 3"] | None
-    error: InputError | None
-
-
-class Input(NamedTuple):
-    """Images in an order: how many, a checksum, and a function that reads them from a
-    number on."""
-
-    total: int
-    fingerprint: str
-    rows: Callable[[int], Iterator[Row]]
 
 
 def write_features(
     workdir: Path,
     given: Path,
-    layers: Sequence[str],
+    layers: str | Sequence[str],
     output: Path,
     *,
-    split: str = "validation",
+    split: str = "all",
     checkpoint: str | int = "best",
     batch_size: int = BATCH_SIZE,
 ) -> int:
@@ -60,10 +40,11 @@ def write_features(
 
     Args:
       workdir: of a run.
-      given: a folder of images at any depth, or a prepared data set.
-      layers: out of `model.features`.
+      given: a folder of images at any depth, or a prepared data set. Labels and class
+        names are its own.
+      layers: out of `model.features`, or one of them.
       output: a .zarr folder or a .npy file that doesn't exist, or an unfinished one.
-      split: of a prepared data set.
+      split: `all`, or `train` or `validation` of a prepared data set.
       checkpoint: `best`, `latest` or a step.
       batch_size: images at a time.
 
@@ -74,9 +55,10 @@ def write_features(
       InputError: if something isn't there, a layer is unknown, or the output exists.
     """
     check_number("--batch_size", batch_size, least=1)
+    layers = [layers] if isinstance(layers, str) else list(layers)
     network = open_trained(workdir, checkpoint)
     _check_layers(layers, network.model.features)
-    images = _open_input(given, network, split)
+    images = open_input(given, network.data.size, split)
     size, mesh = network.data.size, network.all_devices()
     batch_size = min(batch_size, images.total)
     extract = network.extractor(mesh, layers)
@@ -88,10 +70,12 @@ def write_features(
         job={
             "workdir": str(workdir.absolute()),
             "step": network.step,
-            "layers": list(layers),
+            "parameters_sha256": network.digest,
+            "layers": layers,
             "input": images.fingerprint,
             "batch_size": batch_size,
         },
+        attributes=_attributes(network, given, images),
     )
     with (
         output_file as file,
@@ -104,6 +88,32 @@ def write_features(
             _write(file, rows, values)
             advance(len(rows))
         return file.refused
+
+
+def _attributes(
+    network: TrainedNetwork, given: Path, images: Input
+) -> dict[str, object]:
+    """Where features come from: what a file of them says of itself, as JSON."""
+    data = network.data
+    return {
+        "run": printable(network.workdir.absolute()),
+        "step": network.step,
+        "parameters_sha256": network.digest,
+        "preset": network.preset,
+        "outputs": list(data.class_names),
+        "preprocessing": {
+            "size": data.size,
+            "crop": data.crop,
+            "pixels": "short side resized to `size`, centre cut out, then the centre "
+            "crop; RGB of 0 to 255 less the mean image",
+            "mean": network.mean.mean(axis=(0, 1), dtype=np.float64).tolist(),
+            "mean_sha256": hashlib.sha256(network.mean.tobytes()).hexdigest(),
+        },
+        "input": printable(given.absolute()),
+        "splits": images.splits,
+        "class_names": list(images.class_names),
+        "versions": environment()["versions"],
+    }
 
 
 def _check_layers(layers: Sequence[str], known: Sequence[str]) -> None:
@@ -139,52 +149,3 @@ def _write(
         progress.say(f"error: {rows[place].error}")
     names, labels = [row.name for row in rows], [row.label for row in rows]
     file.append(values, names, labels, len(unread))
-
-
-def _open_input(given: Path, network: TrainedNetwork, split: str) -> Input:
-    """The images of a folder or of a prepared data set."""
-    if (given / manifest.DATASET_FILE).is_file():
-        return _prepared(given, network, split)
-    if not given.is_dir():
-        raise InputError(f"--input={given} is not a folder")
-    paths = image_paths.find([str(given)])
-    # Images in a folder that is named like a class have its label.
-    labels = {name: label for label, name in enumerate(network.data.class_names)}
-
-    def rows(start: int) -> Iterator[Row]:
-        for path, image, error in image_paths.shown(paths[start:], network.data.size):
-            label = labels.get(path.parent.name, NO_LABEL)
-            yield Row(str(path.relative_to(given)), label, image, error)
-
-    names = datasets.fingerprint(
-        f"{path.relative_to(given)}/{path.stat().st_size}" for path in paths
-    )
-    return Input(len(paths), names, rows)
-
-
-def _prepared(given: Path, network: TrainedNetwork, split: str) -> Input:
-    size = network.data.size
-    # The set has its own size and splits.
-    dataset = open_prepared(str(given), size, validation_fraction=0.1)
-    if dataset.size != size:
-        raise InputError(
-            f"{given} is stored at {dataset.size} pixels a side and the network of "
-            f"{network.workdir} takes {size}; prepare it with --size={size}"
-        )
-    source = dataset.splits[split]
-    if not len(source):
-        raise InputError(f"{given} has no image in its split {split}")
-
-    def row(index: int) -> Row:
-        try:
-            example = source[index]
-            name = source.name(index)
-        except InputError as error:
-            return Row(source.where(index), NO_LABEL, None, error)
-        return Row(name, example["label"], example["image"], None)
-
-    return Input(
-        len(source),
-        f"{dataset.fingerprint}/{split}",
-        lambda start: image_paths.ahead(row, range(start, len(source))),
-    )

@@ -22,9 +22,6 @@ from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
-# Zarr gives all names the same room; longer names are cut off.
-NAME_BYTES = 256
-
 # Each array's rows, by name.
 Columns = Mapping[str, np.ndarray]
 # Each array's shape, by name; rows first.
@@ -96,12 +93,21 @@ class Output:
 
 @contextmanager
 def open_output(
-    path: Path, shapes: Shapes, *, rows_at_once: int, job: Job
+    path: Path,
+    shapes: Shapes,
+    *,
+    rows_at_once: int,
+    job: Job,
+    attributes: Mapping[str, object],
 ) -> Iterator[Output]:
     """Open an output, or continue an unfinished one.
 
-    Its ending, .zarr or .npy, decides the format. `rows_at_once` is how many rows every
-    `append` but the last brings.
+    Args:
+      path: its ending, .zarr or .npy, decides the format.
+      shapes: of each array, by name.
+      rows_at_once: how many rows every `append` but the last brings.
+      job: what is being done; only the same can be continued.
+      attributes: what the output says of itself, as JSON.
 
     Raises:
       InputError: if it exists, belongs to other work, or can't be written.
@@ -110,7 +116,7 @@ def open_output(
     if opener is None:
         raise InputError(f"--output={path} must end in .zarr or .npy")
     output = Output(path, job)
-    with opener(path, shapes, rows_at_once, output) as output.write:
+    with opener(path, shapes, rows_at_once, attributes, output) as output.write:
         yield output
     if output.done == next(iter(shapes.values()))[0]:
         output.end()
@@ -118,16 +124,25 @@ def open_output(
 
 @contextmanager
 def _npy(
-    path: Path, shapes: Shapes, rows_at_once: int, output: Output
+    path: Path,
+    shapes: Shapes,
+    rows_at_once: int,
+    attributes: Mapping[str, object],
+    output: Output,
 ) -> Iterator[Write]:
-    """One layer as an NPY file, names and labels as a CSV file beside it."""
+    """One layer as an NPY file; beside it names and labels as a CSV file, and the
+    attributes as JSON."""
     if len(shapes) > 1:
         raise InputError(f"--output={path} takes one layer; name a .zarr for several")
     ((layer, shape),) = shapes.items()
-    table_path = path.with_suffix(".csv")
-    if not output.resumed and table_path.exists():
-        raise InputError(f"{table_path} exists already; choose another --output")
+    table_path, about_path = path.with_suffix(".csv"), path.with_suffix(".json")
+    for beside in (table_path, about_path):
+        if not output.resumed and beside.exists():
+            raise InputError(f"{beside} exists already; choose another --output")
     output.take_note()
+    if not output.done:
+        with writing(about_path):
+            atomic.write_json(about_path, attributes)
     first_row = _reserve(path, shape, new=not output.done)
     row_bytes = int(np.prod(shape[1:])) * np.dtype(np.float32).itemsize
     with writing(path):
@@ -203,7 +218,11 @@ def _row(name: str, label: int) -> bytes:
 
 @contextmanager
 def _zarr(
-    path: Path, shapes: Shapes, rows_at_once: int, output: Output
+    path: Path,
+    shapes: Shapes,
+    rows_at_once: int,
+    attributes: Mapping[str, object],
+    output: Output,
 ) -> Iterator[Write]:
     """A Zarr group with an array for each layer, and `name` and `label`."""
     zarr = optional.require("zarr", path)
@@ -213,18 +232,20 @@ def _zarr(
         group = zarr.open_group(path, mode=mode, zarr_format=2)
     if not output.done:
         total = next(iter(shapes.values()))[0]
-        columns = [(name, shape, "float32") for name, shape in shapes.items()]
-        columns += [("name", (total,), f"S{NAME_BYTES}"), ("label", (total,), "int32")]
-        for name, shape, kind in columns:
+        kinds = {name: (shape, np.float32) for name, shape in shapes.items()}
+        # Names of any length: cut off, several would be the same.
+        kinds |= {"name": ((total,), str), "label": ((total,), np.int32)}
+        for name, (shape, kind) in kinds.items():
             # A chunk is a batch's rows: written whole, and only once.
             chunks = (rows_at_once, *shape[1:])
-            group.create_array(name, shape=shape, chunks=chunks, dtype=np.dtype(kind))
+            group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
+        group.attrs.update(attributes)
 
     def write(
         start: int, columns: Columns, names: Sequence[str], labels: Sequence[int]
     ) -> None:
-        encoded = np.asarray([name.encode() for name in names], f"S{NAME_BYTES}")
-        more = {"name": encoded, "label": np.asarray(labels, np.int32)}
+        text = np.asarray(names, object)
+        more = {"name": text, "label": np.asarray(labels, np.int32)}
         for name, rows in {**columns, **more}.items():
             group[name][start : start + len(names)] = rows
 

@@ -31,7 +31,8 @@ def init_from(
 ) -> Params:
     """Pretrained parameters for a new run.
 
-    The layer shapes must match; settings that differ are printed as a warning.
+    The layer shapes must match; settings that differ are printed as a warning. Which
+    layers are taken, and from which checkpoint, is printed.
 
     Args:
       source: work directory of the pretrained run; its best checkpoint is taken.
@@ -64,9 +65,22 @@ def init_from(
             f"{', '.join(settings)}"
         )
     taken = pretrained.params(mesh)
+    progress.say(
+        f"starts from {source}, checkpoint of step {pretrained.step}: "
+        + _account([*params], None if same_classes else head)
+    )
     if not same_classes:
         taken[head] = params[head]
     return {name: taken[name] for name in params}
+
+
+def _account(layers: Sequence[str], initialised: str | None) -> str:
+    """What a new run takes of a pretrained one, in words."""
+    taken = [name for name in layers if name != initialised]
+    words = f"takes {', '.join(taken)}"
+    if initialised is not None:
+        words += f"; {initialised} is re-initialised, since the classes differ"
+    return words
 
 
 def differing_settings(theirs: nn.Module, ours: nn.Module) -> list[str]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from alexnet_jax.data import image_paths, statistics
 from alexnet_jax.data.dataset import Example
 from alexnet_jax.inference.image_batches import over_images
+from alexnet_jax.inference.members import open_data
 from alexnet_jax.inference.trained import TrainedNetwork
 
 
@@ -60,11 +61,11 @@ def look(network: TrainedNetwork, data_path: Path | None = None) -> Insight:
     Its data are at `data_path`, or where they were in training.
 
     Raises:
-      InputError: if the data aren't there.
+      InputError: if the data aren't there, or have other classes or another size.
     """
     data = network.data
     path = network.data_path if data_path is None else str(data_path)
-    pipeline = network.open_data(path)
+    pipeline = open_data(network, path)
     source = pipeline.dataset.splits["validation"]
     count = min(len(source), MOST_EXAMPLES)
     chosen = np.linspace(0, len(source) - 1, count).astype(int)

@@ -2,23 +2,27 @@
 
 import dataclasses
 import functools
+import hashlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree, UInt8
-from PIL import Image
+from jaxtyping import Array, Float, PyTree
 
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader
-from alexnet_jax.data import decoding, statistics
+from alexnet_jax.checkpoint import integrity
+from alexnet_jax.checkpoint.reader import CheckpointReader
+from alexnet_jax.data import statistics
 from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
+from alexnet_jax.inference import image_input
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.presets import PRESETS
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.run_data import Data, read_data
@@ -30,8 +34,6 @@ from alexnet_jax.training.step import Batch
 
 # Arrays by layer and name.
 Params = dict[str, dict[str, Array]]
-# An image as `Loaded.preprocess` takes it: a file's name, a PIL image, or uint8 pixels.
-AnyImage = str | Path | Image.Image | UInt8[np.ndarray, "height width 3"]
 
 
 class Loaded(NamedTuple):
@@ -43,7 +45,7 @@ class Loaded(NamedTuple):
     class_names: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class TrainedNetwork:
     """A run and one of its checkpoints. Made by `open_trained`.
 
@@ -51,19 +53,32 @@ class TrainedNetwork:
       workdir: of the run.
       config: its sections.
       data: class names, sizes and statistics of its data.
-      step: of the checkpoint.
+      step: of the checkpoint; once it is restored, of the one that has taken its place
+        if a running training has deleted it meanwhile.
+      checkpoint: which one was asked for: `best`, `latest` or a step.
     """
 
     workdir: Path
     config: Mapping[str, Mapping[str, object]]
     data: Data
     step: int
+    checkpoint: str | int
 
     @functools.cached_property
     def model(self) -> AlexNet:
         """The network."""
         classes = len(self.data.class_names)
         return AlexNet(num_classes=classes, **section(self.config, "model"))
+
+    @property
+    def preset(self) -> str | None:
+        """The preset whose network this is; None where it is none's."""
+        plain_type = self.model.clone(dtype=AlexNet.dtype)
+        classes = plain_type.num_classes
+        for name in PRESETS:
+            if AlexNet.from_preset(name, num_classes=classes) == plain_type:
+                return name
+        return None
 
     @property
     def flipped(self) -> bool:
@@ -98,13 +113,23 @@ class TrainedNetwork:
         """The parameters, restored onto a mesh."""
         abstract = self.abstract_params(mesh)
         checkpoints = CheckpointReader(self.workdir / workdirs.CHECKPOINTS)
-        return checkpoints.restore(self.step, {"params": abstract})["params"]
+        self.step, state = checkpoints.restore_chosen(
+            self.step, self.checkpoint, {"params": abstract}
+        )
+        return state["params"]
 
     @functools.cached_property
     def plain_params(self) -> Params:
         """The parameters on one device, with no mesh or sharding in sight."""
-        params = jax.device_get(self.params(meshes.one_device()))
-        return jax.tree.map(jnp.asarray, params)
+        return jax.device_put(jax.device_get(self.params(meshes.one_device())))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all parameters, by name."""
+        whole = hashlib.sha256()
+        for name, digest in sorted(integrity.digests(self.plain_params).items()):
+            whole.update(f"{name} {digest.tobytes().hex()}\n".encode())
+        return whole.hexdigest()
 
     def all_devices(self) -> Mesh:
         """The mesh of all devices along "data", with whole towers on each."""
@@ -153,30 +178,51 @@ class TrainedNetwork:
         return lambda batch: run(params, batch, mean)
 
 
-def open_trained(workdir: Path, checkpoint: str | int) -> TrainedNetwork:
+def open_trained(workdir: Path, checkpoint: str | SupportsIndex) -> TrainedNetwork:
     """Open a run and the checkpoint asked for: `best`, `latest` or a step.
 
     Raises:
       InputError: if there is no run or no such checkpoint.
     """
+    _check_workdir(workdir)
     config = plain(workdirs.read_config(workdir))
-    if isinstance(checkpoint, str) and checkpoint not in ("best", "latest"):
-        try:
-            checkpoint = int(checkpoint)
-        except ValueError:
-            raise InputError(
-                f"--checkpoint={checkpoint} must be best, latest or a step"
-            ) from None
+    which = _which(checkpoint)
     if not (workdir / workdirs.CHECKPOINTS).is_dir():
         raise InputError(
             f"no checkpoint in {workdir}; train with "
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
-    step = CheckpointReader(workdir / workdirs.CHECKPOINTS).find(checkpoint)
-    return TrainedNetwork(workdir, config, read_data(workdir), step)
+    step = CheckpointReader(workdir / workdirs.CHECKPOINTS).find(which)
+    return TrainedNetwork(workdir, config, read_data(workdir), step, which)
 
 
-def load(workdir: str | Path, checkpoint: str | int = "best") -> Loaded:
+def _check_workdir(workdir: Path) -> None:
+    """Raise an InputError if this is a folder within a work directory."""
+    if (workdir / workdirs.CONFIG_FILE).exists():
+        return
+    for above in workdir.absolute().parents[:2]:
+        if (above / workdirs.CONFIG_FILE).is_file():
+            raise InputError(
+                f"{workdir} is a part of the work directory {above}; give that one, "
+                "and the checkpoint's step beside it"
+            )
+
+
+def _which(checkpoint: str | SupportsIndex) -> str | int:
+    """`best`, `latest` or a step, which may be text or a number of NumPy."""
+    if checkpoint in ("best", "latest"):
+        return str(checkpoint)
+    try:
+        if isinstance(checkpoint, str):
+            return int(checkpoint)
+        if not isinstance(checkpoint, bool):
+            return operator.index(checkpoint)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"--checkpoint={checkpoint} must be best, latest or a step")
+
+
+def load(workdir: str | Path, checkpoint: str | SupportsIndex = "best") -> Loaded:
     """The network of a work directory, ready to use on one device.
 
     >>> model, variables, preprocess, class_names = alexnet_jax.load("run")
@@ -193,27 +239,15 @@ def load(workdir: str | Path, checkpoint: str | int = "best") -> Loaded:
     network = open_trained(Path(workdir), checkpoint)
     data, mean = network.data, network.mean
 
-    def preprocess(
-        images: Sequence[AnyImage],
-    ) -> Float[np.ndarray, "batch crop crop 3"]:
-        """Network input from image files' names, PIL images or uint8 arrays.
+    def preprocess(images: object) -> Float[np.ndarray, "batch crop crop 3"]:
+        """Network input from image files' names, PIL images or uint8 arrays: one image
+        or a list of them; see `image_input.stored`.
 
         Raises:
-          InputError: if a file is missing or can't be read.
+          InputError: if a file can't be read, or an array has no certain meaning.
         """
-        stored = np.stack([_stored(image, data.size) for image in images])
+        stored = image_input.stored(images, data.size)
         return statistics.centre(stored, data.crop).astype(np.float32) - mean
 
     variables = {"params": network.plain_params}
     return Loaded(network.model, variables, preprocess, data.class_names)
-
-
-def _stored(image: AnyImage, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    if isinstance(image, str | Path):
-        path = Path(image)
-        if not path.is_file():
-            raise InputError(f"{path} is not a file")
-        return decoding.decode(path.read_bytes(), str(path), size=size).image
-    if not isinstance(image, Image.Image):
-        image = Image.fromarray(np.asarray(image))
-    return decoding.prepared(image, size)

@@ -1,8 +1,9 @@
-"""Read the arrays of a .caffemodel, which is a protocol buffer message.
+"""Read the arrays of a .caffemodel or a .binaryproto, which are protocol buffers.
 
 Only the fields that hold weights are read: of NetParameter in BVLC/caffe's caffe.proto
 `layer` (field 100) and its older form `layers` (field 2), of these their blobs, and of
-blobs shape and numbers. Every length is checked against the bytes that are left.
+blobs shape and numbers. A .binaryproto is one blob: a mean image. Every length is
+checked against the bytes that are left.
 
 By hand: the protobuf package would need a module compiled from Caffe's whole schema,
 for these few fields.
@@ -39,18 +40,35 @@ def read(path: Path) -> list[CaffeLayer]:
     Raises:
       InputError: if the file can't be read, is damaged, or is no .caffemodel.
     """
+    message = _message(path)
+    try:
+        return [*_layers(message)]
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{path} is cut off or no .caffemodel ({error})") from error
+
+
+def read_blob(path: Path) -> np.ndarray:
+    """The array of a .binaryproto.
+
+    Raises:
+      InputError: if the file can't be read, is damaged, or is no .binaryproto.
+    """
+    message = _message(path)
+    try:
+        return _blob(message, path.name)
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{path} is cut off or no .binaryproto ({error})") from error
+
+
+def _message(path: Path) -> memoryview:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(
                 f"{path} has over {MAX_BYTES} bytes, more than any network"
             )
-        message = memoryview(path.read_bytes())
+        return memoryview(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
-    try:
-        return [*_layers(message)]
-    except (ValueError, IndexError) as error:
-        raise InputError(f"{path} is cut off or no .caffemodel ({error})") from error
 
 
 def _layers(message: memoryview) -> Iterator[CaffeLayer]:
@@ -81,7 +99,7 @@ def _blob(message: memoryview, layer: str) -> np.ndarray:
     numbers = np.concatenate(parts or [[]], dtype=np.float32, casting="same_kind")
     # In floats, which don't overflow as a product of damaged sizes would.
     if numbers.size != np.prod(shape, dtype=np.float64):
-        raise ValueError(f"layer {layer!r} has {numbers.size} numbers for {shape}")
+        raise ValueError(f"{layer!r} has {numbers.size} numbers for {shape}")
     return numbers.reshape(shape)
 
 

@@ -1,7 +1,8 @@
 """Files of weights as layers in order: a reader for each format, chosen by the ending.
 
 ONNX and safetensors files need their packages (the extra `weights`); .caffemodel and
-.pth are read here, without Caffe or PyTorch. No reader runs what a file holds.
+PyTorch's files are read here, without Caffe or PyTorch. No reader runs what a file
+holds.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,10 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.interop import caffemodel, torch_pickle
-from alexnet_jax.interop.weight_layout import Layer
+from alexnet_jax.interop import caffemodel, onnx_file, torch_pickle
+from alexnet_jax.interop.weight_layout import EXPORTED_HERE, Layer, from_bfloat16
 from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.optional import require
+
+
+# NumPy's names for the numbers of safetensors; other types are no weights.
+SAFETENSORS_TYPES = {
+    "BF16": "<u2",
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I64": "<i8",
+}
 
 
 def read_layers(path: Path) -> list[Layer]:
@@ -21,13 +32,15 @@ def read_layers(path: Path) -> list[Layer]:
     Raises:
       InputError: if the file can't be read, or its ending is unknown.
     """
-    if path.suffix not in READERS:
+    name = path.name.lower()
+    ending = next((ending for ending in READERS if name.endswith(ending)), None)
+    if ending is None:
         raise InputError(
             f"{path} is in no known format; choose from {', '.join(READERS)}"
         )
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    layers = READERS[path.suffix](path)
+    layers = READERS[ending](path)
     if not layers:
         raise InputError(f"{path} has no layers with weights")
     return layers
@@ -49,73 +62,68 @@ def _matrix(array: np.ndarray) -> np.ndarray:
 
 
 def _from_safetensors(path: Path) -> list[Layer]:
-    safetensors = require("safetensors.numpy", path)
+    safetensors = require("safetensors", path)
     try:
-        arrays = safetensors.load(path.read_bytes())
+        # Not its reader for NumPy, which has no bfloat16. Sorted: it keeps no order.
+        arrays = {
+            name: _numbers(stored["data"], stored["dtype"]).reshape(stored["shape"])
+            for name, stored in sorted(
+                safetensors.deserialize(path.read_bytes()), key=lambda pair: pair[0]
+            )
+            if stored["dtype"] in SAFETENSORS_TYPES
+        }
     except Exception as error:
         # Its own exceptions are not all exported.
         raise InputError(
             f"{path} is cut off or damaged ({first_line(error)})"
         ) from error
-    # A safetensors file is sorted by name as text, features.10 before features.3.
-    order = sorted(arrays, key=lambda name: [_rank(part) for part in name.split(".")])
-    return _from_state_dict({name: arrays[name] for name in order}, path)
+    # As `export` writes it, beside the layers.
+    if "mean" in arrays:
+        raise InputError(f"{path} {EXPORTED_HERE}")
+    return _from_state_dict(arrays, path)
 
 
-def _rank(part: str) -> tuple[bool, int, str]:
-    """Orders the parts of torchvision's names: features before classifier, then numbers
-    by value, then everything else by the alphabet."""
-    known = {"features": 0, "classifier": 1}
-    if part in known:
-        return False, known[part], ""
-    return (False, int(part), "") if part.isdecimal() else (True, 0, part)
+def _numbers(data: bytes | bytearray, kind: str) -> np.ndarray:
+    numbers = np.frombuffer(data, SAFETENSORS_TYPES[kind])
+    return from_bfloat16(numbers) if kind == "BF16" else numbers
+
+
+def _from_torch(path: Path) -> list[Layer]:
+    return _from_state_dict(torch_pickle.read(path), path)
+
+
+def _rank(part: str) -> tuple[int, int, str]:
+    """Orders the parts of torchvision's names: features first and classifier last,
+    numbers by value, everything else by the alphabet."""
+    if part in ("features", "classifier"):
+        return (0 if part == "features" else 3), 0, ""
+    return (1, int(part), "") if part.isdecimal() else (2, 0, part)
 
 
 def _from_state_dict(arrays: Mapping[str, np.ndarray], path: Path) -> list[Layer]:
-    """Layers of a dictionary with `NAME.weight` and `NAME.bias`, in its order."""
+    """Layers of a dictionary with `NAME.weight` and `NAME.bias`, in its order.
+
+    A dictionary that is sorted by name as text, features.10 before features.3, as a
+    safetensors file is, is brought into the network's order.
+    """
+    names = list(arrays)
+    if names == sorted(names):
+        names.sort(key=lambda name: [_rank(part) for part in name.split(".")])
     layers = []
-    for name, kernel in arrays.items():
+    for name in names:
         stem, _, kind = name.rpartition(".")
         if kind != "weight":
             continue
         if f"{stem}.bias" not in arrays:
             raise InputError(f"{path} has no bias for layer {stem}")
-        layers.append(Layer(stem, kernel, arrays[f"{stem}.bias"]))
+        layers.append(Layer(stem, arrays[name], arrays[f"{stem}.bias"]))
     return layers
 
 
-def _from_onnx(path: Path) -> list[Layer]:
-    onnx = require("onnx", path)
-    try:
-        # A file could name any other file of the machine as the place of its arrays.
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:
-        # The exceptions are those of the protocol buffers' implementation.
-        raise InputError(
-            f"{path} is cut off or no ONNX file ({first_line(error)})"
-        ) from error
-    arrays = {array.name: array for array in graph.initializer}
-    layers = []
-    for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm"):
-            continue
-        name = node.name or node.output[0]
-        missing = [i for i in node.input[1:] if i not in arrays]
-        if missing or len(node.input) != 3:
-            raise InputError(f"{path}: layer {name} has no kernel and bias in the file")
-        if any(arrays[i].HasField("data_location") for i in node.input[1:]):
-            raise InputError(f"{path}: layer {name} lies in another file; refused")
-        kernel, bias = (onnx.numpy_helper.to_array(arrays[i]) for i in node.input[1:])
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        if node.op_type == "Gemm" and not transposed:
-            kernel = kernel.T
-        layers.append(Layer(name, kernel, bias))
-    return layers
-
-
+# By the end of a file's name, in small letters.
 READERS: dict[str, Callable[[Path], list[Layer]]] = {
     ".caffemodel": _from_caffemodel,
-    ".onnx": _from_onnx,
-    ".pth": lambda path: _from_state_dict(torch_pickle.read(path), path),
+    ".onnx": onnx_file.read,
     ".safetensors": _from_safetensors,
+    **dict.fromkeys((".pth", ".pth.tar", ".pt", ".bin", ".ckpt"), _from_torch),
 }

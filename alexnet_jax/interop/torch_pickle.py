@@ -1,12 +1,14 @@
-"""Read the arrays of a PyTorch .pth without running what is in it.
+"""Read the arrays of a file of `torch.save` without running what is in it.
 
-A .pth is a zip of raw numbers and of a pickle: a small program that builds the
+Such a file is a zip of raw numbers and of a pickle: a small program that builds the
 dictionary around them. Ordinary unpickling would run whatever a stranger put there.
 Here the standard library's Unpickler runs it, restricted in three ways:
 
 - before the start every instruction is compared with the few that a dictionary of
   tensors needs (`_check_instructions`),
-- a name that the program looks up is one of a short table or refused (`find_class`),
+- a name that the program looks up is one of a short table or refused (`find_class`).
+  Nothing is imported: what training scripts save beside the tensors, such as their
+  arguments, becomes a stand-in that does nothing (`_Skipped`),
 - the numbers come from the zip, after the program has ended (`persistent_load`).
 """
 
@@ -21,37 +23,39 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax.interop.torch_names import (
+    BESIDE,
+    BFLOAT16,
+    INSTRUCTIONS,
+    NESTED,
+    STORAGES,
+)
+from alexnet_jax.interop.weight_layout import from_bfloat16
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
 MAX_PROGRAM_BYTES = 2**24
 MAX_NUMBERS = 2**29
-# NumPy's names for the numbers of PyTorch's storages.
-STORAGES = {
-    "torch.FloatStorage": "<f4",
-    "torch.HalfStorage": "<f2",
-    "torch.DoubleStorage": "<f8",
-    "torch.LongStorage": "<i8",
-    "torch.IntStorage": "<i4",
-}
-# What torch.save writes of a dictionary of tensors. Those that make an object of any
-# class (NEWOBJ, INST, OBJ) or take one from a registry (EXT1) are not among them.
-INSTRUCTIONS = (
-    "PROTO FRAME STOP MARK POP "
-    "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG1 BINFLOAT "
-    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
-    "EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID "
-    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET"
-)
 
 
 class _Storage(NamedTuple):
-    """Numbers of the zip that tensors share: NumPy's type, the member's name, count."""
+    """Numbers of the zip that tensors share: their type, the member's name, count."""
 
     kind: str
     key: str
     numbers: int
+
+    @property
+    def length(self) -> int:
+        """How many bytes they take."""
+        kind = "<u2" if self.kind == BFLOAT16 else self.kind
+        return self.numbers * np.dtype(kind).itemsize
+
+    def decoded(self, data: bytes) -> np.ndarray:
+        """The numbers, from their bytes."""
+        if self.kind == BFLOAT16:
+            return from_bfloat16(np.frombuffer(data, "<u2"))
+        return np.frombuffer(data, self.kind)
 
 
 class _Tensor(NamedTuple):
@@ -63,8 +67,33 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+class _Skipped:
+    """Stands for what is not a tensor. It takes everything and does nothing."""
+
+    def __new__(cls, *_: object) -> "_Skipped":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def append(self, value: object) -> None:
+        """As of a list."""
+
+    def extend(self, values: object) -> None:
+        """As of a list."""
+
+
 def read(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dictionary, by name.
+
+    The dictionary may lie in another, as under one of the keys `NESTED`. What is no
+    tensor is skipped.
 
     Raises:
       InputError: if the file is cut off or damaged, holds anything but a dictionary of
@@ -79,7 +108,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
     except zipfile.BadZipFile as error:
         raise InputError(
-            f"{path} is cut off, or no .pth as PyTorch 1.6 and later write ({error}); "
+            f"{path} is cut off, or no file as PyTorch 1.6 and later write ({error}); "
             "load and save it again there, or save it as .safetensors"
         ) from error
     except Exception as error:
@@ -94,27 +123,47 @@ def _read(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     folder = programs[0].filename.removesuffix("data.pkl")
     program = archive.read(programs[0])
     _check_instructions(program, path)
-    result = _Unpickler(program, path).load()
-    if isinstance(result, dict):
-        # Training scripts save it under this key, beside epoch and optimizer.
-        result = result.get("state_dict", result)
-    if not isinstance(result, dict):
-        raise InputError(f"{path} holds no dictionary of tensors")
-    tensors = {
-        name: value
-        for name, value in result.items()
-        if isinstance(name, str) and isinstance(value, _Tensor)
-    }
+    tensors = _tensors(_Unpickler(program, path).load())
+    if not tensors:
+        raise InputError(
+            f"{path} holds no dictionary of tensors; save model.state_dict() there"
+        )
     storages: dict[_Storage, np.ndarray] = {}
     for tensor in tensors.values():
         storage = tensor.storage
         if storage not in storages:
             member = archive.getinfo(f"{folder}data/{storage.key}")
-            size = np.dtype(storage.kind).itemsize * storage.numbers
-            if member.file_size != size or storage.numbers > MAX_NUMBERS:
+            if member.file_size != storage.length or storage.numbers > MAX_NUMBERS:
                 raise ValueError(f"{member.filename} has {member.file_size} bytes")
-            storages[storage] = np.frombuffer(archive.read(member), storage.kind)
+            storages[storage] = storage.decoded(archive.read(member))
     return {name: _array(t, storages[t.storage]) for name, t in tensors.items()}
+
+
+def _tensors(result: object) -> dict[str, _Tensor]:
+    """The tensors of a dictionary by name, or of the one that lies in it."""
+    # At most one in another: a dictionary could lie in itself.
+    for _ in range(4):
+        if not isinstance(result, dict):
+            break
+        if tensors := _named(result):
+            return tensors
+        # Of several the one under a known key; else there must be only one.
+        known = [result[key] for key in NESTED if isinstance(result.get(key), dict)]
+        inner = known or [v for v in result.values() if _named(v)]
+        if not known and len(inner) != 1:
+            break
+        result = inner[0]
+    return {}
+
+
+def _named(value: object) -> dict[str, _Tensor]:
+    """The tensors of a state dictionary; none of any other value."""
+    if not isinstance(value, dict):
+        return {}
+    tensors = {n: v for n, v in value.items() if isinstance(v, _Tensor)}
+    # An optimizer's and the best error so far have no such names.
+    weights = any(isinstance(name, str) and name.endswith("weight") for name in tensors)
+    return {n: v for n, v in tensors.items() if isinstance(n, str)} if weights else {}
 
 
 def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
@@ -178,11 +227,14 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         }
         name = f"{module_name}.{global_name}"
+        if name in BESIDE:
+            return _Skipped
         if name not in known:
             shown = name.encode("unicode_escape").decode()
             raise InputError(
                 f"{self._path} asks for {shown}, which is not part of a dictionary of "
-                "tensors; refused, since it may run anything"
+                "tensors; refused, since it may run anything; where the file is yours, "
+                "save model.state_dict() alone"
             )
         return known[name]
 

@@ -13,10 +13,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, UInt16
 
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import Conv, Row
 from alexnet_jax.runtime.errors import InputError
+
+
+# Who made an exported file, and why it is not imported: a preset's pixels would be
+# built into its first layer a second time.
+PRODUCER = "alexnet_jax"
+EXPORTED_HERE = (
+    "was exported by alexnet_jax, and its first layer takes other pixels than the "
+    "preset's own weights; use the run that it was exported from"
+)
 
 
 class Layer(NamedTuple):
@@ -47,6 +57,13 @@ class Origin(NamedTuple):
     bgr: bool
     mean: tuple[float, float, float]
     deviations: tuple[float, float, float]
+
+
+def from_bfloat16(
+    numbers: UInt16[np.ndarray, "*shape"],
+) -> Float32[np.ndarray, "*shape"]:
+    """The numbers whose bfloat16 form, the upper half of float32, is given as bits."""
+    return (numbers.astype(np.uint32) << 16).view(np.float32)
 
 
 def to_params(

@@ -12,6 +12,7 @@ added over towers.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -198,7 +199,7 @@ class AlexNet(nn.Module):
         *,
         dropout_key: Key[Array, ""] | None = None,
         examples: Int[Array, " batch"] | None = None,
-        layers: Sequence[str] = (),
+        layers: str | Sequence[str] = (),
     ) -> Array | tuple[Array, dict[str, Array]]:
         """Logits of images, in float32, and any layers on request.
 
@@ -208,12 +209,14 @@ class AlexNet(nn.Module):
             the tower and the example's place are folded in here.
           examples: each image's place in the global batch, for its dropout mask;
             counted from 0 where it is left out.
-          layers: names out of `features`. The result is then a pair of the logits and a
-            dictionary of these layers' values, towers side by side in the last axis.
+          layers: names out of `features`, or one name. The result is then a pair of the
+            logits and a dictionary of these layers' values, towers side by side in the
+            last axis.
 
         Raises:
           InputError: if the images' size doesn't fit, or a layer is unknown.
         """
+        layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.check_size(images.shape[1], images.shape[2])
         if unknown := [name for name in layers if name not in self.features]:
             raise InputError(
@@ -342,7 +345,8 @@ class AlexNet(nn.Module):
 
 
 def _flat(xs: list[Array]) -> list[Array]:
-    return [x.reshape(x.shape[0], -1) for x in xs]
+    # The product and not -1, which a batch of none leaves open.
+    return [x.reshape(x.shape[0], math.prod(x.shape[1:])) for x in xs]
 
 
 def _matmul(x: Array, kernel: Array) -> Array:

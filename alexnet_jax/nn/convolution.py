@@ -134,4 +134,4 @@ def _taps(x: Array, dy: Array, side: int) -> Array:
         return jnp.stack(taps)
 
     # A loop, so that the copies of one row of taps alone are in memory.
-    return lax.map(row, jnp.arange(side))
+    return lax.map(row, jnp.arange(side, dtype=jnp.int32))

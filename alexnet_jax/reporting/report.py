@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.inference import inspection
+from alexnet_jax.inference.evaluations import read_evaluations
 from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.metrics_file import read_curves
+from alexnet_jax.runs.metrics_file import METRICS_FILE, Curves, read_curves
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError
@@ -37,7 +38,8 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     """Draw one run: `report.html` and `figures/*.png` in its work directory.
 
     Its data are at `data_path`, or where they were in training. Without them the report
-    lacks predictions and errors by class, and standard error says so. Returns the page.
+    lacks predictions and errors by class, and standard error says so. Imported weights
+    have no curves. Returns the page.
 
     Raises:
       InputError: if there is no run or checkpoint, or a package isn't installed.
@@ -46,8 +48,10 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     from alexnet_jax.reporting import charts, html, sections
 
     folder = workdir / workdirs.FIGURES
-    run = read_curves(workdir)
+    # Weights that were imported have no metrics.
+    run = read_curves(workdir) if (workdir / METRICS_FILE).exists() else None
     network = open_trained(workdir, "best")
+    classes = len(network.data.class_names)
     try:
         insight = inspection.look(network, data_path)
     except InputError as error:
@@ -57,11 +61,12 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     first = np.asarray(network.plain_params[first_layer]["kernel"])
     with charts.styled():
         shown = [
-            sections.result(run, len(network.data.class_names)),
-            sections.training([run], folder),
+            *([] if run is None else [sections.result(run, classes)]),
+            *sections.evaluations(read_evaluations(workdir), classes),
+            *([] if run is None else [sections.training([run], folder)]),
             *sections.kernels(first, folder),
             *([] if insight is None else sections.predictions(insight, folder)),
-            sections.speed([run], folder),
+            *([] if run is None else [sections.speed([run], folder)]),
             sections.settings(
                 workdirs.flat(workdirs.read_config(workdir)),
                 [workdirs.flat(start) for start in workdirs.read_starts(workdir)],
@@ -69,10 +74,10 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
         ]
     source = network.config.get("data", {}).get("source", "")
     subtitle = (
-        f"{workdir.resolve()}, {source} data of {len(network.data.class_names)} "
-        f"classes, checkpoint of step {network.step}"
+        f"{workdir.resolve()}, {source} data of {classes} classes, checkpoint of step "
+        f"{network.step}"
     )
-    page = html.render(f"Run {run.name}", subtitle, shown)
+    page = html.render(f"Run {workdir.resolve().name}", subtitle, shown)
     return _write(workdir / REPORT_FILE, page)
 
 
@@ -85,7 +90,7 @@ def write_comparison(workdirs_given: Sequence[Path]) -> Path:
     _require_packages()
     from alexnet_jax.reporting import charts, html, sections
 
-    runs = [read_curves(workdir) for workdir in workdirs_given]
+    runs = [_curves(workdir) for workdir in workdirs_given]
     configs = [workdirs.flat(workdirs.read_config(w)) for w in workdirs_given]
     first = workdirs_given[0]
     folder = first / workdirs.FIGURES
@@ -98,6 +103,17 @@ def write_comparison(workdirs_given: Sequence[Path]) -> Path:
         ]
     page = html.render("Runs compared", ", ".join(run.name for run in runs), shown)
     return _write(first / COMPARISON_FILE, page)
+
+
+def _curves(workdir: Path) -> Curves:
+    if (workdir / workdirs.CONFIG_FILE).exists() and not (
+        workdir / METRICS_FILE
+    ).exists():
+        raise InputError(
+            f"{workdir} has no {METRICS_FILE}, as imported weights have none; compare "
+            "runs that were trained"
+        )
+    return read_curves(workdir)
 
 
 def _write(path: Path, page: str) -> Path:

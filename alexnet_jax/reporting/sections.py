@@ -41,6 +41,28 @@ def result(run: Curves, classes: int) -> Section:
     return Section("Result", [html.Numbers(pairs)])
 
 
+def evaluations(results: Sequence[Mapping[str, object]], classes: int) -> list[Section]:
+    """A row for each result that `evaluate` kept, oldest first; none without any."""
+    columns = ["split", "examples", "members", "views", "top1_error", "top5_error"]
+    names = ["time", "checkpoints", *columns[:4], "top-1 error", "top-5 error"]
+    if classes <= CLASSES_WITHOUT_TOP5:
+        del columns[-1], names[-1]
+    rows = []
+    for result in results:
+        about = result.get("environment")
+        time = about.get("time", "") if isinstance(about, Mapping) else ""
+        shown = [_shown(result.get(name, "")) for name in columns]
+        checkpoints = result.get("checkpoints")
+        which = checkpoints if isinstance(checkpoints, list) else ()
+        rows.append((str(time), ", ".join(map(str, which)), *shown))
+    table = Table(names, rows, numbers=len(columns) - 1)
+    return [Section("Evaluations", [table])] if rows else []
+
+
+def _shown(value: object) -> str:
+    return f"{value:.2%}" if isinstance(value, float) else str(value)
+
+
 def results(runs: Sequence[Curves]) -> Section:
     """A row for each of several runs."""
     rows = []

@@ -19,6 +19,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from alexnet_jax.runs import config as sections
+from alexnet_jax.runtime import paths
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
@@ -147,7 +148,7 @@ def find(name: str) -> Path:
     Raises:
       InputError: if there is none.
     """
-    path = Path(name)
+    path = paths.local(name, "--config")
     if path.suffix != ".py":
         path = config_folder() / f"{name}.py"
     if not path.is_file():

@@ -15,12 +15,17 @@ from alexnet_jax.runs.metrics_file import (
     METRICS_FILE,
     cut_metrics,
 )
-from alexnet_jax.runtime import optional, progress
+from alexnet_jax.runtime import atomic, optional, progress
 from alexnet_jax.runtime.atomic import cannot_write, writing
 from alexnet_jax.runtime.errors import Failure
+from alexnet_jax.runtime.patience import until_reachable
 from alexnet_jax.training import losses
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.step import check_loss
+
+
+# Lines are written when so many bytes have gathered, and at a save.
+BYTES_AT_ONCE = 8192
 
 
 class MetricWriter:
@@ -50,11 +55,12 @@ class MetricWriter:
         validated: bool = True,
         writes: bool = True,
     ) -> None:
-        self._path = workdir / METRICS_FILE if writes else Path(os.devnull)
-        with writing(self._path):
-            if writes:
-                cut_metrics(self._path, start, keep_validation=validated)
-            self._file = self._path.open("a", encoding="utf-8")
+        path = workdir / METRICS_FILE
+        self._lines: _Lines | None = None
+        if writes:
+            with writing(path):
+                cut_metrics(path, start, keep_validation=validated)
+                self._lines = _Lines(path)
         self._plan = plan
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._last = self._said = time.monotonic()
@@ -80,9 +86,8 @@ class MetricWriter:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-        # A full disk was reported already; what is pending is lost with it.
-        with suppress(OSError):
-            self._file.close()
+        if self._lines is not None:
+            self._lines.close()
         if self._board is not None:
             self._board.close()
 
@@ -131,19 +136,13 @@ class MetricWriter:
         pending, self._pending = self._pending, None
         if pending is not None:
             self._write_train(*pending)
-        with writing(self._path):
-            self._file.flush()
-            if self._path == Path(os.devnull):
-                return
-            os.fsync(self._file.fileno())
-            # A file that was removed can be written to without any error.
-            if not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-                raise Failure(cannot_write(self._path, "another file lies there"))
+        if self._lines is not None:
+            self._lines.flush()
 
     def _write_train(
         self, step: int, metrics: dict[str, jax.Array], waited: float
     ) -> None:
-        host = {name: float(value) for name, value in metrics.items()}
+        host = {name: float(v) for name, v in jax.device_get(metrics).items()}
         rate = host["learning_rate"]
         check_loss(
             host["loss"], f"step {step}, at a learning rate of {rate:g}: the loss"
@@ -181,8 +180,69 @@ class MetricWriter:
     def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         epoch = step / self._plan.steps_per_epoch
         line = {"step": step, "epoch": epoch, "split": split, **metrics}
-        with writing(self._path):
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._lines is not None:
+            self._lines.add(json.dumps(line, allow_nan=False))
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
+
+
+class _Lines:
+    """Lines at the end of a file, also over a drive that goes away and comes back.
+
+    What is not on the disk for certain is kept. The file is opened by its path each
+    time, since of a drive that was away an open file is gone, and a removed one could
+    be written to without any error.
+
+    Args:
+      path: the file; it is made if need be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("ab") as file:
+            # So much is there for certain.
+            self._length = file.tell()
+        self._rest = bytearray()
+        self._unwritten = 0
+
+    def add(self, line: str) -> None:
+        """Add a line, which is in the file some lines later."""
+        data = line.encode() + b"\n"
+        self._rest += data
+        self._unwritten += len(data)
+        if self._unwritten > BYTES_AT_ONCE:
+            self._write(sync=False)
+
+    def flush(self) -> None:
+        """Return when every line is on the disk.
+
+        Raises:
+          Failure: if the disk is full or away for long, or the file has gone.
+        """
+        self._write(sync=True)
+        self._length += len(self._rest)
+        self._rest.clear()
+
+    def close(self) -> None:
+        """Write what is left, if the disk takes it; else that was reported already."""
+        with suppress(OSError, Failure):
+            self._append(sync=False)
+
+    def _write(self, *, sync: bool) -> None:
+        until_reachable(self._path, lambda: self._append(sync=sync))
+
+    def _append(self, *, sync: bool) -> None:
+        with writing(self._path), self._path.open("r+b") as file:
+            there = file.seek(0, os.SEEK_END) - self._length
+            if there < 0:
+                raise Failure(cannot_write(self._path, "another file lies there"))
+            # What a drive that was away has lost, or what was never written.
+            there = min(there, len(self._rest))
+            file.seek(self._length + there)
+            file.truncate()
+            file.write(self._rest[there:])
+            file.flush()
+            if sync:
+                atomic.sync_open(file.fileno())
+        self._unwritten = 0

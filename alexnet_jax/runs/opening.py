@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
-from alexnet_jax.data.image_tree import say_left_out
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.batching import HostBatch
+from alexnet_jax.data.sources.registry import say_about
 from alexnet_jax.data.statistics import Statistics, mean_crop
 from alexnet_jax.distributed import consensus, multihost, placement
 from alexnet_jax.distributed import mesh as meshes
@@ -148,10 +148,9 @@ def open_run(
 def _note_start(workdir: Path, setup: Setup) -> Statistics:
     """Write what runs here, and measure the data if no start has yet."""
     if multihost.is_main():
-        where = str(setup.config["data"].get("path"))
-        say_left_out(where, setup.pipeline.dataset.left_out)
+        say_about(setup.pipeline.dataset, str(setup.config["data"].get("path")))
         workdirs.start_run(workdir, setup.config)
-        run_data.note_data(workdir, setup.pipeline)
+        run_data.note_data(workdir, setup.pipeline, setup.plan.init_from)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics
 

@@ -1,6 +1,8 @@
-"""With what a run was started: time, command, commit, versions, devices."""
+"""With what a run was started: time, command, commit, versions, devices, and settings
+that change the last digits of its numbers."""
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import subprocess
@@ -14,12 +16,29 @@ import jax
 PACKAGES = (
     "alexnet_jax",
     "jax",
+    "jaxlib",
     "flax",
     "optax",
     "orbax-checkpoint",
     "grain",
     "ml_collections",
+    "numpy",
+    "pillow",
+    "simplejpeg",
 )
+# Settings of JAX and of XLA that change how sums are rounded. What the program sets
+# itself is not among them: types, the generator of random numbers.
+SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_disable_jit",
+    "jax_allow_f16_reductions",
+    "jax_softmax_custom_jvp",
+    "jax_use_direct_linearize",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
+    "jax_use_shardy_partitioner",
+)
+VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def environment() -> dict[str, object]:
@@ -34,7 +53,28 @@ def environment() -> dict[str, object]:
         "machine": platform.platform(),
         "devices": [f"{device.platform}: {device}" for device in jax.devices()],
         "processes": jax.process_count(),
+        "numerics": _numerics(),
     }
+
+
+def _numerics() -> dict[str, str]:
+    """What decides the last digits of a run's numbers beside config and versions."""
+    settings = {name: str(getattr(jax.config, name, "")) for name in SETTINGS}
+    variables = {name: os.environ.get(name, "") for name in VARIABLES}
+    kinds = sorted({f"{d.platform} {d.device_kind}" for d in jax.devices()})
+    # Of several kinds of processor XLA uses what each one has.
+    processor = _processor() if jax.devices()[0].platform == "cpu" else ""
+    return {**settings, **variables, "device": ", ".join(kinds), "processor": processor}
+
+
+def _processor() -> str:
+    """The name of this machine's processor, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return next(named, platform.processor())
 
 
 def _version(package: str) -> str | None:

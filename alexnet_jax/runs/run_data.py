@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from alexnet_jax.data.dataset import LARGEST_SIZE
 from alexnet_jax.data.loading.pipeline import Pipeline
@@ -113,17 +114,26 @@ def write_data(workdir: Path, data: Data) -> None:
     workdirs.write_json(workdir / workdirs.DATA_FILE, description)
 
 
-def note_data(workdir: Path, pipeline: Pipeline) -> None:
-    """Write the data's names and statistics, unless an earlier start did."""
+def note_data(workdir: Path, pipeline: Pipeline, init_from: Path | None = None) -> None:
+    """Write the data's names and statistics, unless an earlier start did.
+
+    Args:
+      workdir: of the run.
+      pipeline: its data.
+      init_from: work directory of the pretrained network that the run starts with.
+
+    Raises:
+      InputError: if the mean image of that network does not fit these images.
+    """
     if (workdir / workdirs.DATA_FILE).exists():
         return
     dataset = pipeline.dataset
+    mean = _mean(pipeline, init_from)
     statistics = dataset.statistics
     if statistics is None:
         statistics = readable.measure(workdir, pipeline)
-    if not pipeline.subtract_mean:
-        zeros = np.zeros_like(statistics.mean)
-        statistics = dataclasses.replace(statistics, mean=zeros)
+    if mean is not None:
+        statistics = dataclasses.replace(statistics, mean=mean)
     data = Data(
         class_names=dataset.class_names,
         size=dataset.size,
@@ -133,3 +143,46 @@ def note_data(workdir: Path, pipeline: Pipeline) -> None:
         parts=dataset.parts,
     )
     write_data(workdir, data)
+
+
+def _mean(
+    pipeline: Pipeline, init_from: Path | None
+) -> Float[np.ndarray, "size size 3"] | None:
+    """The mean image to subtract, if it is not the training set's own; says which."""
+    size = pipeline.dataset.size
+    mean = pretrained_mean(pipeline, init_from)
+    whose = "that of the data set" if mean is None else f"that of {init_from}"
+    if not pipeline.subtract_mean:
+        mean, whose = np.zeros((size, size, 3), np.float32), "none is subtracted"
+    if init_from is not None:
+        progress.say(f"mean image: {whose}")
+    return mean
+
+
+def pretrained_mean(
+    pipeline: Pipeline, init_from: Path | None
+) -> Float[np.ndarray, "size size 3"] | None:
+    """The mean image that a pretrained network was trained with, if a run takes it.
+
+    Args:
+      pipeline: the run's data.
+      init_from: work directory of the network that the run starts with.
+
+    Raises:
+      InputError: if it is of images of another size.
+    """
+    if init_from is None or pipeline.mean != "pretrained" or not pipeline.subtract_mean:
+        return None
+    workdirs.read_config(init_from)
+    mean, size = read_data(init_from).statistics.mean, pipeline.dataset.size
+    if len(mean) == size:
+        return mean
+    if (mean != mean[0, 0]).any():
+        raise InputError(
+            f"train.init_from={init_from} was trained on images stored at {len(mean)} "
+            f"pixels a side, and these are stored at {size}, which its mean image does "
+            f"not fit; use images of {len(mean)} pixels, or set data.mean=dataset for "
+            "the mean image of these"
+        )
+    # A mean of each channel alone fits images of any size.
+    return np.full((size, size, 3), mean[0, 0])

@@ -22,7 +22,9 @@ from alexnet_jax.runs.config import (
     section,
 )
 from alexnet_jax.runs.readable import open_readable
+from alexnet_jax.runs.run_data import pretrained_mean
 from alexnet_jax.runs.validation import make_validation
+from alexnet_jax.runs.workdir import has_checkpoints
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
@@ -91,6 +93,10 @@ def build_setup(
     else:
         pipeline = pipelines.Pipeline(dataset, **pipelines.reading(reading))
     if workdir is not None:
+        start = section(settings, "train").get("init_from")
+        if start is not None and not has_checkpoints(workdir):
+            # Refused now, before all images are read.
+            pretrained_mean(pipeline, Path(start))
         pipeline = open_readable(workdir, pipeline)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])

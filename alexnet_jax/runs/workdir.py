@@ -16,7 +16,7 @@ from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.runs.config import Sections, completed
 from alexnet_jax.runs.provenance import environment
-from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, first_line
 
@@ -50,22 +50,22 @@ def create(workdir: Path) -> None:
     """Make the directory, or check that a run can be written there.
 
     Raises:
-      InputError: if it can't be written, if another version wrote it, or if it is a
-        prepared data set, which has a file of the same name.
+      InputError: if it can't be written, if another version wrote it, if its path is
+        not UTF-8, or if it is a prepared data set, which has a file of the same name.
     """
     if (workdir / MANIFEST_FILE).exists() and not (workdir / CONFIG_FILE).exists():
         raise InputError(
             f"--workdir={workdir} holds a data set ({MANIFEST_FILE}) and no run; "
             "choose another directory"
         )
-    if not (path := os.fsencode(workdir.absolute())).isascii():
-        try:
-            path.decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError(
-                f"--workdir={printable(workdir.absolute())} has a name that is not "
-                "UTF-8, and no checkpoint can be saved under it; choose another"
-            ) from None
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"--workdir={printable(workdir.absolute())} is not UTF-8, or not text in "
+            "this locale, and no checkpoint can be saved there; choose another "
+            "directory, or set LC_ALL=C.UTF-8"
+        ) from None
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
@@ -177,17 +177,42 @@ def _is_prepared(config: Sections) -> bool:
 def start_run(workdir: Path, config: Sections) -> None:
     """Write the config, and that a run starts or continues.
 
-    Where an earlier start saved nothing, its notes on its data are removed.
+    Where an earlier start saved nothing, its notes on its data are removed. Where the
+    last one had other versions or settings that change how numbers are rounded, a
+    warning names them.
     """
     if not has_checkpoints(workdir):
         for name in (DATA_FILE, MEAN_FILE):
             (workdir / name).unlink(missing_ok=True)
     write_json(workdir / CONFIG_FILE, config)
-    starts = read_starts(workdir)
+    starts, now = read_starts(workdir), environment()
+    if starts and has_checkpoints(workdir):
+        _warn_of_other_digits(workdir, starts[-1], now)
     write_json(
         workdir / RUN_FILE,
-        {"format_version": FORMAT_VERSION, "starts": [*starts, environment()]},
+        {"format_version": FORMAT_VERSION, "starts": [*starts, now]},
     )
+
+
+def _warn_of_other_digits(
+    workdir: Path, before: Mapping[str, object], now: Mapping[str, object]
+) -> None:
+    """Say which versions and settings differ that change how numbers are rounded."""
+    changes = []
+    for key in ("versions", "numerics"):
+        noted, found = before.get(key), now.get(key)
+        # An older version noted less.
+        if isinstance(noted, Mapping) and isinstance(found, Mapping):
+            changes += [
+                f"{name} {there!r} -> {here!r}"
+                for name, there, here in differences(noted, found)
+                if name in noted
+            ]
+    if changes:
+        progress.say(
+            f"warning: {workdir} goes on with other versions or settings than it had "
+            f"({'; '.join(changes)}); the last digits of its numbers may differ"
+        )
 
 
 def differences(

@@ -1,22 +1,37 @@
 """Files that are written whole or not at all, and the message of a failing disk."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from alexnet_jax.runtime.errors import Failure, first_line
 
 
 PART = ".part"
+# What file systems answer that can't sync: a folder on CIFS, sshfs and VirtualBox.
+WITHOUT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def replace(path: Path, data: str | bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one."""
     part = path.with_name(path.name + PART)
-    part.write_bytes(data.encode() if isinstance(data, str) else data)
-    part.replace(path)
+    with removed_on_error(part):
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.replace(path)
+
+
+@contextmanager
+def removed_on_error(part: Path) -> Iterator[None]:
+    """Inside the block an exception removes an unfinished file."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -25,12 +40,21 @@ def write_json(path: Path, value: object) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file or a folder to the disk."""
+    """Have the system write a file or a folder to the disk, if the disk can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync_open(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_open(descriptor: int) -> None:
+    """`sync` of a file that is open."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in WITHOUT_SYNC:
+            raise
 
 
 @contextmanager

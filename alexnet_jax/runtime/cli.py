@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from alexnet_jax.runtime import library_warnings, progress
+from alexnet_jax.runtime import library_warnings, paths, progress, signals
 from alexnet_jax.runtime.errors import Failure, InputError, Interrupted, first_line
 
 
@@ -23,8 +23,24 @@ NO_DEVICE_MEMORY = (
 )
 
 
+def _path(text: str) -> Path:
+    """A path of this machine; see `paths.local`."""
+    try:
+        return paths.local(text)
+    except InputError as error:
+        # Of a type's exceptions argparse shows the message of this one alone.
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def path_text(text: str) -> str:
+    """The type of an argument that is a path, a pattern of paths or a name."""
+    return str(_path(text))
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises an InputError, and takes no abbreviations.
+
+    In an argument of type Path `~` is the home, and an address of a cloud is an error.
 
     `command` is the module within the package. A description keeps its line breaks.
     """
@@ -36,6 +52,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
+        # Wherever an argument's type is Path.
+        self.register("type", Path, _path)
 
     def add_checkpoint(self) -> None:
         """Add `--checkpoint`."""
@@ -75,8 +93,8 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a command and exit with its status.
 
-    0: done. 1: failed. 2: wrong usage or bad input, in one line. 130, 143: stopped by
-    Ctrl-C or SIGTERM.
+    0: done. 1: failed. 2: wrong usage or bad input, in one line. 128 and a signal's
+    number: stopped by it, as 130 by Ctrl-C and 143 by SIGTERM.
     """
     status = 0
     # A terminal that is not UTF-8 shows escapes for what it lacks.
@@ -86,8 +104,10 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     # In force until a run is ready to save (see `signals`), and in commands that save
-    # nothing.
-    signal.signal(signal.SIGTERM, _terminated)
+    # nothing. Ctrl-C raises KeyboardInterrupt without it.
+    for number in signals.stopping():
+        if number != signal.SIGINT:
+            signal.signal(number, _stopped)
     try:
         with library_warnings.said_once():
             main()
@@ -123,5 +143,5 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     sys.exit(status)
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+def _stopped(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)

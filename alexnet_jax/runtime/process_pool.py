@@ -19,7 +19,7 @@ from multiprocessing import spawn
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from alexnet_jax.runtime import library_warnings
+from alexnet_jax.runtime import library_warnings, signals
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -193,8 +193,7 @@ def _start(done: "Synchronized[int]", stop: "Event") -> None:
 
 def follow_parent() -> None:
     """To be called first in a worker: it ends when the main process ends."""
-    # Ctrl-C reaches every process of a terminal; the main process decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.ignore()
     library_warnings.silence()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.paths import local
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,6 @@ def make_plan(
         steps=steps,
         validate_steps=validate_steps,
         save_steps=save_steps,
-        init_from=None if init_from is None else Path(init_from),
+        init_from=None if init_from is None else local(init_from, "train.init_from"),
         freeze=(freeze,) if isinstance(freeze, str) else tuple(freeze),
     )

@@ -19,7 +19,7 @@ import optax
 from flax.linen.spmd import logical_to_mesh
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
@@ -83,7 +83,9 @@ def make_steps(
     learn = jax.jit(partial(after_validation, schedule), donate_argnums=0)
 
     def after(state: TrainState, error: float) -> TrainState:
-        return state._replace(opt_state=learn(state.opt_state, np.float32(error)))
+        # One number from the host, also where JAX_TRANSFER_GUARD is set.
+        with jax.transfer_guard("allow"):
+            return state._replace(opt_state=learn(state.opt_state, np.float32(error)))
 
     return Steps(
         initial=partial(init_state, model, optimizer, mesh, size, seed),
@@ -98,7 +100,7 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, for images of `size` a side."""
     initialise = _initialiser(model, optimizer, size)
-    declared = jax.eval_shape(initialise, jax.random.key(0))
+    declared = jax.eval_shape(initialise, root_key(0))
     specs = logical_to_mesh(nn.get_partition_spec(declared), MESH_AXES)
 
     def place(array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
@@ -125,7 +127,7 @@ def init_state(
     shardings = jax.tree.map(lambda array: array.sharding, abstract)
     declared = _initialiser(model, optimizer, size)
     initialise = jax.jit(lambda key: nn.unbox(declared(key)), out_shardings=shardings)
-    return initialise(jax.random.key(seed))
+    return initialise(root_key(seed))
 
 
 def _initialiser(
@@ -135,13 +137,20 @@ def _initialiser(
     whole = model.clone(tower_axis=None)
 
     def initialise(key: Array) -> TrainState:
-        images = jnp.zeros((1, size, size, 3))
+        images = jnp.zeros((1, size, size, 3), jnp.float32)
         # Not `AlexNet.init`, which takes the names of the axes off.
         params = nn.Module.init(whole, key, images)["params"]
         # The velocity is shaped like the parameters, and declares the same axes.
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     return initialise
+
+
+def root_key(seed: int) -> Key[Array, ""]:
+    """The key of a seed from 0 to 2**32 - 1, whatever generator the process has as its
+    default, and whatever its offset of seeds."""
+    numbers = jax.device_put(np.array([0, seed], np.uint32))
+    return jax.random.wrap_key_data(numbers, impl="threefry2x32")
 
 
 def make_train_step(
@@ -162,7 +171,7 @@ def make_train_step(
     def step(
         state: TrainState, batch: Batch, mean: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(root_key(seed), state.step)
         coefficient = schedule.colour_coefficient(state.step)
         parameters = placement.specs(state.params)
         loss = meshes.sharded(
@@ -257,7 +266,7 @@ def is_finite(params: PyTree) -> Array:
 def check_state(step: int, state: TrainState) -> None:
     """Raise Diverged if the parameters are not finite: a gradient may have overflowed
     where the loss did not. A velocity that is not finite has made them so as well."""
-    if not is_finite(state.params):
+    if not jax.device_get(is_finite(state.params)):
         raise Diverged(f"step {step}: the state is no longer finite")
 
 

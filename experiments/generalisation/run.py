@@ -35,7 +35,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType
 
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data import statistics
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import pipeline as pipelines

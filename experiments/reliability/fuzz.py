@@ -43,7 +43,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader, CheckpointWriter
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data import decoding
 from alexnet_jax.data.prepared import manifest, preparation
 from alexnet_jax.data.prepared import record as prepared

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.runs.metrics_file import CLOCK_FIELDS, METRICS_FILE
 
 import harness

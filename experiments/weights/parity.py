@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "interop"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import jax.numpy as jnp
@@ -173,7 +173,7 @@ def import_preset(path, workdir, preset):
 def imports(folder, images):
     """Differences by preset and format."""
     # The module of the tests that writes the format by hand.
-    from test_weights import caffemodel_bytes
+    from weight_files import caffemodel_bytes
 
     crop = 227
     layers = random_weights(CAFFE_SHAPES, 0)

@@ -1,15 +1,22 @@
 import io
 import struct
+import sys
 import time
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from alexnet_jax.data import decoding
 from alexnet_jax.runtime.errors import InputError
+
+
+AVIF, JPEG2000 = (
+    pytest.mark.skipif(not features.check(codec), reason=f"Pillow without {codec}")
+    for codec in ("avif", "jpg_2000")
+)
 
 
 def encoded(image, kind, **options):
@@ -81,6 +88,17 @@ def test_a_jpeg_decodes_as_pillow_does(piece):
         ("RGB", "WEBP", "a.webp", ()),
         ("1", "BMP", "a.bmp", ("greyscale",)),
         ("P", "GIF", "a.gif", ("palette",)),
+        ("RGB", "JPEG", "a.jfif", ()),
+        ("RGB", "JPEG", "a.JPE", ()),
+        ("L", "PPM", "a.pgm", ("greyscale",)),
+        ("1", "PPM", "a.pbm", ("greyscale",)),
+        pytest.param("RGB", "AVIF", "a.avif", (), marks=AVIF),
+        pytest.param("RGB", "AVIF", "a.jpg", ("AVIF named .jpg",), marks=AVIF),
+        pytest.param("RGBA", "JPEG2000", "a.jp2", ("transparency",), marks=JPEG2000),
+        pytest.param(
+            "RGB", "JPEG2000", "a.png", ("JPEG2000 named .png",), marks=JPEG2000
+        ),
+        ("RGB", "PNG", "without ending", ()),
     ],
 )
 def test_every_kind_of_image_becomes_rgb(piece, mode, kind, name, repaired):
@@ -137,8 +155,33 @@ def test_transparency_lies_on_white_and_16_bits_are_scaled(piece):
     deep = (grey.astype(np.uint16) << 8) + 77
     found = read(Image.fromarray(deep), "PNG")
     np.testing.assert_array_equal(found.image[..., 0], grey)
+    found = read(Image.fromarray(deep), "PPM", "a.pgm")
+    np.testing.assert_array_equal(found.image[..., 0], grey)
+    assert found.repaired == ("greyscale",)
     with pytest.raises(InputError, match=r"real.tif .*no known range"):
         read(Image.fromarray(np.ones((96, 96), np.float32)), "TIFF", "real.tif")
+
+
+def test_heic_needs_a_package_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for brand, rest in ((b"heic", b"mif1heic"), (b"mif1", b"mif1heix")):
+        data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0" + rest + bytes(400)
+        message = refused(data, "IMG_0001.jpg")
+        assert message == (
+            "IMG_0001.jpg is a HEIC image and needs the package pillow_heif; "
+            "`pip install pillow-heif`"
+        )
+
+
+def test_heic_is_read_where_its_package_is_installed(piece):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.heic", "a.jpg"):
+        found = read(piece.rotate(90), "HEIF", name, exif=exif, quality=95)
+        assert found.repaired == (() if name == "a.heic" else ("HEIF named .jpg",))
+        assert np.abs(found.image.astype(float) - np.asarray(piece)).mean() < 8
 
 
 def test_an_open_image_becomes_what_its_file_does(piece):
@@ -176,6 +219,11 @@ def test_broken_files_are_refused_by_name(photographs):
     assert "is not an image" in refused(b"this is text\n" * 99)
     png = encoded(Image.fromarray(photographs[0]), "PNG")
     assert "can't be read as an image" in refused(png[: len(png) // 2])
+    for pointer in (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"/annex/objects/a",
+    ):
+        assert "is not fetched; fetch it (`git lfs pull`" in refused(pointer)
     # Pillow would run Ghostscript on it.
     assert "is not an image" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0")
 
@@ -227,7 +275,9 @@ def test_a_file_too_large_for_an_image(monkeypatch):
 def test_any_bytes_give_an_image_or_an_input_error(piece):
     """Flip, cut and repeat bytes of real files: nothing else may come out."""
     rng = np.random.default_rng(0)
-    kinds = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM")
+    kinds = ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM"]
+    kinds += ["AVIF"] if features.check("avif") else []
+    kinds += ["JPEG2000"] if features.check("jpg_2000") else []
     small = piece.resize((24, 24))
     seeds = [encoded(small, kind) for kind in kinds]
     seeds.append(encoded(small, "JPEG", progressive=True))

@@ -1,5 +1,6 @@
 """Files of features: whole, continued, refused."""
 
+import json
 import resource
 
 import numpy as np
@@ -12,11 +13,13 @@ from alexnet_jax.runtime.errors import Failure, InputError
 ROWS = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32)
 NAMES = [f"{number}.png" for number in range(8)] + ['a,"b"', "c\nd"]
 JOB = {"layers": ["fc7"]}
+ABOUT = {"class_names": ["cat", "dög"]}
 
 
 def write(path, upto=10, job=JOB):
     """Append rows, four at a time, as far as `upto`."""
-    with open_output(path, {"fc7": ROWS.shape}, rows_at_once=4, job=job) as output:
+    shapes = {"fc7": ROWS.shape}
+    with open_output(path, shapes, rows_at_once=4, job=job, attributes=ABOUT) as output:
         for start in range(output.done, upto, 4):
             part = slice(start, min(start + 4, len(ROWS)))
             labels = list(range(len(ROWS)))[part]
@@ -53,7 +56,8 @@ def test_a_continued_file_is_the_same_bytes(whole, tmp_path, stopped_after, more
     assert (
         path.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
     )
-    assert sorted(p.name for p in tmp_path.glob("*.json")) == []
+    about = [json.loads(p.read_text()) for p in tmp_path.glob("*.json")]
+    assert about == [ABOUT, ABOUT]
 
 
 @pytest.mark.parametrize("ending", [".npy", ".csv"])

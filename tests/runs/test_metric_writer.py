@@ -1,9 +1,11 @@
+import errno
 import json
+import os
 
 import jax.numpy as jnp
 import pytest
 
-from alexnet_jax.runs import hints
+from alexnet_jax.runs import hints, metric_writer
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics
 from alexnet_jax.runtime.errors import Diverged, Failure, InputError
@@ -28,11 +30,11 @@ def lines(tmp_path):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_line_for_every_step_one_step_late(tmp_path):
+def test_a_line_for_every_step_one_step_late(tmp_path, monkeypatch):
+    monkeypatch.setattr(metric_writer, "BYTES_AT_ONCE", 0)
     with writer(tmp_path) as written:
         written.train(1, metrics(2.0), 0.1)
         written.train(2, metrics(1.5), 0.1)
-        written._file.flush()
         assert [line["step"] for line in lines(tmp_path)] == [1]
         written.flush()
         written.validation(2, {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.25})
@@ -89,6 +91,31 @@ def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path)
         written.train(1, metrics(1.0), 0.0)
         workdir.rename(tmp_path / "moved")
         written.flush()
+
+
+@pytest.mark.parametrize("lost", [0, 1, 150])
+def test_lines_reach_a_drive_that_was_away(tmp_path, monkeypatch, capsys, lost):
+    """It answers nothing for a while, and may have lost what was not synced."""
+    monkeypatch.setattr(metric_writer, "BYTES_AT_ONCE", 0)
+    path, fsync, failures = tmp_path / METRICS_FILE, os.fsync, [3]
+
+    def away(descriptor):
+        if failures[0]:
+            failures[0] -= 1
+            length = path.stat().st_size
+            os.truncate(path, length - lost)
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+        fsync(descriptor)
+
+    with writer(tmp_path) as written:
+        for step in range(1, 5):
+            written.train(step, metrics(1.0), 0.0)
+        monkeypatch.setattr(os, "fsync", away)
+        written.flush()
+        assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    messages = capsys.readouterr().err
+    assert "can't be reached" in messages and "for 10 minutes" in messages
+    assert "is back" in messages
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

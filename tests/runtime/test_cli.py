@@ -1,5 +1,6 @@
 """How commands end: their exit status, and one line on standard error."""
 
+import os
 import subprocess
 import sys
 
@@ -95,3 +96,22 @@ def test_warnings_that_a_user_asks_python_for_are_shown():
     )
     assert "UserWarning: Corrupt EXIF data" in done.stderr
     assert "DeprecationWarning: old" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", "caf\\xe9 \\u732b"),
+        ("latin-1", "café \\u732b"),
+        ("utf-8", "café 猫"),
+    ],
+)
+def test_what_the_output_can_t_show_is_escaped(encoding, shown):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body="print('caf\\xe9 \\u732b')")],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.decode(encoding) == f"{shown}\nleft in order\n"

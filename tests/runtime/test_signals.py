@@ -1,9 +1,15 @@
-"""Ctrl-C and SIGTERM in a run."""
+"""Signals in a run."""
 
 import os
 import pty
+import signal
 import subprocess
 import sys
+
+import pytest
+
+from alexnet_jax.runtime.errors import Interrupted
+from alexnet_jax.runtime.signals import Interrupts
 
 
 TWICE = """
@@ -17,6 +23,38 @@ with Interrupts() as interrupts:
     os.kill(os.getpid(), signal.SIGINT)
     print("and still", flush=True)
 """
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGHUP, signal.SIGHUP),
+        (signal.SIGUSR1, signal.SIGTERM),
+        (signal.SIGUSR2,),
+        (signal.SIGXCPU, signal.SIGXCPU, signal.SIGXCPU),
+        (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM),
+    ],
+)
+def test_what_schedulers_and_terminals_send_asks_to_stop(numbers):
+    """Some send twice, and a scheduler a second signal while the run still saves."""
+    with Interrupts() as interrupts:
+        for number in numbers:
+            signal.raise_signal(number)
+    assert interrupts.received == numbers[0]
+    with pytest.raises(Interrupted) as caught:
+        interrupts.check()
+    assert caught.value.exit_status == 128 + numbers[0]
+
+
+def test_nohup_stays():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupts.received is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_ends_the_process_at_once():

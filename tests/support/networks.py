@@ -56,7 +56,7 @@ def features_of(
     model: AlexNet,
     variables: PyTree,
     images: Array | np.ndarray,
-    layers: Sequence[str],
+    layers: str | Sequence[str],
 ) -> tuple[Array, dict[str, Array]]:
     """The logits of images, and layers by name."""
     outputs: PyTree = model.apply(variables, images, layers=layers)

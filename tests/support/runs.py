@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import train
-from alexnet_jax.checkpoint.checkpointer import CheckpointReader
+from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.main import parse
 from alexnet_jax.runs import metrics_file
 

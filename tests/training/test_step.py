@@ -1,3 +1,4 @@
+import contextlib
 import re
 
 import jax
@@ -5,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.nn import alexnet
+from alexnet_jax.nn import alexnet, towers
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import optimizer, preprocess, step
@@ -316,3 +317,46 @@ def test_padding_counts_for_nothing():
     rest, _ = evaluate(params, placed(batch, mesh), mean)
     for name in whole:
         np.testing.assert_allclose(whole[name], masked[name] + rest[name], rtol=1e-6)
+
+
+@contextlib.contextmanager
+def other_settings():
+    """64-bit mode, another generator of random numbers, the other way to draw."""
+    with (
+        jax.enable_x64(True),
+        jax.default_prng_impl("rbg"),
+        jax.threefry_partitionable(False),
+    ):
+        yield
+
+
+def test_settings_of_the_process_change_no_draw():
+    def drawn():
+        key = step.root_key(3)
+        layer = towers.TowerParameters(
+            shape=(3, 3, 2, 4), kernel_std=0.1, bias=0.0, bias_by_tower=True
+        )
+        kernels = layer.init(key, [0, 1])
+        places = jnp.arange(2, dtype=jnp.int32)
+        ones = [jnp.ones((2, 50), jnp.float32)] * 2
+        masks = towers.dropout(ones, [0, 1], key, layer=5, examples=places, keep=0.7)
+        return flat((kernels, masks))
+
+    usual = drawn()
+    with other_settings():
+        other = drawn()
+    for name, array in usual.items():
+        assert other[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(other[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_settings_of_the_process_change_no_bit():
+    usual = five_steps((1, 1), tiny(), 67, 2)
+    with other_settings():
+        other = five_steps((1, 1), tiny(), 67, 2)
+    assert other[1] == usual[1]
+    for found, expected in zip(other[0], usual[0], strict=True):
+        for name, array in expected.items():
+            assert found[name].dtype == array.dtype, name
+            np.testing.assert_array_equal(found[name], array, err_msg=name)

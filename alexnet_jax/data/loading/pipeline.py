@@ -24,6 +24,10 @@ from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 from alexnet_jax.runtime.process_pool import check_main, cores
 
 
+# Whose mean image a run subtracts.
+MEANS = ("pretrained", "dataset")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
     """An open data set and how it is read.
@@ -35,6 +39,9 @@ class Pipeline:
       crops: whether training crops are random; if not, the centre.
       flip: whether training crops are flipped left to right at random.
       subtract_mean: whether the mean image is subtracted from crops; if not, zeros.
+      mean: whose mean image is subtracted in a run that starts from a pretrained one
+        (`train.init_from`): `pretrained`, the mean that the network was trained with,
+        or `dataset`, that of the new training set. Other runs have the training set's.
       threads: threads that read and decode each batch together, in each worker; None
         divides the cores among the workers.
       workers: processes that read and decode; 0 for none. Threads decode in parallel,
@@ -56,6 +63,7 @@ class Pipeline:
     crops: bool = True
     flip: bool = True
     subtract_mean: bool = True
+    mean: str = "pretrained"
     threads: int | None = None
     workers: int = 0
     buffer: int | None = None
@@ -68,6 +76,7 @@ class Pipeline:
                 f"data.crop={self.crop} must lie between 1 and the stored images' side "
                 f"of {self.dataset.size}"
             )
+        check_choice("data.mean", self.mean, MEANS)
         for name, value in (("threads", self.threads), ("buffer", self.buffer)):
             if value is not None:
                 check_number(f"data.{name}", value, least=1)
@@ -99,6 +108,7 @@ def open_pipeline(
     crops: bool = Pipeline.crops,
     flip: bool = Pipeline.flip,
     subtract_mean: bool = Pipeline.subtract_mean,
+    mean: str = Pipeline.mean,
     threads: int | None = Pipeline.threads,
     workers: int = Pipeline.workers,
     buffer: int | None = Pipeline.buffer,
@@ -111,8 +121,8 @@ def open_pipeline(
       source, path, size, validation_fraction: see `open_dataset`.
       random_labels, pixels: see `corrupt`.
       corruption_seed: of the draws of `random_labels` and `pixels`.
-      crop, crops, flip, subtract_mean, threads, workers, buffer, timeout, on_error: see
-        `Pipeline`.
+      crop, crops, flip, subtract_mean, mean: see `Pipeline`.
+      threads, workers, buffer, timeout, on_error: see `Pipeline`.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
@@ -129,6 +139,7 @@ def open_pipeline(
         crops=crops,
         flip=flip,
         subtract_mean=subtract_mean,
+        mean=mean,
         threads=threads,
         workers=workers,
         buffer=buffer,

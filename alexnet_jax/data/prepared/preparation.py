@@ -11,12 +11,11 @@ import importlib.metadata
 import itertools
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data import decoding, image_tree
+from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, shard_writer, staging
@@ -24,7 +23,7 @@ from alexnet_jax.data.prepared.manifest import Content
 from alexnet_jax.data.prepared.shard_writer import ShardTask
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
-from alexnet_jax.runtime import atomic, process_pool, progress
+from alexnet_jax.runtime import atomic, clutter, process_pool, progress
 from alexnet_jax.runtime.errors import InputError, check_number
 
 
@@ -71,7 +70,7 @@ def prepare(
         size=size,
         validation_fraction=validation_fraction,
     )
-    image_tree.say_left_out(input_path, dataset.left_out)
+    registry.say_about(dataset, input_path)
     folder = staging.staging_folder(output)
     finished = folder / staging.SET_FOLDER
     job = _job(source, size, encoding)
@@ -83,7 +82,7 @@ def prepare(
             staging.check_unreadable(content, on_error, folder)
             _write_manifest(finished, tasks, content)
             _publish(finished, output)
-            shutil.rmtree(folder)
+            staging.remove(folder)
     except OSError as error:
         raise InputError(
             f"{error.filename or folder} can't be written "
@@ -99,6 +98,10 @@ def _publish(finished: Path, output: Path) -> None:
     # complete.
     for path in (*finished.iterdir(), finished):
         atomic.sync(path)
+    # What a system has left in an empty output goes with it.
+    for left in output.iterdir() if output.is_dir() else ():
+        if clutter.is_clutter(left.name):
+            left.replace(finished / left.name)
     finished.replace(output)
     atomic.sync(output.parent)
 
@@ -116,7 +119,7 @@ def _check_arguments(
         raise InputError(f"--input={input_path} is not a folder")
     if workers is not None:
         check_number("--workers", workers, least=1)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or clutter.without(output.iterdir())):
         raise InputError(f"--output={output} exists already; choose a new folder")
 
 
@@ -173,7 +176,7 @@ def _write_shards(
     notes = {task.path: task.note for task in everything}
     for file in everything[0].path.parent.iterdir():
         # Left over from an input with more or fewer images.
-        if file not in notes:
+        if file not in notes and not clutter.is_clutter(file.name):
             file.unlink()
     total = sum(len(task.source) for task in everything)
     left = sum(len(task.source) for task in missing)

@@ -57,23 +57,24 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
     repaired: collections.Counter[str] = collections.Counter()
     unreadable = []
     try:
-        writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
-        for index in range(len(task.source)):
-            name = task.source.name(index)
-            try:
-                where, label, data = task.source.encoded(index)
-                image, repairs = decoding.decode(data, where, size=task.source.size)
-            except InputError as error:
-                unreadable.append({"name": name, "reason": str(error)})
-            else:
-                repaired.update(repairs)
-                encoded = record.encode(image, task.encoding)
-                writer.write(record.pack(encoded, label, name))
-                if task.measured:
-                    sums.add(image)
-            advance(1)
-        writer.close()
-        part.replace(task.path)
+        with atomic.removed_on_error(part):
+            writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+            for index in range(len(task.source)):
+                name = task.source.name(index)
+                try:
+                    where, label, data = task.source.encoded(index)
+                    image, repairs = decoding.decode(data, where, size=task.source.size)
+                except InputError as error:
+                    unreadable.append({"name": name, "reason": str(error)})
+                else:
+                    repaired.update(repairs)
+                    encoded = record.encode(image, task.encoding)
+                    writer.write(record.pack(encoded, label, name))
+                    if task.measured:
+                        sums.add(image)
+                advance(1)
+            writer.close()
+            part.replace(task.path)
         if task.measured:
             sums.save(task.sums)
         note = {

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_jax.data.prepared.manifest import Content
-from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime import atomic, clutter, progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.lock import LOCK_FILE, locked
 
@@ -51,8 +51,9 @@ def _resume(staging: Path, job: dict[str, object]) -> None:
     ours = {LOCK_FILE, JOB_FILE, JOB_FILE + atomic.PART, UNREADABLE_FILE}
     # Up to format 2 the list of unreadable images had this name.
     ours |= {folder.name for folder in folders} | {"refused.txt"}
-    if strangers := sorted({path.name for path in staging.iterdir()} - ours):
-        raise InputError(f"{staging} is in the way and holds {strangers[0]}; move it")
+    for path in clutter.without(staging.iterdir()):
+        if path.name not in ours:
+            raise InputError(f"{staging} is in the way and holds {path.name}; move it")
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -68,6 +69,18 @@ def _resume(staging: Path, job: dict[str, object]) -> None:
     if before != job:
         atomic.write_json(file, job)
         atomic.sync(file)
+
+
+def remove(staging: Path) -> None:
+    """Remove the folder of a set that is published. What can't be removed, such as a
+    file that is held open on NFS, is a warning."""
+    try:
+        shutil.rmtree(staging)
+    except OSError as error:
+        progress.say(
+            f"warning: {staging} is no longer needed and can't be removed "
+            f"({error.strerror})"
+        )
 
 
 def check_unreadable(content: Content, on_error: str, staging: Path) -> None:

@@ -13,6 +13,8 @@ from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.progress import counting
 
 
+# Folders beside the splits that are counted each by its name, at most.
+NAMED = 4
 # The folders of each class, relative to the root. A class is what folders are called in
 # Unicode's composed form: a Mac may spell the same name in another.
 ClassFolders = dict[str, list[str]]
@@ -46,7 +48,8 @@ def find_layout(root: Path) -> Layout:
     left_out = listed.left_out + _in_no_class(root, listed.images)
     others = [n for n in listed.folders if n not in (splits.train, splits.validation)]
     for name in others:
-        left_out[f"in {printable(name)}"] += image_tree.count_files(root / name)
+        where = printable(name) if len(others) <= NAMED else "folders beside the splits"
+        left_out[f"in {where}"] += image_tree.count_files(root / name)
     return Layout(
         _inner(root, splits.train),
         None if splits.validation is None else _inner(root, splits.validation),
@@ -190,9 +193,11 @@ def _images(root: Path, folders: ClassFolders) -> tuple[ClassFiles, LeftOut]:
         files[name] = [file for part in found for file in part.images]
         of_class = sum((part.left_out for part in found), LeftOut())
         if not files[name]:
+            hint = "" if of_class else " (a work directory belongs elsewhere)"
             raise InputError(
                 f"class folder {printable(root / paths[0])} has no images"
-                f"{_has(0, of_class)}; add some, or move the folder out of the tree"
+                f"{_has(0, of_class)}; add some, or move the folder out of the "
+                f"tree{hint}"
             )
         left_out += of_class
     return files, left_out

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from alexnet_jax.data.encoded import FileEntry, FileSource, parts_of
 from alexnet_jax.data.image_tree import ImageFile, LeftOut, printable
 from alexnet_jax.data.sources.class_folders import (
     ClassFiles,
+    Layout,
     by_class,
     class_names,
     class_of,
@@ -59,12 +60,6 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
     layout = find_layout(root)
     names, files, left_out = training_files(root, layout)
     if layout.validation is None:
-        if layout.test:
-            progress.say(
-                f"{printable(root)}: {', '.join(map(printable, layout.test))} is not "
-                f"used, and a part of {printable(layout.train)} is held out for "
-                "validation; to validate on it, name it validation"
-            )
         files, held_out = _hold_out(files, validation_fraction)
     else:
         held_out, more = validation_files(root, layout.validation, layout.train, files)
@@ -83,7 +78,27 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
         ),
         parts=parts_of(splits),
         left_out=left_out,
+        notes=tuple(_notes(root, layout, files, held_out)),
     )
+
+
+def _notes(
+    root: Path, layout: Layout, train: ClassFiles, held_out: ClassFiles
+) -> Iterator[str]:
+    """What a user might not expect."""
+    shown = printable(root)
+    if layout.validation is None and layout.test:
+        yield (
+            f"{shown}: {', '.join(map(printable, layout.test))} is not used, and a "
+            f"part of {printable(layout.train)} is held out for validation; to "
+            "validate on it, name it validation"
+        )
+    if lacking := [name for name in train if name not in held_out]:
+        some = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        yield (
+            f"{shown}: {len(lacking)} of {len(train)} classes have no validation image "
+            f"({some})"
+        )
 
 
 def images_by_class(root: Path) -> LabelledImages:

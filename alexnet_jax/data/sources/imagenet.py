@@ -12,7 +12,7 @@ from pathlib import Path
 from alexnet_jax.data import image_tree
 from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import FileEntry, FileSource, parts_of
-from alexnet_jax.data.image_tree import ImageFile, LeftOut, printable
+from alexnet_jax.data.image_tree import Found, LeftOut, printable
 from alexnet_jax.data.sources import class_folders, folder, tar_index
 from alexnet_jax.data.sources.class_folders import Layout
 from alexnet_jax.data.sources.devkit import Devkit, read_devkit
@@ -75,7 +75,9 @@ def _unpacked(root: Path) -> Layout | None:
     return layout if layout.train else None
 
 
-def _unused(left_out: Mapping[str, int], found: Mapping[str, Path]) -> LeftOut:
+def _without_archives(
+    left_out: Mapping[str, int], found: Mapping[str, Path]
+) -> LeftOut:
     """What is left out, without the archives that are not."""
     return +(LeftOut(left_out) - LeftOut(path.suffix for path in found.values()))
 
@@ -89,17 +91,16 @@ def _open_unpacked(
     validation_fraction: float,
 ) -> Dataset:
     """Class folders of training images, and validation images in any form."""
-    flat: list[ImageFile] = []
-    sorted_in_folders = False
+    listed = Found([], [], LeftOut())
     if layout.validation is not None:
         listed = image_tree.scan(root, layout.validation, deep=False)
-        flat, sorted_in_folders = listed.images, bool(listed.folders)
+    flat = listed.images
     numbered = any(_number(image.path) for image in flat) and "devkit" in found
-    if sorted_in_folders or not ("validation" in found or numbered):
+    if listed.folders or not ("validation" in found or numbered):
         dataset = folder.open_folder(str(root), size, validation_fraction)
         words = read_devkit(found["devkit"], year).words if "devkit" in found else {}
         names = tuple(words.get(wnid, wnid) for wnid in dataset.class_ids)
-        left_out = _unused(dataset.left_out, found)
+        left_out = _without_archives(dataset.left_out, found)
         return dataclasses.replace(dataset, class_names=names, left_out=left_out)
     _check_there(root, "devkit", found, year)
     devkit = read_devkit(found["devkit"], year)
@@ -119,7 +120,7 @@ def _open_unpacked(
         devkit.words,
         folder.file_source(root, files, files, size),
         FileSource(root, entries, size),
-        _unused(left_out, found),
+        _without_archives(left_out + listed.left_out, found),
     )
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
-from alexnet_jax.data.image_tree import printable
+from alexnet_jax.data.image_tree import printable, say_left_out
 from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.sources.digits import open_digits
 from alexnet_jax.data.sources.folder import open_folder
 from alexnet_jax.data.sources.imagenet import open_imagenet
 from alexnet_jax.data.sources.tfds import open_tfds
+from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.errors import InputError, check_number
 
 
@@ -46,6 +47,8 @@ def open_dataset(
         raise InputError(
             f"data.validation_fraction={validation_fraction} must lie between 0 and 1"
         )
+    if path is not None:
+        path = str(paths.local(path, "data.path"))
     dataset = SOURCES[source](path, size, validation_fraction)
     where = path or source
     if len(dataset.class_names) < 2:
@@ -57,3 +60,10 @@ def open_dataset(
         if not len(examples):
             raise InputError(f"{printable(where)} has no image of split {split}")
     return dataset
+
+
+def say_about(dataset: Dataset, where: str) -> None:
+    """Print what was left out of a data set, and what else a user should know of it."""
+    for note in dataset.notes:
+        progress.say(note)
+    say_left_out(where, dataset.left_out)

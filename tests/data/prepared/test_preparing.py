@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import prepare, verify
-from alexnet_jax.data.prepared import preparation, record, verification
+from alexnet_jax.data.prepared import manifest, preparation, record, verification
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import progress
@@ -194,19 +196,22 @@ def test_bad_images_stop_with_their_list_or_are_skipped(tmp_path, image_folder):
     }
     for name, data in bad.items():
         (folder / name).write_bytes(data)
+    (folder / "zlink.jpg").symlink_to("nowhere")
     with pytest.raises(InputError) as caught:
         prepared_from(image_folder, output)
     assert "\n" not in str(caught.value)
     for name in bad:
         assert f"class1/{name}" in str(caught.value)
-    assert "3 images cannot be prepared" in str(caught.value)
+    assert "4 images cannot be prepared" in str(caught.value)
     assert "--on_error=skip" in str(caught.value)
     assert not output.exists()
     listed = (tmp_path / "out.unfinished" / "unreadable.txt").read_text()
-    assert len(listed.splitlines()) == 3
+    *_, link = listed.splitlines()
+    assert len(listed.splitlines()) == 4
+    assert f"{folder}/zlink.jpg is a link to nowhere, which does not exist" in link
     content = prepared_from(image_folder, output, on_error="skip")
     assert {entry["name"] for entry in content["unreadable"]} == {
-        f"train/class1/{name}" for name in bad
+        f"train/class1/{name}" for name in [*bad, "zlink.jpg"]
     }
     assert content["counts"] == {"train": 16, "validation": 6}
     assert len(opened(output).splits["train"]) == 16
@@ -232,11 +237,34 @@ def test_a_fixed_image_is_taken_in_and_the_rest_is_kept(
         assert contents(output) == contents(tmp_path / "straight")
 
 
-def test_names_that_are_not_utf_8_are_refused(tmp_path, image_folder):
+def test_names_that_are_not_utf_8_are_stored_with_escapes(tmp_path, image_folder):
     folder = os.fsencode(image_folder / "train" / "class1")
-    os.link(folder + b"/train0.jpg", folder + b"/caf\xe9.jpg")
-    with pytest.raises(InputError, match=r"name is not UTF-8, 'class1/caf.*e9.jpg'"):
-        prepared_from(image_folder, tmp_path / "out")
+    os.rename(folder + b"/train0.jpg", folder + b"/caf\xe9.jpg")
+    (image_folder / "train" / "class1" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"")
+    prepared_from(image_folder, tmp_path / "out", on_error="skip")
+    train = opened(tmp_path / "out").splits["train"]
+    names = [train.name(index) for index in range(len(train))]
+    assert len(names) == 16
+    assert names.count("train/class1/caf\\xe9.jpg") == 1
+    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert [e["name"] for e in content["unreadable"]] == ["train/class1/\\xe9.jpg"]
+
+
+def test_what_is_left_out_is_counted_in_the_manifest(tmp_path, image_folder, capsys):
+    hidden = image_folder / "train" / "class1" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    for copy in ("train0-checkpoint.jpg", "train4-checkpoint.jpg"):
+        (hidden / copy).write_bytes(b"")
+    (image_folder / "train" / "class0" / "Thumbs.db").write_bytes(b"")
+    (image_folder / "labels.txt").write_text("class0")
+    content = prepared_from(image_folder, tmp_path / "out")
+    left_out = {".db": 1, ".txt": 1, "hidden": 2}
+    assert content["left_out"] == left_out
+    assert content["counts"] == {"train": 16, "validation": 6}
+    written = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert written["left_out"] == left_out
+    line = f"{image_folder}: 4 files left out (1 .db, 1 .txt, 2 hidden)\n"
+    assert line in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_read_nothing_is_made(tmp_path):
@@ -279,6 +307,7 @@ def test_a_full_disk_is_one_line_and_the_next_try_continues(
     (line,) = done.stderr.splitlines()
     assert "can't be written" in line and "File too large" in line
     assert not output.exists()
+    assert not [*tmp_path.rglob("*.part")]
     prepared_from(image_folder, output)
     prepared_from(image_folder, tmp_path / "straight")
     assert contents(output) == contents(tmp_path / "straight")
@@ -287,6 +316,34 @@ def test_a_full_disk_is_one_line_and_the_next_try_continues(
 def test_a_mounted_disk_is_no_place_to_move_a_set_to(image_folder):
     with pytest.raises(InputError, match="where a disk is mounted"):
         prepared_from(image_folder, Path("/"))
+
+
+def test_what_systems_leave_is_in_nobodys_way(tmp_path, image_folder):
+    output = tmp_path / "new"
+    staging = tmp_path / "new.unfinished"
+    for folder in (output, staging, staging / "set"):
+        (folder / "@eaDir").mkdir(parents=True)
+        for name in (".DS_Store", "Thumbs.db", "._dataset.json"):
+            (folder / name).write_text("of a system")
+    prepared_from(image_folder, output)
+    assert manifest.read_manifest(output).size == 64
+    assert not staging.exists()
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(
+    tmp_path, image_folder, monkeypatch
+):
+    """As on CIFS, sshfs and VirtualBox's shared folders."""
+    fsync = os.fsync
+
+    def refused(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    prepared_from(image_folder, tmp_path / "out")
+    assert (tmp_path / "out" / "dataset.json").exists()
 
 
 def test_an_output_that_is_in_the_way(tmp_path, image_folder):
@@ -582,6 +639,7 @@ def test_the_command_prints_what_was_repaired_and_skipped(
         "validation": 6,
         "repaired": {"greyscale": 6, "transparency": 6},
         "unreadable": 1,
+        "left_out": {},
     }
 
 

@@ -1,4 +1,5 @@
 import io
+import shutil
 import tarfile
 import time
 import tracemalloc
@@ -73,22 +74,34 @@ def test_reading_the_archives_shows_how_far_it_is(root, monkeypatch, capsys):
     ]
 
 
+def unpack(path, folder):
+    """The files of a tar, safely."""
+    with tarfile.open(path) as archive:
+        # Python before 3.11.4 has no filters.
+        filters = hasattr(tarfile, "data_filter")
+        safe: dict[str, Any] = {"filter": "data"} if filters else {}
+        archive.extractall(folder, **safe)
+
+
+def unpacked(root, folder):
+    """Class folders of training images, and a flat folder of validation images."""
+    for archive in ("train", "val"):
+        unpack(root / f"ILSVRC2012_img_{archive}.tar", folder / archive)
+    for wnid in fakes.WNIDS:
+        inner = folder / "train" / f"{wnid}.tar"
+        unpack(inner, folder / "train" / wnid)
+        inner.unlink()
+    return folder
+
+
 def test_prepared_from_archives_and_from_class_folders_is_the_same(tmp_path, root):
     """As tars and unpacked, but for the order and the names: same images, labels."""
-    folders = tmp_path / "folders"
-    with tarfile.open(root / "ILSVRC2012_img_train.tar") as outer:
-        for member in outer.getmembers():
-            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
-                wnid = member.name.removesuffix(".tar")
-                # Python before 3.11.4 has no filters.
-                filters = hasattr(tarfile, "data_filter")
-                safe: dict[str, Any] = {"filter": "data"} if filters else {}
-                inner.extractall(folders / "train" / wnid, **safe)
+    folders = unpacked(root, tmp_path / "folders")
     numbers = {number: wnid for wnid, (number, _) in fakes.WNIDS.items()}
-    with tarfile.open(root / "ILSVRC2012_img_val.tar") as archive:
-        for member in archive.getmembers():
-            truth = fakes.TRUTH[int(member.name[-13:-5]) - 1]
-            archive.extract(member, folders / "val" / numbers[truth], filter="data")
+    for file in list((folders / "val").iterdir()):
+        place = folders / "val" / numbers[fakes.TRUTH[int(file.name[-13:-5]) - 1]]
+        place.mkdir(exist_ok=True)
+        file.rename(place / file.name)
     (folders / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(fakes.devkit())
     examples = []
     for name, path in (("tars", root), ("unpacked", folders)):
@@ -123,6 +136,66 @@ def refused(root):
         opened(root)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def listing(dataset):
+    """Every example's name and class, by split."""
+    return {
+        split: sorted((s.name(i), s[i]["label"], s.where(i)) for i in range(len(s)))
+        for split, s in dataset.splits.items()
+    }
+
+
+@pytest.mark.parametrize("form", ["tar", "tar and flat", "flat"])
+def test_unpacked_training_images_with_other_validation_images(tmp_path, root, form):
+    """With the tar, or a flat folder as the tar unpacks to: as from both tars."""
+    folders = unpacked(root, tmp_path / "folders")
+    kit = "ILSVRC2012_devkit_t12.tar.gz"
+    (folders / "val" / "readme.txt").write_text("")
+    if form == "tar":
+        shutil.rmtree(folders / "val")
+    if form != "flat":
+        shutil.copy(root / "ILSVRC2012_img_val.tar", folders)
+        assert f"lacks {kit}" in refused(folders)
+    else:
+        assert "val has no class folders" in refused(folders)
+        assert "choose the source imagenet" in refused(folders)
+    shutil.copy(root / kit, folders)
+    expected, found = opened(root), opened(folders)
+    assert found.class_ids == expected.class_ids
+    assert found.class_names == expected.class_names
+    names = {split: [e[:2] for e in x] for split, x in listing(expected).items()}
+    names["train"] = [(f"train/{name}", label) for name, label in names["train"]]
+    assert {split: [e[:2] for e in x] for split, x in listing(found).items()} == names
+    place = "val/" if form == "flat" else "ILSVRC2012_img_val.tar: "
+    for name, _, where in listing(found)["validation"]:
+        assert where == f"{folders}/{place}{name}"
+    left_out = {"tar": {}, "flat": {".txt": 1}}
+    left_out["tar and flat"] = {".txt": 1, "in val, which the tar has as well": 7}
+    assert found.left_out == left_out[form]
+    shutil.rmtree(folders / "train" / "n01440764")
+    assert "images of n01440764, a class that the training" in refused(folders)
+
+
+def test_archives_packed_on_other_systems(tmp_path):
+    """With Windows' separators, and with the hidden files that Macs add."""
+    fakes.write(tmp_path / "plain", encode)
+    fakes.write(tmp_path / "other", encode)
+    hidden = {"._x": b"\0\5\26\7"}
+    tars = {f"train\\._{next(iter(fakes.WNIDS))}.tar": b"\0\5\26\7"}
+    for wnid, (number, _) in fakes.WNIDS.items():
+        files = {f"{wnid}\\{wnid}_{n}.JPEG": encode(number, n) for n in range(2)}
+        tars[f"train\\{wnid}.tar"] = fakes.tar({**hidden, **files})
+    (tmp_path / "other" / "ILSVRC2012_img_train.tar").write_bytes(fakes.tar(tars))
+    images = {
+        f"val\\ILSVRC2012_val_{n + 1:08d}.JPEG": encode(truth, 100 + n)
+        for n, truth in enumerate(fakes.TRUTH)
+    }
+    archive = fakes.tar({**hidden, **images})
+    (tmp_path / "other" / "ILSVRC2012_img_val.tar").write_bytes(archive)
+    found = opened(tmp_path / "other")
+    assert found.fingerprint == opened(tmp_path / "plain").fingerprint
+    assert found.left_out == {"hidden": 7}
 
 
 def test_what_is_missing_or_of_another_year_is_named(tmp_path, root):

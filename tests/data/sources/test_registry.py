@@ -1,8 +1,11 @@
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data.sources import registry
+from alexnet_jax.data.encoded import FileSource
+from alexnet_jax.data.sources import folder, registry
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -100,21 +103,201 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
         source[index]
 
 
+def write(root, *names):
+    """Files that are named as images, which is enough where none is decoded."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no image")
+
+
+def refused(root):
+    with pytest.raises(InputError) as caught:
+        open_folder(root, size=8)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def names_of(dataset):
+    return {
+        split: [source.name(index) for index in range(len(source))]
+        for split, source in dataset.splits.items()
+    }
+
+
 def test_validation_classes_must_be_among_the_training_classes(tmp_path):
-    for name in ("train/a", "val/a", "val/z"):
-        save(tmp_path / name / "0.png", np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(InputError, match="classes that .*/train lacks: z"):
-        open_folder(tmp_path)
+    write(tmp_path, "train/a/0.png", "train/b/0.png", "val/a/0.png", "val/z/0.png")
+    assert "classes that" in (message := refused(tmp_path))
+    assert message.endswith("/train lacks: z")
 
 
-def test_a_link_to_nowhere_is_no_image_and_validation_needs_train(tmp_path):
-    for number in range(3):
-        save(tmp_path / "a" / f"{number}.png", np.zeros((9, 9, 3), np.uint8))
+def test_a_link_to_nowhere_is_an_unreadable_image(tmp_path):
+    write(tmp_path, *(f"{c}/{n}.png" for c in "ab" for n in range(3)))
     (tmp_path / "a" / "link.png").symlink_to(tmp_path / "nowhere.png")
-    assert len(open_folder(tmp_path, size=8).splits["train"]) == 2
+    names, dataset = {}, open_folder(tmp_path, size=8)
+    for split, source in dataset.splits.items():
+        for index in range(len(source)):
+            names[source.name(index)] = (split, index)
+    assert len(names) == 7
+    split, index = names["a/link.png"]
+    with pytest.raises(
+        InputError, match="a/link.png is a link to .*nowhere.png, which"
+    ):
+        dataset.splits[split][index]
+    (tmp_path / "c").symlink_to(tmp_path / "unmounted")
+    assert "/c is a link to" in (message := refused(tmp_path))
+    assert "Mount it" in message
+
+
+def test_a_validation_set_of_none_is_refused(tmp_path):
+    write(tmp_path, *(f"train/{c}/{n}.png" for c in "ab" for n in range(3)))
     (tmp_path / "val").mkdir()
-    with pytest.raises(InputError, match="a val folder but none of train"):
-        open_folder(tmp_path, size=8)
+    assert "/val has no class folders; validation images are" in refused(tmp_path)
+    write(tmp_path, "val/ILSVRC2012_val_00000001.JPEG", "val/labels.csv")
+    message = refused(tmp_path)
+    assert "/val has no class folders (it has 1 image, 1 .csv)" in message
+    assert "ILSVRC2012_devkit_t12.tar.gz" in message
+    write(tmp_path, "val/a/0.png")
+    dataset = open_folder(tmp_path, size=8)
+    assert names_of(dataset)["validation"] == ["val/a/0.png"]
+    assert dataset.left_out == {".csv": 1, "in no class folder": 1}
+    (note,) = dataset.notes
+    assert note == f"{tmp_path}: 1 of 2 classes have no validation image (b)"
+    write(tmp_path, "val/b/0.png")
+    assert open_folder(tmp_path, size=8).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "second"),
+    [
+        ("Train", "Val"),
+        ("TRAIN", "VALIDATION"),
+        ("Training", "Validation"),
+        ("training_set", "validation_set"),
+        ("train_images", "val_images"),
+        ("train2017", "val2017"),
+        ("seg_train", "seg_val"),
+        ("birds-train", "birds-valid"),
+        ("ILSVRC2012_img_train", "ILSVRC2012_img_val"),
+        ("seg_train/seg_train", "seg_val/seg_val"),
+    ],
+)
+def test_splits_are_known_by_what_people_call_them(tmp_path, train, second):
+    write(tmp_path, *(f"{train}/{c}/{n}.png" for c in "ab" for n in range(3)))
+    write(tmp_path, *(f"{second}/{c}/0.png" for c in "ab"))
+    dataset = open_folder(tmp_path, size=8)
+    assert dataset.class_names == ("a", "b")
+    assert names_of(dataset) == {
+        "train": [f"{train}/{c}/{n}.png" for c in "ab" for n in range(3)],
+        "validation": [f"{second}/{c}/0.png" for c in "ab"],
+    }
+    assert dataset.left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("Train", "Test"),
+        ("Training", "Testing"),
+        ("training_set/training_set", "test_set/test_set"),
+        ("seg_train", "seg_test"),
+    ],
+)
+def test_test_images_are_neither_a_class_nor_used(tmp_path, train, test):
+    write(tmp_path, *(f"{train}/{c}/{n}.png" for c in "ab" for n in range(4)))
+    write(tmp_path, f"{test}/a/0.png", f"{test}/b/0.png")
+    dataset = open_folder(tmp_path, size=8)
+    assert dataset.class_names == ("a", "b")
+    names = names_of(dataset)
+    assert len(names["train"]) == 6
+    assert len(names["validation"]) == 2
+    assert all(name.startswith(train) for split in names.values() for name in split)
+    assert dataset.left_out == {f"in {test.partition('/')[0]}": 2}
+    (note,) = dataset.notes
+    assert note.endswith("to validate on it, name it validation")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        "cat dog test",
+        "cat dog validation",
+        "valid/x invalid/x",
+        "Training/x cat/x dog/x",
+        "train_1/x train_2/x test/x",
+        "cat_train/x cat_test/x dog_train/x dog_test/x",
+        "car train plane test",
+    ],
+)
+def test_where_splits_and_classes_are_in_doubt_it_stops(tmp_path, folders):
+    write(tmp_path, *(f"{f}/{n}.png" for f in folders.split() for n in range(3)))
+    message = refused(tmp_path)
+    assert "which may be splits or classes" in message
+    assert "if they are splits, name them train and validation" in message
+    # As the message says: all of them are classes.
+    names = sorted({part.partition("/")[0] for part in folders.split()})
+    for name in names:
+        (tmp_path / name).rename(tmp_path / f"moved {name}")
+    (tmp_path / "again" / "train").mkdir(parents=True)
+    for name in names:
+        (tmp_path / f"moved {name}").rename(tmp_path / "again" / "train" / name)
+    assert list(open_folder(tmp_path / "again", size=8).class_names) == names
+
+
+@pytest.mark.parametrize(
+    "folders", ["freight_train steam_train", "car plane train", "tested untested"]
+)
+def test_names_that_are_like_splits_may_be_classes(tmp_path, folders):
+    write(tmp_path, *(f"{f}/{n}.png" for f in folders.split() for n in range(3)))
+    assert " ".join(open_folder(tmp_path, size=8).class_names) == folders
+
+
+def test_the_spellings_of_a_name_are_one_class(tmp_path):
+    apart, composed = (unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))
+    write(tmp_path, f"train/{apart}/0.png", "train/tea/0.png")
+    write(tmp_path, f"val/{composed}/1.png", f"train/{composed}/2.png")
+    dataset = open_folder(tmp_path, size=8)
+    assert dataset.class_names == (apart, "tea")
+    assert names_of(dataset) == {
+        "train": [f"train/{apart}/0.png", f"train/{composed}/2.png", "train/tea/0.png"],
+        "validation": [f"val/{composed}/1.png"],
+    }
+    held_out = dataset.splits["validation"]
+    assert isinstance(held_out, FileSource)
+    assert held_out.entries[0].label == 0
+
+
+def test_a_single_class_is_refused(tmp_path):
+    write(tmp_path, *(f"up/two/{c}/{n}.png" for c in "ab" for n in range(3)))
+    message = refused(tmp_path / "up")
+    assert "has one class folder, two" in message
+    assert message.endswith(f"(a, b) are the classes, give {tmp_path}/up/two")
+    assert "has no class folders (it has 3 images)" in refused(tmp_path / "up/two/a")
+    write(tmp_path, "one/train/a/0.png", "one/val/a/0.png")
+    assert "has one class folder, train/a" in refused(tmp_path / "one")
+
+
+def test_a_folder_s_own_classes_label_its_images(tmp_path):
+    write(tmp_path, "train/b/0.png", "train/a/0.png", "val/b/x/1.png", "0.png")
+    write(tmp_path, "test/2.png", "test/a/3.png", "notes.txt")
+    found = folder.images_by_class(tmp_path)
+    assert found.class_names == ("a", "b")
+    labels = dict(zip([f.path for f in found.images], found.labels, strict=True))
+    assert labels == {
+        "0.png": folder.NO_LABEL,
+        "test/2.png": folder.NO_LABEL,
+        "test/a/3.png": 0,
+        "train/a/0.png": 0,
+        "train/b/0.png": 1,
+        "val/b/x/1.png": 1,
+    }
+    assert found.left_out == {".txt": 1}
+    # Classes are sorted as those of a run on the folder.
+    assert open_folder(tmp_path, size=8).class_names == found.class_names
+    # In doubt the folders are the classes, and nothing is refused.
+    write(tmp_path, "doubt/cat/0.png", "doubt/test/0.png")
+    assert folder.images_by_class(tmp_path / "doubt").class_names == ("cat", "test")
 
 
 def test_the_digits_are_those_of_scikit_learn_and_split_once():

@@ -1,0 +1,48 @@
+"""Paths that users give: `~` is the home, and an address of a cloud is no path."""
+
+import re
+from pathlib import Path
+
+from alexnet_jax.runtime.errors import InputError
+
+
+# Of a Path nothing but one slash is left. One letter alone may be a folder.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+_DOWNLOADED = ("http", "https", "ftp", "ftps")
+
+
+def local(given: str | Path, name: str = "") -> Path:
+    """The path of a file or folder of this machine, with `~` as the home.
+
+    Args:
+      given: what the user gave.
+      name: of the flag or key, for the message.
+
+    Raises:
+      InputError: if it is an address, as `gs://bucket/run`; or if there is no home.
+    """
+    text = f"{name}={given}" if name else str(given)
+    path = Path(given)
+    found = _ADDRESS.match(str(given))
+    # A folder of such a name may be there; addresses have two slashes.
+    if found and ("://" in str(given) or not Path(path.parts[0]).exists()):
+        scheme = found[1].lower()
+        if scheme == "file":
+            advice = "give the path alone, without file://"
+        elif scheme in _DOWNLOADED:
+            advice = "download it, and give the file or folder"
+        else:
+            advice = (
+                "mount it as a folder (gcsfuse, s3fs, rclone mount) or copy it to this "
+                "machine, and give that folder"
+            )
+        raise InputError(
+            f"{text} is an address, and only files and folders of this machine are "
+            f"read and written; {advice}"
+        )
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"{text} begins with a home that is not known; give the whole path"
+        ) from error
