@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str]) -> tuple[config_file.ConfigDict, Path]:
       InputError: on anything wrong in the arguments or in the config they name.
     """
     given, changes = _parsed(arguments)
-    return _opened(given, changes), Path(given.workdir)
+    return _opened(given, changes), paths.local(given.workdir, "--workdir")
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -127,7 +127,7 @@ def main() -> None:
         return
     given, changes = _parsed(arguments)
     several = start_processes(given)
-    config, workdir = _opened(given, changes), Path(given.workdir)
+    config, workdir = _opened(given, changes), paths.local(given.workdir, "--workdir")
     # Asking how many processes there are opens the devices; the run does that itself.
     with multihost.together() if several else contextlib.nullcontext():
         result = train.run(config, workdir)

@@ -48,6 +48,16 @@ def test_a_config_is_found_by_name_and_by_path():
     assert by_path.to_dict() == load_config("quickstart").to_dict()
 
 
+def test_paths_of_a_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main.parse(["--config=quickstart", "--workdir=~/run"])[1] == tmp_path / "run"
+    for wrong in (
+        ("--config=quickstart", "--workdir=gs://bucket/run"),
+        ("--config=gs://bucket/own.py", "--workdir=x"),
+    ):
+        assert "://bucket" in (shown := refused(*wrong)) and "is an address" in shown
+
+
 def test_what_is_wrong_in_the_arguments_is_one_line(tmp_path):
     assert "--config is missing; usage" in refused("--workdir=x")
     assert "--workdir is missing; usage" in refused("--config=quickstart")
