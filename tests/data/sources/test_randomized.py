@@ -76,6 +76,9 @@ class Distinct:
         image = np.stack([rng.permutation(81) for _ in range(3)], axis=-1)
         return {"image": image.reshape(9, 9, 3).astype(np.uint8), "label": 0}
 
+    def label(self, index):
+        return 0
+
     def name(self, index):
         return str(index)
 
