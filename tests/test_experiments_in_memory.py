@@ -102,6 +102,7 @@ def set_up(digits, *, epochs, rate=0.01, enough=lambda workdir: False):
     return build_setup(config, digits, enough)
 
 
+@pytest.mark.slow
 def test_a_run_continues_where_it_stood(digits, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     experiment.fit(set_up(digits, epochs=3.0), whole)
@@ -138,6 +139,7 @@ def test_a_run_that_diverges_is_a_result(digits, tmp_path, capsys):
     assert experiment.metrics_of(run, "validation") == []
 
 
+@pytest.mark.slow
 def test_another_network_resumes_with_more_epochs(digits, tmp_path, monkeypatch):
     """Networks of Zhang et al. have steps of their own, and are trained by the same
     loop."""
@@ -161,12 +163,13 @@ def test_another_network_resumes_with_more_epochs(digits, tmp_path, monkeypatch)
         np.testing.assert_array_equal(digest, digests[1][name])
 
 
+@pytest.mark.slow
 def test_the_gradient_beside_finite_differences(digits):
     model = set_up(digits, epochs=1.0).model
     assert isinstance(model, AlexNet)
     source = arrays.source_of(digits, "train")
     images = source.images[:, 1:13, 1:13].astype(np.float32)
-    params = model.init(jax.random.key(0), images[:1])["params"]
+    params = jax.jit(model.init)(jax.random.key(0), images[:1])["params"]
     sizes = signals(model, params, images, source.labels)
     assert [size["layer"] for size in sizes] == list(model.layers)
 

@@ -110,6 +110,7 @@ def test_a_comparison(workdir, tmp_path):
     assert "model.layers" not in page
 
 
+@pytest.mark.slow
 def test_a_run_without_curves_is_drawn_too(workdir, tmp_path):
     """Imported weights have none; what was measured of them is shown."""
     imported = shutil.copytree(workdir, tmp_path / "imported")

@@ -223,6 +223,7 @@ def test_other_data_are_refused(straight):
         run_data.check_data(straight, smaller)
 
 
+@pytest.mark.slow
 def test_data_that_break_on_the_way_stop_the_run_at_a_saved_step(tmp_path, straight):
     """The source breaks at one step, and again works in the next start."""
     config, workdir = runs.parse(runs.arguments(tmp_path, "run"))

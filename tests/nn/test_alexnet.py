@@ -143,7 +143,7 @@ def test_equals_figure_2_written_out_in_numpy(name, size):
     model = preset(name, num_classes=5, layers=rows)
     rng = np.random.default_rng(0)
     images = rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
-    variables = louder(model.init(jax.random.key(1), images))
+    variables = louder(jax.jit(model.init)(jax.random.key(1), images))
     logits = logits_of(model, variables, images)
     expected = literal_network(variables["params"], images, paper=name == "paper")
     assert np.ptp(expected) > 0.1
@@ -153,7 +153,7 @@ def test_equals_figure_2_written_out_in_numpy(name, size):
 def test_small_has_the_shapes_of_zhang_et_al():
     model = preset("small", num_classes=10)
     images = jnp.ones((2, 28, 28, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     names = ("pool1", "norm2", "fc3", "fc4")
     logits, features = features_of(model, variables, images, names)
     assert logits.shape == (2, 10)
@@ -162,7 +162,9 @@ def test_small_has_the_shapes_of_zhang_et_al():
 
 
 def test_no_two_towers_start_alike():
-    params = tiny().init(jax.random.key(0), jnp.zeros((1, 67, 67, 3)))["params"]
+    params = jax.jit(tiny().init)(jax.random.key(0), jnp.zeros((1, 67, 67, 3)))[
+        "params"
+    ]
     for name, layer in params.items():
         first, second = layer["kernel"]
         assert not np.array_equal(first, second), name
@@ -238,7 +240,7 @@ def test_exchanges_can_be_taken_away():
 def test_a_tower_does_not_see_the_other_before_conv3():
     model = tiny()
     images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
-    variables = louder(model.init(jax.random.key(0), images))
+    variables = louder(jax.jit(model.init)(jax.random.key(0), images))
     changed = jax.tree.map(lambda a: a, variables)
     kernel = changed["params"]["conv2"]["kernel"]
     changed["params"]["conv2"]["kernel"] = kernel.at[0].multiply(-1.5)
@@ -262,7 +264,7 @@ def test_a_tower_does_not_see_the_other_before_conv3():
 def test_a_mesh_gives_what_no_mesh_gives(shape):
     model, mesh = tiny(), mesh_of(*shape)
     images = 50 * jax.random.normal(jax.random.key(3), (4, 67, 67, 3))
-    variables = louder(model.init(jax.random.key(0), images))
+    variables = louder(jax.jit(model.init)(jax.random.key(0), images))
     expected = jax.jit(model.apply)(variables, images)
     laid = {"params": laid_out(variables["params"], model, mesh, 67)}
     place = jax.sharding.NamedSharding(mesh, meshes.EXAMPLES)
@@ -275,7 +277,7 @@ def test_dropout_masks_belong_to_layer_tower_and_example():
     wide = {"width": 400, "bias": 100.0}
     model = tiny({"fc6": wide, "fc7": wide})
     images = jnp.zeros((3, 67, 67, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     key = jax.random.key(7)
 
     # With equal inputs, zeros in the logits' inputs show the masks: read them through
@@ -312,7 +314,7 @@ def test_dropout_masks_belong_to_layer_tower_and_example():
 def test_without_a_key_outputs_are_halved_and_without_dropout_they_are_not():
     images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
     model, without = tiny(), tiny(dropout=0.0)
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     _, features = features_of(model, variables, images, ("fc7", "fc6"))
     kernel = jnp.concatenate(list(variables["params"]["fc8"]["kernel"]))
     expected = 0.5 * features["fc7"] @ kernel
@@ -331,7 +333,7 @@ def test_without_a_key_outputs_are_halved_and_without_dropout_they_are_not():
 def test_other_activations(activation):
     model = tiny(activation=activation)
     images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     _, features = features_of(model, variables, images, ("conv4", "conv4.linear"))
     reference = {"tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[activation]
     expected = reference(np.asarray(features["conv4.linear"], np.float64))
@@ -341,7 +343,7 @@ def test_other_activations(activation):
 def test_half_precision_computes_in_it_and_keeps_float32_parameters():
     images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
     model = tiny(dtype="bfloat16")
-    variables = louder(model.init(jax.random.key(0), images))
+    variables = louder(jax.jit(model.init)(jax.random.key(0), images))
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     logits, features = features_of(model, variables, images, ("conv3", "fc6"))
     assert logits.dtype == jnp.float32
@@ -355,7 +357,7 @@ def test_pooling_and_norms_can_be_left_out():
     model = tiny({"conv1": pooled, "conv2": pooled})
     assert not any("norm" in name for name in model.features)
     images = 50 * jax.random.normal(jax.random.key(3), (1, 67, 67, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     _, features = features_of(model, variables, images, ("pool1", "conv1.linear"))
     expected = np.maximum(
         pool_loop(np.asarray(features["conv1.linear"]), 3, 2, False), 0
@@ -381,7 +383,7 @@ def test_every_size_that_works_out_is_taken_and_others_name_the_nearest():
 def test_conv1_sees_zeros_at_the_right_and_bottom_of_224():
     model = tiny()
     images = 50 * jax.random.normal(jax.random.key(3), (1, 64, 64, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     padded = lax.pad(images, 0.0, [(0, 0, 0), (0, 3, 0), (0, 3, 0), (0, 0, 0)])
     np.testing.assert_array_equal(
         logits_of(model, variables, images), logits_of(model, variables, padded)
@@ -510,7 +512,7 @@ def test_dropout_behind_a_convolution_comes_before_the_exchange():
     then = ("activation", "pool", "dropout")
     model = tiny({"conv5": {"then": then}, "fc6": {"then": ("activation",)}})
     images = 50 * jax.random.normal(jax.random.key(3), (2, 67, 67, 3))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     names = ("pool5", "fc6.linear")
     _, features = features_of(model, variables, images, names)
     flat5 = np.asarray(features["pool5"]).reshape(2, -1)
@@ -524,7 +526,7 @@ def test_dropout_behind_a_convolution_comes_before_the_exchange():
 
 def test_an_unknown_layer_names_those_there_are():
     images = jnp.zeros((1, 67, 67, 3))
-    variables = tiny().init(jax.random.key(0), images)
+    variables = jax.jit(tiny().init)(jax.random.key(0), images)
     with pytest.raises(InputError, match="no layer conv9; choose from conv1.linear"):
         tiny().apply(variables, images, layers=("conv9",))
 

@@ -183,7 +183,7 @@ def test_every_mesh_starts_with_the_same_bits():
     name = "params.conv1.kernel"
     assert not np.array_equal(other[name], starts[0][name])
     # And they are the bits that the module's own init draws.
-    variables = model.init(jax.random.key(3), jnp.zeros((1, 67, 67, 3)))
+    variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 67, 67, 3)))
     for name, array in flat(variables).items():
         np.testing.assert_allclose(array, starts[0][name], rtol=1e-6)
 
@@ -302,7 +302,7 @@ def test_a_state_that_is_not_finite_is_noticed_on_every_mesh(shape):
 
 def test_padding_counts_for_nothing():
     model, mesh = tiny(), mesh_of(2, 1)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 67, 67, 3)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 67, 67, 3)))
     params = laid_out(variables["params"], model, mesh, 67)
     evaluate = step.make_eval_step(model, mesh, crop=67, views=10)
     mean = jax.device_put(np.zeros((67, 67, 3), np.float32), replicated(mesh))
