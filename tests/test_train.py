@@ -307,7 +307,7 @@ def test_other_versions_and_settings_are_said_at_a_resume(straight, tmp_path, ca
     with jax.default_matmul_precision("highest"), jax.default_prng_impl("rbg"):
         workdirs.start_run(workdir, config)
     message = capsys.readouterr().err
-    assert message.startswith(f"warning: {workdir} goes on with other versions")
+    assert message.startswith(f"warning: {workdir} continues with other versions")
     assert "jax '0.1.2' -> " in message
     assert "jax_default_matmul_precision 'None' -> 'highest'" in message
     assert "numpy" not in message and "prng" not in message
@@ -394,7 +394,7 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight, capsys)
     assert f"starts from {source}, checkpoint of step {best}: takes {names}" in messages
     assert f"mean image: that of {source}" in messages
     shutil.rmtree(source)
-    # The same run goes on, with the same mean image and without that directory.
+    # The same run continues, with the same mean image and without that directory.
     runs.run(tmp_path, "tuned", "--config.train.steps=2", *others)
     means = [np.load(folder / "mean.npy") for folder in (straight, workdir)]
     np.testing.assert_array_equal(*means)

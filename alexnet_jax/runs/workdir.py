@@ -203,7 +203,7 @@ def _warn_of_other_digits(
             ]
     if changes:
         progress.say(
-            f"warning: {workdir} goes on with other versions or settings than it had "
+            f"warning: {workdir} continues with other versions or settings than it had "
             f"({'; '.join(changes)}); the last digits of its numbers may differ"
         )
 

@@ -27,7 +27,7 @@ def use() -> None:
     if on_request() and TUNABLES not in os.environ and sys.executable:
         environment = {**os.environ, TUNABLES: REQUEST}
         arguments = [sys.executable, *sys.orig_argv[1:]]
-        # Some systems forbid it; the program then goes on as it is.
+        # Some systems forbid it; the program then continues as it is.
         with suppress(OSError):
             os.execve(sys.executable, arguments, environment)
 

@@ -513,9 +513,9 @@ def test_other_json_is_refused_in_one_line(tmp_path, content):
     path.write_text(content)
     with pytest.raises(
         InputError, match="no list of names, nor names by number"
-    ) as told:
+    ) as caught:
         read_class_names(path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
