@@ -17,6 +17,7 @@ from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data.dataset import Example, Source
 from alexnet_jax.data.loading.pipeline import open_pipeline
 from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.data.selection import WrappedSource
 from alexnet_jax.inference import finetune, trained
 from alexnet_jax.main import parse
 from alexnet_jax.nn.layers import changed
@@ -244,30 +245,18 @@ def test_data_that_break_on_the_way_stop_the_run_at_a_saved_step(tmp_path, strai
     assert_same_run(workdir, straight)
 
 
-@dataclasses.dataclass
-class Breaking:
+class Breaking(WrappedSource):
     """A source that can't be read any more after so many examples."""
 
-    source: Source
-    good: int
-
-    def __len__(self) -> int:
-        return len(self.source)
+    def __init__(self, source: Source, good: int) -> None:
+        super().__init__(source)
+        self.good = good
 
     def __getitem__(self, index: int) -> Example:
         self.good -= 1
         if self.good < 0:
             raise UnreadableImage(f"{self.where(index)} broke")
         return self.source[index]
-
-    def label(self, index: int) -> int:
-        return self.source.label(index)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-    def where(self, index: int) -> str:
-        return self.source.where(index)
 
 
 @pytest.mark.slow

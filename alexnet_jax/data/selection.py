@@ -1,7 +1,6 @@
 """Sources without the examples that can't be read, or with others in their place."""
 
 import dataclasses
-import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -52,21 +51,43 @@ def without(source: Source, names: Iterable[str]) -> Source:
     return SelectedSource(source, np.asarray(kept, np.int64))
 
 
-class ReplacingSource(Source):
+class WrappedSource(Source):
+    """The examples of another source, for subclasses that read them in another way."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[index]
+
+    def label(self, index: int) -> int:
+        """The example's class, found without decoding its image."""
+        return self.source.label(index)
+
+    def name(self, index: int) -> str:
+        """The example's name."""
+        return self.source.name(index)
+
+    def where(self, index: int) -> str:
+        """Where the example is read from."""
+        return self.source.where(index)
+
+
+class ReplacingSource(WrappedSource):
     """A source in which the next example of the same class that can be read, by number,
     takes the place of one that can't.
 
     So the number of examples and the places of all others stay, and with them what a
-    run computes from then on. A replaced example is named in a warning, once.
+    run computes from then on. A replaced example is named in a warning, once in each
+    process.
     """
 
     def __init__(self, source: Source) -> None:
-        self.source = source
+        super().__init__(source)
         self._said: set[int] = set()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
         try:
@@ -80,9 +101,8 @@ class ReplacingSource(Source):
                 example = self.source[other]
             except InputError:
                 continue
-            with self._lock:
-                first, _ = index not in self._said, self._said.add(index)
-            if first:
+            if index not in self._said:
+                self._said.add(index)
                 where = self.source.where(other)
                 progress.say(f"warning: {error}; {where} takes its place")
             return example
@@ -95,15 +115,3 @@ class ReplacingSource(Source):
             other = (index + distance) % count
             if self.source.label(other) == label:
                 yield other
-
-    def label(self, index: int) -> int:
-        """The example's class, found without decoding its image."""
-        return self.source.label(index)
-
-    def name(self, index: int) -> str:
-        """The example's name."""
-        return self.source.name(index)
-
-    def where(self, index: int) -> str:
-        """Where the example is read from."""
-        return self.source.where(index)

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -114,6 +115,9 @@ def test_the_next_image_of_its_class_takes_the_place_of_one_that_broke(
         assert new["label"] == expected["label"]
         np.testing.assert_array_equal(new["image"], expected["image"])
     assert capsys.readouterr().err.count("takes its place") == 1
+    # Workers that read are processes, and get the source so.
+    copied = pickle.loads(pickle.dumps(pipeline.dataset.splits["train"]))
+    assert copied[last]["label"] == before[first]["label"]
 
 
 def test_a_run_continues_with_changed_validation_images_and_no_others(

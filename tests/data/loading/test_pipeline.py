@@ -18,6 +18,7 @@ from alexnet_jax.data.loading import augment, first_pass, pipeline, prefetch
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.data.selection import WrappedSource
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 
@@ -304,28 +305,17 @@ def test_an_error_in_a_record_comes_through(digits, monkeypatch):
         next(batches)
 
 
-class Hanging:
+class Hanging(WrappedSource):
     """The digits; reading example `index` waits until `go` is set."""
 
     def __init__(self, source: Source, index: int) -> None:
-        self.source, self.index, self.go = source, index, threading.Event()
-
-    def __len__(self) -> int:
-        return len(self.source)
+        super().__init__(source)
+        self.index, self.go = index, threading.Event()
 
     def __getitem__(self, index: int) -> Example:
         if index == self.index:
             assert self.go.wait(60)
         return self.source[index]
-
-    def label(self, index: int) -> int:
-        return self.source.label(index)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-    def where(self, index: int) -> str:
-        return self.source.where(index)
 
 
 def test_a_record_that_hangs_is_named_in_time(digits):
