@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from alexnet_jax.nn.layers import Dense
+from alexnet_jax.nn.layers import Conv, Dense
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.runtime.errors import Failure, Interrupted
 
@@ -14,14 +15,27 @@ from experiment import ROOT
 
 def quick(network: str) -> list[str]:
     """What makes a run of the quickstart a matter of seconds, to show that something
-    works: two steps, and narrow hidden layers. The network is a preset's."""
+    works: two steps, and a narrow network. The network is a preset's."""
     rows = PRESETS.get(network, {}).get("layers", CODE2012)
-    *hidden, _ = (name for name, row in rows.items() if isinstance(row, Dense))
     return [
         "--config.train.steps=2",
         "--config.train.batch_size=8",
-        *(f"--config.model.layers.{name}.width=16" for name in hidden),
+        *(
+            f"--config.model.layers.{key}={value}"
+            for key, value in narrow(rows).items()
+        ),
     ]
+
+
+def narrow(rows: Mapping[str, Conv | Dense]) -> dict[str, int]:
+    """The widths of the rows of a narrow network, by `LAYER.KEY`."""
+    widths = {
+        f"{name}.{'channels' if isinstance(row, Conv) else 'width'}": 16
+        for name, row in rows.items()
+    }
+    # The last layer has a place for each class.
+    del widths[f"{list(rows)[-1]}.width"]
+    return widths
 
 
 def command(module: str, *arguments: str) -> dict[str, Any]:

@@ -19,6 +19,9 @@ import users
 from networks import TINY
 
 
+# In one process, since all need what the quickstart makes.
+pytestmark = pytest.mark.xdist_group("readme")
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 # The lines that install; continuous integration runs them.

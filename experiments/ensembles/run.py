@@ -89,6 +89,8 @@ def train_members(given):
             given.data,
             f"--config.train.seed={seed}",
             f"--config.train.init_from={before}",
+            # Members of an ensemble subtract the same mean image.
+            "--config.data.mean=dataset",
             **tuned,
         )
         for seed in range(given.with_past)

@@ -30,6 +30,7 @@ import numpy as np
 
 from alexnet_jax import preset_config
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.nn.presets import CODE2012
 from alexnet_jax.runs.config import plain
 from alexnet_jax.runs.config_file import ConfigDict
 from alexnet_jax.runs.setup import build_setup
@@ -38,6 +39,7 @@ from alexnet_jax.runtime import cli, progress
 
 import arrays
 import harness
+from commands import narrow
 from signals import initial_signals
 
 
@@ -160,8 +162,9 @@ def main() -> None:
     chosen, epochs = list(networks()), EPOCHS
     if given.quick:
         chosen, epochs, given.seeds = chosen[:2], 0.1, 1
+        small = {f"model.layers.{k}": v for k, v in narrow(CODE2012).items()}
         for _, config in chosen:
-            config.model.layers.fc6.width = config.model.layers.fc7.width = 16
+            config.update_from_flattened_dict(small)
     path = given.output / "initialisation.jsonl"
     results, table = [], {}
     for seed in range(given.seeds):
