@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.data import decoding
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import clutter, progress
 from alexnet_jax.runtime.errors import InputError, UnreadableImage
 
 
@@ -31,18 +31,6 @@ _OTHER = {
     ".psd .svg .webm",
 }
 OTHER_ENDINGS = frozenset(" ".join(_OTHER.values()).split())
-# What Macs, Windows, network disks and Linux file systems put beside users' files.
-SYSTEM_FOLDERS = frozenset(
-    (
-        "__macosx",
-        "__pycache__",
-        "@eadir",
-        "#recycle",
-        "$recycle.bin",
-        "lost+found",
-        "system volume information",
-    )
-)
 # What tells work directories, prepared sets and unfinished ones from folders of images.
 OWN_FILES = (
     ("run.json", "config.json"),
@@ -138,7 +126,7 @@ def _scan(
 
 def _is_hidden(entry: os.DirEntry[str]) -> bool:
     name = entry.name
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+    return name.startswith(".") or clutter.is_clutter(name)
 
 
 def _is_ours(folder: str) -> bool:

@@ -10,10 +10,11 @@ _NAMES = re.compile(
     r"\.DS_Store|\._.*|Icon\r|\.localized|\.fseventsd|\.Spotlight-V100|\.Trashes"
     r"|\.TemporaryItems|\.AppleDouble|__MACOSX"
     # Windows, network drives, sync clients
-    r"|Thumbs\.db|desktop\.ini|@eaDir|#recycle|\.directory|\.Trash-\d+|lost\+found"
+    r"|Thumbs\.db|desktop\.ini|\$recycle\.bin|system volume information"
+    r"|@eaDir|#recycle|\.directory|\.Trash-\d+|lost\+found"
     r"|\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+|\.dropbox.*|\.stfolder|\.sync.*"
     # editors
-    r"|\.ipynb_checkpoints|\.idea|\.vscode|\..*\.sw[a-p]",
+    r"|\.ipynb_checkpoints|__pycache__|\.idea|\.vscode|\..*\.sw[a-p]",
     re.IGNORECASE,
 )
 

@@ -58,7 +58,7 @@ def test_of_a_file_with_a_known_ending_nothing_is_read(tmp_path, image):
         write(tmp_path / name, b"\xff\xd8\xff")
     found = image_tree.scan(tmp_path)
     assert len(found.images) == 8
-    left_out = {".txt": 1, ".cr2": 1, "~": 1, ".db": 1, ".ini": 1, ".csv": 1}
+    left_out = {".txt": 1, ".cr2": 1, "~": 1, "hidden": 2, ".csv": 1}
     assert found.left_out == left_out
 
 

@@ -269,7 +269,7 @@ def test_what_is_left_out_is_counted_in_the_manifest(tmp_path, image_folder, cap
     (image_folder / "train" / "class0" / "Thumbs.db").write_bytes(b"")
     (image_folder / "labels.txt").write_text("class0")
     content = prepared_from(image_folder, tmp_path / "out")
-    left_out = {".db": 1, ".txt": 1, "hidden": 2}
+    left_out = {".txt": 1, "hidden": 3}
     assert content["left_out"] == left_out
     assert content["counts"] == {"train": 16, "validation": 6}
     written = json.loads((tmp_path / "out" / "dataset.json").read_text())
