@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ BATCHES_AT_ONCE = 2
 # Batches made ahead, where the pipeline sets no number.
 BUFFER = 2
 SHARED_MEMORY = Path("/dev/shm")
+# Open files of a training, and of each worker's pipes and shared memory in it: 33, and
+# 30 for each, were counted.
+FILES_ALONE, FILES_OF_A_WORKER = 48, 32
 
 
 @contextmanager
@@ -40,6 +44,7 @@ def read(
     made = dataset[start:].to_iter_dataset(options)
     if pipeline.workers:
         _check_shared_memory(pipeline, dataset)
+        _check_open_files(pipeline.workers)
         # Grain reads an absl flag, and in a notebook nothing has parsed the flags.
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()
@@ -114,6 +119,22 @@ def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:
             f"memory, and {SHARED_MEMORY} has {free >> 20} free; enlarge it (docker "
             "run --shm-size), or use threads alone with --config.data.workers=0"
         )
+
+
+def _check_open_files(workers: int) -> None:
+    """Raise an InputError if this process may not open enough files for the workers,
+    after allowing itself as many as the system lets it."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = FILES_ALONE + FILES_OF_A_WORKER * workers
+    if allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise InputError(
+            f"data.workers={workers} needs {needed} open files, and {most} are allowed "
+            "here; `ulimit -n 1024` may allow more, or use threads alone with "
+            "--config.data.workers=0"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
 def _start_worker(*_: int) -> None:

@@ -273,6 +273,18 @@ def test_too_little_shared_memory_is_said_before_workers_start(digits, monkeypat
         pass
 
 
+def test_too_few_open_files_are_said_before_workers_start(digits, monkeypatch):
+    opened, statistics = digits
+    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    opened = dataclasses.replace(opened, workers=2)
+    monkeypatch.setattr(prefetch.resource, "getrlimit", lambda _: (64, 64))
+    with (
+        pytest.raises(InputError, match="data.workers=2 needs 112 open files, and 64"),
+        prefetch.read(opened, dataset),
+    ):
+        pass
+
+
 def test_ctrl_c_does_not_end_the_workers(digits):
     """A terminal sends it to every process; only the main one decides."""
     opened, statistics = digits

@@ -274,7 +274,7 @@ def test_what_is_left_out_is_counted_in_the_manifest(tmp_path, image_folder, cap
     assert content["counts"] == {"train": 16, "validation": 6}
     written = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert written["left_out"] == left_out
-    line = f"{image_folder}: 4 files left out (1 .db, 1 .txt, 2 hidden)\n"
+    line = f"{image_folder}: 4 files left out (1 .txt, 3 hidden)\n"
     assert line in capsys.readouterr().err
 
 
