@@ -50,8 +50,8 @@ class TowerParameters(nn.Module):
         def kernels(key: Key[Array, ""]) -> Array:
             def draw(tower: int | Array) -> Array:
                 tower_key = jax.random.fold_in(key, tower)
-                # In one axis: the same bits as in four, which take XLA ten times as
-                # long to compile on a CPU (2.3 s against 0.2 for each of 16 kernels).
+                # In one axis: the same bits as in four, which XLA takes some ten times
+                # as long to compile on a CPU, for each of 16 kernels.
                 flat = (math.prod(self.shape),)
                 with FIXED_DRAWS():
                     drawn = jax.random.normal(tower_key, flat, jnp.float32)

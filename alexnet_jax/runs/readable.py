@@ -11,15 +11,18 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+
 from alexnet_jax.data.loading.first_pass import Errors, FirstPass, read_all
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.selection import ReplacingSource, without
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import consensus
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, UnreadableImage
+from alexnet_jax.runtime.lock import locked
 
 
 LEFT_OUT_FILE, UNREADABLE_FILE = "left_out.json", "unreadable.txt"
@@ -43,11 +46,13 @@ def open_readable(workdir: Path, pipeline: Pipeline) -> Pipeline:
 
     def read_once() -> None:
         nonlocal statistics
-        (workdir / LEFT_OUT_FILE).unlink(missing_ok=True)
-        if statistics is None:
-            statistics, unreadable = _read_all(pipeline, READING)
-            if any(unreadable.values()):
-                _leave_out(workdir, pipeline, unreadable)
+        # A run that is in use has made its choice, though it has saved nothing yet.
+        with locked(workdir, f"{workdir} is in use"):
+            (workdir / LEFT_OUT_FILE).unlink(missing_ok=True)
+            if statistics is None:
+                statistics, unreadable = _read_all(pipeline, READING)
+                if any(unreadable.values()):
+                    _leave_out(workdir, pipeline, unreadable)
 
     if not workdirs.has_checkpoints(workdir):
         consensus.in_main(read_once)
@@ -77,7 +82,13 @@ def measure(workdir: Path, pipeline: Pipeline) -> Statistics:
 
 
 def list_unreadable(workdir: Path, pipeline: Pipeline, met: InputError) -> InputError:
-    """The error that lists every unreadable image, after a training has met one."""
+    """The error that lists every unreadable image, after a training has met one.
+
+    Of several processes one can't read them all while the others wait for its next
+    step: there the image that was met stands alone.
+    """
+    if jax.process_count() > 1:
+        return met
     progress.say(f"error: {met}")
     unreadable = _read_all(pipeline, "checking every image").unreadable
     if not any(unreadable.values()):
@@ -123,7 +134,7 @@ def _error(
     reasons = [str(e) for errors in unreadable.values() for e in errors.values()]
     listed = workdir / UNREADABLE_FILE
     with writing(listed):
-        listed.write_text("\n".join(reasons) + "\n", encoding="utf-8")
+        atomic.replace(listed, "\n".join(reasons) + "\n")
     total = sum(map(len, pipeline.dataset.splits.values()))
     return UnreadableImage(
         f"{len(reasons)} of {total} images can't be read (all are listed in {listed}): "

@@ -7,7 +7,7 @@ import pickle
 import struct
 import zipfile
 from collections import defaultdict
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -161,35 +161,39 @@ def test_names_that_are_refused_stay_on_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_tensor_that_repeats_a_number_without_end_is_refused(tmp_path):
-    path = tmp_path / "net.pth"
-    array = np.zeros((44, 1), np.float32)
+def changed(path: Path, array: np.ndarray, *replacements: tuple[bytes, bytes]) -> Path:
+    """A .pth of one array, with places of its pickle replaced that occur once."""
     pth(path, {"a.weight": array})
     with zipfile.ZipFile(path) as archive:
         program = archive.read("net/data.pkl")
-    # 44 rows become 2 to the 40, at a stride of 0.
-    assert program.count(b"K,K\x01") == 1
-    program = program.replace(b"K,K\x01", b"\x8a\x06\0\0\0\0\0\x01K\x01")
-    assert program.count(b"K\x01K\x01\x86") == 1
-    program = program.replace(b"K\x01K\x01\x86", b"K\x00K\x00\x86")
+    for old, new in replacements:
+        assert program.count(old) == 1
+        program = program.replace(old, new)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/data.pkl", program)
         archive.writestr("net/data/0", array.tobytes())
+    return path
+
+
+def test_a_tensor_that_repeats_a_number_without_end_is_refused(tmp_path):
+    # 44 rows become 2 to the 40, at a stride of 0.
+    path = changed(
+        tmp_path / "net.pth",
+        np.zeros((44, 1), np.float32),
+        (b"K,K\x01", b"\x8a\x06\0\0\0\0\0\x01K\x01"),
+        (b"K\x01K\x01\x86", b"K\x00K\x00\x86"),
+    )
     with pytest.raises(InputError, match="is larger than a network's"):
         torch_pickle.read(path)
 
 
 def test_tensors_that_reach_past_their_numbers_are_refused(tmp_path):
-    path = tmp_path / "net.pth"
-    array = np.zeros((4, 4), np.float32)
-    pth(path, {"a.weight": array})
-    with zipfile.ZipFile(path) as archive:
-        program = archive.read("net/data.pkl")
     # The shape of 4 by 4 becomes one of 4 by 44.
-    assert program.count(b"K\x04K\x04") == 1
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("net/data.pkl", program.replace(b"K\x04K\x04", b"K\x04K\x2c"))
-        archive.writestr("net/data/0", array.tobytes())
+    path = changed(
+        tmp_path / "net.pth",
+        np.zeros((4, 4), np.float32),
+        (b"K\x04K\x04", b"K\x04K\x2c"),
+    )
     with pytest.raises(InputError, match="damaged"):
         torch_pickle.read(path)
 

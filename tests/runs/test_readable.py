@@ -10,6 +10,7 @@ from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runs import readable, run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime.errors import InputError, UnreadableImage
+from alexnet_jax.runtime.lock import locked
 
 
 def opened(folder, on_error="stop") -> Pipeline:
@@ -150,3 +151,25 @@ def test_a_run_of_before_the_parts_is_compared_as_a_whole(workdir, image_folder)
     (image_folder / "val" / "class0" / "val1.jpg").unlink()
     with pytest.raises(InputError, match="the data differ"):
         run_data.check_data(workdir, opened(image_folder))
+
+
+def test_a_run_in_use_keeps_its_choice(workdir, image_folder, broken):
+    readable.open_readable(workdir, opened(image_folder, "skip"))
+    chosen = (workdir / readable.LEFT_OUT_FILE).read_bytes()
+    with locked(workdir, "taken"):
+        for on_error in ("stop", "skip"):
+            with pytest.raises(InputError, match="is in use"):
+                readable.open_readable(workdir, opened(image_folder, on_error))
+    assert (workdir / readable.LEFT_OUT_FILE).read_bytes() == chosen
+
+
+def test_all_that_broke_is_listed_when_one_is_met(workdir, image_folder, monkeypatch):
+    pipeline = readable.open_readable(workdir, opened(image_folder))
+    for number in (0, 3):
+        (image_folder / "val" / "class0" / f"val{number % 3}.jpg").write_bytes(b"")
+        (image_folder / "train" / "class1" / f"train{number}.jpg").write_bytes(b"")
+    met = UnreadableImage("train0.jpg is not an image")
+    assert "3 of 22 images" in str(readable.list_unreadable(workdir, pipeline, met))
+    # One of several processes must not read everything while the others wait.
+    monkeypatch.setattr(readable.jax, "process_count", lambda: 2)
+    assert readable.list_unreadable(workdir, pipeline, met) is met
