@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from networks import ROWS
+
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +37,7 @@ def test_the_wheel_runs_three_steps_of_the_quickstart(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "alexnet_jax.main", "--config=quickstart"),
-            *("--workdir=run", "--config.train.steps=3"),
+            *("--workdir=run", "--config.train.steps=3", *ROWS),
         ],
         cwd=empty,
         env={**os.environ, "PYTHONPATH": str(site)},

@@ -16,7 +16,7 @@ from PIL import Image
 
 import archives
 import users
-from networks import TINY
+from networks import ROWS, TINY
 
 
 # In one process, since all need what the quickstart makes.
@@ -28,11 +28,6 @@ README = ROOT / "README.md"
 INSTALLS = re.compile(r"(python3 -m venv|source|pip install|\.venv/bin/)")
 
 # What makes a command small, by its module or script.
-ROWS = [
-    f"--config.model.layers.{row}.{key}={value}"
-    for row, keys in TINY.items()
-    for key, value in keys.items()
-]
 TRAINING = ("--config.train.batch_size=4", "--config.train.steps=2")
 SMALLER = {
     "alexnet_jax.main": [*ROWS, *TRAINING, "--config.eval.batch_size=8"],

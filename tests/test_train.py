@@ -451,21 +451,22 @@ def shared_memory():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_worker_and_no_shared_memory_stays_behind(tmp_path, number):
+def test_no_worker_and_no_shared_memory_stays_behind(tmp_path):
     """Images so large that batches go through shared memory."""
     before = shared_memory()
     large = ("--config.data.size=300", "--config.data.crop=291")
-    process = runs.start(tmp_path, "run", *large, "--config.data.workers=2")
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
-    assert len(group(process.pid)) > 2
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    deadline = time.monotonic() + 30
-    while group(process.pid) or shared_memory() - before:
-        assert time.monotonic() < deadline, (group(process.pid), shared_memory())
-        time.sleep(0.1)
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        name = number.name
+        process = runs.start(tmp_path, name, *large, "--config.data.workers=2")
+        metrics = tmp_path / name / "metrics.jsonl"
+        wait_for(lambda at=metrics: at.exists() and at.stat().st_size > 0, process)
+        assert len(group(process.pid)) > 2
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        deadline = time.monotonic() + 30
+        while group(process.pid) or shared_memory() - before:
+            assert time.monotonic() < deadline, (group(process.pid), shared_memory())
+            time.sleep(0.1)
 
 
 def wait_for(condition, process):

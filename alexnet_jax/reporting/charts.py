@@ -23,6 +23,11 @@ INK = "#123454"
 COLOURS = ("#3b82c4", "#d9822b", "#3a9a5b", "#b5508f", "#8a7a1f", "#7a6fd0")
 PANEL_IMAGES = 8
 NEIGHBOURS = 6
+# The panel of predictions, in inches: images, the bars beside them, the neighbours.
+SIDE, GAP, LEFT, PANEL_TOP, ROW_HEIGHT = 0.9, 0.08, 0.1, 0.35, 1.15
+BARS = (LEFT + SIDE + 0.15, 2.0)
+NEAR = sum(BARS) + 0.15
+PANEL_WIDTH = NEAR + NEIGHBOURS * (SIDE + GAP)
 # Untyped, because Matplotlib types its keys one by one.
 STYLE: Any = {
     "figure.facecolor": "none",
@@ -166,29 +171,22 @@ def confusion(insight: Insight) -> Figure:
 def panel(insight: Insight) -> Figure:
     """Images with their five best classes and nearest neighbours (figure 4)."""
     chosen = _for_panel(insight)
-    figure = Figure(figsize=(9, 1.35 * len(chosen)), layout="constrained")
-    columns = NEIGHBOURS + 2
-    grid = figure.subplots(
-        len(chosen),
-        columns,
-        squeeze=False,
-        gridspec_kw={"width_ratios": [1, 2.4, *[0.8] * NEIGHBOURS]},
-    )
-    for row, example in zip(grid, chosen, strict=True):
-        _image(row[0], insight, example)
-        _bars(row[1], insight, example)
-        near = insight.nearest(example, NEIGHBOURS)
-        for axes, neighbour in zip(row[2:], near, strict=False):
-            _image(axes, insight, int(neighbour))
-        for axes in row[2 + len(near) :]:
-            axes.axis("off")
+    height = PANEL_TOP + ROW_HEIGHT * len(chosen)
+    figure = Figure(figsize=(PANEL_WIDTH, height))
+    # One pair of axes in inches holds it all: a pair for each image takes seconds.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, PANEL_WIDTH), ylim=(height, 0))
+    axes.axis("off")
     few = len(insight.class_names) <= 5
-    grid[0][1].set_title("classes" if few else "five best classes", fontsize=9)
-    first = grid[0][2]
-    title = "nearest by the last hidden layer"
-    # Spans all columns of neighbours, and must not widen the first.
-    over = first.text(0, 1.08, title, fontsize=9, transform=first.transAxes)
-    over.set_in_layout(False)
+    title = "classes" if few else "five best classes"
+    axes.text(BARS[0], 0.25, title, fontsize=9)
+    axes.text(NEAR, 0.25, "nearest by the last hidden layer", fontsize=9)
+    for row, example in enumerate(chosen):
+        top = PANEL_TOP + row * ROW_HEIGHT
+        _image(axes, insight, example, LEFT, top)
+        _bars(axes, insight, example, top)
+        for column, near in enumerate(insight.nearest(example, NEIGHBOURS)):
+            _image(axes, insight, int(near), NEAR + column * (SIDE + GAP), top)
     return figure
 
 
@@ -206,25 +204,29 @@ def _spread(places: np.ndarray, count: int) -> list[int]:
     return places[picked].tolist()
 
 
-def _image(axes: Axes, insight: Insight, example: int) -> None:
-    axes.imshow(insight.images[example])
-    axes.axis("off")
+def _image(axes: Axes, insight: Insight, example: int, left: float, top: float) -> None:
+    place = (left, left + SIDE, top + SIDE, top)
+    # The axes keep their limits, in inches.
+    axes.imshow(insight.images[example], extent=place, aspect="auto")
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     name = _short(insight.class_names[insight.labels[example]])
-    below = {"transform": axes.transAxes, "ha": "center", "va": "top"}
-    axes.text(0.5, -0.05, name, fontsize=7, **below)
+    below = {"ha": "center", "va": "top", "fontsize": 7}
+    axes.text(left + SIDE / 2, top + SIDE + 0.04, name, **below)
 
 
-def _bars(axes: Axes, insight: Insight, example: int) -> None:
+def _bars(axes: Axes, insight: Insight, example: int, top: float) -> None:
     given = insight.probabilities[example]
     best = np.argsort(-given, kind="stable")[:5]
     truth = insight.labels[example]
     colours = ["#c2374d" if label == truth else COLOURS[0] for label in best]
-    axes.barh(range(len(best)), given[best], color=colours, alpha=0.7)
-    for place, label in enumerate(best):
+    left, width = BARS
+    step = SIDE / 5
+    middles = top + step * (np.arange(len(best)) + 0.5)
+    bars = {"left": left, "height": 0.8 * step, "color": colours, "alpha": 0.7}
+    axes.barh(middles, width * given[best], **bars)
+    for middle, label in zip(middles, best, strict=True):
         name = _short(insight.class_names[label])
-        axes.text(0.02, place, name, va="center", fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5))
-    axes.axis("off")
+        axes.text(left + 0.04, middle, name, va="center", fontsize=8)
 
 
 def _short(name: str) -> str:

@@ -28,6 +28,12 @@ TINY = {
     "fc6": {"width": 16},
     "fc7": {"width": 12},
 }
+# The same on the command line.
+ROWS = [
+    f"--config.model.layers.{row}.{key}={value}"
+    for row, keys in TINY.items()
+    for key, value in keys.items()
+]
 
 
 def tiny(
