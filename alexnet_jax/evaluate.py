@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_workdirs("for each member of an ensemble")
     parser.add_views()
     parser.add_checkpoint()
+    parser.add_dtype()
     add("--split", default="validation", choices=("train", "validation"))
     add(
         "--mesh",

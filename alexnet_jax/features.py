@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="of a prepared data set (default: all, training first)",
     )
     parser.add_checkpoint()
+    parser.add_dtype()
     add("--batch_size", type=int, default=BATCH_SIZE, metavar="N")
     given = parser.parse_args(arguments)
     refused = write_features(
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.output,
         split=given.split,
         checkpoint=given.checkpoint,
+        dtype=given.dtype,
         batch_size=given.batch_size,
     )
     if refused:

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_views()
     parser.add_checkpoint()
+    parser.add_dtype()
     add("--json", action="store_true", help="a JSON object a line for each image")
     given = parser.parse_args(arguments)
     failed = 0
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         image_paths.find(given.images),
         views=given.views,
         checkpoint=given.checkpoint,
+        dtype=given.dtype,
     ):
         if prediction.error is not None:
             failed += 1

@@ -81,6 +81,17 @@ def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
         assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
+def test_bfloat16_measures_nearly_the_same(two_runs, capsys):
+    expected = ensemble.evaluate(two_runs[:1])
+    command.main([f"--workdir={two_runs[0]}", "--dtype=bfloat16"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["dtype"] == "bfloat16"
+    assert found["loss"] != expected["loss"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.01)
+    assert found["top1_error"] == pytest.approx(expected["top1_error"], abs=0.02)
+
+
 def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(two_runs):
     steps = runs.checkpoint_steps(two_runs[0])
     best = ensemble.evaluate(two_runs[:1])

@@ -146,6 +146,18 @@ def test_features_are_those_of_a_forward_pass(workdir, images, tmp_path, capsys)
         write_features(workdir, images, LAYERS, output)
 
 
+def test_features_in_bfloat16_are_rounded(workdir, images, tmp_path):
+    usual, rounded = tmp_path / "usual.npy", tmp_path / "rounded.npy"
+    one = images / "0"
+    write_features(workdir, one, "fc6", usual)
+    write_features(workdir, one, "fc6", rounded, dtype="bfloat16")
+    expected, found = np.load(usual), np.load(rounded)
+    assert found.dtype == np.float32
+    assert json.loads(rounded.with_suffix(".json").read_text())["dtype"] == "bfloat16"
+    difference = np.linalg.norm(found - expected)
+    assert 0 < difference < 0.02 * np.linalg.norm(expected)
+
+
 def test_features_continue_where_they_were_stopped(
     workdir, images, tmp_path, monkeypatch
 ):

@@ -48,6 +48,7 @@ def evaluate(
     mesh: tuple[int, int] | None = None,
     batch_size: int | None = None,
     data_path: str | None = None,
+    dtype: str | None = None,
     predictions: Path | None = None,
 ) -> dict[str, object]:
     """Measure one run, or several as an ensemble, on every example of a split once.
@@ -66,6 +67,7 @@ def evaluate(
       mesh: devices along data and tower.
       batch_size: examples at a time.
       data_path: where the data are.
+      dtype: type of the computation, `float32` or `bfloat16`.
       predictions: a file to write every example's outputs to; they are kept in memory
         for it (2 GB a member for ImageNet's ten views).
 
@@ -74,7 +76,7 @@ def evaluate(
     """
     _check_arguments(batch_size, predictions)
     devices = open_mesh(workdirs_given, mesh)
-    members = open_members(workdirs_given, checkpoint, views)
+    members = open_members(workdirs_given, checkpoint, views, dtype)
     config = members[0].config
     size = batch_size or section(completed(config), "eval")["batch_size"]
     meshes.check_batch(size, devices.shape["data"], "--batch_size")
@@ -98,6 +100,7 @@ def evaluate(
         "members": len(members),
         **measured,
         "checkpoints": [f"{m.workdir}:{m.step}" for m in members],
+        **({} if dtype is None else {"dtype": dtype}),
     }
 
 

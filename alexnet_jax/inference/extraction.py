@@ -34,6 +34,7 @@ def write_features(
     *,
     split: str = "all",
     checkpoint: str | int = "best",
+    dtype: str | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> int:
     """Write the features of every image, or continue a file that was stopped.
@@ -46,6 +47,7 @@ def write_features(
       output: a .zarr folder or a .npy file that doesn't exist, or an unfinished one.
       split: `all`, or `train` or `validation` of a prepared data set.
       checkpoint: `best`, `latest` or a step.
+      dtype: type of the computation; None for the run's own. Float32 is written.
       batch_size: images at a time.
 
     Returns:
@@ -56,7 +58,7 @@ def write_features(
     """
     check_number("--batch_size", batch_size, least=1)
     layers = [layers] if isinstance(layers, str) else list(layers)
-    network = open_trained(workdir, checkpoint)
+    network = open_trained(workdir, checkpoint, dtype)
     _check_layers(layers, network.model.features)
     images = open_input(given, network.data.size, split)
     size, mesh = network.data.size, network.all_devices()
@@ -74,6 +76,7 @@ def write_features(
             "layers": layers,
             "input": images.fingerprint,
             "batch_size": batch_size,
+            **({} if dtype is None else {"dtype": dtype}),
         },
         attributes=_attributes(network, given, images),
     )
@@ -100,6 +103,7 @@ def _attributes(
         "step": network.step,
         "parameters_sha256": network.digest,
         "preset": network.preset,
+        "dtype": network.model.dtype,
         "outputs": list(data.class_names),
         "preprocessing": {
             "size": data.size,

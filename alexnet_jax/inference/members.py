@@ -37,14 +37,17 @@ def open_mesh(workdirs_given: Sequence[Path], mesh: tuple[int, int] | None) -> M
 
 
 def open_members(
-    workdirs_given: Sequence[Path], checkpoint: str | int, views: int
+    workdirs_given: Sequence[Path],
+    checkpoint: str | int,
+    views: int,
+    dtype: str | None,
 ) -> list[TrainedNetwork]:
-    """Open runs that make an ensemble; a single run always does.
+    """Open runs that make an ensemble; a single run always does. See `open_trained`.
 
     Raises:
       InputError: if there is no such checkpoint, or two runs don't fit together.
     """
-    members = [open_trained(workdir, checkpoint) for workdir in workdirs_given]
+    members = [open_trained(workdir, checkpoint, dtype) for workdir in workdirs_given]
     for other in members[1:]:
         _check_alike(members[0], other, views)
     if views > 1 and not members[0].flipped:

@@ -35,6 +35,7 @@ def predict(
     *,
     views: int = 1,
     checkpoint: str | int = "best",
+    dtype: str | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Iterator[Prediction]:
     """Predict the classes of image files, in their order.
@@ -44,13 +45,14 @@ def predict(
       paths: of the files.
       views: 1 for the centre; 10 for corners, centre and their flips, averaged.
       checkpoint: `best`, `latest` or a step.
+      dtype: type of the computation; None for the run's own.
       batch_size: images at a time.
 
     Raises:
       InputError: if there is no such checkpoint. An image that can't be read has its
         error in its prediction, and the others continue.
     """
-    network = open_trained(workdir, checkpoint)
+    network = open_trained(workdir, checkpoint, dtype)
     mesh, names = network.all_devices(), network.data.class_names
     evaluate = network.evaluator(mesh, views)
     size = network.data.size

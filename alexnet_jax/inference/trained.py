@@ -57,6 +57,7 @@ class TrainedNetwork:
       step: of the checkpoint; once it is restored, of the one that has taken its place
         if a running training has deleted it meanwhile.
       checkpoint: which one was asked for: `best`, `latest` or a step.
+      dtype: type of the computation; None for the run's own.
     """
 
     workdir: Path
@@ -64,12 +65,15 @@ class TrainedNetwork:
     data: Data
     step: int
     checkpoint: str | int
+    dtype: str | None = None
 
     @functools.cached_property
     def model(self) -> AlexNet:
         """The network."""
-        classes = len(self.data.class_names)
-        return AlexNet(num_classes=classes, **section(self.config, "model"))
+        settings = section(self.config, "model")
+        if self.dtype is not None:
+            settings = {**settings, "dtype": self.dtype}
+        return AlexNet(num_classes=len(self.data.class_names), **settings)
 
     @property
     def preset(self) -> str | None:
@@ -179,8 +183,12 @@ class TrainedNetwork:
         return lambda batch: run(params, batch, mean)
 
 
-def open_trained(workdir: Path, checkpoint: str | SupportsIndex) -> TrainedNetwork:
+def open_trained(
+    workdir: Path, checkpoint: str | SupportsIndex, dtype: str | None = None
+) -> TrainedNetwork:
     """Open a run and the checkpoint asked for: `best`, `latest` or a step.
+
+    It computes in `dtype`, or as it was trained where that is None.
 
     Raises:
       InputError: if there is no run or no such checkpoint.
@@ -194,7 +202,7 @@ def open_trained(workdir: Path, checkpoint: str | SupportsIndex) -> TrainedNetwo
             f"`python -m alexnet_jax.main --config=NAME --workdir={workdir}`"
         )
     step = CheckpointReader(workdir / workdirs.CHECKPOINTS).find(which)
-    return TrainedNetwork(workdir, config, read_data(workdir), step, which)
+    return TrainedNetwork(workdir, config, read_data(workdir), step, which, dtype)
 
 
 def _check_workdir(workdir: Path) -> None:

@@ -74,6 +74,15 @@ class Parser(argparse.ArgumentParser):
             help="1: the centre crop; 10: corners and centre, each also flipped",
         )
 
+    def add_dtype(self) -> None:
+        """Add `--dtype`."""
+        self.add_argument(
+            "--dtype",
+            choices=("float32", "bfloat16"),
+            help="type of the computation (default: as in the run); bfloat16 is faster "
+            "on most GPUs and TPUs, and rounds logits to three digits",
+        )
+
     def add_workdirs(self, several: str) -> None:
         """Add `--workdir`, which may be repeated for the purpose given here."""
         self.add_argument(
