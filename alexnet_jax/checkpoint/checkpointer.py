@@ -28,7 +28,7 @@ from alexnet_jax.checkpoint.reader import (
     stored_digests,
 )
 from alexnet_jax.distributed import consensus, multihost
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import Failure, InputError, check_number
 from alexnet_jax.runtime.patience import is_away, until_reachable
 
@@ -52,8 +52,9 @@ class _Saving:
 class CheckpointWriter(CheckpointReader):
     """The checkpoints of the run that owns a work directory; a context manager.
 
-    A checkpoint counts as saved when it has been read back: its metadata, every array's
-    place in it, the digests of what was written. Before that none is deleted for it.
+    A checkpoint counts as saved when its files are on the disk, also should the power
+    fail, and it has been read back: its metadata, every array's place in it, the
+    digests of what was written. Before that none is deleted for it.
 
     Args:
       directory: where they lie; it is made, and freed of what a crash left.
@@ -134,8 +135,17 @@ class CheckpointWriter(CheckpointReader):
     def _read_back(
         self, step: int, abstract: PyTree, saved: dict[str, np.ndarray]
     ) -> None:
-        """Raise a Failure unless a checkpoint is complete; then note its files."""
+        """Sync a checkpoint, and note its files if it is complete.
+
+        Raises:
+          Failure: if it isn't, or the disk does not take it.
+        """
         path = self._directory / str(step)
+        if multihost.is_main():
+            # Orbax renames it when it is complete, and doesn't wait for the disk.
+            with writable(self._directory):
+                atomic.sync_tree(path)
+                atomic.sync(self._directory)
         try:
             with readable(path):
                 found = stored_digests(self._plain / str(step), path, abstract)

@@ -46,7 +46,7 @@ def steps_in(directory: Path) -> list[int]:
 def tidy(directory: Path) -> None:
     """Delete what a crash left: saves that never completed, and half-deleted ones."""
     with writable(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(directory)
         found = [*directory.iterdir()]
     for path in found:
         if path.name.endswith(DELETED) or _INCOMPLETE.fullmatch(path.name):
@@ -121,11 +121,9 @@ def read_validation(checkpoint: Path) -> dict[str, float]:
 
 
 def write_note(path: Path, content: Mapping[str, object]) -> None:
-    """Write a small JSON file with a checksum into a checkpoint, and sync it."""
+    """Write a small JSON file with a checksum into a checkpoint."""
     with writable(path.parent):
         atomic.write_json(path, {**content, "sha256": _checksum(content)})
-        atomic.sync(path)
-        atomic.sync(path.parent)
 
 
 def read_note(path: Path) -> dict[str, Any]:

@@ -1,24 +1,26 @@
 """Files that features are written to, row by row: Zarr and NPY.
 
-Beside an unfinished output lies a note, `NAME.progress.json`: how many rows are
-written, and which work they belong to. The note is written after the rows, so a process
-that was killed may have written rows that it does not count; they are written again.
+Beside an unfinished output lies a note, `NAME.progress.json`: how many rows are on the
+disk, and which work they belong to. It is renewed every few seconds and at the end, so
+a process that was killed may have written rows that it does not count; they are written
+again.
 """
 
 import csv
 import io
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from alexnet_jax.runtime import atomic, optional
 from alexnet_jax.runtime.atomic import writing
-from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.errors import Failure, InputError, first_line
 
 
 # Each array's rows, by name.
@@ -27,8 +29,20 @@ Columns = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 # What distinguishes one piece of work from another, as JSON keeps it.
 Job = Mapping[str, str | int | list[str]]
-# Writes columns, names and labels from a row on.
-Write = Callable[[int, Columns, Sequence[str], Sequence[int]], None]
+# Syncing takes long on some disks, and what a crash loses is computed again.
+SECONDS_BETWEEN_NOTES = 5.0
+
+
+class Writer(NamedTuple):
+    """The two things that a format does.
+
+    Attributes:
+      write: writes columns, names and labels from a row on.
+      sync: returns when the rows from one on, up to another, are on the disk.
+    """
+
+    write: Callable[[int, Columns, Sequence[str], Sequence[int]], None]
+    sync: Callable[[int, int], None]
 
 
 class Output:
@@ -38,7 +52,7 @@ class Output:
         self._path = path
         self._job = dict(job)
         self._note = path.with_name(path.name + ".progress.json")
-        self.write: Write | None = None
+        self.writer: Writer | None = None
         self.done = self.refused = 0
         self.resumed = self._note.exists()
         if self.resumed:
@@ -47,6 +61,7 @@ class Output:
             raise InputError(f"{path} exists already; choose another --output")
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path} can't be written: its folder isn't there")
+        self._noted, self._when = self.done, time.monotonic()
 
     def _resume(self) -> None:
         try:
@@ -72,12 +87,13 @@ class Output:
         refused: int,
     ) -> None:
         """Write the next rows, `refused` of which are NaN."""
-        assert self.write is not None
+        assert self.writer is not None
         with writing(self._path):
-            self.write(self.done, columns, names, labels)
+            self.writer.write(self.done, columns, names, labels)
         self.done += len(names)
         self.refused += refused
-        self.take_note()
+        if time.monotonic() - self._when > SECONDS_BETWEEN_NOTES:
+            self.take_note()
 
     def end(self) -> None:
         """Finish: all rows are written."""
@@ -85,6 +101,10 @@ class Output:
 
     def take_note(self) -> None:
         """Record how many rows are written, so that the output can be continued."""
+        if self.writer is not None:
+            with writing(self._path):
+                self.writer.sync(self._noted, self.done)
+        self._noted, self._when = self.done, time.monotonic()
         note = {"job": self._job, "done": self.done, "refused": self.refused}
         with writing(self._note):
             atomic.write_json(self._note, note)
@@ -115,8 +135,15 @@ def open_output(
     if opener is None:
         raise InputError(f"--output={path} must end in .zarr or .npy")
     output = Output(path, job)
-    with opener(path, shapes, rows_at_once, attributes, output) as output.write:
-        yield output
+    with opener(path, shapes, rows_at_once, attributes, output) as output.writer:
+        try:
+            yield output
+        except BaseException:
+            # What went wrong is what is reported.
+            with suppress(Failure):
+                output.take_note()
+            raise
+        output.take_note()
     if output.done == next(iter(shapes.values()))[0]:
         output.end()
 
@@ -128,7 +155,7 @@ def _npy(
     rows_at_once: int,
     attributes: Mapping[str, object],
     output: Output,
-) -> Iterator[Write]:
+) -> Iterator[Writer]:
     """One layer as an NPY file; beside it names and labels as a CSV file, and the
     attributes as JSON."""
     if len(shapes) > 1:
@@ -165,11 +192,13 @@ def _npy(
             array.write(np.ascontiguousarray(columns[layer]).data)
             for name, label in zip(names, labels, strict=True):
                 table.write(_row(name, label))
+
+        def sync(start: int, stop: int) -> None:
             for file in (array, table):
                 file.flush()
                 atomic.sync_open(file.fileno())
 
-        yield write
+        yield Writer(write, sync)
 
 
 def _reserve(path: Path, shape: tuple[int, ...], *, new: bool) -> int:
@@ -222,7 +251,7 @@ def _zarr(
     rows_at_once: int,
     attributes: Mapping[str, object],
     output: Output,
-) -> Iterator[Write]:
+) -> Iterator[Writer]:
     """A Zarr group with an array for each layer, and `name` and `label`."""
     zarr = optional.require("zarr", path)
     output.take_note()
@@ -239,6 +268,9 @@ def _zarr(
             chunks = (rows_at_once, *shape[1:])
             group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
         group.attrs.update(attributes)
+        with writing(path):
+            atomic.sync_tree(path)
+            atomic.sync(path.parent)
 
     def write(
         start: int, columns: Columns, names: Sequence[str], labels: Sequence[int]
@@ -248,4 +280,13 @@ def _zarr(
         for name, rows in {**columns, **more}.items():
             group[name][start : start + len(names)] = rows
 
-    yield write
+    def sync(start: int, stop: int) -> None:
+        for name, array in group.arrays():
+            for chunk in range(start // rows_at_once, -(-stop // rows_at_once)):
+                file = path / name / ".".join([str(chunk), *"0" * (array.ndim - 1)])
+                # A chunk of zeros has none.
+                if file.exists():
+                    atomic.sync(file)
+            atomic.sync(path / name)
+
+    yield Writer(write, sync)

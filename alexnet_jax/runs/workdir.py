@@ -60,7 +60,7 @@ def create(workdir: Path) -> None:
         )
     check_utf8("--workdir=", workdir)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(workdir)
         probe = workdir / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()

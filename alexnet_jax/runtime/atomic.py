@@ -1,6 +1,8 @@
-"""Files that are written whole or not at all, and the message of a failing disk."""
+"""Files that are written whole or not at all, also where the power fails, and the
+message of a failing disk."""
 
 import errno
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -16,14 +18,21 @@ WITHOUT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def replace(path: Path, data: str | bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one."""
+    """Write a file so that a crash leaves the old one or the new one.
+
+    On return the new one is on the disk, and a power cut does not lose it.
+    """
     part = path.with_name(path.name + PART)
     if isinstance(data, str):
         # Names of files that are not UTF-8 are shown with escapes.
         data = data.encode("utf-8", "backslashreplace")
     with removed_on_error(part):
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            sync_open(file.fileno())
         part.replace(path)
+        sync(path.parent)
 
 
 @contextmanager
@@ -38,13 +47,38 @@ def removed_on_error(part: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a file of JSON, whole or not at all."""
+    """`replace` with JSON."""
     replace(path, json.dumps(value, indent=2) + "\n")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, so that a power cut does not lose it."""
+    new = [*itertools.takewhile(lambda p: not p.exists(), (path, *path.parents))]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in new:
+        sync(made.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` of every file and folder in a folder, and of the folder itself."""
+    for above, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(above, name))
+        sync(Path(above))
+
+
 def sync(path: Path) -> None:
-    """Have the system write a file or a folder to the disk, if the disk can."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Have the system write a file or a folder to the disk, if the disk can.
+
+    Of a folder these are the names in it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if not path.is_dir():
+            raise
+        # Names may be added where they may not be read: nothing more can be done.
+        return
     try:
         sync_open(descriptor)
     finally:

@@ -68,7 +68,6 @@ def _resume(staging: Path, job: dict[str, object]) -> None:
             left.unlink()
     if before != job:
         atomic.write_json(file, job)
-        atomic.sync(file)
 
 
 def remove(staging: Path) -> None:
