@@ -123,7 +123,7 @@ def main() -> None:
     """The command."""
     arguments = sys.argv[1:]
     if set(HELP) & set(arguments):
-        print(help_text(arguments))
+        progress.show(help_text(arguments))
         return
     given, changes = _parsed(arguments)
     several = start_processes(given)
