@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from alexnet_jax.runtime import cli, hugepages, progress
+from alexnet_jax.runtime import cli, hugepages, library_warnings, progress
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -39,6 +39,7 @@ def main() -> None:
     if module in WITH_HUGE_PAGES:
         # Before the imports that take long, since it restarts the process.
         hugepages.use()
+    library_warnings.silence_cpp()
     del sys.argv[1]
     importlib.import_module(f"alexnet_jax.{module}").main()
 

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import logging
+import os
 import re
 import sys
 import warnings
@@ -65,6 +66,25 @@ def said_once() -> Iterator[None]:
         for kind, count in kinds.items():
             times = f" ({count} times)" if count > 1 else ""
             progress.say(f"note: {kind}{times}")
+
+
+def silence_cpp() -> None:
+    """Have JAX's C++ log errors alone, where the user has set nothing else. To be
+    called before JAX is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def silence_cpp_output() -> None:
+    """Drop what C++ prints to standard output, as gloo does when processes meet; what
+    Python prints still goes there."""
+    if sys.stdout is None:
+        return
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(
+        os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors
+    )
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
 
 
 def silence_logs() -> None:

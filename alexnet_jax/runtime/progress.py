@@ -38,7 +38,8 @@ class _StandardError(io.TextIOBase):
     @property
     def _stream(self) -> io.TextIOBase | None:
         # Rich puts its own in the place of sys.stderr while it draws a bar.
-        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        return cast("io.TextIOBase | None", stream)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
