@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from alexnet_jax.runtime import cli, hugepages
+from alexnet_jax.runtime import cli, hugepages, library_warnings, progress
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     """Run the command that the first argument names, or list them all."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print(listing())
+        progress.show(listing())
         return
     if name not in (*COMMANDS, "main"):
         raise InputError(f"no command {name!r}; choose from {', '.join(COMMANDS)}")
@@ -39,6 +39,7 @@ def main() -> None:
     if module in WITH_HUGE_PAGES:
         # Before the imports that take long, since it restarts the process.
         hugepages.use()
+    library_warnings.silence_cpp()
     del sys.argv[1]
     importlib.import_module(f"alexnet_jax.{module}").main()
 

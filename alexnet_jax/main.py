@@ -15,12 +15,13 @@ a single layer is `--config.model.layers.conv3.kernel_std=0.05`. `--config=NAME 
 shows every key of a config with its value, type and meaning.
 """
 
-from alexnet_jax.runtime import cli, hugepages
+from alexnet_jax.runtime import cli, hugepages, library_warnings
 
 
 if __name__ == "__main__":
     # Before the imports that take long, since it restarts the process.
     hugepages.use()
+    library_warnings.silence_cpp()
 
 import argparse
 import contextlib
@@ -113,6 +114,7 @@ def start_processes(given: argparse.Namespace) -> bool:
     """
     if given.distributed is not None:
         address = given.distributed or None
+        library_warnings.silence_cpp_output()
         multihost.start(address, given.processes, given.process)
     elif given.processes is not None or given.process is not None:
         raise InputError("--processes and --process go with --distributed=HOST:PORT")
@@ -123,7 +125,7 @@ def main() -> None:
     """The command."""
     arguments = sys.argv[1:]
     if set(HELP) & set(arguments):
-        print(help_text(arguments))
+        progress.show(help_text(arguments))
         return
     given, changes = _parsed(arguments)
     several = start_processes(given)

@@ -1,13 +1,13 @@
 """Classify images: the best classes of each, with their probabilities."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.data import image_paths
 from alexnet_jax.data.image_tree import printable
 from alexnet_jax.inference.prediction import Prediction, predict
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, path_text, run_command
 from alexnet_jax.runtime.errors import Failure
 
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ):
         if prediction.error is not None:
             failed += 1
-            print(f"error: {prediction.error}", file=sys.stderr)
+            progress.say(f"error: {prediction.error}")
         else:
-            print(_shown(prediction, given.json), flush=True)
+            progress.show(_shown(prediction, given.json))
     if failed:
         raise Failure(f"{failed} of the images can't be read; the others are above")
 

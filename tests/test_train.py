@@ -462,7 +462,7 @@ def test_no_worker_and_no_shared_memory_stays_behind(tmp_path):
         wait_for(lambda at=metrics: at.exists() and at.stat().st_size > 0, process)
         assert len(group(process.pid)) > 2
         process.send_signal(number)
-        process.communicate(timeout=60)
+        assert "leaked" not in process.communicate(timeout=60)[1]
         deadline = time.monotonic() + 30
         while group(process.pid) or shared_memory() - before:
             assert time.monotonic() < deadline, (group(process.pid), shared_memory())

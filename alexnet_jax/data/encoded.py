@@ -9,6 +9,7 @@ from typing import NamedTuple
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Example, Source, fingerprint
 from alexnet_jax.data.image_tree import cannot_read, printable
+from alexnet_jax.runtime import patience
 from alexnet_jax.runtime.errors import InputError, UnreadableImage
 
 
@@ -106,16 +107,28 @@ class FileSource(EncodedSource):
 
         Raises:
           InputError: if they can't be read, or have changed since.
+          Failure: if the drive is away, and stays away.
         """
         entry, where = self.entries[index], self.where(index)
         decoding.check_bytes(entry.length, where)
         path = self.root / entry.path
-        try:
+
+        def read() -> bytes:
             with path.open("rb", buffering=0) as file:
                 file.seek(entry.offset)
                 # A file by itself: one byte more, to see whether it has grown.
-                data = file.read(entry.length + (not entry.offset))
+                return file.read(entry.length + (not entry.offset))
+
+        def is_gone(error: BaseException) -> bool:
+            return patience.is_gone(error, self.root)
+
+        try:
+            data = patience.until_reachable(
+                self.root, read, seconds=patience.SECONDS_TO_READ, away=is_gone
+            )
         except OSError as error:
+            if is_gone(error):
+                raise patience.cannot_reach(where, error) from error
             raise cannot_read(path, error) from error
         if len(data) != entry.length:
             raise UnreadableImage(

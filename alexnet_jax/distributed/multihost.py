@@ -14,11 +14,10 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import jax
 from jax.experimental import multihost_utils
@@ -134,7 +133,8 @@ def _handle_abort() -> None:
         else:
             progress.leave_line()
             line = f"error: {LOST.format(process=number, reason='JAX gave up')}\n"
-            os.write(2, line.encode())
+            with suppress(OSError):
+                os.write(2, line.encode())
         os._exit(1)
 
     number = jax.process_index()
@@ -160,11 +160,9 @@ def _give_up(
             missing = f"process {absent[0]} is missing"
         else:
             missing = f"of processes {', '.join(absent)} one is missing"
-    print(
-        f"error: not all processes joined within {seconds} s: {missing}; start every "
-        "process with the same command, and check that each can reach the address",
-        file=sys.stderr,
-        flush=True,
+    progress.complain(
+        f"not all processes joined within {seconds} s: {missing}; start every "
+        "process with the same command, and check that each can reach the address"
     )
     os._exit(2)
 

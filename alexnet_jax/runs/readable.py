@@ -136,8 +136,10 @@ def _error(
     with writing(listed):
         atomic.replace(listed, "\n".join(reasons) + "\n")
     total = sum(map(len, pipeline.dataset.splits.values()))
+    ways = "Fix them"
+    if pipeline.on_error != "skip":
+        ways += ", or train without them: --config.data.on_error=skip"
     return UnreadableImage(
         f"{len(reasons)} of {total} images can't be read (all are listed in {listed}): "
-        f"{'; '.join(reasons[:NAMED])}. Fix them, or train without them: "
-        "--config.data.on_error=skip"
+        f"{'; '.join(reasons[:NAMED])}. {ways}"
     )

@@ -13,6 +13,7 @@ from alexnet_jax.runtime.errors import Failure, first_line
 
 
 PART = ".part"
+FORBIDDEN = (errno.EACCES, errno.EPERM)
 # What file systems answer that can't sync: a folder on CIFS, sshfs and VirtualBox.
 WITHOUT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -105,8 +106,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, reason: str) -> str:
-    """The message for a disk that is full, gone or read-only."""
+    """The message for a disk that is full, gone or read-only, or may not be written."""
+    way = "free some space or fix the disk"
+    if reason in map(os.strerror, FORBIDDEN):
+        way = "get the right to write there"
     return (
-        f"{path} can't be written ({reason}); free some space or fix the disk, then "
-        "give the same command again: it continues from the last save"
+        f"{path} can't be written ({reason}); {way}, then give the same command again: "
+        "it continues from the last save"
     )

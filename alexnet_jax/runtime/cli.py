@@ -2,14 +2,13 @@
 
 import argparse
 import io
-import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from alexnet_jax.runtime import library_warnings, paths, progress, signals
 from alexnet_jax.runtime.errors import Failure, InputError, Interrupted, first_line
@@ -105,51 +104,79 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     0: done. 1: failed. 2: wrong usage or bad input, in one line. 128 and a signal's
     number: stopped by it, as 130 by Ctrl-C and 143 by SIGTERM.
     """
-    status = 0
     # A terminal that is not UTF-8 shows escapes for what it lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Errors of libraries are reported below, in one line; their own logs add nothing.
-    for library in ("absl", "asyncio"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+    library_warnings.silence_logs()
     # In force until a run is ready to save (see `signals`), and in commands that save
     # nothing. Ctrl-C raises KeyboardInterrupt without it.
     for number in signals.stopping():
         if number != signal.SIGINT:
             signal.signal(number, _stopped)
+    status = _status(main)
+    # Here and not by Python at its end, where a full disk behind a stream is a
+    # traceback, and another exit status.
+    error = _flushed(sys.stdout)
+    if error is not None and not status:
+        progress.complain(progress.no_output(error))
+        status = 1
+    _flushed(sys.stderr)
+    sys.exit(status)
+
+
+def _status(main: Callable[[], None]) -> int:
+    """Run a command; returns its exit status after saying why it failed."""
     try:
         with library_warnings.said_once():
             main()
+    except SystemExit as end:
+        # Of `--help`, and of commands that have said what is wrong.
+        if isinstance(end.code, str):
+            progress.complain(end.code)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        progress.complain(error)
+        return 2
     except Failure as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        status = 1
+        progress.complain(error)
         if error.abrupt:
-            os._exit(status)
+            os._exit(1)
+        return 1
     except Interrupted as error:
-        status = error.exit_status
+        return error.exit_status
     except KeyboardInterrupt:
         # A second Ctrl-C may have come before a bar was taken away; a third ends the
         # wait for threads, without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         progress.leave_line()
-        status = 130
+        return 130
     except BrokenPipeError:
         # The reader of the output has ended (as `| head`); nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except RuntimeError as error:
         # JAX's error, by its text: nothing here imports JAX.
         if DEVICE_MEMORY not in str(error):
             raise
-        print(f"error: {NO_DEVICE_MEMORY} ({first_line(error)[:160]})", file=sys.stderr)
-        status = 1
+        progress.complain(f"{NO_DEVICE_MEMORY} ({first_line(error)[:160]})")
+        return 1
     except OSError as error:
         # A full disk or a missing file: the system's message names it.
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    sys.exit(status)
+        progress.complain(error)
+        return 1
+    return 0
+
+
+def _flushed(stream: TextIO | None) -> OSError | None:
+    """Write out what a standard stream holds; returns the error of one that takes no
+    more, which is then given up. A reader that has ended (`| head`) is no error."""
+    if stream is None:
+        return None
+    try:
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return None if isinstance(error, BrokenPipeError) else error
+    return None
 
 
 def _stopped(number: int, frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import logging
+import os
 import re
 import sys
 import warnings
@@ -15,6 +16,8 @@ from alexnet_jax.runtime import optional, progress
 
 # Libraries whose logs reach the terminal.
 LOGGERS = ("PIL", "jax", "matplotlib", "orbax")
+# Libraries that log the errors which commands report in one line.
+SILENT = ("absl", "asyncio")
 # What some of their texts mean to a user.
 MEANINGS = (
     (r"EXIF", "some images have EXIF data that can't be read, and count as upright"),
@@ -26,6 +29,11 @@ MEANINGS = (
         r"NVIDIA GPU may be present",
         "this machine seems to have an NVIDIA GPU, which the installed JAX can't use; "
         "`{cuda12}` or cuda13 installs one that can",
+    ),
+    (
+        r"temporary cache directory|mkdir -p failed",
+        "Matplotlib can't write its cache, and does without; MPLCONFIGDIR can name a "
+        "folder for it",
     ),
     (r"font cache", "Matplotlib has searched this machine for fonts, once"),
 )
@@ -42,6 +50,8 @@ def said_once() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
         logger.addHandler(collector)
+        # Not to the root as well, where a library may have put a handler.
+        logger.propagate = False
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
@@ -52,13 +62,41 @@ def said_once() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(collector)
+            logger.propagate = True
         for kind, count in kinds.items():
             times = f" ({count} times)" if count > 1 else ""
             progress.say(f"note: {kind}{times}")
 
 
+def silence_cpp() -> None:
+    """Have JAX's C++ log errors alone, where the user has set nothing else. To be
+    called before JAX is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def silence_cpp_output() -> None:
+    """Drop what C++ prints to standard output, as gloo does when processes meet; what
+    Python prints still goes there."""
+    if sys.stdout is None:
+        return
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(
+        os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors
+    )
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+
+
+def silence_logs() -> None:
+    """Errors of libraries end in a command's own line; their logs add nothing."""
+    for library in SILENT:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
 def silence() -> None:
-    """For worker processes, whose warnings nobody counts."""
+    """For worker processes, whose warnings nobody counts, and whose errors reach the
+    main process."""
+    silence_logs()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     for name in LOGGERS:

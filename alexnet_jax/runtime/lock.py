@@ -22,6 +22,8 @@ from alexnet_jax.runtime.errors import InputError
 LOCK_FILE = "lock"
 # The errors of a file system that has no locks.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+# Files that could not be locked, of which the user knows.
+_warned: set[Path] = set()
 
 
 @contextmanager
@@ -68,10 +70,12 @@ def _acquire(path: Path, taken: str) -> int:
             if error.errno not in WITHOUT_LOCKS:
                 os.close(descriptor)
                 raise
-            progress.say(
-                f"{path} can't be locked on this file system ({error.strerror}); make "
-                "sure that no other run uses the directory"
-            )
+            if path not in _warned:
+                _warned.add(path)
+                progress.say(
+                    f"{path} can't be locked on this file system ({error.strerror}); "
+                    "make sure that no other run uses the directory"
+                )
             return descriptor
         if _is_at(descriptor, path):
             return descriptor

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import first_line
+from alexnet_jax.runtime.errors import Failure, first_line
 
 
 # A mount that was lost (sshfs, Google Drive), a file handle that NFS forgot, a cable.
 AWAY = (errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EHOSTDOWN)
 SECONDS = 600.0
+# Of a read: shorter than a batch may take (`data.timeout`).
+SECONDS_TO_READ = 240.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 
 Result = TypeVar("Result")
+
+# Folders that threads of this process wait for: one of them says so.
+_waited_for: set[Path] = set()
 
 
 def is_away(error: BaseException | None) -> bool:
@@ -31,16 +36,48 @@ def is_away(error: BaseException | None) -> bool:
     return False
 
 
+def is_gone(error: BaseException, folder: Path) -> bool:
+    """Whether a file in a folder can't be read because its drive is away, and not
+    because the file is missing or damaged."""
+    if os.strerror(errno.ENOENT) in str(error):
+        # A drive that was unmounted; a single file that is missing is not that.
+        return not os.path.isdir(folder)
+    if not is_away(error):
+        return False
+    if os.strerror(errno.EIO) not in str(error):
+        return True
+    # Of a bad sector too, and then the folder can be listed.
+    try:
+        with os.scandir(folder) as entries:
+            next(entries, None)
+    except OSError:
+        return True
+    return False
+
+
+def cannot_reach(path: object, error: BaseException) -> Failure:
+    """The error for a file whose drive stays away."""
+    return Failure(
+        f"{path} can't be reached ({first_line(error)[:160]}); when its drive is back, "
+        "give the same command again"
+    )
+
+
 def until_reachable(
-    path: Path, action: Callable[[], Result], *, seconds: float = SECONDS
+    path: Path,
+    action: Callable[[], Result],
+    *,
+    seconds: float = SECONDS,
+    away: Callable[[Exception], bool] = is_away,
 ) -> Result:
     """Do something on a drive, again and again while the drive is away.
 
     Args:
-      path: on the drive; for messages.
+      path: on the drive; for messages. Threads that wait for the same say it once.
       action: may be done more than once.
       seconds: how long, at most; then its last exception is raised. Other exceptions
         are raised at once.
+      away: whether an exception is that of a drive that is away.
     """
     begin, pause = time.monotonic(), FIRST_PAUSE
     said = False
@@ -48,9 +85,12 @@ def until_reachable(
         try:
             result = action()
         except Exception as error:
-            if not is_away(error) or time.monotonic() - begin + pause > seconds:
+            if not away(error) or time.monotonic() - begin + pause > seconds:
+                if said:
+                    _waited_for.discard(path)
                 raise
-            if not said:
+            if not said and path not in _waited_for:
+                _waited_for.add(path)
                 said = True
                 progress.say(
                     f"warning: {path} can't be reached ({first_line(error)[:160]}); "
@@ -60,5 +100,6 @@ def until_reachable(
             pause = min(2 * pause, LONGEST_PAUSE)
             continue
         if said:
+            _waited_for.discard(path)
             progress.say(f"{path} is back")
         return result

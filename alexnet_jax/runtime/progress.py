@@ -1,11 +1,14 @@
 """A command's output: progress on standard error, its result on standard output."""
 
+import contextlib
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -17,13 +20,54 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from alexnet_jax.runtime.errors import Failure
+
 
 SECONDS_BETWEEN_LINES = 10.0
 TIME_WIDTH = 7
 # Clears the line and shows the cursor, which a progress bar hides.
 CLEAN = b"\r\x1b[2K\x1b[?25h"
 
-console = Console(stderr=True)
+
+class _StandardError(io.TextIOBase):
+    """Standard error as it is when it is written to; what it does not take is dropped.
+
+    A full disk behind it, or a terminal that was closed, ends no training.
+    """
+
+    @property
+    def _stream(self) -> io.TextIOBase | None:
+        # Rich puts its own in the place of sys.stderr while it draws a bar.
+        stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        return cast("io.TextIOBase | None", stream)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
+
+
+_standard_error = _StandardError()
+# Names of files are shown as they are: `:dog:` is none of Rich's emoji.
+console = Console(file=cast("TextIO", _standard_error), emoji=False)
 
 
 def shows_bars() -> bool:
@@ -46,12 +90,19 @@ def leave_line() -> None:
     """Clear a progress bar that is cut off, before the process ends at once."""
     if shows_bars():
         # Not by the console: the thread that draws may hold its lock.
-        os.write(sys.stderr.fileno(), CLEAN)
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), CLEAN)
 
 
 def say(message: str) -> None:
     """Print one line to standard error, above a progress bar if there is one."""
     console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def complain(error: object) -> None:
+    """Print the line that says why a command fails, in every process of several."""
+    _standard_error.write(f"error: {error}\n")
+    _standard_error.flush()
 
 
 def progress_bar(longest: str, total: int, note: int) -> Progress:
@@ -126,4 +177,24 @@ def counted(
 
 def print_result(result: Mapping[str, object]) -> None:
     """Print a command's result: one JSON object, the last line of standard output."""
-    print(json.dumps(result), file=sys.stdout, flush=True)
+    show(json.dumps(result))
+
+
+def show(text: str) -> None:
+    """Print to standard output, at once.
+
+    Raises:
+      BrokenPipeError: if its reader has ended, as `| head` does.
+      Failure: if it can't be written.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(no_output(error)) from error
+
+
+def no_output(error: OSError) -> str:
+    """The message for a full disk behind standard output."""
+    return f"standard output can't be written ({error.strerror})"

@@ -77,8 +77,13 @@ def test_two_processes_give_the_bits_of_one_and_one_resumes(tmp_path):
 def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
     """Both read the same images, and neither holds a whole parameter."""
     mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
-    for status, _, lines in ended(start_both(tmp_path, "two", *SHORT, *mesh)):
+    both = ended(start_both(tmp_path, "two", *SHORT, *mesh))
+    for status, _, lines in both:
         assert status == 0, lines
+    # The result, and nothing of gloo's; the same of the log of JAX's C++.
+    assert json.loads(both[0][1])["step"] == 10
+    assert (both[1][1], both[1][2]) == ("", [])
+    assert not [line for line in both[0][2] if re.match(r"[IWEF]\d{4} ", line)]
     runs.run(tmp_path, "one", *SHORT, *mesh)
 
     assert runs.lines(tmp_path / "two") == runs.lines(tmp_path / "one")

@@ -1,6 +1,12 @@
 """Files that are written whole."""
 
+import errno
+import os
+
+import pytest
+
 from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime.errors import Failure
 
 
 def test_a_name_that_is_not_utf_8_is_written_with_escapes(tmp_path):
@@ -8,3 +14,16 @@ def test_a_name_that_is_not_utf_8_is_written_with_escapes(tmp_path):
     written = (tmp_path / "page.html").read_bytes()
     assert written.decode("utf-8") == "data of r\\udce9sum\u00e9"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [
+        (errno.ENOSPC, "No space left on device); free some space or fix the disk, "),
+        (errno.EACCES, "Permission denied); get the right to write there, then give"),
+    ],
+)
+def test_what_to_do_about_a_file_that_cannot_be_written(tmp_path, number, way):
+    with pytest.raises(Failure) as caught, atomic.writing(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert f"{tmp_path} can't be written ({way}" in str(caught.value)

@@ -58,6 +58,60 @@ def test_status_and_one_line(body, status, line, in_order):
     assert bool(done.stdout) == in_order
 
 
+SHOW = """
+from alexnet_jax.runtime import progress
+def main(): progress.show("x")
+"""
+RUN = "from alexnet_jax.runtime import cli; cli.run_command(main)"
+SHOWS = """
+from alexnet_jax.runtime import progress
+    progress.say("under way")
+    print("a result", flush=True)
+    raise errors.InputError("no such thing")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_behind_a_stream_changes_no_more_than_what_is_shown():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(body=SHOWS.strip())],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (2, "a result\nleft in order\n")
+        for body in (SHOW, "def main(): print('x')"):
+            done = subprocess.run(
+                [sys.executable, "-c", f"{body}\n{RUN}"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+                timeout=60,
+            )
+            assert done.returncode == 1
+            assert done.stderr == (
+                "error: standard output can't be written (No space left on device)\n"
+            )
+
+
+@pytest.mark.parametrize("body", [SHOW, "def main(): print('x')"])
+def test_a_reader_that_has_ended_is_no_error(body):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{body}\n{RUN}"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 WARNS = """
 import logging, warnings
 from PIL import Image
@@ -70,6 +124,9 @@ def main():
     warnings.warn("one more\\nover two lines")
     logging.getLogger("PIL.TiffImagePlugin").warning("Invalid TIFF tag")
     logging.getLogger("jax._src.xla_bridge").warning("An NVIDIA GPU may be present")
+    # As absl does, which then has the root write what libraries log.
+    logging.basicConfig()
+    logging.getLogger("matplotlib").warning("created a temporary cache directory")
 
 cli.run_command(main)
 """
@@ -79,12 +136,13 @@ def test_warnings_of_libraries_are_counted_and_said_once():
     done = subprocess.run(
         [sys.executable, "-c", WARNS], capture_output=True, text=True, timeout=60
     )
-    exif, other, tiff, gpu = done.stderr.splitlines()
+    exif, other, tiff, gpu, cache = done.stderr.splitlines()
     assert exif.startswith("note: some images have EXIF data that can't be read")
     assert exif.endswith("(3 times)")
     assert other.endswith("warns: one more over two lines")
     assert tiff.startswith("note: some TIFF files have fields")
     assert '[cuda12]"`' in gpu
+    assert "MPLCONFIGDIR" in cache
 
 
 def test_warnings_that_a_user_asks_python_for_are_shown():

@@ -1,12 +1,13 @@
 """One run at a time in a work directory."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
-from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.runtime.lock import LOCK_FILE, locked
+from alexnet_jax.runtime.errors import Failure, InputError
+from alexnet_jax.runtime.lock import LOCK_FILE, WITHOUT_LOCKS, locked
 
 
 HOLD = """
@@ -53,4 +54,22 @@ def test_a_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(RuntimeError), locked(tmp_path, "it is in use"):
         raise RuntimeError
     with locked(tmp_path, "it is in use"):
+        pass
+
+
+@pytest.mark.parametrize("number", WITHOUT_LOCKS)
+def test_a_file_system_without_locks_is_said_once(
+    tmp_path, number, monkeypatch, capsys
+):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    for _ in range(2):
+        with locked(tmp_path, "it is in use"):
+            pass
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / LOCK_FILE} can't be locked on this file sys")
+    monkeypatch.setattr("fcntl.flock", lambda *_: os.stat(tmp_path / "no"))
+    with pytest.raises(Failure, match="can't be written"), locked(tmp_path, "in use"):
         pass

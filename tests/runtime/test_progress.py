@@ -63,6 +63,27 @@ def test_no_colour_and_no_bar_where_the_terminal_can_not():
     assert "\x1b" not in shown
 
 
+def test_names_are_shown_as_they_are(capsys):
+    progress.say("[red]a[/red]/:dog:/x.jpg")
+    progress.complain("[red]a[/red]/:dog:/x.jpg")
+    shown = "[red]a[/red]/:dog:/x.jpg\n"
+    assert capsys.readouterr().err == f"{shown}error: {shown}"
+
+
+def test_a_terminal_that_was_closed_stops_nothing(monkeypatch):
+    master, slave = pty.openpty()
+    closed = os.fdopen(slave, "w")
+    os.close(master)
+    monkeypatch.setattr("sys.stderr", closed)
+    with pytest.raises(OSError):
+        print("nobody sees this", file=closed, flush=True)
+    with progress.counted("reading", 2) as advance:
+        advance(2)
+    progress.say("done")
+    monkeypatch.setattr("sys.stderr", None)
+    progress.say("done")
+
+
 def test_numbers_of_things():
     assert progress.counting(1, "image") == "1 image"
     assert progress.counting(0, "image") == "0 images"

@@ -4,9 +4,11 @@ import multiprocessing
 import re
 import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import absl.flags
@@ -45,6 +47,7 @@ def read(
     if pipeline.workers:
         _check_shared_memory(pipeline, dataset)
         _check_open_files(pipeline.workers)
+        _start_resource_tracker()
         # Grain reads an absl flag, and in a notebook nothing has parsed the flags.
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()
@@ -135,6 +138,17 @@ def _check_open_files(workers: int) -> None:
             "--config.data.workers=0"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+
+
+def _start_resource_tracker() -> None:
+    """Start Python's process that removes what is left of shared memory, without the
+    warning that there was some: batches that were made ahead and not needed."""
+    before = list(sys.warnoptions)
+    sys.warnoptions.append("ignore:resource_tracker")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions[:] = before
 
 
 def _start_worker(*_: int) -> None:

@@ -5,6 +5,7 @@ end first; the header, MessagePack of the example's label and name; and the imag
 or raw pixels. The image comes last, so that raw pixels are read without a copy.
 """
 
+import copy
 import struct
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -19,6 +20,7 @@ from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Dataset, Example, fingerprint
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared.manifest import AGAIN, Shard
+from alexnet_jax.runtime import patience
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
@@ -119,9 +121,26 @@ class PreparedSource:
         return self._record(index).name
 
     def _record(self, index: int) -> Record:
+        folder = self._shards[0].path.parent
+
+        def is_gone(error: Exception) -> bool:
+            if not patience.is_gone(error, folder):
+                return False
+            # The files that are open stay lost when the drive is back; a copy opens
+            # its own.
+            self._records = copy.copy(self._records)
+            return True
+
         try:
-            return unpack(self._records[index])
+            return patience.until_reachable(
+                folder,
+                lambda: unpack(self._records[index]),
+                seconds=patience.SECONDS_TO_READ,
+                away=is_gone,
+            )
         except Exception as error:
+            if patience.is_gone(error, folder):
+                raise patience.cannot_reach(self.where(index), error) from error
             # ArrayRecord raises many kinds on damaged bytes.
             raise self._damaged(index, error) from error
 

@@ -317,6 +317,29 @@ def test_an_error_in_a_record_comes_through(digits, monkeypatch):
         next(batches)
 
 
+class Broken(WrappedSource):
+    """Examples that can't be read."""
+
+    def __getitem__(self, index: int) -> Example:
+        raise InputError(f"image {index} is broken")
+
+
+@pytest.mark.slow
+def test_a_worker_s_error_is_raised_here_and_not_shown_there(digits, capfd):
+    opened, statistics = digits
+    splits = {**opened.dataset.splits}
+    splits["train"] = Broken(splits["train"])
+    dataset = dataclasses.replace(opened.dataset, splits=splits)
+    broken = dataclasses.replace(opened, dataset=dataset, workers=1)
+    batches = pipeline.train_dataset(broken, statistics, batch_size=8, seed=0)
+    with (
+        pytest.raises(InputError, match="image .* is broken"),
+        prefetch.read(broken, batches) as iterator,
+    ):
+        next(iterator)
+    assert capfd.readouterr().err == ""
+
+
 class Hanging(WrappedSource):
     """The digits; reading example `index` waits until `go` is set."""
 

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import pytest
 
 from alexnet_jax import prepare, verify
 from alexnet_jax.data.prepared import manifest, preparation, record, verification
+from alexnet_jax.data.selection import ReplacingSource
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import PixelSums
-from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime import patience, progress
+from alexnet_jax.runtime.errors import Failure, InputError
 
 
 def prepared_from(folder, output, **options):
@@ -545,6 +547,37 @@ def test_a_damaged_record_stops_training_by_name(tmp_path, image_folder):
         train[5]
     assert "\n" not in str(caught.value)
     assert "alexnet_jax.verify" in str(caught.value)
+
+
+def away_for_a_while(folder):
+    """A drive that is unmounted, and mounted again."""
+    elsewhere = folder.rename(f"{folder}.elsewhere")
+    threading.Timer(0.2, elsewhere.rename, [folder]).start()
+
+
+@pytest.mark.parametrize("kind", ["folder", "prepared"])
+def test_a_drive_that_is_away_is_waited_for(
+    tmp_path, image_folder, kind, capsys, monkeypatch
+):
+    folder = image_folder
+    if kind == "prepared":
+        folder = tmp_path / "out"
+        prepared_from(image_folder, folder, encoding="raw")
+    open_set = originals if kind == "folder" else opened
+    expected = open_set(folder).splits["train"][3]["image"]
+    source = open_set(folder).splits["train"]
+    away_for_a_while(folder)
+    np.testing.assert_array_equal(source[3]["image"], expected)
+    away, back = capsys.readouterr().err.splitlines()
+    assert away.startswith(f"warning: {folder} can't be reached")
+    assert away.endswith("trying again for 4 minutes")
+    assert back == f"{folder} is back"
+    # It is no image that can't be read, which a run may leave out.
+    monkeypatch.setattr(patience, "SECONDS_TO_READ", 0.0)
+    source = ReplacingSource(open_set(folder).splits["train"])
+    folder.rename(tmp_path / "gone")
+    with pytest.raises(Failure, match="can't be reached .*; when its drive is back"):
+        source[3]
 
 
 def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, image_folder):
