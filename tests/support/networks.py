@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
 from alexnet_jax.data.loading.batching import HostBatch

@@ -209,8 +209,7 @@ def narrow_sums(model, size):
         equation
         for equation in equations(traced(model, size).jaxpr.jaxpr)
         if equation.primitive.name in SUMS
-        and jnp.finfo(equation.invars[0].aval.dtype).bits < 32
-        if jnp.issubdtype(equation.invars[0].aval.dtype, jnp.floating)
+        and equation.invars[0].aval.dtype in (jnp.bfloat16, jnp.float16)
     ]
 
 
