@@ -200,6 +200,7 @@ def test_the_step_compiles_once():
     assert train._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
 
 
+NARROW = (jnp.bfloat16, jnp.float16)
 SUMS = {"reduce_sum", "cumsum", "reduce_window_sum", "scatter-add", "scatter_add"}
 
 
@@ -209,7 +210,7 @@ def narrow_sums(model, size):
         equation
         for equation in equations(traced(model, size).jaxpr.jaxpr)
         if equation.primitive.name in SUMS
-        and equation.invars[0].aval.dtype in (jnp.bfloat16, jnp.float16)
+        and getattr(equation.invars[0].aval, "dtype", None) in NARROW
     ]
 
 
