@@ -24,9 +24,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from alexnet_jax.nn import lrn, pooling, shapes
-from alexnet_jax.nn.convolution import convolve
+from alexnet_jax.nn.convolution import convolve_shared
 from alexnet_jax.nn.layers import Conv, Row, as_rows
 from alexnet_jax.nn.presets import CODE2012, PRESETS
+from alexnet_jax.nn.products import multiply_shared
 from alexnet_jax.nn.standardize import standardize
 from alexnet_jax.nn.towers import (
     TowerParameters,
@@ -290,17 +291,19 @@ class AlexNet(nn.Module):
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
             shape = (*sides, xs[0].shape[-1], row.channels // self.towers)
-            product = functools.partial(convolve, stride=row.stride)
+            product = functools.partial(convolve_shared, stride=row.stride)
         else:
             assert row.width is not None
             xs = _flat(xs)
             shape = (xs[0].shape[-1], row.width // self.towers)
-            product = _matmul
+            product = multiply_shared
         kernels, biases = self._parameters(name, shape)(self._tower_indices())
-        return [
-            add_bias(product(x, kernel), bias)
-            for x, kernel, bias in zip(xs, kernels, biases, strict=True)
-        ]
+        if all(x is xs[0] for x in xs):
+            outputs = product(xs[0], list(kernels))
+        else:
+            pairs = zip(xs, kernels, strict=True)
+            outputs = [product(x, [kernel])[0] for x, kernel in pairs]
+        return [add_bias(y, bias) for y, bias in zip(outputs, biases, strict=True)]
 
     def _after(self, step: str, xs: list[Array]) -> list[Array]:
         """What follows a linear operation, in each local tower."""
@@ -345,9 +348,12 @@ class AlexNet(nn.Module):
 
 
 def _flat(xs: list[Array]) -> list[Array]:
+    """Each tower's features in one axis. Where towers share an input they still do."""
+    if all(x is xs[0] for x in xs):
+        return [_flatten(xs[0])] * len(xs)
+    return [_flatten(x) for x in xs]
+
+
+def _flatten(x: Array) -> Array:
     # The product and not -1, which a batch of none leaves open.
-    return [x.reshape(x.shape[0], math.prod(x.shape[1:])) for x in xs]
-
-
-def _matmul(x: Array, kernel: Array) -> Array:
-    return x @ kernel.astype(x.dtype)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
@@ -120,3 +121,18 @@ def flat(tree: PyTree) -> dict[str, np.ndarray]:
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(array)
         for path, array in jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     }
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Every equation of a program, also inside of others: loops, branches, calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        inner = jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr),
+        )
+        for value in inner:
+            if isinstance(value, ClosedJaxpr):
+                yield from equations(value.jaxpr)
+            elif isinstance(value, Jaxpr):
+                yield from equations(value)
