@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 from jax.sharding import Mesh
 
 from alexnet_jax.data.dataset import Dataset
@@ -13,6 +12,7 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import holding
 from alexnet_jax.runs.config import (
     Config,
     Sections,
@@ -30,7 +30,7 @@ from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.schedule import make_schedule
-from alexnet_jax.training.step import Steps, TrainState, make_steps
+from alexnet_jax.training.step import Steps, make_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,10 +45,12 @@ class Setup:
       steps: the functions that the training loop calls.
       plan: batch size, seed, length, when it validates and saves.
       validate: measures the errors of a state on the validation set; takes the state,
-        the mean image, and a function that is called after every batch and may raise.
+        the mean image, and a function that is called after every batch and may raise;
+        where `held` names the split, also the function that cuts its batches.
       checkpoint: how many checkpoints are kept.
       enough: asked after every validation with the work directory whether the run ends
         here; experiments train until a network has learned.
+      held: the splits that this process's devices hold.
     """
 
     config: Sections
@@ -57,9 +59,10 @@ class Setup:
     model: nn.Module
     steps: Steps
     plan: Plan
-    validate: Callable[[TrainState, jax.Array, Callable[[], None]], dict[str, float]]
+    validate: Callable[..., dict[str, float]]
     checkpoint: Mapping[str, int]
     enough: Callable[[Path], bool] = lambda workdir: False
+    held: tuple[str, ...] = ()
 
 
 def build_setup(
@@ -126,9 +129,10 @@ def build_setup(
             model, optimizer, schedule, mesh, size=pipeline.crop, seed=plan.seed
         ),
         plan=plan,
-        validate=lambda state, mean, check: validate(state.params, mean, check),
+        validate=lambda state, *given: validate(state.params, *given),
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
+        held=holding.choose(pipeline, mesh),
     )
 
 

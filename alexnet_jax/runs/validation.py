@@ -13,6 +13,7 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import evaluation, step
+from alexnet_jax.training.held import Cut
 
 
 def make_validation(
@@ -33,8 +34,9 @@ def make_validation(
       views: 1 for the centre crop, 10 for the views of section 4.1.
 
     Returns:
-      A function of `params`, `mean` (the mean image's centre) and `check` (called after
-      every batch; may raise). It returns `loss`, `top1_error` and `top5_error`.
+      A function of `params`, `mean` (the mean image's centre), `check` (called after
+      every batch; may raise) and, where the devices hold the split, `cut` (see
+      `make_evaluation_cut`). It returns `loss`, `top1_error` and `top5_error`.
 
     Raises:
       InputError: if the batch doesn't divide over the devices, or `views` is neither.
@@ -46,20 +48,32 @@ def make_validation(
         model, mesh, crop=pipeline.crop, views=views, mirrors=pipeline.flip
     )
     share, shares = meshes.data_share(mesh)
-    dataset = pipelines.evaluation_dataset(
-        pipeline,
-        "validation",
-        batch_size=batch_size,
-        slice_index=share,
-        slice_count=shares,
+    # By whether the devices hold the images.
+    images, places = (
+        pipelines.evaluation_dataset(
+            pipeline,
+            "validation",
+            batch_size=batch_size,
+            slice_index=share,
+            slice_count=shares,
+            held=held,
+        )
+        for held in (False, True)
     )
 
     def validate(
-        params: PyTree, mean: jax.Array, check: Callable[[], None]
+        params: PyTree,
+        mean: jax.Array,
+        check: Callable[[], None],
+        cut: Cut | None = None,
     ) -> dict[str, float]:
+        dataset = images if cut is None else places
         with prefetch.read(pipeline, dataset) as batches:
             return evaluation.measure(
-                lambda batch: evaluate(params, batch, mean), batches, mesh, check=check
+                lambda batch: evaluate(params, cut(batch) if cut else batch, mean),
+                batches,
+                mesh,
+                check=check,
             )
 
     return validate

@@ -29,7 +29,9 @@ CONFIG_FILE, RUN_FILE, DATA_FILE = "config.json", "run.json", "data.json"
 CHECKPOINTS, FIGURES = "checkpoints", "figures"
 
 # Where a process finds the data, and how it reads them.
-OWN = ("data.path", "data.threads", "data.workers", "data.buffer", "data.timeout")
+OWN = tuple(
+    f"data.{key}" for key in ("path", "threads", "workers", "buffer", "timeout", "hold")
+)
 
 # A resumed run may change these: they decide how fast, how long and on what it runs,
 # and where the same data lies, not what is computed in a step. When it validates is not
@@ -167,8 +169,11 @@ def _is_prepared(config: Sections) -> bool:
     return completed(config)["data"]["source"] == "prepared"
 
 
-def start_run(workdir: Path, config: Sections) -> None:
-    """Write the config, and that a run starts or continues.
+def start_run(
+    workdir: Path, config: Sections, chosen: Mapping[str, object] | None = None
+) -> None:
+    """Write the config, and that a run starts or continues, with what it has chosen
+    where the config leaves that open.
 
     Where an earlier start saved nothing, its notes on its data are removed. Where the
     last one had other versions or settings that change how numbers are rounded, a
@@ -178,7 +183,7 @@ def start_run(workdir: Path, config: Sections) -> None:
         for name in (DATA_FILE, MEAN_FILE):
             (workdir / name).unlink(missing_ok=True)
     write_json(workdir / CONFIG_FILE, config)
-    starts, now = read_starts(workdir), environment()
+    starts, now = read_starts(workdir), {**environment(), **(chosen or {})}
     if starts and has_checkpoints(workdir):
         _warn_of_other_digits(workdir, starts[-1], now)
     write_json(
