@@ -72,6 +72,8 @@ def test_the_work_directory(straight):
     assert run["format_version"] == 2
     (start,) = run["starts"]
     assert {"versions", "commit", "command", "devices", "host"} <= set(start)
+    assert start["held_by_devices"] == []
+    assert start["determinism"] == {"compiler_options": "", "same_bits": True}
 
 
 def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):

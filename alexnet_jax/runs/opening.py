@@ -17,6 +17,7 @@ from alexnet_jax.distributed import consensus, multihost, placement
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.runs import hints, holding, run_data
 from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
@@ -40,6 +41,7 @@ class Run:
       validate: measures the errors of a state on the validation split.
       checkpoints: where it saves.
       metrics: where it writes what it measures.
+      autotuning: what must be on the disk before a checkpoint is.
       signal: the number of a signal that asks all processes to stop after this step,
         0 for none; to be called once a step.
     """
@@ -52,6 +54,7 @@ class Run:
     validate: Callable[[TrainState], dict[str, float]]
     checkpoints: CheckpointWriter
     metrics: MetricWriter
+    autotuning: Autotuning | None
     signal: Callable[[], int]
 
     def save(self, step: int, state: TrainState) -> None:
@@ -63,6 +66,8 @@ class Run:
         if step > self.start:
             self.metrics.flush()
             check_state(step, state)
+            if self.autotuning is not None and multihost.is_main():
+                self.autotuning.keep()
             self.checkpoints.save(step, state)
 
     @contextlib.contextmanager
@@ -151,6 +156,7 @@ def open_run(
             cut=cuts.get("train", dict),
             validate=lambda state: setup.validate(state, mean, check, *own),
             checkpoints=checkpoints,
+            autotuning=setup.determinism.autotuning,
             signal=lambda: stop.largest(interrupts.received or 0),
         )
 
@@ -159,7 +165,11 @@ def _note_start(workdir: Path, setup: Setup) -> Statistics:
     """Write what runs here, and measure the data if no start has yet."""
     if multihost.is_main():
         say_about(setup.pipeline.dataset, str(setup.config["data"].get("path")))
-        workdirs.start_run(workdir, setup.config, {"held_by_devices": setup.held})
+        chosen = {
+            "held_by_devices": setup.held,
+            "determinism": setup.determinism.noted(),
+        }
+        workdirs.start_run(workdir, setup.config, chosen)
         run_data.note_data(workdir, setup.pipeline, setup.plan.init_from)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics

@@ -12,7 +12,7 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs import holding
+from alexnet_jax.runs import determinism, holding
 from alexnet_jax.runs.config import (
     Config,
     Sections,
@@ -21,10 +21,11 @@ from alexnet_jax.runs.config import (
     plain,
     section,
 )
+from alexnet_jax.runs.determinism import Determinism
 from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.run_data import pretrained_mean
 from alexnet_jax.runs.validation import make_validation
-from alexnet_jax.runs.workdir import has_checkpoints
+from alexnet_jax.runs.workdir import AUTOTUNING, has_checkpoints
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
@@ -51,6 +52,7 @@ class Setup:
       enough: asked after every validation with the work directory whether the run ends
         here; experiments train until a network has learned.
       held: the splits that this process's devices hold.
+      determinism: how the steps are compiled, so that they give the same bits again.
     """
 
     config: Sections
@@ -63,6 +65,7 @@ class Setup:
     checkpoint: Mapping[str, int]
     enough: Callable[[Path], bool] = lambda workdir: False
     held: tuple[str, ...] = ()
+    determinism: Determinism = dataclasses.field(default_factory=Determinism)
 
 
 def build_setup(
@@ -117,8 +120,14 @@ def build_setup(
         steps_per_epoch=plan.steps_per_epoch, batch_size=plan.batch_size, **changing
     )
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
+    kept = None if workdir is None else workdir / AUTOTUNING
+    compiled = determinism.of_run(plan.deterministic, mesh, kept)
     validate = make_validation(
-        model=model, mesh=mesh, pipeline=pipeline, **section(settings, "eval")
+        model=model,
+        mesh=mesh,
+        pipeline=pipeline,
+        compiler_options=compiled.options,
+        **section(settings, "eval"),
     )
     return Setup(
         config=settings,
@@ -126,13 +135,20 @@ def build_setup(
         pipeline=pipeline,
         model=model,
         steps=make_steps(
-            model, optimizer, schedule, mesh, size=pipeline.crop, seed=plan.seed
+            model,
+            optimizer,
+            schedule,
+            mesh,
+            size=pipeline.crop,
+            seed=plan.seed,
+            compiler_options=compiled.options,
         ),
         plan=plan,
         validate=lambda state, *given: validate(state.params, *given),
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
         held=holding.choose(pipeline, mesh),
+        determinism=compiled,
     )
 
 

@@ -13,6 +13,7 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import evaluation, step
+from alexnet_jax.training.compilation import CompilerOptions
 from alexnet_jax.training.held import Cut
 
 
@@ -21,6 +22,7 @@ def make_validation(
     model: AlexNet,
     mesh: Mesh,
     pipeline: Pipeline,
+    compiler_options: CompilerOptions | None = None,
     batch_size: int = 128,
     views: int = 1,
 ) -> Callable[..., dict[str, float]]:
@@ -30,6 +32,7 @@ def make_validation(
       model: the network.
       mesh: the devices.
       pipeline: the data.
+      compiler_options: XLA's, for the evaluation step.
       batch_size: examples at a time, over all devices.
       views: 1 for the centre crop, 10 for the views of section 4.1.
 
@@ -45,7 +48,12 @@ def make_validation(
     if views not in (1, 10):
         raise InputError(f"eval.views={views} must be 1 or 10")
     evaluate = step.make_eval_step(
-        model, mesh, crop=pipeline.crop, views=views, mirrors=pipeline.flip
+        model,
+        mesh,
+        crop=pipeline.crop,
+        views=views,
+        mirrors=pipeline.flip,
+        compiler_options=compiler_options,
     )
     share, shares = meshes.data_share(mesh)
     # By whether the devices hold the images.

@@ -4,6 +4,7 @@ config.json      the run's config
 run.json         the format, and of every start: versions, commit, command, devices
 data.json        class names, sizes, colour PCA and fingerprint of the data
 mean.npy         the mean image
+autotuning/      the algorithms that XLA chose, where `train.deterministic` is true
 """
 
 import json
@@ -26,7 +27,7 @@ FORMAT_VERSION = 2
 # Of a file of names and settings, in bytes.
 LARGEST_FILE = 2**26
 CONFIG_FILE, RUN_FILE, DATA_FILE = "config.json", "run.json", "data.json"
-CHECKPOINTS, FIGURES = "checkpoints", "figures"
+CHECKPOINTS, FIGURES, AUTOTUNING = "checkpoints", "figures", "autotuning"
 
 # Where a process finds the data, and how it reads them.
 OWN = tuple(
@@ -42,6 +43,7 @@ FREE = (
     "train.steps",
     "train.epochs",
     "train.save_steps",
+    "train.deterministic",
     "eval.batch_size",
     "mesh",
     "checkpoint",
@@ -197,7 +199,7 @@ def _warn_of_other_digits(
 ) -> None:
     """Say which versions and settings differ that change how numbers are rounded."""
     changes = []
-    for key in ("versions", "numerics"):
+    for key in ("versions", "numerics", "determinism"):
         noted, found = before.get(key), now.get(key)
         # An older version noted less.
         if isinstance(noted, Mapping) and isinstance(found, Mapping):
