@@ -14,6 +14,7 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import determinism, holding
 from alexnet_jax.runs.config import (
+    Arguments,
     Config,
     Sections,
     check,
@@ -30,7 +31,7 @@ from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
-from alexnet_jax.training.schedule import make_schedule
+from alexnet_jax.training.schedule import Schedule, make_schedule
 from alexnet_jax.training.step import Steps, make_steps
 
 
@@ -89,36 +90,25 @@ def build_setup(
     """
     settings: Sections = plain(config)
     check(settings)
-    network, reading = section(settings, "model"), section(settings, "data")
+    network = section(settings, "model")
     # The platform is chosen with the mesh, so nothing may ask for a device before.
     towers = network.get("towers", AlexNet.towers)
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
-    if dataset is None:
-        pipeline = pipelines.open_pipeline(**reading)
-        _check_size(reading, pipeline.dataset.size)
-    else:
-        pipeline = pipelines.Pipeline(dataset, **pipelines.reading(reading))
+    pipeline = _open_data(section(settings, "data"), dataset)
+    # What does not fit is refused now, before all images are read.
+    held = holding.choose(pipeline, mesh)
     if workdir is not None:
         start = section(settings, "train").get("init_from")
         if start is not None and not has_checkpoints(workdir):
-            # Refused now, before all images are read.
             pretrained_mean(pipeline, Path(start))
         pipeline = open_readable(workdir, pipeline)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **section(settings, "train"))
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
-    classes = len(dataset.class_names)
-    model = AlexNet(num_classes=classes, **network)
+    model = AlexNet(num_classes=len(dataset.class_names), **network)
     model.check_size(pipeline.crop, pipeline.crop)
-    changing = section(settings, "schedule")
-    changing["layer_rates"] = {
-        **(changing.get("layer_rates") or {}),
-        **_frozen(plan.freeze, model),
-    }
-    schedule = make_schedule(
-        steps_per_epoch=plan.steps_per_epoch, batch_size=plan.batch_size, **changing
-    )
+    schedule = _schedule(section(settings, "schedule"), plan, model)
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
     kept = None if workdir is None else workdir / AUTOTUNING
     compiled = determinism.of_run(plan.deterministic, mesh, kept)
@@ -147,8 +137,28 @@ def build_setup(
         validate=lambda state, *given: validate(state.params, *given),
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
-        held=holding.choose(pipeline, mesh),
+        held=held,
         determinism=compiled,
+    )
+
+
+def _open_data(reading: Arguments, dataset: Dataset | None) -> Pipeline:
+    """The data of the section `data`, or those given, read as it says."""
+    if dataset is not None:
+        return pipelines.Pipeline(dataset, **pipelines.reading(reading))
+    pipeline = pipelines.open_pipeline(**reading)
+    _check_size(reading, pipeline.dataset.size)
+    return pipeline
+
+
+def _schedule(changing: Arguments, plan: Plan, model: AlexNet) -> Schedule:
+    """The schedule of a run, in which the layers that it freezes have no rate."""
+    rates = {**(changing.pop("layer_rates", None) or {}), **_frozen(plan.freeze, model)}
+    return make_schedule(
+        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=plan.batch_size,
+        layer_rates=rates,
+        **changing,
     )
 
 
