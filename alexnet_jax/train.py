@@ -75,7 +75,7 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
                 raise Interrupted(signal)
             if validates:
                 metrics.validates()
-                errors = setup.validate(state, run.mean, run.check)
+                errors = run.validate(state)
                 metrics.validation(step, errors)
                 checkpoints.record_validation(step, errors)
                 state = steps.after_validation(state, errors["top1_error"])
@@ -83,7 +83,7 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
                 break
             with run.saved_if_unreadable(step, state):
                 batch, waited = timed_next(run.batches, setup.mesh)
-            state, step_metrics = steps.train(state, batch, run.mean)
+            state, step_metrics = steps.train(state, run.cut(batch), run.mean)
             metrics.train(step + 1, step_metrics, waited)
     errors = metrics_file.last_validation(workdir)
     return {"step": int(jax.device_get(state.step)), "workdir": str(workdir), **errors}
@@ -104,7 +104,8 @@ def begin(setup: Setup) -> TrainState:
 def timed_next(
     batches: Iterator[HostBatch], mesh: Mesh
 ) -> tuple[dict[str, jax.Array], float]:
-    """The next batch on the devices, and the seconds the devices may wait for it."""
+    """What the host sends of the next batch, on the devices, and the seconds that the
+    devices may have waited for it."""
     begin = time.monotonic()
     batch = to_devices(next(batches), mesh)
     return batch, time.monotonic() - begin

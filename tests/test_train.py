@@ -72,10 +72,13 @@ def test_the_work_directory(straight):
     assert run["format_version"] == 2
     (start,) = run["starts"]
     assert {"versions", "commit", "command", "devices", "host"} <= set(start)
+    assert start["held_by_devices"] == []
+    assert start["determinism"] == {"compiler_options": "", "same_bits": True}
 
 
 def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):
-    """Stopped after the checkpoint of step 10; other threads and workers afterwards."""
+    """Stopped after the checkpoint of step 10; other threads and workers afterwards,
+    which read from the host what the devices held before."""
     count = 0
     timed_next = train.timed_next
 
@@ -88,11 +91,14 @@ def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):
 
     monkeypatch.setattr(train, "timed_next", crash)
     with pytest.raises(RuntimeError, match="power cut"):
-        runs.run(tmp_path, "run")
+        runs.run(tmp_path, "run", "--config.data.hold=device")
     monkeypatch.setattr(train, "timed_next", timed_next)
     assert max(runs.checkpoint_steps(tmp_path / "run")) == 10
     runs.run(tmp_path, "run", "--config.data.threads=1", "--config.data.workers=1")
     assert_same_run(tmp_path / "run", straight)
+    starts = workdirs.read_starts(tmp_path / "run")
+    held = [start["held_by_devices"] for start in starts]
+    assert held == [["train", "validation"], []]
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path):
@@ -132,10 +138,15 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "override", ["--config.data.threads=1", "--config.data.workers=2"]
+    ("first", "override"),
+    [
+        ("--config.data.threads=2", "--config.data.threads=1"),
+        ("--config.data.hold=device", "--config.data.workers=2"),
+        ("--config.data.hold=host", "--config.data.hold=device"),
+    ],
 )
-def test_kill_9_and_resume(tmp_path, straight, override):
-    process = runs.start(tmp_path, "run")
+def test_kill_9_and_resume(tmp_path, straight, first, override):
+    process = runs.start(tmp_path, "run", first)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 180
     while not (tmp_path / "run" / "checkpoints" / "10").is_dir():

@@ -200,6 +200,14 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
     return rows[0] // len(rows), count // len(rows)
 
 
+def own_mesh(mesh: Mesh) -> Mesh:
+    """The part of a mesh whose devices are this process's."""
+    if jax.process_count() == 1:
+        return mesh
+    devices = mesh.local_mesh.devices
+    return Mesh(devices, mesh.axis_names, axis_types=mesh.axis_types)
+
+
 def check_batch(batch_size: int, parts: int, what: str) -> None:
     """Raise an InputError if a batch can't be split evenly."""
     check_number(what, batch_size, least=1)

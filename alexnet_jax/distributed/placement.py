@@ -1,14 +1,17 @@
 """Arrays on their way to the devices of a mesh, and back to the host."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from alexnet_jax.distributed.mesh import EVERYWHERE, EXAMPLES
+from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -17,6 +20,68 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
     return {
         name: jax.make_array_from_process_local_data(place, array)
         for name, array in batch.items()
+    }
+
+
+def moved(batch: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
+    """A batch on another mesh that has this process's devices at the same places.
+
+    Each device keeps its rows. From the mesh of all processes to this process's own
+    (`mesh.own_mesh`) that leaves out the others' rows, and back it adds them.
+    """
+    if jax.process_count() == 1:
+        return dict(batch)
+    place = NamedSharding(mesh, EXAMPLES)
+
+    def move(array: Array) -> Array:
+        parts = [shard.data for shard in array.addressable_shards]
+        shape = (len(parts[0]) * mesh.shape[DATA], *array.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, place, parts)
+
+    return {name: move(array) for name, array in batch.items()}
+
+
+def on_every_device(
+    parts: Iterable[Mapping[str, np.ndarray]], count: int, mesh: Mesh
+) -> dict[str, Array]:
+    """Arrays that lie whole on every device of a mesh, from parts of their rows.
+
+    A part goes to the devices when it comes, and is then dropped by the host, which
+    may have less memory than a device.
+
+    Args:
+      parts: rows in their order; every part has as many.
+      count: how many parts there are.
+      mesh: of this process's devices alone.
+    """
+    place = replicated(mesh)
+    make = jax.jit(partial(_zeros, count), out_shardings=place)
+    whole: dict[str, Array] = {}
+    for number, part in enumerate(parts):
+        placed = jax.device_put(dict(part), place)
+        whole = whole or make(placed)
+        rows = len(next(iter(part.values())))
+        start = jax.device_put(np.int32(number * rows), place)
+        whole = _set_rows(whole, placed, start)
+        # Else parts would gather on the devices where the host is the faster one.
+        jax.block_until_ready(placed)
+    return whole
+
+
+def _zeros(count: int, part: dict[str, Array]) -> dict[str, Array]:
+    return {
+        name: jnp.zeros((count * len(array), *array.shape[1:]), array.dtype)
+        for name, array in part.items()
+    }
+
+
+@partial(jax.jit, donate_argnums=0)
+def _set_rows(
+    whole: dict[str, Array], part: dict[str, Array], start: Array
+) -> dict[str, Array]:
+    return {
+        name: lax.dynamic_update_slice_in_dim(array, part[name], start, 0)
+        for name, array in whole.items()
     }
 
 

@@ -43,7 +43,7 @@ GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "optimizer": ("schedule",),
     "schedule": ("steps_per_epoch", "batch_size"),
     "train": ("examples",),
-    "eval": ("model", "mesh", "pipeline"),
+    "eval": ("model", "mesh", "pipeline", "compiler_options"),
     "mesh": ("towers",),
     "checkpoint": ("directory",),
 }

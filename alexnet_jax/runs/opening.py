@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -15,14 +15,16 @@ from alexnet_jax.data.sources.registry import say_about
 from alexnet_jax.data.statistics import Statistics, mean_crop
 from alexnet_jax.distributed import consensus, multihost, placement
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.runs import hints, run_data
+from alexnet_jax.runs import hints, holding, run_data
 from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
+from alexnet_jax.training.held import Cut, make_evaluation_cut, make_train_cut
 from alexnet_jax.training.step import TrainState, check_state
 
 
@@ -34,22 +36,26 @@ class Run:
       start: the step that it continues from, 0 for a new one.
       state: the state after that step and, if it is done, its validation.
       mean: the mean image's centre crop, on every device.
-      batches: the host batches from there on.
+      batches: what the host sends of the batches from there on.
+      cut: from that, on the devices, to the batches.
+      validate: measures the errors of a state on the validation split.
       checkpoints: where it saves.
       metrics: where it writes what it measures.
+      autotuning: what must be on the disk before a checkpoint is.
       signal: the number of a signal that asks all processes to stop after this step,
         0 for none; to be called once a step.
-      check: raises Interrupted if a signal has come, where leaving at once is possible.
     """
 
     start: int
     state: TrainState
     mean: jax.Array
     batches: Iterator[HostBatch]
+    cut: Cut
+    validate: Callable[[TrainState], dict[str, float]]
     checkpoints: CheckpointWriter
     metrics: MetricWriter
+    autotuning: Autotuning | None
     signal: Callable[[], int]
-    check: Callable[[], None]
 
     def save(self, step: int, state: TrainState) -> None:
         """Start to save a step's state, unless it is saved, and its metrics before it.
@@ -60,6 +66,8 @@ class Run:
         if step > self.start:
             self.metrics.flush()
             check_state(step, state)
+            if self.autotuning is not None and multihost.is_main():
+                self.autotuning.keep()
             self.checkpoints.save(step, state)
 
     @contextlib.contextmanager
@@ -124,6 +132,9 @@ def open_run(
         error = checkpoints.validation_error(start)
         if error is not None:
             state = setup.steps.after_validation(state, error)
+        # Where nothing is left to train, nothing is read.
+        held = setup.held if start < setup.plan.steps else ()
+        cuts = _hold(setup, held, check)
         metrics = MetricWriter(
             workdir,
             setup.plan,
@@ -133,15 +144,20 @@ def open_run(
             validated=error is not None,
             writes=multihost.is_main(),
         )
+        mean = jax.device_put(mean, placement.replicated(setup.mesh))
+        own = [cuts["validation"]] if "validation" in cuts else []
+        batches = _batches(setup, statistics, start, held="train" in held)
         yield Run(
             start=start,
             state=state,
-            mean=jax.device_put(mean, placement.replicated(setup.mesh)),
+            mean=mean,
             metrics=stack.enter_context(metrics),
-            batches=stack.enter_context(_batches(setup, statistics, start)),
+            batches=stack.enter_context(batches),
+            cut=cuts.get("train", dict),
+            validate=lambda state: setup.validate(state, mean, check, *own),
             checkpoints=checkpoints,
+            autotuning=setup.determinism.autotuning,
             signal=lambda: stop.largest(interrupts.received or 0),
-            check=check,
         )
 
 
@@ -149,23 +165,46 @@ def _note_start(workdir: Path, setup: Setup) -> Statistics:
     """Write what runs here, and measure the data if no start has yet."""
     if multihost.is_main():
         say_about(setup.pipeline.dataset, str(setup.config["data"].get("path")))
-        workdirs.start_run(workdir, setup.config)
+        chosen = {
+            "held_by_devices": setup.held,
+            "determinism": setup.determinism.noted(),
+        }
+        workdirs.start_run(workdir, setup.config, chosen)
         run_data.note_data(workdir, setup.pipeline, setup.plan.init_from)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics
 
 
+def _hold(
+    setup: Setup, splits: Sequence[str], check: Callable[[], None]
+) -> dict[str, Cut]:
+    """Read splits onto the devices; gives the functions that cut their batches."""
+    pipeline, mesh = setup.pipeline, setup.mesh
+    cuts: dict[str, Cut] = {}
+    for split in splits:
+        held = holding.hold(pipeline, split, mesh, check)
+        if split == "train":
+            cuts[split] = make_train_cut(held, mesh, crop=pipeline.crop)
+        else:
+            cuts[split] = make_evaluation_cut(held, mesh)
+    return cuts
+
+
 def _batches(
-    setup: Setup, statistics: Statistics, start: int
+    setup: Setup, statistics: Statistics, start: int, *, held: bool
 ) -> contextlib.AbstractContextManager[Iterator[HostBatch]]:
     """This process's slice of every training batch from a step on."""
+    # Nothing is decoded where the devices hold the images, so no worker helps.
+    workers = 0 if held else setup.pipeline.workers
+    pipeline = dataclasses.replace(setup.pipeline, workers=workers)
     share, shares = meshes.data_share(setup.mesh)
     dataset = pipelines.train_dataset(
-        setup.pipeline,
+        pipeline,
         statistics,
         batch_size=setup.plan.batch_size,
         seed=setup.plan.seed,
         slice_index=share,
         slice_count=shares,
+        held=held,
     )
-    return prefetch.read(setup.pipeline, dataset, start)
+    return prefetch.read(pipeline, dataset, start)

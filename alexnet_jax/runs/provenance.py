@@ -38,6 +38,7 @@ SETTINGS = (
     "jax_exec_time_optimization_effort",
     "jax_use_shardy_partitioner",
 )
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
@@ -64,7 +65,26 @@ def _numerics() -> dict[str, str]:
     kinds = sorted({f"{d.platform} {d.device_kind}" for d in jax.devices()})
     # Of several kinds of processor XLA uses what each one has.
     processor = _processor() if jax.devices()[0].platform == "cpu" else ""
-    return {**settings, **variables, "device": ", ".join(kinds), "processor": processor}
+    return {
+        **settings,
+        **variables,
+        "device": ", ".join(kinds),
+        "processor": processor,
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str:
+    """The driver of the GPUs, as the system names it, and the platform's version."""
+    client = jax.devices()[0].client
+    if client.platform == "cpu":
+        return ""
+    lines = " ".join(client.platform_version.split())
+    try:
+        module = NVIDIA_DRIVER.read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return lines
+    return f"{module}; {lines}"
 
 
 def _processor() -> str:

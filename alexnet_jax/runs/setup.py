@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 from jax.sharding import Mesh
 
 from alexnet_jax.data.dataset import Dataset
@@ -13,7 +12,9 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import determinism, holding
 from alexnet_jax.runs.config import (
+    Arguments,
     Config,
     Sections,
     check,
@@ -21,16 +22,17 @@ from alexnet_jax.runs.config import (
     plain,
     section,
 )
+from alexnet_jax.runs.determinism import Determinism
 from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.run_data import pretrained_mean
 from alexnet_jax.runs.validation import make_validation
-from alexnet_jax.runs.workdir import has_checkpoints
+from alexnet_jax.runs.workdir import AUTOTUNING, has_checkpoints
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
-from alexnet_jax.training.schedule import make_schedule
-from alexnet_jax.training.step import Steps, TrainState, make_steps
+from alexnet_jax.training.schedule import Schedule, make_schedule
+from alexnet_jax.training.step import Steps, make_steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,10 +47,13 @@ class Setup:
       steps: the functions that the training loop calls.
       plan: batch size, seed, length, when it validates and saves.
       validate: measures the errors of a state on the validation set; takes the state,
-        the mean image, and a function that is called after every batch and may raise.
+        the mean image, and a function that is called after every batch and may raise;
+        where `held` names the split, also the function that cuts its batches.
       checkpoint: how many checkpoints are kept.
       enough: asked after every validation with the work directory whether the run ends
         here; experiments train until a network has learned.
+      held: the splits that this process's devices hold.
+      determinism: how the steps are compiled, so that they give the same bits again.
     """
 
     config: Sections
@@ -57,9 +62,11 @@ class Setup:
     model: nn.Module
     steps: Steps
     plan: Plan
-    validate: Callable[[TrainState, jax.Array, Callable[[], None]], dict[str, float]]
+    validate: Callable[..., dict[str, float]]
     checkpoint: Mapping[str, int]
     enough: Callable[[Path], bool] = lambda workdir: False
+    held: tuple[str, ...] = ()
+    determinism: Determinism = dataclasses.field(default_factory=Determinism)
 
 
 def build_setup(
@@ -83,39 +90,34 @@ def build_setup(
     """
     settings: Sections = plain(config)
     check(settings)
-    network, reading = section(settings, "model"), section(settings, "data")
+    network = section(settings, "model")
     # The platform is chosen with the mesh, so nothing may ask for a device before.
     towers = network.get("towers", AlexNet.towers)
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
-    if dataset is None:
-        pipeline = pipelines.open_pipeline(**reading)
-        _check_size(reading, pipeline.dataset.size)
-    else:
-        pipeline = pipelines.Pipeline(dataset, **pipelines.reading(reading))
+    pipeline = _open_data(section(settings, "data"), dataset)
+    # What does not fit is refused now, before all images are read.
+    held = holding.choose(pipeline, mesh)
     if workdir is not None:
         start = section(settings, "train").get("init_from")
         if start is not None and not has_checkpoints(workdir):
-            # Refused now, before all images are read.
             pretrained_mean(pipeline, Path(start))
         pipeline = open_readable(workdir, pipeline)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **section(settings, "train"))
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
-    classes = len(dataset.class_names)
-    model = AlexNet(num_classes=classes, **network)
+    model = AlexNet(num_classes=len(dataset.class_names), **network)
     model.check_size(pipeline.crop, pipeline.crop)
-    changing = section(settings, "schedule")
-    changing["layer_rates"] = {
-        **(changing.get("layer_rates") or {}),
-        **_frozen(plan.freeze, model),
-    }
-    schedule = make_schedule(
-        steps_per_epoch=plan.steps_per_epoch, batch_size=plan.batch_size, **changing
-    )
+    schedule = _schedule(section(settings, "schedule"), plan, model)
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
+    kept = None if workdir is None else workdir / AUTOTUNING
+    compiled = determinism.of_run(plan.deterministic, mesh, kept)
     validate = make_validation(
-        model=model, mesh=mesh, pipeline=pipeline, **section(settings, "eval")
+        model=model,
+        mesh=mesh,
+        pipeline=pipeline,
+        compiler_options=compiled.options,
+        **section(settings, "eval"),
     )
     return Setup(
         config=settings,
@@ -123,12 +125,40 @@ def build_setup(
         pipeline=pipeline,
         model=model,
         steps=make_steps(
-            model, optimizer, schedule, mesh, size=pipeline.crop, seed=plan.seed
+            model,
+            optimizer,
+            schedule,
+            mesh,
+            size=pipeline.crop,
+            seed=plan.seed,
+            compiler_options=compiled.options,
         ),
         plan=plan,
-        validate=lambda state, mean, check: validate(state.params, mean, check),
+        validate=lambda state, *given: validate(state.params, *given),
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
+        held=held,
+        determinism=compiled,
+    )
+
+
+def _open_data(reading: Arguments, dataset: Dataset | None) -> Pipeline:
+    """The data of the section `data`, or those given, read as it says."""
+    if dataset is not None:
+        return pipelines.Pipeline(dataset, **pipelines.reading(reading))
+    pipeline = pipelines.open_pipeline(**reading)
+    _check_size(reading, pipeline.dataset.size)
+    return pipeline
+
+
+def _schedule(changing: Arguments, plan: Plan, model: AlexNet) -> Schedule:
+    """The schedule of a run, in which the layers that it freezes have no rate."""
+    rates = {**(changing.pop("layer_rates", None) or {}), **_frozen(plan.freeze, model)}
+    return make_schedule(
+        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=plan.batch_size,
+        layer_rates=rates,
+        **changing,
     )
 
 

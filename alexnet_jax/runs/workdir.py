@@ -4,6 +4,7 @@ config.json      the run's config
 run.json         the format, and of every start: versions, commit, command, devices
 data.json        class names, sizes, colour PCA and fingerprint of the data
 mean.npy         the mean image
+autotuning/      the algorithms that XLA chose, where `train.deterministic` is true
 """
 
 import json
@@ -26,10 +27,12 @@ FORMAT_VERSION = 2
 # Of a file of names and settings, in bytes.
 LARGEST_FILE = 2**26
 CONFIG_FILE, RUN_FILE, DATA_FILE = "config.json", "run.json", "data.json"
-CHECKPOINTS, FIGURES = "checkpoints", "figures"
+CHECKPOINTS, FIGURES, AUTOTUNING = "checkpoints", "figures", "autotuning"
 
 # Where a process finds the data, and how it reads them.
-OWN = ("data.path", "data.threads", "data.workers", "data.buffer", "data.timeout")
+OWN = tuple(
+    f"data.{key}" for key in ("path", "threads", "workers", "buffer", "timeout", "hold")
+)
 
 # A resumed run may change these: they decide how fast, how long and on what it runs,
 # and where the same data lies, not what is computed in a step. When it validates is not
@@ -40,6 +43,7 @@ FREE = (
     "train.steps",
     "train.epochs",
     "train.save_steps",
+    "train.deterministic",
     "eval.batch_size",
     "mesh",
     "checkpoint",
@@ -167,8 +171,11 @@ def _is_prepared(config: Sections) -> bool:
     return completed(config)["data"]["source"] == "prepared"
 
 
-def start_run(workdir: Path, config: Sections) -> None:
-    """Write the config, and that a run starts or continues.
+def start_run(
+    workdir: Path, config: Sections, chosen: Mapping[str, object] | None = None
+) -> None:
+    """Write the config, and that a run starts or continues, with what it has chosen
+    where the config leaves that open.
 
     Where an earlier start saved nothing, its notes on its data are removed. Where the
     last one had other versions or settings that change how numbers are rounded, a
@@ -178,7 +185,7 @@ def start_run(workdir: Path, config: Sections) -> None:
         for name in (DATA_FILE, MEAN_FILE):
             (workdir / name).unlink(missing_ok=True)
     write_json(workdir / CONFIG_FILE, config)
-    starts, now = read_starts(workdir), environment()
+    starts, now = read_starts(workdir), {**environment(), **(chosen or {})}
     if starts and has_checkpoints(workdir):
         _warn_of_other_digits(workdir, starts[-1], now)
     write_json(
@@ -192,7 +199,7 @@ def _warn_of_other_digits(
 ) -> None:
     """Say which versions and settings differ that change how numbers are rounded."""
     changes = []
-    for key in ("versions", "numerics"):
+    for key in ("versions", "numerics", "determinism"):
         noted, found = before.get(key), now.get(key)
         # An older version noted less.
         if isinstance(noted, Mapping) and isinstance(found, Mapping):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 from alexnet_jax.runtime.paths import local
 
 
@@ -20,6 +20,7 @@ class Plan:
     save_steps: int | None
     init_from: Path | None
     freeze: tuple[str, ...] = ()
+    deterministic: str = "auto"
 
     @property
     def steps_per_epoch(self) -> float:
@@ -55,6 +56,7 @@ def make_plan(
     save_steps: int | None = None,
     init_from: str | None = None,
     freeze: Sequence[str] = (),
+    deterministic: str | bool = "auto",
 ) -> Plan:
     """How a run trains.
 
@@ -70,6 +72,10 @@ def make_plan(
         is re-initialised where the classes differ.
       freeze: layers that keep their parameters: `conv1,conv2`, or all of a kind: `conv`
         or `fc`. A rate of zero in `schedule.layer_rates` does so from an epoch on.
+      deterministic: `true` has a GPU compute the same bits in every run of a seed, and
+        after a resume: without algorithms that add in a varying order, and with those
+        that the first start chose, kept in the work directory. `false` lets it choose.
+        `auto` is `false`, until the cost on a GPU is measured. A CPU always does.
 
     Raises:
       InputError: if no length is given, or a number is not positive.
@@ -86,6 +92,9 @@ def make_plan(
                 f"{examples / batch_size:.3g} steps of train.batch_size={batch_size}; "
                 "give more epochs, or train.steps"
             )
+    # From Python also True and False.
+    deterministic = str(deterministic).lower()
+    check_choice("train.deterministic", deterministic, ("auto", "true", "false"))
     # JAX would take the seed's lower 32 bits.
     check_number("train.seed", seed, below=2**32)
     lengths = {
@@ -105,4 +114,5 @@ def make_plan(
         save_steps=save_steps,
         init_from=None if init_from is None else local(init_from, "train.init_from"),
         freeze=(freeze,) if isinstance(freeze, str) else tuple(freeze),
+        deterministic=deterministic,
     )

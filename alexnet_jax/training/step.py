@@ -28,6 +28,7 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
 from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import losses
+from alexnet_jax.training.compilation import CompilerOptions
 from alexnet_jax.training.optimizer import after_validation, rule_state
 from alexnet_jax.training.preprocess import cut_views, shift_colours
 from alexnet_jax.training.schedule import Schedule
@@ -78,8 +79,12 @@ def make_steps(
     *,
     size: int,
     seed: int,
+    compiler_options: CompilerOptions | None = None,
 ) -> Steps:
-    """The steps of an AlexNet, for images of `size` a side."""
+    """The steps of an AlexNet, for images of `size` a side.
+
+    `compiler_options` are XLA's, for the training step.
+    """
     learn = jax.jit(partial(after_validation, schedule), donate_argnums=0)
 
     def after(state: TrainState, error: float) -> TrainState:
@@ -90,7 +95,7 @@ def make_steps(
     return Steps(
         initial=partial(init_state, model, optimizer, mesh, size, seed),
         abstract=abstract_state(model, optimizer, mesh, size),
-        train=make_train_step(model, optimizer, schedule, mesh, seed),
+        train=make_train_step(model, optimizer, schedule, mesh, seed, compiler_options),
         after_validation=after,
     )
 
@@ -159,6 +164,7 @@ def make_train_step(
     schedule: Schedule,
     mesh: Mesh,
     seed: int,
+    compiler_options: CompilerOptions | None = None,
 ) -> TrainStep:
     """The jitted training step: `step(state, batch, mean) -> (state, metrics)`.
 
@@ -190,7 +196,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    options = dict(compiler_options or {})
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def _local_loss(
@@ -222,7 +229,13 @@ def _local_loss(
 
 
 def make_eval_step(
-    model: AlexNet, mesh: Mesh, *, crop: int, views: int, mirrors: bool = True
+    model: AlexNet,
+    mesh: Mesh,
+    *,
+    crop: int,
+    views: int,
+    mirrors: bool = True,
+    compiler_options: CompilerOptions | None = None,
 ) -> Callable[[PyTree, Batch, Array], tuple[dict[str, Array], Array]]:
     """The jitted evaluation: `evaluate(params, batch, mean) -> (sums, logits)`.
 
@@ -253,7 +266,7 @@ def make_eval_step(
             out_specs=(EVERYWHERE, EXAMPLES),
         )(params, batch, mean)
 
-    return jax.jit(evaluate)
+    return jax.jit(evaluate, compiler_options=dict(compiler_options or {}))
 
 
 @jax.jit

@@ -44,8 +44,8 @@ def enter(phase):
 
 def compiling(make_train_step):
     @functools.wraps(make_train_step)
-    def make(*arguments):
-        train_step = make_train_step(*arguments)
+    def make(*arguments, **named):
+        train_step = make_train_step(*arguments, **named)
 
         def run(*values):
             if not _seen["step"]:

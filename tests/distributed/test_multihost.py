@@ -90,6 +90,33 @@ def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
     same_digests(tmp_path, 10)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["device", "host"])
+def test_each_process_may_hold_the_images_on_its_devices(
+    tmp_path, image_folder, second
+):
+    """Photographs with mirrors: the bits of one process that reads from the host."""
+    data = (
+        "--config.data.source=folder",
+        f"--config.data.path={image_folder}",
+        "--config.data.flip=True",
+        "--config.mesh.data=2",
+        "--config.mesh.tower=1",
+    )
+    held, own = "--config.data.hold=device", (f"--config.data.hold={second}",)
+    started = start_both(tmp_path, "two", *SHORT, *data, held, second=own)
+    for status, _, lines in ended(started):
+        assert status == 0, lines
+    process = runs.start(tmp_path, "one", *SHORT, *data, devices=2)
+    status, _, lines = ended([process])[0]
+    assert status == 0, lines
+
+    assert runs.lines(tmp_path / "two") == runs.lines(tmp_path / "one")
+    same_digests(tmp_path, 10)
+    (start,) = json.loads((tmp_path / "two" / "run.json").read_text())["starts"]
+    assert start["held_by_devices"] == ["train", "validation"]
+
+
 def same_digests(folder: Path, step: int) -> None:
     two, one = (runs.final_digests(folder / name, step) for name in ("two", "one"))
     assert len(two) > 10

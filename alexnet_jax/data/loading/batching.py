@@ -20,25 +20,57 @@ HostBatch = dict[str, np.ndarray]
 EXAMPLES_AT_ONCE = 16
 
 
-def train_batch(
+def train_draws(
     number: int,
     indices: Integer[np.ndarray, "count"],
     *,
-    source: Source,
-    crop: int,
     border: int,
     crops: bool,
     flip: bool,
     statistics: Statistics,
     seed: int,
+) -> HostBatch:
+    """What decides the training batch of the examples at `indices`, but for the images.
+
+    Crops, flips and colour shifts are drawn for its positions in the stream of
+    examples: batch `number` of this many examples starts at `number * count`. `border`
+    is a crop's largest row and column; for the other options see `Pipeline`.
+
+    Returns:
+      `index`, `row` and `column` (int32), `flipped` (bool), one an example, and
+      `colour_shift` (float32, count x 3).
+    """
+    count = len(indices)
+    draws = augment.draw(seed, number * count, count, border=border)
+    centre = np.full(count, border // 2)
+    shifts = augment.colour_shifts(
+        draws.normals,
+        deviations=statistics.deviations,
+        directions=statistics.directions,
+    )
+    return {
+        "index": indices.astype(np.int32),
+        "row": (draws.rows if crops else centre).astype(np.int32),
+        "column": (draws.columns if crops else centre).astype(np.int32),
+        "flipped": draws.flipped & flip,
+        "colour_shift": shifts,
+    }
+
+
+def train_batch(
+    number: int,
+    indices: Integer[np.ndarray, "count"],
+    *,
+    draws: Callable[[int, np.ndarray], HostBatch],
+    source: Source,
+    crop: int,
     threads: int,
     timeout: float,
 ) -> HostBatch:
     """The training batch of the examples at `indices` of the source.
 
-    Its crops, flips and colour shifts are drawn for its positions in the stream of
-    examples: batch `number` of this many examples starts at `number * count`. `border`
-    is a crop's largest row and column; for the other options see `Pipeline`.
+    `draws` is `train_draws` with its options, and `number` the batch's; for the other
+    options see `Pipeline`.
 
     Returns:
       `image` (uint8, count x crop x crop x 3), `label` (int32) and `colour_shift`
@@ -48,11 +80,9 @@ def train_batch(
       DataStalled: if the batch takes longer than `timeout`.
     """
     count = len(indices)
-    draws = augment.draw(seed, number * count, count, border=border)
-    rows, columns = draws.rows.tolist(), draws.columns.tolist()
-    if not crops:
-        rows = columns = [border // 2] * count
-    flipped = (draws.flipped & flip).tolist()
+    drawn = draws(number, indices)
+    rows, columns = drawn["row"].tolist(), drawn["column"].tolist()
+    flipped = drawn["flipped"].tolist()
     images = np.empty((count, crop, crop, 3), np.uint8)
     labels = np.empty(count, np.int32)
 
@@ -64,12 +94,15 @@ def train_batch(
         )
 
     _in_parallel(make, source, indices, threads, timeout)
-    shifts = augment.colour_shifts(
-        draws.normals,
-        deviations=statistics.deviations,
-        directions=statistics.directions,
-    )
-    return {"image": images, "label": labels, "colour_shift": shifts}
+    return {"image": images, "label": labels, "colour_shift": drawn["colour_shift"]}
+
+
+def evaluation_places(
+    indices: Integer[np.ndarray, "count"], *, examples: int
+) -> HostBatch:
+    """Which examples an evaluation batch has: `index` (int32) and `mask`, which is
+    false for padding, past the last of so many examples."""
+    return {"index": indices.astype(np.int32), "mask": indices < examples}
 
 
 def evaluation_batch(

@@ -26,13 +26,15 @@ from alexnet_jax.runtime.process_pool import check_main, cores
 
 # Whose mean image a run subtracts.
 MEANS = ("pretrained", "dataset")
+# Where a training's stored images lie while it runs.
+HOLDS = ("auto", "host", "device")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
     """An open data set and how it is read.
 
-    Threads, workers and buffer change only the speed.
+    Threads, workers, buffer and hold change only the speed.
 
     Attributes:
       crop: side of the square the network sees, in pixels.
@@ -52,6 +54,11 @@ class Pipeline:
       on_error: what happens to images that can't be read: `stop` ends the run with a
         list of them; `skip` leaves out those found before the first step, and puts the
         next image of the same class in the place of those found later.
+      hold: where the stored images of a training lie: `host` reads and decodes them for
+        every step; `device` reads them once, before the first step, onto every device,
+        which cuts the crops; `auto` does so on a GPU or TPU if they fit into 40 % of
+        its memory. Validation images are held as well if both fit. `evaluate`,
+        `predict` and `features` read from the host.
 
     Raises:
       InputError: if an argument is out of range.
@@ -69,6 +76,7 @@ class Pipeline:
     buffer: int | None = None
     timeout: float = 300.0
     on_error: str = "stop"
+    hold: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.crop <= self.dataset.size:
@@ -88,6 +96,7 @@ class Pipeline:
                 f"data.timeout={self.timeout} must be above 0 and finite, in seconds"
             )
         check_choice("data.on_error", self.on_error, ("stop", "skip"))
+        check_choice("data.hold", self.hold, HOLDS)
 
     @property
     def threads_each(self) -> int:
@@ -114,6 +123,7 @@ def open_pipeline(
     buffer: int | None = Pipeline.buffer,
     timeout: float = Pipeline.timeout,
     on_error: str = Pipeline.on_error,
+    hold: str = Pipeline.hold,
 ) -> Pipeline:
     """Open a data set for training and evaluation: the config section `data`.
 
@@ -122,7 +132,7 @@ def open_pipeline(
       random_labels, pixels: see `corrupt`.
       corruption_seed: of the draws of `random_labels` and `pixels`.
       crop, crops, flip, subtract_mean, mean: see `Pipeline`.
-      threads, workers, buffer, timeout, on_error: see `Pipeline`.
+      threads, workers, buffer, timeout, on_error, hold: see `Pipeline`.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
@@ -145,6 +155,7 @@ def open_pipeline(
         buffer=buffer,
         timeout=timeout,
         on_error=on_error,
+        hold=hold,
     )
 
 
@@ -162,21 +173,27 @@ def train_dataset(
     seed: int,
     slice_index: int = 0,
     slice_count: int = 1,
+    held: bool = False,
 ) -> grain.MapDataset:
     """Training batches by step: slice `slice_index` of `slice_count` of each.
 
     Batches continue across the end of an epoch, and each epoch has its own order.
-    `batch_size` is that of the whole batch; `statistics` give the colour shift.
+    `batch_size` is that of the whole batch; `statistics` give the colour shift. Where
+    the devices hold the images, a batch is what `batching.train_draws` gives.
     """
-    batch = functools.partial(
-        batching.train_batch,
-        source=pipeline.dataset.splits["train"],
-        crop=pipeline.crop,
+    draws = functools.partial(
+        batching.train_draws,
         border=pipeline.dataset.size - pipeline.crop,
         crops=pipeline.crops,
         flip=pipeline.flip,
         statistics=statistics,
         seed=seed,
+    )
+    whole = functools.partial(
+        batching.train_batch,
+        draws=draws,
+        source=pipeline.dataset.splits["train"],
+        crop=pipeline.crop,
         threads=pipeline.threads_each,
         timeout=pipeline.timeout,
     )
@@ -194,7 +211,7 @@ def train_dataset(
         .shuffle(seed=order)
         .repeat(epochs)
         .batch(batch_size // slice_count)
-        .map_with_index(batch)[slice_index::slice_count]
+        .map_with_index(draws if held else whole)[slice_index::slice_count]
     )
 
 
@@ -205,12 +222,14 @@ def evaluation_dataset(
     batch_size: int,
     slice_index: int = 0,
     slice_count: int = 1,
+    held: bool = False,
 ) -> grain.MapDataset:
     """Evaluation batches of a split: slice `slice_index` of `slice_count` of each.
 
     Every example comes exactly once. All slices have the same number of batches, since
     every process must take part in every step; what is past the end is padding, with a
-    false `mask`. `batch_size` is that of the whole batch.
+    false `mask`. `batch_size` is that of the whole batch. Where the devices hold the
+    images, a batch is what `batching.evaluation_places` gives.
 
     Raises:
       InputError: if there is no such split.
@@ -221,17 +240,18 @@ def evaluation_dataset(
         )
     source = pipeline.dataset.splits[split]
     count = -(-len(source) // batch_size)
-    batch = functools.partial(
+    whole = functools.partial(
         batching.evaluation_batch,
         source=source,
         size=pipeline.dataset.size,
         threads=pipeline.threads_each,
         timeout=pipeline.timeout,
     )
+    places = functools.partial(batching.evaluation_places, examples=len(source))
     return (
         grain.MapDataset.range(count * batch_size)
         .batch(batch_size // slice_count)
-        .map(batch)[slice_index::slice_count]
+        .map(places if held else whole)[slice_index::slice_count]
     )
 
 
