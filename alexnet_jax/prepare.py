@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         required=True,
         metavar="PATH_OR_NAME",
         help="a folder with train/CLASS and validation/CLASS, or with CLASS folders "
-        "alone; a folder with ImageNet's two tars and its devkit; a name like "
+        "alone; ImageNet's archives, or a folder as Kaggle lays it out; a name like "
         "imagenette/full-size-v2. Files that are no images are counted by reason",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -49,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--validation_fraction",
         type=float,
         help="fraction held out where the input has no validation split (default: 0.1)",
+    )
+    add(
+        "--other_classes",
+        choices=("stop", "skip"),
+        help="images of a class that only one split has: refuse a class of validation "
+        "images alone (default), or leave out all such images, counted",
     )
     add(
         "--on_error",

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Example, Source, fingerprint
@@ -28,9 +28,12 @@ class EncodedSource(Source, abc.ABC):
 
     Attributes:
       size: side of the decoded images, in pixels.
+      recommends_preparing: whether reading at random, as training does, takes far more
+        time than reading in order.
     """
 
     size: int
+    recommends_preparing: ClassVar[bool] = False
 
     @abc.abstractmethod
     def encoded(self, index: int) -> EncodedImage:
@@ -111,10 +114,8 @@ class FileSource(EncodedSource):
         decoding.check_bytes(entry.length, where)
         path = self.root / entry.path
         try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(entry.offset)
-                # A file by itself: one byte more, to see whether it has grown.
-                data = file.read(entry.length + (not entry.offset))
+            # A file by itself: one byte more, to see whether it has grown.
+            data = self._read(path, entry.offset, entry.length + (not entry.offset))
         except OSError as error:
             raise cannot_read(path, error) from error
         if len(data) != entry.length:
@@ -123,6 +124,12 @@ class FileSource(EncodedSource):
                 "since it was opened"
             )
         return EncodedImage(where, entry.label, data)
+
+    @staticmethod
+    def _read(path: Path, offset: int, length: int) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(length)
 
     def subset(self, start: int, stop: int) -> "FileSource":
         """The images from `start` to before `stop`."""
