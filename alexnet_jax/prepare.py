@@ -23,10 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add(
         "--source",
-        choices=("folder", "imagenet", "tfds"),
+        choices=("folder", "imagenet", "parquet", "tfds"),
         required=True,
-        help="what the input is: class folders, ImageNet's archives, or a set of "
-        "TensorFlow Datasets",
+        help="what the input is: class folders, ImageNet in any layout, Parquet as the "
+        "Hugging Face Hub has it, or a set of TensorFlow Datasets",
     )
     add(
         "--input",
@@ -49,6 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--validation_fraction",
         type=float,
         help="fraction held out where the input has no validation split (default: 0.1)",
+    )
+    add(
+        "--image_key",
+        metavar="NAME",
+        help="what images are called in the set: a column, a feature, a file's ending "
+        "(default: what holds images)",
+    )
+    add(
+        "--label_key",
+        metavar="NAME",
+        help="what classes are called in the set: a column, a feature, a file's ending "
+        "or a key of its JSON (default: what holds classes)",
     )
     add(
         "--other_classes",

@@ -11,6 +11,7 @@ from alexnet_jax.data.sources.digits import open_digits
 from alexnet_jax.data.sources.folder import open_folder
 from alexnet_jax.data.sources.holding_out import OTHER_CLASSES
 from alexnet_jax.data.sources.imagenet import open_imagenet
+from alexnet_jax.data.sources.parquet import open_parquet
 from alexnet_jax.data.sources.tfds import open_tfds
 from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.errors import InputError, check_choice, check_number
@@ -20,6 +21,7 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": open_digits,
     "folder": open_folder,
     "imagenet": open_imagenet,
+    "parquet": open_parquet,
     "prepared": open_prepared,
     "tfds": open_tfds,
 }
@@ -27,6 +29,7 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
 OPTIONS = {
     "folder": ("other_classes",),
     "imagenet": ("other_classes",),
+    "parquet": ("image_key", "label_key", "other_classes"),
 }
 
 

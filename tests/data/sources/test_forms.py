@@ -3,9 +3,11 @@ whatever they came in."""
 
 import json
 
+import numpy as np
 import pytest
 
 from alexnet_jax.data.prepared import preparation
+from alexnet_jax.data.sources import registry
 
 import forms
 
@@ -59,3 +61,46 @@ def test_every_form_gives_the_same_bytes(tmp_path, reference, form):
     files, manifest = prepared(tmp_path / "out", source, tmp_path / "input")
     assert files == reference[0]
     assert manifest == reference[1]
+
+
+def examples(folder):
+    """The images and classes of a prepared set, in no order, by split."""
+    dataset = registry.open_dataset(
+        source="prepared", path=str(folder), size=1, validation_fraction=0.1
+    )
+    return {
+        split: sorted(
+            (source[i]["image"].tobytes(), source.label(i)) for i in range(len(source))
+        )
+        for split, source in dataset.splits.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(reference, tmp_path_factory):
+    """The images and classes of the reference."""
+    folder = tmp_path_factory.mktemp("expected")
+    for name, data in reference[0].items():
+        (folder / name).write_bytes(data)
+    (folder / "dataset.json").write_text(json.dumps(reference[1]))
+    return examples(folder)
+
+
+def check_same_but_for_order_and_names(tmp_path, reference, expected, source, path):
+    """The same images, classes and statistics, and the same bytes each time."""
+    files, manifest = prepared(tmp_path / "out", source, path)
+    assert prepared(tmp_path / "again", source, path) == (files, manifest)
+    assert files["mean.npy"] == reference[0]["mean.npy"]
+    found, wanted = ({**m, "shards": None} for m in (manifest, reference[1]))
+    # An image without a name has no ending that could be wrong.
+    repaired = {k: n for k, n in wanted["repaired"].items() if "named" not in k}
+    assert found == {**wanted, "repaired": repaired}
+    assert examples(tmp_path / "out") == expected
+
+
+def test_parquet_without_names_in_another_order(tmp_path, reference, expected):
+    order = np.random.default_rng(0).permutation(40).tolist()
+    forms.parquet(tmp_path / "in", named=False, order=order)
+    check_same_but_for_order_and_names(
+        tmp_path, reference, expected, "parquet", tmp_path / "in"
+    )
