@@ -23,10 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add(
         "--source",
-        choices=("folder", "imagenet", "tfds"),
+        choices=("folder", "imagenet", "parquet", "tfds"),
         required=True,
-        help="what the input is: class folders, ImageNet's archives, or a set of "
-        "TensorFlow Datasets",
+        help="what the input is: class folders, ImageNet in any layout, Parquet as the "
+        "Hugging Face Hub has it, or a set of TensorFlow Datasets",
     )
     add(
         "--input",
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         required=True,
         metavar="PATH_OR_NAME",
         help="a folder with train/CLASS and validation/CLASS, or with CLASS folders "
-        "alone; a folder with ImageNet's two tars and its devkit; a name like "
+        "alone; ImageNet's archives, or a folder as Kaggle lays it out; a name like "
         "imagenette/full-size-v2. Files that are no images are counted by reason",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -49,6 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--validation_fraction",
         type=float,
         help="fraction held out where the input has no validation split (default: 0.1)",
+    )
+    add(
+        "--image_key",
+        metavar="NAME",
+        help="what images are called in the set: a column, a feature, a file's ending "
+        "(default: what holds images)",
+    )
+    add(
+        "--label_key",
+        metavar="NAME",
+        help="what classes are called in the set: a column, a feature, a file's ending "
+        "or a key of its JSON (default: what holds classes)",
+    )
+    add(
+        "--other_classes",
+        choices=("stop", "skip"),
+        help="images of a class that only one split has: refuse a class of validation "
+        "images alone (default), or leave out all such images, counted",
     )
     add(
         "--on_error",

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Example, Source, fingerprint
@@ -29,9 +29,12 @@ class EncodedSource(Source, abc.ABC):
 
     Attributes:
       size: side of the decoded images, in pixels.
+      recommends_preparing: whether reading at random, as training does, takes far more
+        time than reading in order.
     """
 
     size: int
+    recommends_preparing: ClassVar[bool] = False
 
     @abc.abstractmethod
     def encoded(self, index: int) -> EncodedImage:
@@ -114,10 +117,8 @@ class FileSource(EncodedSource):
         path = self.root / entry.path
 
         def read() -> bytes:
-            with path.open("rb", buffering=0) as file:
-                file.seek(entry.offset)
-                # A file by itself: one byte more, to see whether it has grown.
-                return file.read(entry.length + (not entry.offset))
+            # A file by itself: one byte more, to see whether it has grown.
+            return self._read(path, entry.offset, entry.length + (not entry.offset))
 
         def is_gone(error: BaseException) -> bool:
             return patience.is_gone(error, self.root)
@@ -136,6 +137,12 @@ class FileSource(EncodedSource):
                 "since it was opened"
             )
         return EncodedImage(where, entry.label, data)
+
+    @staticmethod
+    def _read(path: Path, offset: int, length: int) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(length)
 
     def subset(self, start: int, stop: int) -> "FileSource":
         """The images from `start` to before `stop`."""

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from alexnet_jax.data.dataset import LARGEST_SIZE
 from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.data.sources import imagenet_classes
 from alexnet_jax.data.statistics import Statistics, load_statistics
 from alexnet_jax.runs import readable
 from alexnet_jax.runs import workdir as workdirs
@@ -57,7 +58,9 @@ def read_data(workdir: Path) -> Data:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is damaged ({first_line(error)[:160]})") from error
-    return Data(tuple(names), size, crop, fingerprint, statistics)
+    # Older runs on ImageNet's folders noted WNIDs, as other data sets may.
+    names = imagenet_classes.readable(names)
+    return Data(names, size, crop, fingerprint, statistics)
 
 
 def check_data(workdir: Path, pipeline: Pipeline) -> None:

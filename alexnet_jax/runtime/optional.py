@@ -10,10 +10,12 @@ from alexnet_jax.runtime.errors import InputError
 
 # The extra that each of them belongs to.
 EXTRAS = {
+    "google_crc32c": "tfds",
     "jinja2": "figures",
     "matplotlib": "figures",
     "onnx": "weights",
     "pillow_heif": "heif",
+    "pyarrow": "parquet",
     "safetensors": "weights",
     "tensorboardX": "tensorboard",
     "tensorflow_datasets": "tfds",

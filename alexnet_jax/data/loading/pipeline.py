@@ -110,6 +110,9 @@ def open_pipeline(
     path: str | None = None,
     size: int = 256,
     validation_fraction: float = 0.1,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    other_classes: str = "stop",
     random_labels: float = 0.0,
     pixels: str = "true",
     corruption_seed: int = 0,
@@ -129,6 +132,7 @@ def open_pipeline(
 
     Args:
       source, path, size, validation_fraction: see `open_dataset`.
+      image_key, label_key, other_classes: see `open_dataset`.
       random_labels, pixels: see `corrupt`.
       corruption_seed: of the draws of `random_labels` and `pixels`.
       crop, crops, flip, subtract_mean, mean: see `Pipeline`.
@@ -138,7 +142,13 @@ def open_pipeline(
       InputError: if the data set can't be opened or a number is out of range.
     """
     dataset = open_dataset(
-        source=source, path=path, size=size, validation_fraction=validation_fraction
+        source=source,
+        path=path,
+        size=size,
+        validation_fraction=validation_fraction,
+        image_key=image_key,
+        label_key=label_key,
+        other_classes=other_classes,
     )
     dataset = corrupt(
         dataset, random_labels=random_labels, pixels=pixels, seed=corruption_seed

@@ -41,6 +41,9 @@ def prepare(
     encoding: str = "jpeg",
     size: int = 256,
     validation_fraction: float = 0.1,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    other_classes: str = "stop",
     on_error: str = "stop",
     workers: int | None = None,
 ) -> Content:
@@ -50,12 +53,13 @@ def prepare(
     often it was interrupted. The output appears at the end, complete.
 
     Args:
-      source: `folder`, `imagenet` or `tfds`.
+      source: what the input is; see `open_dataset`.
       input_path: the folder, or the set's name in TensorFlow Datasets.
       output: a folder that does not exist yet, or is empty.
       encoding: `jpeg` (quality 95) or `raw` pixels.
       size: side of the stored images, in pixels.
       validation_fraction: held out where the input has no validation split.
+      image_key, label_key, other_classes: see `open_dataset`.
       on_error: what happens to unreadable images: `stop` prepares the others, then
         raises with the list; `skip` leaves them out and lists them in the manifest.
       workers: processes; None for one for each core.
@@ -70,6 +74,9 @@ def prepare(
         path=input_path,
         size=size,
         validation_fraction=validation_fraction,
+        image_key=image_key,
+        label_key=label_key,
+        other_classes=other_classes,
     )
     registry.say_about(dataset, input_path)
     folder = staging.staging_folder(output)

@@ -3,12 +3,13 @@
 import itertools
 import os
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.data import decoding, image_tree
 from alexnet_jax.data.image_tree import ImageFile, LeftOut, printable
-from alexnet_jax.data.sources import split_folders
+from alexnet_jax.data.sources import holding_out, split_folders
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.progress import counting
 
@@ -103,12 +104,18 @@ def _single_class(root: Path, place: str, paths: list[str]) -> InputError:
 
 
 def validation_files(
-    root: Path, place: str, train: str, classes: ClassFiles
+    root: Path,
+    place: str,
+    train: str,
+    classes: Collection[str],
+    *,
+    other_classes: str = "stop",
 ) -> tuple[ClassFiles, LeftOut]:
     """The validation files of each class, and what is left out.
 
     Raises:
-      InputError: if there are none, or classes that the training images lack.
+      InputError: if there are none, or, unless `other_classes` is `skip`, classes that
+        the training images lack.
     """
     folders, listed, left_out = _class_folders(root, place)
     shown = printable(root / place)
@@ -123,11 +130,15 @@ def validation_files(
             f"{shown} has no class folders{_has(len(listed), left_out)}; validation "
             f"images are expected in {shown}/CLASS/{hint}"
         )
-    if strangers := sorted(set(folders) - set(classes)):
-        raise InputError(
-            f"{shown} has classes that {printable(root / train)} lacks: "
-            f"{', '.join(strangers)}"
-        )
+    strangers = sorted(set(folders) - set(classes))
+    holding_out.check_strangers(
+        shown, strangers, printable(root / train), other_classes
+    )
+    for name in strangers:
+        for path in folders.pop(name):
+            found = image_tree.scan(root, path)
+            left_out += found.left_out
+            left_out[holding_out.REASON] += len(found.images)
     files, more = _images(root, folders)
     return {name: files[name] for name in classes if name in files}, left_out + more
 

@@ -1,6 +1,5 @@
 """A tree of class folders as a data set."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from alexnet_jax.data import image_tree
 from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import FileEntry, FileSource, parts_of
 from alexnet_jax.data.image_tree import ImageFile, LeftOut, printable
+from alexnet_jax.data.sources import holding_out
 from alexnet_jax.data.sources.class_folders import (
     ClassFiles,
     Layout,
@@ -20,7 +20,6 @@ from alexnet_jax.data.sources.class_folders import (
     training_files,
     validation_files,
 )
-from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -43,11 +42,18 @@ class LabelledImages(NamedTuple):
     left_out: LeftOut
 
 
-def open_folder(path: str | None, size: int, validation_fraction: float) -> Dataset:
+def open_folder(
+    path: str | None,
+    size: int,
+    validation_fraction: float,
+    *,
+    other_classes: str = "stop",
+) -> Dataset:
     """A tree of class folders, under `train` and `validation` (or `val`), or alone.
 
     Without a validation folder a fraction of each class is held out, chosen by a hash
-    of the files' names. Images lie at any depth below their class folder.
+    of the files' names. Images lie at any depth below their class folder. Classes that
+    only one split has are refused or named, or left out if `other_classes` is `skip`.
 
     Raises:
       InputError: if there is no such tree, or a class has too few images.
@@ -62,8 +68,17 @@ def open_folder(path: str | None, size: int, validation_fraction: float) -> Data
     if layout.validation is None:
         files, held_out = _hold_out(files, validation_fraction)
     else:
-        held_out, more = validation_files(root, layout.validation, layout.train, files)
+        held_out, more = validation_files(
+            root,
+            layout.validation,
+            layout.train,
+            files,
+            other_classes=other_classes,
+        )
         left_out += more
+        if other_classes == "skip":
+            names, files, more = _in_both(names, files, held_out)
+            left_out += more
     splits = {
         "train": file_source(root, files, files, size),
         "validation": file_source(root, files, held_out, size),
@@ -93,12 +108,17 @@ def _notes(
             f"part of {printable(layout.train)} is held out for validation; to "
             "validate on it, name it validation"
         )
-    if lacking := [name for name in train if name not in held_out]:
-        some = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
-        yield (
-            f"{shown}: {len(lacking)} of {len(train)} classes have no validation image "
-            f"({some})"
-        )
+    yield from holding_out.lacking(shown, list(train), held_out)
+
+
+def _in_both(
+    names: tuple[str, ...], train: ClassFiles, held_out: ClassFiles
+) -> tuple[tuple[str, ...], ClassFiles, LeftOut]:
+    """The names and training files of the classes that both splits have."""
+    kept = {name: files for name, files in train.items() if name in held_out}
+    dropped = sum(len(files) for name, files in train.items() if name not in held_out)
+    shown = [n for n, key in zip(names, train, strict=True) if key in held_out]
+    return tuple(shown), kept, +LeftOut({holding_out.REASON: dropped})
 
 
 def images_by_class(root: Path) -> LabelledImages:
@@ -135,22 +155,12 @@ def images_by_class(root: Path) -> LabelledImages:
 
 def _hold_out(files: ClassFiles, fraction: float) -> tuple[ClassFiles, ClassFiles]:
     """The files that are kept for training, and those held out for validation."""
-
-    def rank(file: ImageFile) -> bytes:
-        # A hash of the name, so that added files do not reshuffle the others.
-        return hashlib.sha256(os.fsencode(file.path)).digest()
-
     kept, held_out = {}, {}
     for name, members in files.items():
-        count = max(1, round(fraction * len(members)))
-        if count == len(members):
-            raise InputError(
-                f"class {name} has {progress.counting(len(members), 'image')}, too few "
-                "to hold any out for validation; add more, or a validation folder"
-            )
-        chosen = set(sorted(members, key=rank)[:count])
-        held_out[name] = [file for file in members if file in chosen]
-        kept[name] = [file for file in members if file not in chosen]
+        names = [os.fsencode(file.path) for file in members]
+        chosen = holding_out.held_out(names, fraction, name)
+        held_out[name] = [f for place, f in enumerate(members) if place in chosen]
+        kept[name] = [f for place, f in enumerate(members) if place not in chosen]
     return kept, held_out
 
 

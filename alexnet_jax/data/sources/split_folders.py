@@ -77,7 +77,7 @@ def _candidates(root: Path, folders: Sequence[str]) -> Names:
     """The folders that look like splits."""
     groups: dict[tuple[str, ...], Names] = {}
     for name in folders:
-        words = re.findall(r"[^\W\d_]+", name.casefold())
+        words = _words(name)
         word = next((word for word in words if word in _ROLES), None)
         if word is not None:
             rest = tuple(w for w in words if w != word and w not in _FILLERS)
@@ -93,6 +93,15 @@ def _candidates(root: Path, folders: Sequence[str]) -> Names:
         ]
         raise _doubt(root, found, "of several kinds")
     return pairs[0]
+
+
+def role(name: str) -> str | None:
+    """The split that a name says, if it says one: `train`, `validation` or `test`."""
+    return next((_ROLES[word] for word in _words(name) if word in _ROLES), None)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", name.casefold())
 
 
 def _pick(root: Path, role: str, names: Names) -> str:

@@ -1,4 +1,7 @@
-"""Finds the members of untrusted tar archives, without unpacking them."""
+"""Finds the members of untrusted tar archives, without unpacking them.
+
+In a compressed archive (.gz) a member's place is that in the unpacked stream.
+"""
 
 import gzip
 import io
@@ -6,7 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from alexnet_jax.data.encoded import check_name
 from alexnet_jax.runtime.errors import InputError
@@ -17,7 +20,12 @@ from alexnet_jax.runtime.errors import InputError
 _MAX_HEADER = 2**20
 _MAX_UNPACKED = 2**28
 # What tarfile raises on broken bytes.
-_BROKEN = (tarfile.TarError, EOFError, OverflowError, ValueError)
+_BROKEN = (tarfile.TarError, EOFError, OverflowError, ValueError, zlib.error)
+# The end of a stream whose length is not known.
+_ENDLESS = 2**62
+
+
+Stream = io.BufferedIOBase
 
 
 class Member(NamedTuple):
@@ -31,7 +39,7 @@ class Member(NamedTuple):
 class _Headers:
     """A file that reads at most a header's length at once."""
 
-    def __init__(self, file: BinaryIO | io.BytesIO) -> None:
+    def __init__(self, file: Stream) -> None:
         self._file = file
         self.seek = file.seek
         self.tell = file.tell
@@ -45,7 +53,7 @@ class _Headers:
 def members(path: Path, within: Member | None = None) -> Iterator[Member]:
     """The files of a tar, or of a tar within it, in their order, without folders.
 
-    Only headers are read.
+    Only headers are read; of a compressed archive everything is unpacked on the way.
 
     Raises:
       InputError: if it can't be read, is cut off, or has a member that is no plain file
@@ -53,12 +61,18 @@ def members(path: Path, within: Member | None = None) -> Iterator[Member]:
     """
     where = str(path) if within is None else f"{path}: {within.name}"
     try:
+        if is_packed(path):
+            with gzip.open(path) as unpacked:
+                yield from _members(unpacked, where, _ENDLESS)
+            return
         with path.open("rb") as file:
             start, length = 0, file.seek(0, io.SEEK_END)
             if within is not None:
                 start, length = within.offset, within.length
             file.seek(start)
             yield from _members(file, where, start + length)
+    except gzip.BadGzipFile as error:
+        raise InputError(f"{where} is damaged ({error}); fetch it again") from error
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror})") from error
     except InputError:
@@ -69,7 +83,12 @@ def members(path: Path, within: Member | None = None) -> Iterator[Member]:
         ) from error
 
 
-def _members(file: BinaryIO | io.BytesIO, where: str, end: int) -> Iterator[Member]:
+def is_packed(path: Path) -> bool:
+    """Whether an archive is compressed."""
+    return path.suffix == ".gz"
+
+
+def _members(file: Stream, where: str, end: int) -> Iterator[Member]:
     with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore
         while (member := archive.next()) is not None and member.offset < end:
             # tarfile keeps every member it has seen; over a million would fill memory.
@@ -83,6 +102,8 @@ def _members(file: BinaryIO | io.BytesIO, where: str, end: int) -> Iterator[Memb
         file.seek(archive.offset)
         while (left := end - file.tell()) > 0:
             block = file.read(min(left, _MAX_HEADER))
+            if not block and end == _ENDLESS:
+                break
             if not block or any(block):
                 raise tarfile.ReadError(f"no header at byte {archive.offset}")
 

@@ -158,14 +158,12 @@ def test_unpacked_training_images_with_other_validation_images(tmp_path, root, f
         shutil.copy(root / "ILSVRC2012_img_val.tar", folders)
         assert f"lacks {kit}" in refused(folders)
     else:
-        assert "val has no class folders" in refused(folders)
-        assert "choose the source imagenet" in refused(folders)
+        assert f"lacks {kit}" in refused(folders)
     shutil.copy(root / kit, folders)
     expected, found = opened(root), opened(folders)
     assert found.class_ids == expected.class_ids
     assert found.class_names == expected.class_names
     names = {split: [e[:2] for e in x] for split, x in listing(expected).items()}
-    names["train"] = [(f"train/{name}", label) for name, label in names["train"]]
     assert {split: [e[:2] for e in x] for split, x in listing(found).items()} == names
     place = "val/" if form == "flat" else "ILSVRC2012_img_val.tar: "
     for name, _, where in listing(found)["validation"]:
@@ -174,7 +172,7 @@ def test_unpacked_training_images_with_other_validation_images(tmp_path, root, f
     left_out["tar and flat"] = {".txt": 1, "in val, which the tar has as well": 7}
     assert found.left_out == left_out[form]
     shutil.rmtree(folders / "train" / "n01440764")
-    assert "images of n01440764, a class that the training" in refused(folders)
+    assert "has classes that train lacks: n01440764" in refused(folders)
 
 
 def test_archives_packed_on_other_systems(tmp_path):
@@ -199,14 +197,10 @@ def test_archives_packed_on_other_systems(tmp_path):
 
 
 def test_what_is_missing_or_of_another_year_is_named(tmp_path, root):
-    train, val, kit = (
-        root / f"ILSVRC2012_{name}"
-        for name in ("img_train.tar", "img_val.tar", "devkit_t12.tar.gz")
+    train, kit = (
+        root / f"ILSVRC2012_{name}" for name in ("img_train.tar", "devkit_t12.tar.gz")
     )
     assert "nowhere is not a folder" in refused(tmp_path / "nowhere")
-    val.rename(tmp_path / "val.tar")
-    assert "lacks ILSVRC2012_img_val.tar" in refused(root)
-    (tmp_path / "val.tar").rename(val)
     kit.unlink()
     assert "lacks ILSVRC2012_devkit_t12.tar.gz" in refused(root)
     other = root / "ILSVRC2010_devkit-1.0.tar.gz"
@@ -224,10 +218,6 @@ def test_what_is_missing_or_of_another_year_is_named(tmp_path, root):
     kit.write_bytes(b"no archive")
     assert "fetch it again" in refused(root)
     kit.write_bytes(fakes.devkit())
-    (root / "ILSVRC2012_devkit_t3.tar.gz").write_bytes(fakes.devkit())
-    assert "has both" in refused(root)
-    (root / "ILSVRC2012_devkit_t3.tar.gz").unlink()
-    opened(root)
     inner = {f"{wnid}.tar": fakes.tar({"a.JPEG": b"x"}) for wnid in list(fakes.WNIDS)}
     del inner["n02119789.tar"]
     train.write_bytes(fakes.tar(inner))

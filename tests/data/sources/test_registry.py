@@ -9,12 +9,13 @@ from alexnet_jax.data.sources import folder, registry
 from alexnet_jax.runtime.errors import InputError
 
 
-def open_folder(path, size=64, validation_fraction=0.25):
+def open_folder(path, size=64, validation_fraction=0.25, **options):
     return registry.open_dataset(
         source="folder",
         path=str(path),
         size=size,
         validation_fraction=validation_fraction,
+        **options,
     )
 
 
@@ -128,7 +129,16 @@ def names_of(dataset):
 def test_validation_classes_must_be_among_the_training_classes(tmp_path):
     write(tmp_path, "train/a/0.png", "train/b/0.png", "val/a/0.png", "val/z/0.png")
     assert "classes that" in (message := refused(tmp_path))
-    assert message.endswith("/train lacks: z")
+    assert "/train lacks: z; to leave out the images of such classes, give" in message
+    write(tmp_path, "val/z/1.png", "train/c/0.png", "val/c/0.png")
+    dataset = open_folder(tmp_path, size=8, other_classes="skip")
+    assert dataset.class_names == ("a", "c")
+    assert names_of(dataset) == {
+        "train": ["train/a/0.png", "train/c/0.png"],
+        "validation": ["val/a/0.png", "val/c/0.png"],
+    }
+    assert [dataset.splits["train"].label(index) for index in (0, 1)] == [0, 1]
+    assert dataset.left_out == {"of classes that only one split has": 3}
 
 
 def test_a_link_to_nowhere_is_an_unreadable_image(tmp_path):
@@ -319,6 +329,22 @@ def test_the_digits_are_those_of_scikit_learn_and_split_once():
         blocks = example["image"][:, :, 0].reshape(8, 9, 8, 9).mean(axis=(1, 3))
         correlation = np.corrcoef(blocks.ravel(), digits.images[place].ravel())[0, 1]
         assert correlation > 0.97
+
+
+def test_wnids_have_readable_names_and_stay_what_tells_classes_apart(tmp_path):
+    write(tmp_path, *(f"{c}/{n}.png" for c in ("n02119789", "n01440764") for n in "01"))
+    dataset = open_folder(tmp_path, size=8)
+    assert dataset.class_ids == ("n01440764", "n02119789")
+    assert dataset.class_names == ("tench, Tinca tinca", "kit fox, Vulpes macrotis")
+    write(tmp_path, "other/0.png", "other/1.png")
+    assert open_folder(tmp_path, size=8).class_names[0] == "n01440764"
+
+
+def test_options_that_a_source_lacks_are_refused(tmp_path):
+    with pytest.raises(InputError, match="data.label_key=x has no meaning for"):
+        open_folder(tmp_path, label_key="x")
+    with pytest.raises(InputError, match="data.other_classes='ask' unknown"):
+        open_folder(tmp_path, other_classes="ask")
 
 
 def test_unknown_sources_and_fractions():

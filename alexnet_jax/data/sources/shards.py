@@ -1,0 +1,150 @@
+"""Finds the files of a set that is stored in shards, and the split of each."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet_jax.data.image_tree import LeftOut, printable
+from alexnet_jax.data.sources import split_folders
+from alexnet_jax.data.sources.rows import ShardFile
+from alexnet_jax.runtime import clutter
+from alexnet_jax.runtime.errors import InputError
+
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class Shards(NamedTuple):
+    """The shards of a set.
+
+    Attributes:
+      root: the folder that their paths begin in.
+      splits: those of `train`, and of `validation` or `test` where there are any.
+      left_out: how many other files there are, by the reason.
+    """
+
+    root: Path
+    splits: dict[str, tuple[ShardFile, ...]]
+    left_out: LeftOut
+
+
+def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
+    """Find the shards in a folder at any depth, in the order of their paths; or one
+    file; or those of a pattern such as `shards/{000..999}.tar`.
+
+    The split of a shard is a word in its name, or in that of the nearest folder. Where
+    no name has such a word, all are training images.
+
+    Args:
+      given: what the user gave.
+      ending: of the shards' names, such as `.tar`.
+      used: the names of files that have another use, and are not left out.
+
+    Raises:
+      InputError: if there are none, none of training images, or some are in doubt.
+    """
+    left_out = LeftOut()
+    if _RANGE.search(given):
+        paths = [Path(name) for name in expand(given)]
+        if absent := [path for path in paths if not path.is_file()]:
+            raise InputError(
+                f"{len(absent)} of the {len(paths)} files of {printable(given)} are "
+                f"not there, the first {printable(absent[0])}"
+            )
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+        found = [path.relative_to(root).as_posix() for path in paths]
+    elif (file := Path(given)).is_file():
+        root, found = file.parent, [file.name]
+    elif file.is_dir():
+        root, found = file, list(_walk(file, ending, used, left_out))
+    else:
+        raise InputError(f"{printable(given)} is no file and no folder")
+    if not found:
+        has = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
+        raise InputError(
+            f"{printable(given)} has no file that ends in {ending}"
+            f"{f' (it has {has})' if has else ''}"
+        )
+    splits = _by_split(root, found)
+    return Shards(
+        root,
+        {
+            split: tuple(ShardFile(p, (root / p).stat().st_size) for p in paths)
+            for split, paths in splits.items()
+        },
+        +left_out,
+    )
+
+
+def expand(pattern: str) -> list[str]:
+    """The names that a pattern with ranges such as `{000..999}` stands for."""
+    match = _RANGE.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = match[1], match[2]
+    return [
+        name
+        for number in range(int(first), int(last) + 1)
+        for name in expand(
+            f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}"
+        )
+    ]
+
+
+def _walk(
+    root: Path, ending: str, used: tuple[str, ...], left_out: LeftOut
+) -> Iterator[str]:
+    """The files of that ending, by their relative paths; others are counted."""
+
+    def stop(error: OSError) -> None:
+        raise InputError(
+            f"{printable(error.filename)} can't be read ({error.strerror})"
+        ) from error
+
+    found = []
+    for folder, folders, files in os.walk(root, onerror=stop, followlinks=True):
+        hidden = [n for n in folders if _is_hidden(n)]
+        folders[:] = [n for n in folders if n not in hidden]
+        left_out["hidden"] += len(hidden)
+        for name in files:
+            if _is_hidden(name):
+                left_out["hidden"] += 1
+            elif name.endswith(ending):
+                path = os.path.relpath(os.path.join(folder, name), root)
+                found.append(Path(path).as_posix())
+            elif name not in used:
+                left_out[os.path.splitext(name)[1].lower() or "other"] += 1
+    return iter(sorted(found))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or clutter.is_clutter(name)
+
+
+def _by_split(root: Path, found: list[str]) -> dict[str, list[str]]:
+    """The files of each split."""
+    splits: dict[str, list[str]] = {}
+    for path in found:
+        # The file's own name first, then its folders from the inside.
+        words = (split_folders.role(part) for part in reversed(Path(path).parts))
+        splits.setdefault(next((w for w in words if w), ""), []).append(path)
+    if list(splits) == [""]:
+        return {"train": splits[""]}
+    if "" in splits:
+        raise InputError(
+            f"{printable(root)}: nothing says the split of {printable(splits[''][0])}; "
+            "put train, validation or test into its name, or give one of the folders"
+        )
+    if "train" not in splits:
+        raise InputError(
+            f"{printable(root)} has files of {', '.join(sorted(splits))} and none of "
+            "train"
+        )
+    return splits
+
+
+def validation_split(names: list[str]) -> str | None:
+    """The split that serves for validation; None if a part of `train` must."""
+    return next((name for name in ("validation", "test") if name in names), None)

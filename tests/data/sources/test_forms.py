@@ -1,0 +1,106 @@
+"""The same images with the same names in the same order give the same prepared bytes,
+whatever they came in."""
+
+import json
+
+import numpy as np
+import pytest
+
+from alexnet_jax.data.prepared import preparation
+from alexnet_jax.data.sources import registry
+
+import forms
+
+
+def prepared(folder, source, path, **options):
+    """The files of the prepared set, and its manifest without its origin."""
+    content = preparation.prepare(
+        source=source,
+        input_path=str(path),
+        output=folder,
+        size=forms.SIZE,
+        workers=1,
+        **options,
+    )
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    manifest = json.loads(files.pop("dataset.json"))
+    assert manifest == json.loads(json.dumps(content))
+    assert manifest.pop("source") == source
+    return files, manifest
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The set prepared from ImageNet's archives."""
+    folder = tmp_path_factory.mktemp("reference")
+    forms.tars(folder / "archives")
+    return prepared(folder / "prepared", "imagenet", folder / "archives")
+
+
+def test_the_set_has_odd_images_and_all_are_repaired(reference):
+    files, manifest = reference
+    assert manifest["counts"] == {"train": 40, "validation": 20}
+    assert set(manifest["repaired"]) == {
+        "CMYK",
+        "PNG named .jpeg",
+        "WEBP named .jpeg",
+        "greyscale",
+        "orientation",
+        "transparency",
+    }
+    assert manifest["class_ids"] == forms.WNIDS
+    assert manifest["class_names"] == [forms.WORDS[wnid] for wnid in forms.WNIDS]
+    assert (manifest["left_out"], manifest["unreadable"]) == ({}, [])
+    assert len(files) == 3
+
+
+@pytest.mark.parametrize("form", list(forms.SAME))
+def test_every_form_gives_the_same_bytes(tmp_path, reference, form):
+    source, write = forms.SAME[form]
+    write(tmp_path / "input")
+    files, manifest = prepared(tmp_path / "out", source, tmp_path / "input")
+    assert files == reference[0]
+    assert manifest == reference[1]
+
+
+def examples(folder):
+    """The images and classes of a prepared set, in no order, by split."""
+    dataset = registry.open_dataset(
+        source="prepared", path=str(folder), size=1, validation_fraction=0.1
+    )
+    return {
+        split: sorted(
+            (source[i]["image"].tobytes(), source.label(i)) for i in range(len(source))
+        )
+        for split, source in dataset.splits.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(reference, tmp_path_factory):
+    """The images and classes of the reference."""
+    folder = tmp_path_factory.mktemp("expected")
+    for name, data in reference[0].items():
+        (folder / name).write_bytes(data)
+    (folder / "dataset.json").write_text(json.dumps(reference[1]))
+    return examples(folder)
+
+
+def check_same_but_for_order_and_names(tmp_path, reference, expected, source, path):
+    """The same images, classes and statistics, and the same bytes each time."""
+    files, manifest = prepared(tmp_path / "out", source, path)
+    assert prepared(tmp_path / "again", source, path) == (files, manifest)
+    assert files["mean.npy"] == reference[0]["mean.npy"]
+    found, wanted = ({**m, "shards": None} for m in (manifest, reference[1]))
+    # An image without a name has no ending that could be wrong.
+    repaired = {k: n for k, n in wanted["repaired"].items() if "named" not in k}
+    assert found == {**wanted, "repaired": repaired}
+    assert examples(tmp_path / "out") == expected
+
+
+def test_parquet_without_names_in_another_order(tmp_path, reference, expected):
+    order = np.random.default_rng(0).permutation(40).tolist()
+    forms.parquet(tmp_path / "in", named=False, order=order)
+    check_same_but_for_order_and_names(
+        tmp_path, reference, expected, "parquet", tmp_path / "in"
+    )

@@ -1,0 +1,214 @@
+"""One small set of images with ImageNet's names, written in every form that is read.
+
+Its images are of 5 classes, 40 for training and 20 for validation; some are odd:
+greyscale, CMYK, transparent, turned by the camera, or of another format than their
+names say.
+"""
+
+import functools
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+import archives
+
+
+class Photo(NamedTuple):
+    """An image of the set: its file's name, and its bytes."""
+
+    wnid: str
+    name: str
+    data: bytes
+
+
+# In the order of the labels.
+WNIDS = sorted(archives.WNIDS)
+WORDS = {wnid: words for wnid, (_, words) in archives.WNIDS.items()}
+SIZE = 16
+
+
+def _encoded(serial: int) -> bytes:
+    rng = np.random.default_rng(serial)
+    height, width = rng.integers(20, 48, 2)
+    pixels = rng.integers(0, 256, (4, 4, 3), np.uint8)
+    image = Image.fromarray(pixels).resize((int(width), int(height)))
+    buffer = io.BytesIO()
+    odd = serial % 12
+    if odd == 1:
+        image.convert("L").save(buffer, "JPEG")
+    elif odd == 2:
+        image.convert("CMYK").save(buffer, "JPEG")
+    elif odd == 3:
+        image.putalpha(100)
+        image.save(buffer, "PNG")
+    elif odd == 4:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(buffer, "JPEG", exif=exif)
+    elif odd == 5:
+        image.save(buffer, "WEBP")
+    else:
+        image.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@functools.cache
+def photos() -> dict[str, list[Photo]]:
+    """The images of each split, in the order of ImageNet's archives."""
+    train = [
+        Photo(wnid, f"{wnid}/{wnid}_{n}.JPEG", _encoded(100 * k + n))
+        for k, wnid in enumerate(WNIDS)
+        for n in range(8)
+    ]
+    validation = [
+        Photo(
+            WNIDS[7 * n % 5],
+            f"ILSVRC2012_val_{n + 1:08d}.JPEG",
+            _encoded(1000 + n),
+        )
+        for n in range(20)
+    ]
+    return {"train": train, "validation": validation}
+
+
+def _write(root: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _train_folders(place: str) -> dict[str, bytes]:
+    return {f"{place}/{photo.name}": photo.data for photo in photos()["train"]}
+
+
+def class_folders(root: Path) -> None:
+    """`train/WNID` and `val/WNID`."""
+    held_out = {f"val/{p.wnid}/{p.name}": p.data for p in photos()["validation"]}
+    _write(root, _train_folders("train") | held_out)
+
+
+def tars(root: Path) -> None:
+    """The two archives and the devkit."""
+    inner = {
+        f"{wnid}.tar": archives.tar(
+            {
+                photo.name.rpartition("/")[2]: photo.data
+                for photo in photos()["train"]
+                if photo.wnid == wnid
+            }
+        )
+        for wnid in WNIDS
+    }
+    held_out = {photo.name: photo.data for photo in photos()["validation"]}
+    truth = [archives.WNIDS[photo.wnid][0] for photo in photos()["validation"]]
+    _write(
+        root,
+        {
+            "ILSVRC2012_img_train.tar": archives.tar(inner),
+            "ILSVRC2012_img_val.tar": archives.tar(held_out),
+            "ILSVRC2012_devkit_t12.tar.gz": archives.devkit(truth=truth),
+        },
+    )
+
+
+def kaggle(root: Path) -> None:
+    """Kaggle's tree, with boxes in the table of validation images."""
+    rows = [
+        f"{p.name.removesuffix('.JPEG')},{p.wnid} 1 2 30 40 {p.wnid} 5 6 7 8 \n"
+        for p in photos()["validation"]
+    ]
+    # Not in the order of the numbers, as the real one.
+    table = "ImageId,PredictionString\n" + "".join(sorted(rows, key=lambda r: r[22]))
+    mapping = "".join(f"{wnid} {WORDS[wnid]}\n" for wnid in WNIDS)
+    base = "ILSVRC/Data/CLS-LOC"
+    held_out = {f"{base}/val/{p.name}": p.data for p in photos()["validation"]}
+    _write(root, _train_folders(f"{base}/train") | held_out)
+    _write(
+        root,
+        {
+            "LOC_val_solution.csv": table.encode(),
+            "LOC_synset_mapping.txt": mapping.encode(),
+            "LOC_sample_submission.csv": b"ImageId,PredictionString\n",
+            "ILSVRC/ImageSets/CLS-LOC/val.txt": b"ILSVRC2012_val_00000001 1\n",
+        },
+    )
+
+
+def caffe(root: Path) -> None:
+    """Class folders for training, and a flat `val` with Caffe's list."""
+    from alexnet_jax.data.sources import imagenet_classes
+
+    order = list(imagenet_classes.words())
+    held_out = {f"val/{p.name}": p.data for p in photos()["validation"]}
+    lines = [f"{p.name} {order.index(p.wnid)}\n" for p in photos()["validation"]]
+    _write(root, _train_folders("train") | held_out)
+    _write(root, {"val.txt": "".join(lines).encode()})
+
+
+def hub_archives(root: Path, *, packed: bool = True) -> None:
+    """The Hub's older form: flat archives, WNIDs at the end of the images' names."""
+    parts = {"train_images_0": [], "train_images_1": [], "val_images": []}
+    for split, members in photos().items():
+        for place, photo in enumerate(members):
+            part = (
+                "val_images" if split == "validation" else f"train_images_{place % 2}"
+            )
+            stem = photo.name.rpartition("/")[2].removesuffix(".JPEG")
+            parts[part].append((f"./{stem}_{photo.wnid}.JPEG", photo.data))
+    root.mkdir(parents=True, exist_ok=True)
+    ending, mode = ("tar.gz", "w:gz") if packed else ("tar", "w")
+    for part, files in parts.items():
+        with tarfile.open(root / f"{part}.{ending}", mode) as archive:
+            for name, data in files:
+                archives.add(archive, name, data)
+
+
+def parquet(
+    root: Path, *, named: bool = True, order: Sequence[int] | None = None
+) -> None:
+    """Parquet as the Hub lays it out: two files for training, row groups of 7.
+
+    `order` is another order of the training images.
+    """
+    from pyarrow import Table
+    from pyarrow import parquet as files
+
+    note = {
+        "image": {"_type": "Image"},
+        "label": {"names": WNIDS, "_type": "ClassLabel"},
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": note}})}
+    root.mkdir(parents=True, exist_ok=True)
+    for split, members in photos().items():
+        if split == "train" and order is not None:
+            members = [members[place] for place in order]
+        cut = len(members) // 2 if split == "train" else len(members)
+        parts = [part for part in (members[:cut], members[cut:]) if part]
+        for number, part in enumerate(parts):
+            rows = [
+                {
+                    "image": {"bytes": p.data, "path": p.name if named else None},
+                    "label": WNIDS.index(p.wnid),
+                }
+                for p in part
+            ]
+            table = Table.from_pylist(rows).replace_schema_metadata(metadata)
+            name = f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
+            files.write_table(table, root / name, row_group_size=7)
+
+
+# The forms that have the set's order and names.
+SAME: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "archives": ("imagenet", tars),
+    "class folders": ("imagenet", class_folders),
+    "Kaggle's tree": ("imagenet", kaggle),
+    "Caffe's list": ("imagenet", caffe),
+    "Parquet": ("parquet", parquet),
+}
