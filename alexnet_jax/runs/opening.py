@@ -103,7 +103,11 @@ def open_run(
         consensus.in_main(lambda: stack.enter_context(lock))
         workdirs.check_run(workdir, setup.config)
         run_data.check_data(workdir, setup.pipeline)
-        for line in (hints.opening_line(setup, workdir), *hints.warnings(setup.plan)):
+        for line in (
+            hints.opening_line(setup, workdir),
+            *hints.implementation(setup),
+            *hints.warnings(setup.plan),
+        ):
             progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
         interrupts = stack.enter_context(Interrupts())
@@ -149,7 +153,10 @@ def _note_start(workdir: Path, setup: Setup) -> Statistics:
     """Write what runs here, and measure the data if no start has yet."""
     if multihost.is_main():
         say_about(setup.pipeline.dataset, str(setup.config["data"].get("path")))
-        workdirs.start_run(workdir, setup.config)
+        chosen = {
+            "implementation": {"model.implementation": hints.what_runs(setup).runs}
+        }
+        workdirs.start_run(workdir, setup.config, chosen)
         run_data.note_data(workdir, setup.pipeline, setup.plan.init_from)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics

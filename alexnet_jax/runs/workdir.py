@@ -40,6 +40,7 @@ FREE = (
     "train.steps",
     "train.epochs",
     "train.save_steps",
+    "model.implementation",
     "eval.batch_size",
     "mesh",
     "checkpoint",
@@ -167,8 +168,11 @@ def _is_prepared(config: Sections) -> bool:
     return completed(config)["data"]["source"] == "prepared"
 
 
-def start_run(workdir: Path, config: Sections) -> None:
-    """Write the config, and that a run starts or continues.
+def start_run(
+    workdir: Path, config: Sections, chosen: Mapping[str, object] | None = None
+) -> None:
+    """Write the config, and that a run starts or continues, with what it has chosen
+    where the config leaves that open.
 
     Where an earlier start saved nothing, its notes on its data are removed. Where the
     last one had other versions or settings that change how numbers are rounded, a
@@ -178,7 +182,7 @@ def start_run(workdir: Path, config: Sections) -> None:
         for name in (DATA_FILE, MEAN_FILE):
             (workdir / name).unlink(missing_ok=True)
     write_json(workdir / CONFIG_FILE, config)
-    starts, now = read_starts(workdir), environment()
+    starts, now = read_starts(workdir), {**environment(), **(chosen or {})}
     if starts and has_checkpoints(workdir):
         _warn_of_other_digits(workdir, starts[-1], now)
     write_json(
@@ -192,7 +196,7 @@ def _warn_of_other_digits(
 ) -> None:
     """Say which versions and settings differ that change how numbers are rounded."""
     changes = []
-    for key in ("versions", "numerics"):
+    for key in ("versions", "numerics", "implementation"):
         noted, found = before.get(key), now.get(key)
         # An older version noted less.
         if isinstance(noted, Mapping) and isinstance(found, Mapping):
