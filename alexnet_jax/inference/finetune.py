@@ -15,10 +15,13 @@ from alexnet_jax.runtime.errors import InputError
 
 
 # Fields of a network, and of its layers, that change nothing in what trained parameters
-# compute: the head's size, where and in what type the run computes, and how parameters
-# that are replaced were drawn.
+# compute: the head's size, where, how and in what type the run computes, and how
+# parameters that are replaced were drawn.
 NOT_COMPARED = frozenset(
-    ("num_classes", "dtype", "tower_axis", "parent", "name", "kernel_std", "bias")
+    (
+        *("num_classes", "dtype", "implementation", "tower_axis", "parent", "name"),
+        *("kernel_std", "bias"),
+    )
 )
 
 

@@ -78,10 +78,12 @@ class TrainedNetwork:
     @property
     def preset(self) -> str | None:
         """The preset whose network this is; None where it is none's."""
-        plain_type = self.model.clone(dtype=AlexNet.dtype)
-        classes = plain_type.num_classes
+        usual = self.model.clone(
+            dtype=AlexNet.dtype, implementation=AlexNet.implementation
+        )
+        classes = usual.num_classes
         for name in PRESETS:
-            if AlexNet.from_preset(name, num_classes=classes) == plain_type:
+            if AlexNet.from_preset(name, num_classes=classes) == usual:
                 return name
         return None
 

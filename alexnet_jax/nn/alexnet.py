@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from alexnet_jax.nn import lrn, pooling, shapes
 from alexnet_jax.nn.convolution import convolve_shared
+from alexnet_jax.nn.fused import support
 from alexnet_jax.nn.layers import Conv, Row, as_rows
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.nn.products import multiply_shared
@@ -92,6 +93,10 @@ class AlexNet(nn.Module):
       dropout: the fraction of outputs that dropout sets to zero in training; in
         evaluation outputs are multiplied by the fraction kept, as in section 4.2.
       dtype: type of the computation, `float32` or `bfloat16`; parameters are float32.
+      implementation: how it is computed, never what: `xla`; `fused`, where what follows
+        a convolution is one kernel for NVIDIA GPUs (nn/fused/README.md); `auto`, which
+        is `xla` until the kernels have been compared on a GPU; or, for tests,
+        `interpret`, those kernels on any device.
       tower_axis: the mesh axis over which towers are split, inside `shard_map`.
 
     Raises:
@@ -116,6 +121,7 @@ class AlexNet(nn.Module):
     norm_beta: float = lrn.NORM_BETA
     dropout: float = 0.5
     dtype: str = "float32"
+    implementation: str = "auto"
     tower_axis: str | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +130,9 @@ class AlexNet(nn.Module):
         self.layers = FrozenDict(as_rows(self.layers, self.towers))
         check_choice("model.activation", self.activation, ACTIVATIONS)
         check_choice("model.dtype", self.dtype, DTYPES)
+        check_choice(
+            "model.implementation", self.implementation, support.IMPLEMENTATIONS
+        )
         check_number("model.image_padding", self.image_padding, whole=True)
         check_number("model.dropout", self.dropout, below=1)
         lrn.check_constants(
@@ -240,13 +249,24 @@ class AlexNet(nn.Module):
 
         *hidden, last = self.layers
         xs = self._towers_input(images)
+        kernels = None if self.is_initializing() else support.kernels(self)
         for index, name in enumerate(hidden):
             row: Row = self.layers[name]
             if row.exchange:
                 xs = [gather(xs, self.tower_axis)] * len(xs)
-            xs = self._linear(name, xs)
-            keep(f"{name}.linear", xs)
-            for step in row.then:
+            xs, biases = self._linear(name, xs)
+            names = (f"{name}.linear", name, f"norm{index + 1}", f"pool{index + 1}")
+            steps: tuple[str, ...] = ()
+            # What a kernel leaves in registers can't be asked for.
+            if kernels is not None and not any(n in layers for n in names):
+                steps = kernels.steps(row, xs[0])
+            if kernels is not None and steps:
+                pairs = zip(xs, biases, strict=True)
+                xs = [kernels.stage(steps)(x, bias) for x, bias in pairs]
+            else:
+                xs = [add_bias(x, b) for x, b in zip(xs, biases, strict=True)]
+                keep(f"{name}.linear", xs)
+            for step in row.then[len(steps) :]:
                 if step == "dropout":
                     # The layer's place, from 0, decides its masks.
                     xs = dropped(xs, layer=index)
@@ -285,8 +305,9 @@ class AlexNet(nn.Module):
             name=name,
         )
 
-    def _linear(self, name: str, xs: list[Array]) -> list[Array]:
-        """A convolution or a matrix product in each local tower, and its bias."""
+    def _linear(self, name: str, xs: list[Array]) -> tuple[list[Array], list[Array]]:
+        """A convolution or a matrix product in each local tower, and the biases that
+        are to be added."""
         row: Row = self.layers[name]
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
@@ -303,7 +324,7 @@ class AlexNet(nn.Module):
         else:
             pairs = zip(xs, kernels, strict=True)
             outputs = [product(x, [kernel])[0] for x, kernel in pairs]
-        return [add_bias(y, bias) for y, bias in zip(outputs, biases, strict=True)]
+        return outputs, list(biases)
 
     def _after(self, step: str, xs: list[Array]) -> list[Array]:
         """What follows a linear operation, in each local tower."""

@@ -10,6 +10,8 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.record import PreparedSource
 from alexnet_jax.data.selection import ReplacingSource, SelectedSource
 from alexnet_jax.data.sources.randomized import CorruptedSource
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.fused.support import Decision, decide, describe
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.progress import counting
@@ -40,6 +42,22 @@ def opening_line(setup: Setup, workdir: Path) -> str:
         f"{classes}, {counting(parameters, 'parameter')}, batch {plan.batch_size}, "
         f"{counting(plan.steps, 'step')} on {devices} ({axes}), into {workdir}"
     )
+
+
+def what_runs(setup: Setup) -> Decision:
+    """How the network is computed, and why not as the config asks."""
+    if not isinstance(setup.model, AlexNet):
+        return Decision("xla")
+    return decide(setup.model, describe(setup.mesh.devices.flat[0]))
+
+
+def implementation(setup: Setup) -> list[str]:
+    """A line where the network can't be computed as the config asks."""
+    runs, reason = what_runs(setup)
+    if reason is None:
+        return []
+    asked = setup.config["model"].get("implementation", AlexNet.implementation)
+    return [f"model.implementation={asked}: {reason}; {runs} runs in their place"]
 
 
 def warnings(plan: Plan) -> list[str]:

@@ -111,7 +111,11 @@ def open_run(
         consensus.in_main(lambda: stack.enter_context(lock))
         workdirs.check_run(workdir, setup.config)
         run_data.check_data(workdir, setup.pipeline)
-        for line in (hints.opening_line(setup, workdir), *hints.warnings(setup.plan)):
+        for line in (
+            hints.opening_line(setup, workdir),
+            *hints.implementation(setup),
+            *hints.warnings(setup.plan),
+        ):
             progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
         interrupts = stack.enter_context(Interrupts())
@@ -168,6 +172,7 @@ def _note_start(workdir: Path, setup: Setup) -> Statistics:
         chosen = {
             "held_by_devices": setup.held,
             "determinism": setup.determinism.noted(),
+            "implementation": {"model.implementation": hints.what_runs(setup).runs},
         }
         workdirs.start_run(workdir, setup.config, chosen)
         run_data.note_data(workdir, setup.pipeline, setup.plan.init_from)

@@ -44,6 +44,7 @@ FREE = (
     "train.epochs",
     "train.save_steps",
     "train.deterministic",
+    "model.implementation",
     "eval.batch_size",
     "mesh",
     "checkpoint",
@@ -199,7 +200,7 @@ def _warn_of_other_digits(
 ) -> None:
     """Say which versions and settings differ that change how numbers are rounded."""
     changes = []
-    for key in ("versions", "numerics", "determinism"):
+    for key in ("versions", "numerics", "determinism", "implementation"):
         noted, found = before.get(key), now.get(key)
         # An older version noted less.
         if isinstance(noted, Mapping) and isinstance(found, Mapping):

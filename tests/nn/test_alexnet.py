@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -208,7 +209,8 @@ def collectives(model, mesh, images):
         axes = equation.params.get("axes", equation.params.get("axis_name", ()))
         if any(kind in name for kind in ("psum", "all_gather", "scatter")):
             axes = axes if isinstance(axes, tuple) else (axes,)
-            found.append((name, axes, equation.outvars[0].aval.shape))
+            output: Any = equation.outvars[0].aval
+            found.append((name, axes, output.shape))
     return found
 
 

@@ -1,0 +1,1 @@
+"""What follows a convolution, in one kernel; see the README.md beside this."""

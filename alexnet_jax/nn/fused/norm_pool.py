@@ -1,0 +1,147 @@
+"""Bias, LRN, ReLU before or after it, and overlapping max pooling in one kernel each
+way: the first layer of `code2012`, and the first two of `paper`.
+
+Forward, a lane walks over the values of a few windows, eight channels at a time.
+Backward, a lane has a square of 2x2 values, which lie in the same four windows; it
+computes their norm again, compares it with the stored maxima of the windows, and goes
+back through the norm. It does so at twelve channels, since a value's gradient needs
+that of two neighbours on either side.
+"""
+
+from typing import NamedTuple
+
+from jax.experimental import pallas as pl
+from jaxtyping import Array
+
+from alexnet_jax.nn.fused import lanes, powers
+from alexnet_jax.nn.fused.lanes import Maps
+from alexnet_jax.nn.fused.launch import Launch, Memory, Vector, Way, run
+from alexnet_jax.nn.fused.powers import Around, Norm
+
+
+# Rows of windows that a lane walks over.
+ROWS = 3
+FORWARD, BACKWARD = Launch(), Launch(blocks=8)
+
+
+class NormPool(NamedTuple):
+    """The stage. ReLU follows the norm unless `relu_first`."""
+
+    norm: Norm
+    relu_first: bool
+    way: Way
+
+    def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Values of a convolution and its bias to the pooled values, and what
+        `backward` needs."""
+        maps = Maps(*y.shape)
+        pooled, groups = maps.pooled, maps.channels // 8
+        rows = pl.cdiv(pooled.rows, ROWS)
+        count = maps.images * rows * pooled.columns * groups
+
+        def body(lane: Vector, y: Memory, bias: Memory, p: Memory) -> None:
+            image, i, j, group = lanes.decode(lane, rows, pooled.columns, groups)
+            mask, channel = lane < count, group * 8
+            b = powers.around(bias, channel, group, groups, mask, 2)
+            # Zero is the ReLU, or no more than what it left.
+            best = [lanes.zeros(lane, 8) for _ in range(ROWS)]
+            for row in range(2 * ROWS + 1):
+                for column in range(3):
+                    place = (image, 2 * ROWS * i + row, 2 * j + column, channel)
+                    base, inside = maps.find(*place, mask)
+                    x = powers.around(y, base, group, groups, inside, 2)
+                    x = self._before_norm(powers.plus_bias(x, b, self.way))
+                    value = x.own * powers.own_power(x, self.norm, self.way)
+                    for r in range(ROWS):
+                        if 0 <= row - 2 * r < 3:
+                            best[r] = lanes.maximum(best[r], value, self.way)
+                r, odd = divmod(row, 2)
+                if r and not odd:
+                    place = (image, ROWS * i + r - 1, j, channel)
+                    base, inside = pooled.find(*place, mask)
+                    lanes.store(p, base, best[r - 1] * self.norm.factor, inside)
+
+        (p,), _ = run(
+            body,
+            count,
+            [y, bias.astype(y.dtype)],
+            [pooled.values],
+            name="norm_pool_forward",
+            launch=FORWARD,
+            way=self.way,
+        )
+        return p, (y, bias, p)
+
+    def backward(self, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+        """The gradient of the convolution's values, and its sums in float32."""
+        y, bias, p = kept
+        maps, pooled = Maps(*y.shape), Maps(*p.shape)
+        groups = maps.channels // 8
+        rows, columns = pl.cdiv(maps.rows, 2), pl.cdiv(maps.columns, 2)
+        count = maps.images * rows * columns * groups
+
+        def body(
+            lane: Vector, y: Memory, bias: Memory, p: Memory, g: Memory, dx: Memory
+        ) -> Vector:
+            image, i, j, group = lanes.decode(lane, rows, columns, groups)
+            mask, channel = lane < count, group * 8
+            b = powers.around(bias, channel, group, groups, mask, 4)
+            maxima, gradients = {}, {}
+            for up in range(2):
+                for left in range(2):
+                    place = (image, i - up, j - left, channel)
+                    base, inside = pooled.find(*place, mask, before=True)
+                    at = (base, group, groups, inside, 2)
+                    # No value is below zero, so that outside nothing is equal.
+                    maxima[up, left] = powers.around(p, *at, other=-1.0)
+                    gradients[up, left] = powers.around(g, *at)
+            total = lanes.zeros(lane, 8)
+            for row in range(2):
+                for column in range(2):
+                    place = (image, 2 * i + row, 2 * j + column, channel)
+                    base, inside = maps.find(*place, mask)
+                    x = powers.around(y, base, group, groups, inside, 4)
+                    x = self._before_norm(powers.plus_bias(x, b, self.way))
+                    n = powers.normed(x, self.norm, self.way)
+                    near = [
+                        (maxima[up, left], gradients[up, left])
+                        for up in range(2 - row)
+                        for left in range(2 - column)
+                    ]
+                    value = powers.gradient(n, self.norm, self._received(n, near))
+                    if self.relu_first:
+                        value = lanes.where(x.own > 0, value)
+                    lanes.store(dx, base, value, inside)
+                    total += lanes.where(inside[:, None], value)
+            return total
+
+        (dx,), sums = run(
+            body,
+            count,
+            [y, bias.astype(y.dtype), p, g],
+            [maps.values],
+            name="norm_pool_backward",
+            launch=BACKWARD,
+            way=self.way,
+            sums=(groups, 8),
+        )
+        assert sums is not None
+        return dx, sums
+
+    def _before_norm(self, x: Around) -> Around:
+        return powers.rectified(x, self.way) if self.relu_first else x
+
+    def _received(self, n: powers.Normed, near: list[tuple[Around, Around]]) -> Around:
+        """The gradient of the norm's result: from every window whose maximum it is."""
+        received = []
+        for k, (x, power) in enumerate(zip(n.x, n.powers, strict=True)):
+            width = x.shape[1]
+            value = (x * power) * self.norm.factor
+            value = lanes.rounded(value, self.way)
+            if not self.relu_first:
+                value = lanes.maximum(value, lanes.zeros(value, width), self.way)
+            sent = lanes.zeros(value, width)
+            for maxima, gradients in near:
+                sent += lanes.where(value == maxima[k], gradients[k])
+            received.append(lanes.where(value > 0.0, sent))
+        return Around(*received)

@@ -1,0 +1,151 @@
+"""Bias, ReLU and overlapping max pooling in one kernel each way; and bias and ReLU
+alone, of which only the derivative is a kernel: XLA fuses the rest with what is around
+it."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jaxtyping import Array
+
+from alexnet_jax.nn.fused import lanes
+from alexnet_jax.nn.fused.lanes import Maps
+from alexnet_jax.nn.fused.launch import Launch, Memory, Vector, Way, run
+
+
+VEC = 8
+FORWARD, BACKWARD = Launch(), Launch(blocks=8)
+
+
+class Pool(NamedTuple):
+    """The stage: bias, ReLU, pooling."""
+
+    way: Way
+
+    def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Values of a convolution and its bias to the pooled values, and what
+        `backward` needs."""
+        maps = Maps(*y.shape)
+        pooled, groups = maps.pooled, maps.channels // VEC
+        count = maps.images * pooled.rows * pooled.columns * groups
+
+        def body(lane: Vector, y: Memory, bias: Memory, p: Memory) -> None:
+            image, i, j, group = lanes.decode(lane, pooled.rows, pooled.columns, groups)
+            mask, channel = lane < count, group * VEC
+            best = None
+            for row in range(3):
+                for column in range(3):
+                    place = (image, 2 * i + row, 2 * j + column, channel)
+                    base, _ = maps.find(*place, mask)
+                    x = lanes.load(y, base, VEC, mask)
+                    best = x if best is None else self._maximum(best, x)
+            assert best is not None
+            # Rounding keeps the order, so that the bias can wait for the maximum.
+            best = best + lanes.load(bias, channel, VEC, mask)
+            best = self._maximum(best, lanes.zeros(lane, VEC))
+            lanes.store(p, lane * VEC, best, mask)
+
+        (p,), _ = run(
+            body,
+            count,
+            [y, bias.astype(y.dtype)],
+            [pooled.values],
+            name="pool_forward",
+            launch=FORWARD,
+            way=self.way,
+        )
+        return p, (y, bias, p)
+
+    def backward(self, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+        """The gradient of the convolution's values, and its sums in float32."""
+        y, bias, p = kept
+        maps, pooled = Maps(*y.shape), Maps(*p.shape)
+        groups = maps.channels // VEC
+        rows, columns = pl.cdiv(maps.rows, 2), pl.cdiv(maps.columns, 2)
+        count = maps.images * rows * columns * groups
+
+        def body(
+            lane: Vector, y: Memory, bias: Memory, p: Memory, g: Memory, dx: Memory
+        ) -> Vector:
+            image, i, j, group = lanes.decode(lane, rows, columns, groups)
+            mask, channel = lane < count, group * VEC
+            b = lanes.load(bias, channel, VEC, mask)
+            maxima, gradients = {}, {}
+            for up in range(2):
+                for left in range(2):
+                    place = (image, i - up, j - left, channel)
+                    base, inside = pooled.find(*place, mask, before=True)
+                    maxima[up, left] = lanes.load(p, base, VEC, inside, -1.0)
+                    gradients[up, left] = lanes.load(g, base, VEC, inside)
+            total = lanes.zeros(lane, VEC)
+            for row in range(2):
+                for column in range(2):
+                    place = (image, 2 * i + row, 2 * j + column, channel)
+                    base, inside = maps.find(*place, mask)
+                    x = lanes.load(y, base, VEC, inside)
+                    x = lanes.rounded(x + b, self.way)
+                    sent = lanes.zeros(lane, VEC)
+                    for up in range(2 - row):
+                        for left in range(2 - column):
+                            hit = x == maxima[up, left]
+                            sent += lanes.where(hit, gradients[up, left])
+                    value = lanes.where(x > 0, sent)
+                    lanes.store(dx, base, value, inside)
+                    total += lanes.where(inside[:, None], value)
+            return total
+
+        (dx,), sums = run(
+            body,
+            count,
+            [y, bias.astype(y.dtype), p, g],
+            [maps.values],
+            name="pool_backward",
+            launch=BACKWARD,
+            way=self.way,
+            sums=(groups, VEC),
+        )
+        assert sums is not None
+        return dx, sums
+
+    def _maximum(self, a: Vector, b: Vector) -> Vector:
+        return lanes.maximum(a, b, self.way)
+
+
+class Rectify(NamedTuple):
+    """The stage: bias, ReLU."""
+
+    way: Way
+
+    def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+        """Values of a convolution and its bias to those after ReLU, and what `backward`
+        needs."""
+        x = y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
+        r = jnp.maximum(x, jnp.zeros((), x.dtype))
+        return r, (bias, r)
+
+    def backward(self, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+        """The gradient of the convolution's values, and its sums in float32."""
+        _, r = kept
+        maps = Maps(*r.shape)
+        count = r.size // VEC
+
+        def body(lane: Vector, r: Memory, g: Memory, dx: Memory) -> Vector:
+            mask = lane < count
+            value = lanes.load(r, lane * VEC, VEC, mask)
+            straight = lanes.load(g, lane * VEC, VEC, mask)
+            value = lanes.where(value > 0, straight)
+            lanes.store(dx, lane * VEC, value, mask)
+            return value
+
+        (dx,), sums = run(
+            body,
+            count,
+            [r, g],
+            [maps.values],
+            name="relu_backward",
+            launch=BACKWARD,
+            way=self.way,
+            sums=(maps.channels // VEC, VEC),
+        )
+        assert sums is not None
+        return dx, sums

@@ -1,0 +1,155 @@
+"""The response norm of `nn/lrn.py` in registers: windows of five, an exponent of 0.75.
+
+    y = x * s**-0.75,    s = k + alpha * (sum of x**2 over the window)
+
+The same value is computed forward and, to find the maxima of the pooling behind it,
+backward; both must agree to the bit. So both take the same operations in the same
+order, and no product is rounded on one way and fused with an addition on the other:
+squares of bfloat16 are exact in float32, and no other product is added to anything.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax.nn.fused import lanes
+from alexnet_jax.nn.fused.launch import Memory, Vector, Way
+
+
+WINDOW, BETA = 5, 0.75
+
+
+class Norm(NamedTuple):
+    """The constants of a response norm; alpha multiplies the plain sum of squares."""
+
+    k: float
+    alpha: float
+
+    @property
+    def factor(self) -> np.float32:
+        """What `power` leaves out: a factor can wait until after a maximum."""
+        return np.float32(self.alpha**-BETA)
+
+    def power(self, total: Vector, way: Way) -> tuple[Vector, Vector]:
+        """t**-0.75 and t**-1 for t = s / alpha, from a sum of squares."""
+        root = lanes.rsqrt(total + np.float32(self.k / self.alpha), way)
+        inverse = root * root
+        return inverse * lanes.rsqrt(root, way), inverse
+
+
+class Sums:
+    """Sums over five neighbours. Two adjacent windows share the four values between
+    them, in an order that depends on whether the first value's number is odd: all
+    blocks and borders begin at even numbers, so that every kernel adds up the same
+    window in the same order."""
+
+    def __init__(self, values: Iterable[Vector] = ()) -> None:
+        self._values = dict(enumerate(values))
+        self._pairs: dict[int, Vector] = {}
+        self._fours: dict[int, Vector] = {}
+
+    def add(self, value: Vector) -> None:
+        """Append a value."""
+        self._values[len(self._values)] = value
+
+    def _pair(self, first: int) -> Vector:
+        if first not in self._pairs:
+            self._pairs[first] = self._values[first] + self._values[first + 1]
+        return self._pairs[first]
+
+    def _four(self, first: int) -> Vector:
+        if first not in self._fours:
+            self._fours[first] = self._pair(first) + self._pair(first + 2)
+        return self._fours[first]
+
+    def __getitem__(self, first: int) -> Vector:
+        """The sum of five values from this one on."""
+        if first % 2:
+            return self._four(first) + self._values[first + 4]
+        return self._four(first + 1) + self._values[first]
+
+
+def windows(values: Sequence[Vector]) -> list[Vector]:
+    """Sums over each five neighbours of a list."""
+    sums = Sums(values)
+    return [sums[first] for first in range(len(values) - WINDOW + 1)]
+
+
+class Around(NamedTuple):
+    """Values at a lane's eight channels, and at some on either side; zero past the
+    border of the tower."""
+
+    before: Vector
+    own: Vector
+    behind: Vector
+
+
+def around(
+    memory: Memory,
+    base: Vector,
+    group: Vector,
+    groups: int,
+    mask: Vector,
+    halo: int,
+    other: float = 0.0,
+) -> Around:
+    """Load the eight channels at `base` and `halo` channels on either side."""
+    inner, outer = mask & (group > 0), mask & (group < groups - 1)
+    return Around(
+        lanes.load(memory, base - halo, halo, inner, other),
+        lanes.load(memory, base, 8, mask, other),
+        lanes.load(memory, base + 8, halo, outer, other),
+    )
+
+
+def plus_bias(y: Around, bias: Around, way: Way) -> Around:
+    """A convolution's values with their bias, rounded as they would be stored."""
+    pairs = zip(y, bias, strict=True)
+    return Around(*(lanes.rounded(a + b, way) for a, b in pairs))
+
+
+def rectified(x: Around, way: Way) -> Around:
+    """ReLU."""
+    return Around(*(lanes.maximum(a, lanes.zeros(a, a.shape[1]), way) for a in x))
+
+
+def own_power(x: Around, norm: Norm, way: Way) -> Vector:
+    """The power at a lane's own channels, from two more on either side."""
+    squares = [v for a in x for v in lanes.split(a * a)]
+    return norm.power(lanes.join(windows(squares)), way)[0]
+
+
+class Normed(NamedTuple):
+    """The norm at twelve channels: values before it, and `Norm.power`'s two results."""
+
+    x: Around
+    powers: Around
+    inverses: Around
+
+
+def normed(x: Around, norm: Norm, way: Way) -> Normed:
+    """The norm at twelve channels, two on either side, from values at sixteen."""
+    before, behind = lanes.split(x.before), lanes.split(x.behind)
+    squares = [v * v for v in before] + lanes.split(x.own * x.own)
+    squares += [v * v for v in behind]
+    totals = windows(squares)
+    pairs = [
+        norm.power(lanes.join(part), way)
+        for part in (totals[:2], totals[2:10], totals[10:])
+    ]
+    twelve = Around(lanes.join(before[2:]), x.own, lanes.join(behind[:2]))
+    powers, inverses = zip(*pairs, strict=True)
+    return Normed(twelve, Around(*powers), Around(*inverses))
+
+
+def gradient(n: Normed, norm: Norm, g: Around) -> Vector:
+    """The gradient of the norm's input at eight channels, its result's at twelve."""
+    scaled = [a * b for a, b in zip(g, n.powers, strict=True)]
+    terms = [
+        v
+        for s, a, i in zip(scaled, n.x, n.inverses, strict=True)
+        for v in lanes.split((s * a) * i)
+    ]
+    neighbours = lanes.join(windows(terms))
+    return (scaled[1] - (2 * BETA) * n.x.own * neighbours) * norm.factor

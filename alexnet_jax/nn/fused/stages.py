@@ -1,0 +1,77 @@
+"""What follows a convolution as one differentiable function of its values and bias."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+from alexnet_jax.nn import lrn
+from alexnet_jax.nn.fused.launch import Way
+from alexnet_jax.nn.fused.norm_map_pool import NormMapPool
+from alexnet_jax.nn.fused.norm_pool import NormPool
+from alexnet_jax.nn.fused.pool import Pool, Rectify
+from alexnet_jax.nn.fused.powers import Norm
+
+
+Kind = NormPool | NormMapPool | Pool | Rectify
+Stage = Callable[
+    [Float[Array, "batch height width channels"], Float[Array, " channels"]], Array
+]
+MAP_NORM = Norm(lrn.SAME_MAP_K, lrn.SAME_MAP_ALPHA)
+
+# The steps that one stage takes, in their order.
+KINDS: dict[tuple[str, ...], Callable[[Norm, Way], Kind]] = {
+    ("norm", "activation", "pool"): lambda norm, way: NormPool(norm, False, way),
+    ("activation", "norm", "pool"): lambda norm, way: NormPool(norm, True, way),
+    ("activation", "norm", "same_map_norm", "pool"): (
+        lambda norm, way: NormMapPool(norm, MAP_NORM, way)
+    ),
+    ("activation", "pool"): lambda norm, way: Pool(way),
+    ("activation",): lambda norm, way: Rectify(way),
+}
+
+
+def stage(steps: Sequence[str], norm: Norm, way: Way = Way.DEVICE) -> Stage:
+    """The function from a convolution's values, in bfloat16, and its bias, in float32,
+    to the values after these steps, in bfloat16.
+
+    Values are those of `nn/lrn.py` and `nn/pooling.py` to rounding. The gradient of the
+    bias is summed in float32.
+
+    Args:
+      steps: a key of `KINDS`.
+      norm: the constants of `norm` in steps.
+      way: where the kernels run.
+    """
+    return functools.partial(_run, KINDS[tuple(steps)](norm, way))
+
+
+def _run(kind: Kind, y: Array, bias: Array) -> Array:
+    # Where a bias is the same on several devices, its gradient is the sum over them:
+    # the derivative of this cast.
+    missing = _varying(y) - _varying(bias)
+    if missing:
+        bias = lax.pcast(bias, tuple(missing), to="varying")
+    return _stage(kind, y, bias)
+
+
+def _varying(array: Array) -> frozenset[str]:
+    return jax.typeof(array).manual_axis_type.varying
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _stage(kind: Kind, y: Array, bias: Array) -> Array:
+    return kind.forward(y, bias)[0]
+
+
+def _forward(kind: Kind, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    return kind.forward(y, bias)
+
+
+def _backward(kind: Kind, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    return kind.backward(kept, g)
+
+
+_stage.defvjp(_forward, _backward)

@@ -1,0 +1,173 @@
+"""Whether a network runs with fused kernels: `model.implementation`.
+
+It is decided when a step is traced, for the device that it is traced for, and changes
+how values are computed, never what they are.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array
+
+from alexnet_jax.nn.fused.launch import LARGEST, Way
+from alexnet_jax.nn.fused.powers import BETA, WINDOW, Norm
+from alexnet_jax.nn.fused.stages import KINDS, Stage, stage
+from alexnet_jax.nn.layers import Conv, Row
+
+
+# `interpret` is for tests: the kernels' arithmetic in NumPy, on any device.
+IMPLEMENTATIONS = ("auto", "xla", "fused", "interpret")
+WAYS = {"fused": Way.DEVICE, "interpret": Way.HOST}
+# What `auto` means. The kernels' prototype was timed on an H100, but not yet compared
+# there, layer by layer, with float32: until these kernels are, it is XLA, then "fused".
+AUTO = "xla"
+# Of compute capability: from here on a GPU computes in bfloat16, and has the maximum of
+# two numbers that is NaN where one is.
+CAPABILITY = 8.0
+POOL_WINDOW, POOL_STRIDE = 3, 2
+# Channels that a lane of a kernel has.
+CHANNELS = 8
+
+
+@runtime_checkable
+class Network(Protocol):
+    """The fields of `AlexNet` that decide."""
+
+    implementation: str
+    layers: Mapping[str, Any]
+    towers: int
+    activation: str
+    pool_window: int
+    pool_stride: int
+    pool_partial: bool
+    norm_across_towers: bool
+    norm_size: int
+    norm_k: float
+    norm_alpha: float
+    norm_beta: float
+    dtype: str
+
+
+class Device(NamedTuple):
+    """A device that a step is traced for; `capability` is a GPU's, if it is known."""
+
+    platform: str
+    kind: str
+    capability: float | None
+
+
+class Decision(NamedTuple):
+    """What runs: `xla`, `fused` or `interpret`; and why not what was asked for."""
+
+    runs: str
+    reason: str | None = None
+
+
+def decide(network: Network, device: Device) -> Decision:
+    """What runs a network on a device."""
+    automatic = network.implementation == "auto"
+    asked = AUTO if automatic else network.implementation
+    if asked == "xla":
+        return Decision("xla")
+    reason = _unfit(device) if asked == "fused" else None
+    if reason is not None:
+        return Decision("xla", None if automatic else reason)
+    reason = _unsupported(network)
+    return Decision(asked) if reason is None else Decision("xla", reason)
+
+
+def describe(device: Any) -> Device:
+    """A device of JAX, as one of a mesh."""
+    capability = getattr(device, "compute_capability", None)
+    number = None if capability is None else float(capability)
+    return Device(device.platform, device.device_kind, number)
+
+
+class Kernels(NamedTuple):
+    """The kernels of one network.
+
+    Attributes:
+      norm: the constants of its LRN.
+      way: where they run.
+    """
+
+    norm: Norm
+    way: Way
+
+    def steps(self, row: Row, values: Array) -> tuple[str, ...]:
+        """The first of a row's steps that one stage takes: all but dropout; none of a
+        fully connected layer's."""
+        fits = isinstance(row, Conv) and values.size <= LARGEST
+        return _taken(row.then) if fits else ()
+
+    def stage(self, steps: tuple[str, ...]) -> Stage:
+        """What takes these steps; see `stages.stage`."""
+        return stage(steps, self.norm, self.way)
+
+
+def kernels(network: Network) -> Kernels | None:
+    """The kernels that run a network where it is traced; None for XLA without them."""
+    asked = AUTO if network.implementation == "auto" else network.implementation
+    if asked == "xla":
+        return None  # And no device is asked for.
+    way = WAYS.get(decide(network, _current_device()).runs)
+    return Kernels(Norm(network.norm_k, network.norm_alpha), way) if way else None
+
+
+def _current_device() -> Device:
+    """The device of the mesh around the code that is traced, else JAX's first."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        return describe(jax.devices()[0])
+    same = (d for d in jax.devices() if d.device_kind == device.device_kind)
+    # A step may be compiled for a device that is not here.
+    return describe(next(same, device))
+
+
+def _unfit(device: Device) -> str | None:
+    # Those of other makers are not named "gpu" by their plugins.
+    if device.platform != "gpu":
+        return (
+            f"this is a {device.platform.upper()}, and the kernels are for NVIDIA GPUs"
+        )
+    if device.capability is not None and device.capability < CAPABILITY:
+        return (
+            f"{device.kind} has compute capability {device.capability}, and the "
+            f"kernels need {CAPABILITY}"
+        )
+    return None
+
+
+def _unsupported(network: Network) -> str | None:
+    """The first setting of a network that the kernels don't take, in words."""
+    taken = {"dtype": "bfloat16", "activation": "relu"}
+    convolutions = {
+        k: row for k, row in network.layers.items() if isinstance(row, Conv)
+    }
+    steps = [step for row in convolutions.values() for step in row.then]
+    if "pool" in steps:
+        pools = {"window": POOL_WINDOW, "stride": POOL_STRIDE, "partial": False}
+        taken |= {f"pool_{name}": value for name, value in pools.items()}
+    if "norm" in steps:
+        taken |= {"norm_across_towers": False, "norm_size": WINDOW, "norm_beta": BETA}
+    for name, value in taken.items():
+        if (found := getattr(network, name)) != value:
+            return f"the kernels take model.{name}={value}, not {found}"
+    for name, row in convolutions.items():
+        if not _taken(row.then):
+            return f"the kernels don't take model.layers.{name}.then={row.then}"
+        if (width := row.channels // network.towers) % CHANNELS:
+            return (
+                f"model.layers.{name} has {width} channels a tower, and the kernels "
+                f"take multiples of {CHANNELS}"
+            )
+    # The kernels divide by alpha.
+    if "norm" in steps and not network.norm_k < 1e12 * network.norm_alpha:
+        return f"model.norm_alpha={network.norm_alpha} is too small for the kernels"
+    return None
+
+
+def _taken(then: tuple[str, ...]) -> tuple[str, ...]:
+    steps = then[:-1] if then[-1:] == ("dropout",) else then
+    return steps if steps in KINDS else ()
