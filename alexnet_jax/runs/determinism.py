@@ -71,12 +71,10 @@ class Autotuning:
         chosen = self.written.read_bytes()
         if not chosen or (self.kept.exists() and self.kept.read_bytes() == chosen):
             return
-        self.kept.parent.mkdir(exist_ok=True)
         with writing(self.kept):
+            atomic.make_folder(self.kept.parent)
+            # On the disk, so that whoever resumes from a checkpoint finds them.
             atomic.replace(self.kept, chosen)
-            # Whoever resumes from a checkpoint finds the choices behind it.
-            atomic.sync(self.kept)
-            atomic.sync(self.kept.parent)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
