@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shlex
 import subprocess
@@ -449,3 +450,18 @@ def test_one_command_for_all(monkeypatch, capsys, tmp_path):
         run("trian")
     run("train", "--config=quickstart", "--help")
     assert "--config.train.batch_size=32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [None, *__main__.COMMANDS])
+def test_help_fits_a_terminal_of_80_columns(name, monkeypatch, capsys):
+    def lines(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr(sys, "argv", ["alexnet", *([name] if name else []), "-h"])
+        with contextlib.suppress(SystemExit):
+            __main__.main()
+        return capsys.readouterr().out.splitlines()
+
+    assert max(map(len, lines(80))) <= 80
+    # Examples, which are indented, are not broken.
+    prose = [line for line in lines(40) if not name or line[:1].isalpha()]
+    assert max(map(len, prose)) <= 40 + 8
