@@ -294,6 +294,18 @@ def test_a_config_that_imports_a_module_of_before_gets_the_new_import(tmp_path, 
     assert "write `from alexnet_jax import preset_config`" in shown
 
 
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("--config.data.flip=yes", "--config.data.flip=yes must be True or False"),
+        ("--config.model.layers.conv9.channels=3", "choose from conv1, conv2, conv3"),
+        ("--config.trian.steps=3", "is unknown; sections are "),
+    ],
+)
+def test_what_an_override_may_be_is_said(override, shown):
+    assert shown in refused("--config=quickstart", "--workdir=x", override)
+
+
 def test_an_override_of_before_says_the_new_key():
     base = ("--config=quickstart", "--workdir=x")
     assert "it is now model.layers.fc6.width" in refused(
