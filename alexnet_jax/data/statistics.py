@@ -5,12 +5,14 @@ change them; floating point enters once, at the end.
 """
 
 import dataclasses
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped, UInt8
 
+from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, first_line
 
@@ -45,8 +47,10 @@ class Statistics:
     def save_mean(self, folder: Path) -> None:
         """Write the mean image, `mean.npy`, into a folder."""
         path = folder / MEAN_FILE
+        content = io.BytesIO()
+        np.save(content, self.mean)
         with writing(path):
-            np.save(path, self.mean)
+            atomic.replace(path, content.getvalue())
 
 
 def load_statistics(folder: Path, content: Mapping[str, object]) -> Statistics:
