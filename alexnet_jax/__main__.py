@@ -1,7 +1,9 @@
 """`alexnet COMMAND`, or `python -m alexnet_jax COMMAND`; without one, their list."""
 
 import importlib
+import shutil
 import sys
+import textwrap
 
 from alexnet_jax.runtime import cli, hugepages, library_warnings, progress
 from alexnet_jax.runtime.errors import InputError
@@ -12,9 +14,9 @@ COMMANDS = {
     "train": ("main", "train, or resume a run"),
     "evaluate": ("evaluate", "measure the errors of a run, or of an ensemble"),
     "predict": ("predict", "classify images"),
-    "features": ("features", "store the features of many images, from any layer"),
+    "features": ("features", "store features of images, from any layer"),
     "figures": ("figures", "draw the report of a run, or compare several"),
-    "weights": ("weights", "import weights of Caffe, ONNX and PyTorch, or export ours"),
+    "weights": ("weights", "import weights from files, or export them"),
     "prepare": ("prepare", "turn images into a data set that trains fast"),
     "verify": ("verify", "check a prepared data set"),
 }
@@ -31,7 +33,7 @@ def main() -> None:
     """Run the command that the first argument names, or list them all."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        progress.show(listing())
+        progress.show(listing(shutil.get_terminal_size().columns))
         return
     if name not in (*COMMANDS, "main"):
         raise InputError(f"no command {name!r}; choose from {', '.join(COMMANDS)}")
@@ -44,16 +46,20 @@ def main() -> None:
     importlib.import_module(f"alexnet_jax.{module}").main()
 
 
-def listing() -> str:
-    """A line for each command."""
-    lines = [
-        f"  {name:<9} alexnet_jax.{module:<9} {purpose}"
-        for name, (module, purpose) in COMMANDS.items()
-    ]
+def listing(width: int) -> str:
+    """A line for each command, or two where the terminal is narrower than them."""
+    lines = []
+    for name, (module, purpose) in COMMANDS.items():
+        start = f"  {name:<9} alexnet_jax.{module:<9}"
+        line = f"{start} {purpose}"
+        if len(line) > width:
+            below = textwrap.indent(cli.filled(purpose, max(1, width - 4)), "    ")
+            line = f"{start.rstrip()}\n{below}"
+        lines.append(line)
+    about = "AlexNet in JAX and Flax. Commands, each with --help: `alexnet NAME`, or "
     return "\n".join(
         [
-            "AlexNet in JAX and Flax. Commands, each with --help:",
-            "`alexnet NAME`, or `python -m MODULE`.",
+            cli.filled(f"{about}`python -m MODULE`.", width),
             "",
             "  NAME      MODULE",
             *lines,

@@ -1,7 +1,7 @@
 """Write any layer's features of many images to a file.
 
-    python -m alexnet_jax.features --workdir=run --input=images --layer=fc7,conv5 \\
-        --output=features.zarr
+    python -m alexnet_jax.features --workdir=run --input=images \\
+        --layer=fc7,conv5 --output=features.zarr
 
 The output is a Zarr group (the extra `features`) with an array for each layer, and
 `name` and `label` beside them; or, where its name ends in .npy, one layer as a NumPy

@@ -2,7 +2,8 @@
 
     python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] --workdir=DIR
                                [--config.SECTION.KEY=VALUE ...]
-                               [--distributed[=HOST:PORT --processes=N --process=I]]
+                               [--distributed[=HOST:PORT --processes=N
+                                               --process=I]]
 
 With --distributed several processes train one network, each started with the same
 command. On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) no more is
@@ -102,7 +103,8 @@ def help_text(arguments: Sequence[str]) -> str:
     width = min(shutil.get_terminal_size().columns, WIDTH_OF_HELP)
     if not given.config:
         known = config_help.listing(width)
-        return f"{__doc__}\n{USAGE}\n\nConfigs of the package:\n{known}"
+        about = cli.filled(f"{__doc__}\n{USAGE}", width)
+        return f"{about}\n\nConfigs of the package:\n{known}"
     return config_help.describe(_config_file(given, changes), width)
 
 

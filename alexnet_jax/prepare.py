@@ -44,10 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=manifest.ENCODINGS,
         help="JPEG of quality 95 (default), or raw pixels: more disk, faster to read",
     )
-    add("--size", type=int, help="side of the stored images, in pixels (default: 256)")
+    add(
+        "--size",
+        type=int,
+        metavar="N",
+        help="side of the stored images, in pixels (default: 256)",
+    )
     add(
         "--validation_fraction",
         type=float,
+        metavar="X",
         help="fraction held out where the input has no validation split (default: 0.1)",
     )
     add(

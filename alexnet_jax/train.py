@@ -36,8 +36,8 @@ def run(config: Config, workdir: str | Path) -> dict[str, object]:
     """
     # Before the data are opened, which may take long.
     workdir = local(workdir)
-    workdirs.create(workdir)
-    setup = build_setup(config, workdir=workdir)
+    with workdirs.created(workdir):
+        setup = build_setup(config, workdir=workdir)
     try:
         return train(setup, workdir)
     except UnreadableImage as error:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shlex
 import subprocess
@@ -293,6 +294,18 @@ def test_a_config_that_imports_a_module_of_before_gets_the_new_import(tmp_path, 
     assert "write `from alexnet_jax import preset_config`" in shown
 
 
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("--config.data.flip=yes", "--config.data.flip=yes must be True or False"),
+        ("--config.model.layers.conv9.channels=3", "choose from conv1, conv2, conv3"),
+        ("--config.trian.steps=3", "is unknown; sections are "),
+    ],
+)
+def test_what_an_override_may_be_is_said(override, shown):
+    assert shown in refused("--config=quickstart", "--workdir=x", override)
+
+
 def test_an_override_of_before_says_the_new_key():
     base = ("--config=quickstart", "--workdir=x")
     assert "it is now model.layers.fc6.width" in refused(
@@ -449,3 +462,18 @@ def test_one_command_for_all(monkeypatch, capsys, tmp_path):
         run("trian")
     run("train", "--config=quickstart", "--help")
     assert "--config.train.batch_size=32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [None, *__main__.COMMANDS])
+def test_help_fits_a_terminal_of_80_columns(name, monkeypatch, capsys):
+    def lines(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr(sys, "argv", ["alexnet", *([name] if name else []), "-h"])
+        with contextlib.suppress(SystemExit):
+            __main__.main()
+        return capsys.readouterr().out.splitlines()
+
+    assert max(map(len, lines(80))) <= 80
+    # Examples, which are indented, are not broken.
+    prose = [line for line in lines(40) if not name or line[:1].isalpha()]
+    assert max(map(len, prose)) <= 40 + 8

@@ -559,6 +559,22 @@ def test_a_prepared_data_set_is_no_work_directory(tmp_path, image_folder):
     assert {path: path.read_bytes() for path in prepared.iterdir()} == before
 
 
+def test_a_work_directory_among_class_folders_is_said_and_leaves_none(
+    tmp_path, image_folder
+):
+    classes = image_folder / "train"
+    data = ("--config.data.source=folder", f"--config.data.path={classes}")
+    for _ in range(2):
+        with pytest.raises(InputError, match="a work directory belongs elsewhere"):
+            runs.run(tmp_path, "images/train/inside", *data)
+        assert sorted(p.name for p in classes.iterdir()) == ["class0", "class1"]
+    # What was there stays.
+    (classes / "mine").mkdir()
+    with pytest.raises(InputError, match="mine has no images"):
+        runs.run(tmp_path, "images/train/mine", *data)
+    assert (classes / "mine").is_dir()
+
+
 def test_a_prepared_data_set_of_another_size_is_refused(tmp_path, image_folder):
     data = tmp_path / "prepared"
     prepare(source="folder", input_path=str(image_folder), output=data, size=68)

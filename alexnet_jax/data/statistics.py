@@ -47,10 +47,10 @@ class Statistics:
     def save_mean(self, folder: Path) -> None:
         """Write the mean image, `mean.npy`, into a folder."""
         path = folder / MEAN_FILE
-        file = io.BytesIO()
-        np.save(file, self.mean)
+        content = io.BytesIO()
+        np.save(content, self.mean)
         with writing(path):
-            atomic.replace(path, file.getvalue())
+            atomic.replace(path, content.getvalue())
 
 
 def load_statistics(folder: Path, content: Mapping[str, object]) -> Statistics:

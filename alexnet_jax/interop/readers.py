@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.data.decoding import POINTERS
 from alexnet_jax.interop import caffemodel, onnx_file, torch_pickle
 from alexnet_jax.interop.weight_layout import EXPORTED_HERE, Layer, from_bfloat16
 from alexnet_jax.runtime.errors import InputError, first_line
@@ -40,10 +41,23 @@ def read_layers(path: Path) -> list[Layer]:
         )
     if not path.is_file():
         raise InputError(f"{path} does not exist")
+    _check_whole(path)
     layers = READERS[ending](path)
     if not layers:
         raise InputError(f"{path} has no layers with weights")
     return layers
+
+
+def _check_whole(path: Path) -> None:
+    """Raise an InputError if a file is what a download leaves in its place."""
+    with path.open("rb") as file:
+        begin = file.read(512).lstrip()
+    if begin.startswith(POINTERS):
+        raise InputError(f"{path} stands for a file; fetch that (`git lfs pull`)")
+    if begin.lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(f"{path} is a web page; download the file itself again")
+    if not begin:
+        raise InputError(f"{path} is empty; download it again")
 
 
 def _from_caffemodel(path: Path) -> list[Layer]:

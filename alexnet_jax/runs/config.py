@@ -98,6 +98,11 @@ def section(config: Sections, name: str) -> Arguments:
 
 def check(config: Sections) -> None:
     """Raise an InputError if a section or a key of a config is unknown."""
+    if isinstance(config, str):
+        raise InputError(
+            f"a config is a mapping of sections, and not {config!r:.60}; "
+            "alexnet_jax.load_config opens one by its name"
+        )
     for name in config:
         if name not in SECTIONS:
             known = ", ".join(SECTIONS)

@@ -64,7 +64,7 @@ class MetricWriter:
         self._plan = plan
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._last = self._said = time.monotonic()
-        self._progress = progress.progress_bar("validating", plan.steps, note=50)
+        self._progress = progress.progress_bar("validating", plan.steps, note=44)
         self._task = self._progress.add_task(
             "compiling", total=plan.steps, completed=start, note=""
         )
@@ -168,8 +168,10 @@ class MetricWriter:
         )
         timed, self._timed = self._timed, True
         if timed:
-            rate = progress.per_second(metrics["images_per_second"], "images")
-            note += f"  {rate}"
+            rate = metrics["images_per_second"]
+            # A bar beside which there is room for little counts images too.
+            what = "" if progress.shows_bars() else "images"
+            note += f"  {progress.per_second(rate, what)}"
         self._progress.update(self._task, completed=step, note=note)
         quiet = self._last - self._said > progress.SECONDS_BETWEEN_LINES
         if quiet and timed and not progress.shows_bars():

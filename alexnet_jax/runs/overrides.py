@@ -21,7 +21,11 @@ _OVERRIDE = re.compile(r"--?(no)?config\.(?P<path>[^=]+)(=(?P<value>.*))?", re.D
 _NAMES = re.compile(r"\(?\s*[A-Za-z_]\w*(\s*,\s*[A-Za-z_]\w*)*\s*,?\s*\)?")
 _NUMBER = re.compile(r"-[\d.]")
 _ILLEGAL = re.compile(r"flag --config\.(?P<path>[^=]+)=(?P<value>.*?): ", re.DOTALL)
-_KINDS: dict[type | None, str] = {int: "a whole number", float: "a number"}
+_KINDS: dict[type | None, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+}
 _BOOLEANS = ("true", "false", "1", "0")
 
 
@@ -184,7 +188,7 @@ def _parse(config: ConfigDict, arguments: Sequence[str]) -> None:
 
 
 def _illegal(config: ConfigDict, message: str) -> str:
-    """The message of the flags, in plain words where a number is none."""
+    """The message of the flags, in plain words where a value is not of its type."""
     given = _ILLEGAL.match(message)
     kind = _KINDS.get(_type_of(given["path"], config)) if given else None
     if given is None or kind is None:
@@ -200,10 +204,13 @@ def _check_known(path: str, config: ConfigDict) -> None:
     section = _section(config, folders)
     if section is not None and key in section:
         return
-    if section is None or not folders:
+    if not folders or folders[0] not in config:
         raise InputError(
             f"--config.{path} is unknown; sections are {', '.join(config)}"
         )
+    while section is None:
+        *folders, key = folders
+        section = _section(config, folders)
     if path in sections.RENAMED:
         raise InputError(f"--{sections.unknown_key(folders[0], key)}")
     raise InputError(f"--config.{path} is unknown; choose from {', '.join(section)}")

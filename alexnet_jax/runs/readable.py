@@ -28,7 +28,7 @@ from alexnet_jax.runtime.lock import locked
 LEFT_OUT_FILE, UNREADABLE_FILE = "left_out.json", "unreadable.txt"
 # Of the images in an error message; the file lists all.
 NAMED = 3
-READING = "reading every image once"
+READING = "reading images"
 
 
 def open_readable(workdir: Path, pipeline: Pipeline) -> Pipeline:
@@ -90,7 +90,7 @@ def list_unreadable(workdir: Path, pipeline: Pipeline, met: InputError) -> Input
     if jax.process_count() > 1:
         return met
     progress.say(f"error: {met}")
-    unreadable = _read_all(pipeline, "checking every image").unreadable
+    unreadable = _read_all(pipeline, "checking images").unreadable
     if not any(unreadable.values()):
         return met
     return _error(workdir, pipeline, unreadable)

@@ -9,7 +9,8 @@ autotuning/      the algorithms that XLA chose, where `train.deterministic` is t
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from alexnet_jax.data.image_tree import check_utf8
@@ -75,6 +76,21 @@ def create(workdir: Path) -> None:
             "choose another directory"
         ) from error
     check_format(workdir)
+
+
+@contextmanager
+def created(workdir: Path) -> Iterator[None]:
+    """`create`; where the block fails a new directory that is still empty goes, which
+    among class folders would be an empty class."""
+    new = not workdir.exists()
+    create(workdir)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                workdir.rmdir()
+        raise
 
 
 def check_format(workdir: Path) -> None:

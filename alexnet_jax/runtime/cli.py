@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -36,18 +37,37 @@ def path_text(text: str) -> str:
     return str(_path(text))
 
 
+def filled(text: str, width: int) -> str:
+    """A help text with its paragraphs as wide as the terminal; indented ones are
+    examples, and stay."""
+    paragraphs = text.strip("\n").split("\n\n")
+    return "\n\n".join(
+        paragraph
+        if paragraph.startswith(" ")
+        else textwrap.fill(
+            paragraph, width, break_long_words=False, break_on_hyphens=False
+        )
+        for paragraph in paragraphs
+    )
+
+
+class _Formatter(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return filled(text, width)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises an InputError, and takes no abbreviations.
 
     In an argument of type Path `~` is the home, and an address of a cloud is an error.
 
-    `command` is the module within the package. A description keeps its line breaks.
+    `command` is the module within the package. A description keeps its paragraphs.
     """
 
     def __init__(self, command: str = "", **options: Any) -> None:
         options.setdefault("prog", f"python -m alexnet_jax.{command}")
         super().__init__(
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             allow_abbrev=False,
             **options,
         )

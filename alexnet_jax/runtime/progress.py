@@ -15,10 +15,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from alexnet_jax.runtime.errors import Failure
 
@@ -68,6 +71,8 @@ class _StandardError(io.TextIOBase):
 _standard_error = _StandardError()
 # Names of files are shown as they are: `:dog:` is none of Rich's emoji.
 console = Console(file=cast("TextIO", _standard_error), emoji=False)
+# Its own: the other one may be quiet, or locked by a thread that hangs.
+_errors = Console(file=cast("TextIO", _standard_error), emoji=False)
 
 
 def shows_bars() -> bool:
@@ -96,13 +101,18 @@ def leave_line() -> None:
 
 def say(message: str) -> None:
     """Print one line to standard error, above a progress bar if there is one."""
-    console.print(message, highlight=False, markup=False, soft_wrap=True)
+    _print_line(console, message)
 
 
 def complain(error: object) -> None:
     """Print the line that says why a command fails, in every process of several."""
-    _standard_error.write(f"error: {error}\n")
-    _standard_error.flush()
+    _print_line(_errors, f"error: {error}")
+
+
+def _print_line(where: Console, line: str) -> None:
+    # On a terminal it is broken between words; in a pipe it is one line.
+    whole = not where.is_terminal
+    where.print(line, highlight=False, markup=False, soft_wrap=whole)
 
 
 def progress_bar(longest: str, total: int, note: int) -> Progress:
@@ -111,10 +121,10 @@ def progress_bar(longest: str, total: int, note: int) -> Progress:
     Args:
       longest: the longest description that it will have.
       total: the count that it runs to.
-      note: about the length of a note.
+      note: about the length of a note, of parts that two spaces divide.
     """
-    # In a narrow window the note is cut off first, then the bar is shorter. Rich alone
-    # would take the same from every column.
+    # In a narrow window the note loses its last parts first, then the bar is shorter.
+    # Rich alone would take the same from every column.
     count = 2 * len(str(total)) + 1
     beside = count + TIME_WIDTH + 4
     bar = 16 if console.width >= len(longest) + 16 + beside + note else 4
@@ -131,13 +141,24 @@ def progress_bar(longest: str, total: int, note: int) -> Progress:
         BarColumn(bar_width=bar, table_column=column(bar)),
         MofNCompleteColumn(table_column=column(count)),
         TimeRemainingColumn(table_column=column(TIME_WIDTH)),
-        TextColumn(
-            "{task.fields[note]}",
-            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=room),
-        ),
+        _Note(room),
         console=console,
         disable=not shows_bars(),
     )
+
+
+class _Note(ProgressColumn):
+    """As many parts of a task's note as there is room for; two spaces divide them."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(Column(no_wrap=True, max_width=room))
+        self._room = room
+
+    def render(self, task: Task) -> Text:
+        parts = str(task.fields["note"]).split("  ")
+        while len("  ".join(parts)) > self._room:
+            parts.pop()
+        return Text("  ".join(parts))
 
 
 @contextmanager

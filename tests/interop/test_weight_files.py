@@ -541,3 +541,18 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_opened(
         weights.main(
             ["export", f"--workdir={tmp_path}", f"--output={tmp_path / output}", *more]
         )
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid", "fetch that .`git lfs pu"),
+        (b"\n<!DOCTYPE html><html>", "is a web page; download the file itself again"),
+        (b"", "is empty; download it again"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.pth", "a.onnx", "a.safetensors", "a.caffemodel"])
+def test_what_a_failed_download_leaves_is_said(tmp_path, name, data, shown):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=shown):
+        read_layers(tmp_path / name)

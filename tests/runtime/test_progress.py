@@ -24,14 +24,14 @@ progress.say("done")
 """
 
 
-def drawn(columns, **variables):
+def drawn(columns, program=DRAWING, **variables):
     """The lines that a program draws in a terminal so wide, the last of a bar alone."""
     master, slave = pty.openpty()
     size = struct.pack("HHHH", 24, columns, 0, 0)
     fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
     kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
     subprocess.run(
-        [sys.executable, "-c", DRAWING],
+        [sys.executable, "-c", program],
         stderr=slave,
         check=True,
         env={**kept, "TERM": "xterm", **variables},
@@ -50,8 +50,25 @@ def test_a_bar_keeps_what_it_does_its_count_and_its_time(columns):
     assert "  7000/600000 " in bar
     assert "-:--:--" in bar
     assert len(bar) <= columns
-    assert ("images/s" in bar) == (columns == 120)
+    # Parts of the note are whole or left out.
+    assert "…" not in bar
+    assert ("error 75.0%" in bar) == (columns > 40)
+    assert ("1304 images/s" in bar) == (columns == 120)
     assert done == "done"
+
+
+def test_lines_are_broken_between_words_on_a_terminal_alone():
+    long = "a line of words that is longer than what forty columns have room for"
+    program = f"from alexnet_jax.runtime.progress import *; say({long!r}); complain(1)"
+    lines, _ = drawn(40, program)
+    assert lines == [long[:40], long[41:], "error: 1"]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "40"},
+    )
+    assert done.stderr == f"{long}\nerror: 1\n"
 
 
 def test_no_colour_and_no_bar_where_the_terminal_can_not():
@@ -72,7 +89,7 @@ def test_names_are_shown_as_they_are(capsys):
 
 def test_a_terminal_that_was_closed_stops_nothing(monkeypatch):
     master, slave = pty.openpty()
-    closed = os.fdopen(slave, "w")
+    closed = os.fdopen(slave, "w", closefd=False)
     os.close(master)
     monkeypatch.setattr("sys.stderr", closed)
     with pytest.raises(OSError):
@@ -82,6 +99,10 @@ def test_a_terminal_that_was_closed_stops_nothing(monkeypatch):
     progress.say("done")
     monkeypatch.setattr("sys.stderr", None)
     progress.say("done")
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), slave)
+    closed.close()
+    os.close(slave)
 
 
 def test_numbers_of_things():

@@ -14,7 +14,7 @@ from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, record
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.errors import Failure, InputError, first_line
 
 
 class ShardTask(NamedTuple):
@@ -89,6 +89,9 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
         }
         atomic.write_json(task.note, note)
         return task.path
+    except Failure:
+        # Of the input's drive.
+        raise
     except (OSError, RuntimeError) as error:
         # ArrayRecord raises RuntimeError, with the system's reason in its text.
         raise InputError(

@@ -3,7 +3,7 @@
 import itertools
 import os
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ def find_layout(root: Path) -> Layout:
         lambda name: bool(image_tree.scan(root, name, deep=False).folders),
     )
     if splits is None:
+        _check_classes(root, listed.folders)
         return Layout("", None, (), LeftOut())
     left_out = listed.left_out + _in_no_class(root, listed.images)
     others = [n for n in listed.folders if n not in (splits.train, splits.validation)]
@@ -57,6 +58,23 @@ def find_layout(root: Path) -> Layout:
         tuple(_inner(root, name) for name in splits.test),
         +left_out,
     )
+
+
+def _check_classes(root: Path, folders: Sequence[str]) -> None:
+    """Raise an InputError if folders look like splits or folds of the same classes:
+    each has the same folders in it, as many as they are or more, and no image."""
+    inner: list[str] | None = None
+    for name in folders:
+        found = image_tree.scan(root, name, deep=False)
+        if found.images or len(found.folders) < max(2, len(folders)):
+            return
+        if inner is not None and found.folders != inner:
+            return
+        inner = found.folders
+    if inner is not None and len(folders) > 1:
+        raise split_folders.doubt(
+            root, folders, f"each with {split_folders.listed(inner)} in it"
+        )
 
 
 def _inner(root: Path, name: str) -> str:

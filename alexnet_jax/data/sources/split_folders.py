@@ -59,7 +59,7 @@ def find_splits(
     found = [name for role in names.values() for name in role]
     beside = [name for name in folders if name not in found]
     if "train" not in names:
-        raise _doubt(root, found, "but no folder of training images")
+        raise doubt(root, found, "but no folder of training images")
     train = _pick(root, "train", names)
     validation = _pick(root, "validation", names) if "validation" in names else None
     alone = len(names) == 1
@@ -67,9 +67,9 @@ def find_splits(
         # A train is also a vehicle.
         if alone:
             return None
-        raise _doubt(root, found, f"beside {_listed(beside)}")
+        raise doubt(root, found, f"beside {listed(beside)}")
     if beside and alone and train not in PLAIN["train"]:
-        raise _doubt(root, found, f"beside {_listed(beside)}")
+        raise doubt(root, found, f"beside {listed(beside)}")
     return Splits(train, validation, tuple(names.get("test", ())))
 
 
@@ -91,7 +91,7 @@ def _candidates(root: Path, folders: Sequence[str]) -> Names:
         found = [
             n for names in (plain, *pairs) for role in names.values() for n in role
         ]
-        raise _doubt(root, found, "of several kinds")
+        raise doubt(root, found, "of several kinds")
     return pairs[0]
 
 
@@ -109,18 +109,20 @@ def _pick(root: Path, role: str, names: Names) -> str:
     found = names[role]
     plain = [name for name in PLAIN[role] if name in found]
     if len(found) > 1 and not plain:
-        raise _doubt(root, found, f"more than one for {role}")
+        raise doubt(root, found, f"more than one for {role}")
     return (plain or found)[0]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names, for a message."""
     shown = ", ".join(printable(name) for name in sorted(names)[:4])
     return shown + (", ..." if len(names) > 4 else "")
 
 
-def _doubt(root: Path, found: Sequence[str], why: str) -> InputError:
+def doubt(root: Path, found: Sequence[str], why: str) -> InputError:
+    """The error for folders that may be splits or classes."""
     return InputError(
-        f"{printable(root)} has {_listed(found)}, which may be splits or classes, "
+        f"{printable(root)} has {listed(found)}, which may be splits or classes, "
         f"{why}; if they are splits, name them train and validation; if they are "
         f"classes, put all class folders into {printable(root)}/train"
     )

@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from alexnet_jax import prepare, verify
-from alexnet_jax.data.prepared import manifest, preparation, record, verification
+from alexnet_jax.data.prepared import (
+    manifest,
+    preparation,
+    record,
+    shard_writer,
+    verification,
+)
 from alexnet_jax.data.selection import ReplacingSource
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.statistics import PixelSums
@@ -578,6 +584,12 @@ def test_a_drive_that_is_away_is_waited_for(
     folder.rename(tmp_path / "gone")
     with pytest.raises(Failure, match="can't be reached .*; when its drive is back"):
         source[3]
+    if kind == "folder":
+        task = shard_writer.ShardTask(
+            tmp_path / "a", tmp_path, source.source, "raw", measured=False
+        )
+        with pytest.raises(Failure, match="can't be reached"):
+            shard_writer.write_shard(task, lambda _: None)
 
 
 def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, image_folder):
