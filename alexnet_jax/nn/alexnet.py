@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
@@ -242,21 +243,25 @@ class AlexNet(nn.Module):
         xs = self._towers_input(images)
         for index, name in enumerate(hidden):
             row: Row = self.layers[name]
-            if row.exchange:
-                xs = [gather(xs, self.tower_axis)] * len(xs)
-            xs = self._linear(name, xs)
+            # A compiled program names the layer that an operation serves.
+            with jax.named_scope(name):
+                if row.exchange:
+                    xs = [gather(xs, self.tower_axis)] * len(xs)
+                xs = self._linear(name, xs)
             keep(f"{name}.linear", xs)
             for step in row.then:
                 if step == "dropout":
                     # The layer's place, from 0, decides its masks.
                     xs = dropped(xs, layer=index)
                 else:
-                    xs = self._after(step, xs)
+                    with jax.named_scope(name):
+                        xs = self._after(step, xs)
                 if step == "activation":
                     keep(name, xs)
                 elif step in FEATURES:
                     keep(f"{FEATURES[step]}{index + 1}", xs)
-        logits = self._logits(last, xs)
+        with jax.named_scope(last):
+            logits = self._logits(last, xs)
         if last in layers:
             kept[last] = logits
         return (logits, kept) if layers else logits

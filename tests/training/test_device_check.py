@@ -69,7 +69,7 @@ def test_a_frozen_layer_passes_unless_it_moves():
 @pytest.mark.slow
 def test_a_layer_whose_gradient_is_wrong_on_a_device_is_found():
     """Half of conv2's, in a step of a small network in bfloat16."""
-    batch, mesh = device_check.random_batch(8, 67, 5), mesh_of(1, 1)
+    batch, mesh = device_check.random_batch(32, 67, 5), mesh_of(1, 1)
 
     def update(dtype, **rates):
         schedule = make_schedule(steps_per_epoch=10, layer_rates=rates)
