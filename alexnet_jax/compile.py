@@ -15,6 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     # The plugin for CUDA would look for a GPU, and print a traceback.
     os.environ["JAX_PLATFORMS"] = "cpu"
+    # XLA would say that there is no GPU.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     parser = Parser(
         "compile",
         description="Compile a config's training and evaluation step for a GPU that\n"

@@ -41,6 +41,17 @@ def between_devices(text):
     return sorted(found)
 
 
+def test_what_code2012_exchanges_is_what_the_paper_says():
+    layers = ("conv3", "fc6", "fc7")
+    assert exchanges(AlexNet(num_classes=10)) == sorted(
+        [
+            *(("all-gather", layer) for layer in layers),
+            *(("reduce-scatter", layer) for layer in layers),
+            ("all-reduce", "fc8"),
+        ]
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.deviceless
 @pytest.mark.parametrize("name", PRESETS)
