@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
@@ -26,6 +27,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from alexnet_jax.nn import lrn, pooling, shapes
 from alexnet_jax.nn.convolution import convolve_shared
 from alexnet_jax.nn.fused import support
+from alexnet_jax.nn.fused.stages import OF_TOWERS
 from alexnet_jax.nn.layers import Conv, Row, as_rows
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.nn.products import multiply_shared
@@ -252,31 +254,36 @@ class AlexNet(nn.Module):
         kernels = None if self.is_initializing() else support.kernels(self)
         for index, name in enumerate(hidden):
             row: Row = self.layers[name]
-            if row.exchange:
-                xs = [gather(xs, self.tower_axis)] * len(xs)
-            xs, biases = self._linear(name, xs)
             names = (f"{name}.linear", name, f"norm{index + 1}", f"pool{index + 1}")
-            steps: tuple[str, ...] = ()
             # What a kernel leaves in registers can't be asked for.
-            if kernels is not None and not any(n in layers for n in names):
-                steps = kernels.steps(row, xs[0])
-            if kernels is not None and steps:
-                pairs = zip(xs, biases, strict=True)
-                xs = [kernels.stage(steps)(x, bias) for x, bias in pairs]
-            else:
-                xs = [add_bias(x, b) for x, b in zip(xs, biases, strict=True)]
-                keep(f"{name}.linear", xs)
+            asked = any(feature in layers for feature in names)
+            steps = () if kernels is None or asked else kernels.steps(row)
+            # A compiled program names the layer that an operation serves.
+            with jax.named_scope(name):
+                if row.exchange:
+                    xs = [gather(xs, self.tower_axis)] * len(xs)
+                towers = len(xs)
+                # The kernels take towers side by side, as one product gives them.
+                together = steps in OF_TOWERS and all(x is xs[0] for x in xs)
+                xs, biases = self._linear(name, xs, together)
+                if kernels is not None and steps:
+                    xs = kernels.run(steps, xs, biases, towers)
+                else:
+                    xs = [add_bias(x, b) for x, b in zip(xs, biases, strict=True)]
+                    keep(f"{name}.linear", xs)
             for step in row.then[len(steps) :]:
                 if step == "dropout":
                     # The layer's place, from 0, decides its masks.
                     xs = dropped(xs, layer=index)
                 else:
-                    xs = self._after(step, xs)
+                    with jax.named_scope(name):
+                        xs = self._after(step, xs)
                 if step == "activation":
                     keep(name, xs)
                 elif step in FEATURES:
                     keep(f"{FEATURES[step]}{index + 1}", xs)
-        logits = self._logits(last, xs)
+        with jax.named_scope(last):
+            logits = self._logits(last, xs)
         if last in layers:
             kept[last] = logits
         return (logits, kept) if layers else logits
@@ -305,9 +312,11 @@ class AlexNet(nn.Module):
             name=name,
         )
 
-    def _linear(self, name: str, xs: list[Array]) -> tuple[list[Array], list[Array]]:
+    def _linear(
+        self, name: str, xs: list[Array], together: bool
+    ) -> tuple[list[Array], list[Array]]:
         """A convolution or a matrix product in each local tower, and the biases that
-        are to be added."""
+        are to be added; or, `together`, those of all towers side by side."""
         row: Row = self.layers[name]
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
@@ -319,6 +328,9 @@ class AlexNet(nn.Module):
             shape = (xs[0].shape[-1], row.width // self.towers)
             product = multiply_shared
         kernels, biases = self._parameters(name, shape)(self._tower_indices())
+        if together:
+            xs = xs[:1]
+            kernels, biases = ([gather(list(a), None)] for a in (kernels, biases))
         if all(x is xs[0] for x in xs):
             outputs = product(xs[0], list(kernels))
         else:

@@ -114,6 +114,7 @@ def open_run(
         for line in (
             hints.opening_line(setup, workdir),
             *hints.implementation(setup),
+            *hints.type_hints(setup),
             *hints.warnings(setup.plan),
         ):
             progress.say(line)

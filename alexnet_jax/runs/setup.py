@@ -108,7 +108,7 @@ def build_setup(
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
     model = AlexNet(num_classes=len(dataset.class_names), **network)
     model.check_size(pipeline.crop, pipeline.crop)
-    schedule = _schedule(section(settings, "schedule"), plan, model)
+    schedule = schedule_of(section(settings, "schedule"), plan, model)
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
     kept = None if workdir is None else workdir / AUTOTUNING
     compiled = determinism.of_run(plan.deterministic, mesh, kept)
@@ -151,9 +151,16 @@ def _open_data(reading: Arguments, dataset: Dataset | None) -> Pipeline:
     return pipeline
 
 
-def _schedule(changing: Arguments, plan: Plan, model: AlexNet) -> Schedule:
-    """The schedule of a run, in which the layers that it freezes have no rate."""
-    rates = {**(changing.pop("layer_rates", None) or {}), **_frozen(plan.freeze, model)}
+def schedule_of(changing: Arguments, plan: Plan, model: AlexNet) -> Schedule:
+    """The schedule of the section `schedule`, in which the layers that a plan freezes
+    have no rate.
+
+    Raises:
+      InputError: if it freezes a layer that there isn't, or a value is out of range.
+    """
+    changing = dict(changing)
+    rates = changing.pop("layer_rates", None) or {}
+    rates = {**rates, **_frozen_rates(plan.freeze, model)}
     return make_schedule(
         steps_per_epoch=plan.steps_per_epoch,
         batch_size=plan.batch_size,
@@ -177,7 +184,7 @@ def _check_size(reading: Mapping[str, object], stored: int) -> None:
         )
 
 
-def _frozen(names: Sequence[str], model: AlexNet) -> dict[str, float]:
+def _frozen_rates(names: Sequence[str], model: AlexNet) -> dict[str, float]:
     """A rate of zero for each layer that has one of these names or is of that kind.
 
     Raises:

@@ -104,8 +104,8 @@ def test_both_ways_to_the_kernel_gradient_agree(height, width, side, stride, dty
 
 
 # Side of the image, channels, side of the kernel, stride: conv1 of torchvision's
-# network (224 and two zeros before), Caffe's (227), figure 2's (224); sizes that tests
-# train on; a kernel that its stride divides, one smaller than its stride, 48 channels.
+# network (224, two zeros before), Caffe's (227), figure 2's (224); sizes that tests
+# train on; kernels that their stride divides; smaller than it; with more channels.
 STRIDED = [
     (226, 3, 11, 4),
     (227, 3, 11, 4),

@@ -24,6 +24,7 @@ from networks import (
     placed,
     replicated,
     tiny,
+    traced,
 )
 
 
@@ -235,23 +236,6 @@ def test_the_step_lowers_for_other_platforms_in_bfloat16(platform):
     """Where there is no such device to compile it: no operation is for CPU alone."""
     lowered = traced(tiny(dtype="bfloat16"), 67).lower(lowering_platforms=(platform,))
     assert "stablehlo.convolution" in lowered.as_text()
-
-
-def traced(model, size):
-    """The train step, a tower a device, traced for images of `size`."""
-    mesh = mesh_of(1, model.towers, towers=model.towers)
-    schedule = make_schedule(steps_per_epoch=1)
-    sgd = optimizer.momentum_sgd(schedule)
-    state = step.abstract_state(model, sgd, mesh, size)
-    train = step.make_train_step(model, sgd, schedule, mesh, 0)
-    place = jax.sharding.NamedSharding(mesh, jax.P("data"))
-    batch = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
-        next(batches(1, batch_size=2, size=size)),
-    )
-    mean = jax.ShapeDtypeStruct((size, size, 3), jnp.float32, sharding=replicated(mesh))
-    assert isinstance(train, jax.stages.Wrapped)
-    return train.trace(state, batch, mean)
 
 
 def test_the_full_step_has_no_grouped_convolution():
