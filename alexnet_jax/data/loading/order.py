@@ -1,7 +1,7 @@
 """The order of examples: Grain's shuffle, of many positions at once.
 
-Grain computes one position a call, which for a small training set takes 30
-microseconds under the interpreter's lock, more than reading an image
+Grain computes one position a call, which takes 12 microseconds under the interpreter's
+lock, and over 30 for a small training set: more than the rest of an image
 (`experiments/benchmarks/input_pipeline`). In NumPy the same permutation costs almost
 nothing, and most of that without the lock.
 """
