@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,9 +35,10 @@ from alexnet_jax.runtime.errors import (
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.training import evaluation
 from alexnet_jax.training.plan import make_plan
+from alexnet_jax.training.step import TrainState
 
 import runs
-from networks import flat, mesh_of
+from networks import flat, mesh_of, replicated
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,52 @@ def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):
     starts = workdirs.read_starts(tmp_path / "run")
     held = [start["held_by_devices"] for start in starts]
     assert held == [["train", "validation"], []]
+
+
+@pytest.mark.slow
+def test_the_next_batch_is_placed_while_a_step_runs(tmp_path, monkeypatch, capsys):
+    started: list[Any] = []
+    overlapped: list[bool] = []
+
+    def train_step(state, batch, mean):
+        loss = runs.slow(state.params)
+        started.append(loss)
+        names = ("loss", "top1_error", "top5_error", "examples", "learning_rate")
+        return state._replace(step=state.step + 1), dict.fromkeys(names, loss)
+
+    timed_next = train.timed_next
+
+    def noted(*arguments):
+        found = timed_next(*arguments)
+        jax.block_until_ready(found[0])
+        overlapped.extend(not step.is_ready() for step in started[-1:])
+        return found
+
+    monkeypatch.setattr(train, "timed_next", noted)
+    short = ("--config.train.steps=5", "--config.train.validate_steps=5")
+    config, workdir = parse(
+        runs.arguments(tmp_path, "run", *short, "--config.train.save_steps=5")
+    )
+    setup = build_setup(config)
+    zero = jax.device_put(np.int32(0), replicated(setup.mesh))
+    number = jax.device_put(np.float32(0), replicated(setup.mesh))
+    state = TrainState(zero, number, (number,))
+    errors = {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.5}
+    steps = dataclasses.replace(
+        setup.steps,
+        initial=lambda: state,
+        abstract=jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state
+        ),
+        train=train_step,
+        after_validation=lambda state, error: state,
+    )
+    train.train(
+        dataclasses.replace(setup, steps=steps, validate=lambda *_: errors), workdir
+    )
+    # Were a step waited for before, none would be running.
+    assert len(overlapped) == 4 and any(overlapped)
+    assert "s for data, " in capsys.readouterr().err
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path):

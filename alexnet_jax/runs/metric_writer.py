@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -15,6 +16,7 @@ from alexnet_jax.runs.metrics_file import (
     METRICS_FILE,
     cut_metrics,
 )
+from alexnet_jax.runs.waits import DATA, Waits
 from alexnet_jax.runtime import atomic, optional, progress
 from alexnet_jax.runtime.atomic import cannot_write, writing
 from alexnet_jax.runtime.errors import Failure
@@ -32,7 +34,8 @@ class MetricWriter:
     """Writes a line of metrics.jsonl for every step and every validation.
 
     A step's metrics are written when the next step has been started, so that nothing
-    waits for the device; `flush` writes what is pending. A context manager.
+    waits for the device; `flush` writes what is pending. A context manager, which says
+    at the end how long the devices waited (`waits`), and for what.
 
     Args:
       workdir: where the files go.
@@ -71,6 +74,7 @@ class MetricWriter:
         self._classes = classes
         # The first step's time is mostly that of compiling it.
         self._timed = False
+        self.waits = Waits()
         self._input_wait = InputWait(advice)
         self._loss_rise = LossRise()
         self._board = None
@@ -84,8 +88,10 @@ class MetricWriter:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._progress.stop()
+        if kind is None and self._timed:
+            progress.say(self.waits.line())
         if self._lines is not None:
             self._lines.close()
         if self._board is not None:
@@ -98,6 +104,10 @@ class MetricWriter:
           Diverged: if the loss of the step before is not finite.
         """
         previous, self._pending = self._pending, (step, metrics, waited)
+        # While the step before runs, no device waits for the next batch.
+        loss: Any = None if previous is None else previous[1]["loss"]
+        if loss is None or loss.is_ready():
+            self.waits.add(DATA, waited)
         # The first step is compiled before it is started.
         self._progress.update(self._task, description="training")
         if previous is not None:

@@ -20,6 +20,7 @@ from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.setup import Setup
+from alexnet_jax.runs.waits import SAVING, VALIDATION
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.lock import locked
@@ -65,10 +66,11 @@ class Run:
         """
         if step > self.start:
             self.metrics.flush()
-            check_state(step, state)
-            if self.autotuning is not None and multihost.is_main():
-                self.autotuning.keep()
-            self.checkpoints.save(step, state)
+            with self.metrics.waits.counted(SAVING):
+                check_state(step, state)
+                if self.autotuning is not None and multihost.is_main():
+                    self.autotuning.keep()
+                self.checkpoints.save(step, state)
 
     @contextlib.contextmanager
     def saved_if_unreadable(self, step: int, state: TrainState) -> Iterator[None]:
@@ -128,15 +130,7 @@ def open_run(
         check = interrupts.check if jax.process_count() == 1 else lambda: None
         statistics = _note_start(workdir, setup)
         mean = mean_crop(statistics, setup.pipeline.crop)
-        if checkpoints.steps:
-            start, state = checkpoints.restore_latest(setup.steps.abstract)
-            progress.say(f"continuing from step {start} of {workdir}")
-        else:
-            start, state = 0, begin(setup)
-        # A run may have been stopped between a step and the end of its validation.
-        error = checkpoints.validation_error(start)
-        if error is not None:
-            state = setup.steps.after_validation(state, error)
+        start, state, validated = _first_state(setup, checkpoints, workdir, begin)
         # Where nothing is left to train, nothing is read.
         held = setup.held if start < setup.plan.steps else ()
         cuts = _hold(setup, held, check)
@@ -146,12 +140,17 @@ def open_run(
             start=start,
             classes=len(setup.pipeline.dataset.class_names),
             advice=hints.faster_reading(setup.pipeline),
-            validated=error is not None,
+            validated=validated,
             writes=multihost.is_main(),
         )
         mean = jax.device_put(mean, placement.replicated(setup.mesh))
         own = [cuts["validation"]] if "validation" in cuts else []
         batches = _batches(setup, statistics, start, held="train" in held)
+
+        def validate(state: TrainState) -> dict[str, float]:
+            with metrics.waits.counted(VALIDATION):
+                return setup.validate(state, mean, check, *own)
+
         yield Run(
             start=start,
             state=state,
@@ -159,11 +158,29 @@ def open_run(
             metrics=stack.enter_context(metrics),
             batches=stack.enter_context(batches),
             cut=cuts.get("train", dict),
-            validate=lambda state: setup.validate(state, mean, check, *own),
+            validate=validate,
             checkpoints=checkpoints,
             autotuning=setup.determinism.autotuning,
             signal=lambda: stop.largest(interrupts.received or 0),
         )
+
+
+def _first_state(
+    setup: Setup,
+    checkpoints: CheckpointWriter,
+    workdir: Path,
+    begin: Callable[[Setup], TrainState],
+) -> tuple[int, TrainState, bool]:
+    """The step that a run continues from, its state, and whether it is validated."""
+    if not checkpoints.steps:
+        return 0, begin(setup), False
+    start, state = checkpoints.restore_latest(setup.steps.abstract)
+    progress.say(f"continuing from step {start} of {workdir}")
+    # A run may have been stopped between a step and the end of its validation.
+    error = checkpoints.validation_error(start)
+    if error is None:
+        return start, state, False
+    return start, setup.steps.after_validation(state, error), True
 
 
 def _note_start(workdir: Path, setup: Setup) -> Statistics:

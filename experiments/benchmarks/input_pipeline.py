@@ -19,6 +19,10 @@ of class folders of images:
 
     python experiments/benchmarks/input_pipeline.py --originals=IMAGES --work=FOLDER \
         --output=experiments/benchmarks/input_pipeline
+
+`--parts=costs` measures this project's side alone, without PyTorch: the CPU time of one
+image, and the part of it under the interpreter's lock. `--parts=sweep` measures images
+a second by threads and workers, up to the cores of the machine.
 """
 
 import argparse
@@ -42,10 +46,13 @@ from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.sources import registry
 
 import harness
+import host_path
 
 
 BATCH, CROP, SIZE = 128, 224, 256
 FORMS = ("jpeg", "raw", "originals")
+PARTS = ("peers", "costs", "sweep")
+UNITS = {"costs": "microseconds of CPU an image", "sweep": "images per second"}
 
 
 def batches_of(batches, count):
@@ -268,8 +275,8 @@ def in_a_process(side, form, given, workers):
     return float(done.stdout.split()[-1])
 
 
-def make_files(originals, work):
-    """The same images in every form that a side reads."""
+def make_prepared(originals, work):
+    """The same images, prepared."""
     work.mkdir(parents=True, exist_ok=True)
     link = work / "originals"
     if not link.exists():
@@ -279,6 +286,10 @@ def make_files(originals, work):
             prepare(
                 source="folder", input_path=str(link), output=work / form, encoding=form
             )
+
+
+def make_files(work):
+    """The same images in every form that a peer reads."""
     source = opened("jpeg", work)
     assert isinstance(source, record.PreparedSource)
     if not (work / "files").exists():
@@ -332,6 +343,13 @@ def compare(form, given):
     }
 
 
+def measure_own(part, form, given):
+    if part == "sweep":
+        return host_path.sweep(given.work / form, given.batches, given.rounds)
+    originals = given.work / "originals"
+    return host_path.costs(form, originals, given.work, given.batches, given.rounds)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -341,6 +359,7 @@ def main():
     add("--work", type=Path, required=True, help="folder for the prepared forms")
     add("--output", type=Path, help="folder for the raw results")
     add("--forms", nargs="+", choices=FORMS, default=FORMS)
+    add("--parts", nargs="+", choices=PARTS, default=["peers"])
     add("--rounds", type=int, default=7)
     add("--batches", type=int, default=24, help="measured in a round and side")
     add("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -350,19 +369,36 @@ def main():
     if given.side:
         print(SIDES[given.side](given.form, given.work, given.batches, given.workers))
         return
-    make_files(given.originals, given.work)
-    forms = {form: compare(form, given) for form in given.forms}
-    packages = ["grain", "simplejpeg", "pillow", "numpy", "torch", "torchvision"]
-    result = {
-        "benchmark": "input_pipeline",
-        "unit": "images per second",
-        "batch_size": BATCH,
-        "images": len(opened("jpeg", given.work)),
-        "ratio": forms[given.forms[0]]["ratio"]["median"],
-        "forms": forms,
-        **harness.machine(*packages),
-    }
-    harness.write(result, given.output)
+    make_prepared(given.originals, given.work)
+    images = len(opened("jpeg", given.work))
+    packages = ["grain", "simplejpeg", "pillow", "numpy"]
+    if "peers" in given.parts:
+        make_files(given.work)
+        forms = {form: compare(form, given) for form in given.forms}
+        result = {
+            "benchmark": "input_pipeline",
+            "unit": "images per second",
+            "batch_size": BATCH,
+            "images": images,
+            "ratio": forms[given.forms[0]]["ratio"]["median"],
+            "forms": forms,
+            **harness.machine(*packages, "torch", "torchvision"),
+        }
+        harness.write(result, given.output)
+    own = [part for part in PARTS[1:] if part in given.parts]
+    for part in own:
+        result = {
+            "benchmark": f"input_pipeline_{part}",
+            "unit": UNITS[part],
+            "images": images,
+            "forms": {
+                form: measure_own(part, form, given)
+                for form in given.forms
+                if form in ("jpeg", "raw")
+            },
+            **harness.machine(*packages),
+        }
+        harness.write(result, given.output)
 
 
 if __name__ == "__main__":

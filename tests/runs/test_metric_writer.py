@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import re
+import time
 
 import jax.numpy as jnp
 import pytest
@@ -8,8 +10,11 @@ import pytest
 from alexnet_jax.runs import hints, metric_writer
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics
+from alexnet_jax.runs.waits import SAVING
 from alexnet_jax.runtime.errors import Diverged, Failure, InputError
 from alexnet_jax.training.plan import make_plan
+
+import runs
 
 
 def metrics(loss):
@@ -161,6 +166,32 @@ def test_one_hint_where_the_data_are_the_limit(
     assert shown.count("spent waiting for the data; buy more cores") == said
     fractions = {line["input_wait_fraction"] for line in lines(tmp_path)[10:]}
     assert fractions == {1.0 if said else 0.0}
+
+
+def test_the_last_line_says_what_the_devices_waited_for(tmp_path, capsys):
+    """Not for a batch that was there before the last step had ended."""
+    with writer(tmp_path) as written:
+        written.train(1, metrics(1.0), 10.0)
+        written.train(2, metrics(1.0), 20.0)
+        runs.slow(jnp.float32(0)).block_until_ready()
+        written.train(3, {**metrics(1.0), "loss": runs.slow(jnp.float32(0))}, 30.0)
+        written.train(4, metrics(1.0), 1000.0)
+        with written.waits.counted(SAVING):
+            time.sleep(0.1)
+        written.flush()
+    last = capsys.readouterr().err.splitlines()[-1]
+    numbers = r"waited ([\d.]+) s for data, ([\d.]+) s for validation, ([\d.]+) s for"
+    waited = re.search(numbers, last)
+    assert waited is not None
+    data, validation, saving = map(float, waited.groups())
+    assert (data, validation) == (60.0, 0.0)
+    assert 0.1 <= saving < 10
+
+
+def test_a_run_that_trained_nothing_says_nothing_of_waits(tmp_path, capsys):
+    with writer(tmp_path):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(5, 0), (6, 1)])

@@ -8,7 +8,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jaxtyping import Array
 
 from alexnet_jax import train
 from alexnet_jax.checkpoint.reader import CheckpointReader
@@ -114,6 +118,13 @@ def final_digests(workdir: Path, step: int) -> dict[str, np.ndarray]:
 
     path = (workdir / "checkpoints" / str(step)).absolute()
     return ocp.load(str(path), checkpointable_name="digests")
+
+
+@jax.jit
+def slow(start: Array) -> Array:
+    """A number that a device takes some tenths of a second to compute."""
+    table = jnp.full((400, 400), 1 / 400, jnp.float32) + 0 * start
+    return lax.fori_loop(0, 60, lambda _, x: x @ table, table)[0, 0]
 
 
 def checkpoint_steps(workdir: Path) -> dict[int, float | None]:

@@ -74,6 +74,24 @@ def view(
     return cut[:, ::-1] if flipped else cut
 
 
+def put(
+    target: UInt8[np.ndarray, "crop crop 3"],
+    image: UInt8[np.ndarray, "size size 3"],
+    row: int,
+    column: int,
+    flipped: bool,
+) -> None:
+    """Copy a crop into an array of its size; see `view`."""
+    cut = view(image, row, column, len(target), flipped)
+    if not flipped:
+        target[...] = cut
+        return
+    # NumPy copies pixels backwards three bytes at a time; a colour at a time takes a
+    # fifth of that.
+    for colour in range(3):
+        target[..., colour] = cut[..., colour]
+
+
 def colour_shifts(
     normals: Float[np.ndarray, "count 3"],
     *,

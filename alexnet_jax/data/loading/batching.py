@@ -89,8 +89,8 @@ def train_batch(
     def make(place: int) -> None:
         example = source[int(indices[place])]
         labels[place] = example["label"]
-        images[place] = augment.view(
-            example["image"], rows[place], columns[place], crop, flipped[place]
+        augment.put(
+            images[place], example["image"], rows[place], columns[place], flipped[place]
         )
 
     _in_parallel(make, source, indices, threads, timeout)

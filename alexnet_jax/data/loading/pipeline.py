@@ -1,4 +1,4 @@
-"""From a data set to batches on the host, ordered by Grain.
+"""From a data set to batches on the host, in the order of Grain's shuffle.
 
 The record, its index and the seed decide an example, and the step decides a batch. The
 number of threads, workers or processes, and where a run was interrupted, change
@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -17,6 +17,8 @@ import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import batching
+from alexnet_jax.data.loading.batching import HostBatch
+from alexnet_jax.data.loading.order import examples_at
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import Statistics
@@ -207,22 +209,34 @@ def train_dataset(
         threads=pipeline.threads_each,
         timeout=pipeline.timeout,
     )
-    examples = len(pipeline.dataset.splits["train"])
-    # Practically without end; `repeat(None)` overflows with batches of one.
-    epochs = sys.maxsize // (2 * examples)
-    # Not the seed itself: Grain adds the epoch to it, so that seed 1 would begin with
-    # the order of seed 0's second epoch.
-    order = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    # Sliced last: `map_with_index` then numbers the slices of all processes, and so the
-    # draws are those of an example's position in the global stream. Sliced before it,
-    # every process would count from 0 and draw the same crops as the others.
-    return (
-        grain.MapDataset.range(examples)
-        .shuffle(seed=order)
-        .repeat(epochs)
-        .batch(batch_size // slice_count)
-        .map_with_index(draws if held else whole)[slice_index::slice_count]
+    count = batch_size // slice_count
+    make = functools.partial(
+        _train_slice,
+        make=draws if held else whole,
+        count=count,
+        examples=len(pipeline.dataset.splits["train"]),
+        # Not the seed itself: an epoch's order has the seed plus the epoch, so that
+        # seed 1 would begin with the order of seed 0's second epoch.
+        order_seed=int(np.random.SeedSequence(seed).generate_state(1)[0]),
     )
+    # Practically without end. The numbers are those of the slices of all processes, and
+    # so the draws are those of an example's position in the global stream.
+    numbers = grain.MapDataset.range(sys.maxsize // (2 * count))
+    return numbers[slice_index::slice_count].map(make)
+
+
+def _train_slice(
+    number: int,
+    *,
+    make: Callable[[int, np.ndarray], HostBatch],
+    count: int,
+    examples: int,
+    order_seed: int,
+) -> HostBatch:
+    """Slice `number` of all batches, of `count` examples."""
+    start = number * count
+    indices = examples_at(start, count, examples=examples, seed=order_seed)
+    return make(number, indices)
 
 
 def evaluation_dataset(
@@ -258,11 +272,19 @@ def evaluation_dataset(
         timeout=pipeline.timeout,
     )
     places = functools.partial(batching.evaluation_places, examples=len(source))
-    return (
-        grain.MapDataset.range(count * batch_size)
-        .batch(batch_size // slice_count)
-        .map(places if held else whole)[slice_index::slice_count]
+    make = functools.partial(
+        _evaluation_slice,
+        make=places if held else whole,
+        count=batch_size // slice_count,
     )
+    numbers = grain.MapDataset.range(count * slice_count)
+    return numbers[slice_index::slice_count].map(make)
+
+
+def _evaluation_slice(
+    number: int, *, make: Callable[[np.ndarray], HostBatch], count: int
+) -> HostBatch:
+    return make(np.arange(number * count, (number + 1) * count))
 
 
 # What presets change of the defaults of `open_pipeline`.

@@ -28,6 +28,16 @@ def test_every_view_comes_up_and_each_is_a_crop_or_its_flip():
     assert len(expected) == 18
 
 
+def test_a_crop_is_copied_as_it_is_seen():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    for row, column, flipped in ((0, 3, False), (2, 1, True), (4, 4, True)):
+        copy = np.empty((5, 5, 3), np.uint8)
+        augment.put(copy, image, row, column, flipped)
+        expected = augment.view(image, row, column, 5, flipped)
+        np.testing.assert_array_equal(copy, expected)
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 def test_crops_are_uniform_over_all_places_and_flips_fair(seed):
     draws = augment.draw(seed, 0, 500_000, border=32)
