@@ -30,6 +30,7 @@ OPTIONS = {
     "folder": ("other_classes",),
     "imagenet": ("other_classes",),
     "parquet": ("image_key", "label_key", "other_classes"),
+    "tfds": ("image_key", "label_key", "other_classes"),
 }
 
 
