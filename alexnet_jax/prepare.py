@@ -23,10 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add(
         "--source",
-        choices=("folder", "imagenet", "parquet", "tfds"),
+        choices=("folder", "imagenet", "parquet", "tfds", "webdataset"),
         required=True,
         help="what the input is: class folders, ImageNet in any layout, Parquet as the "
-        "Hugging Face Hub has it, or a set of TensorFlow Datasets",
+        "Hugging Face Hub has it, a set of TensorFlow Datasets, or WebDataset's tars",
     )
     add(
         "--input",

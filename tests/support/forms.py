@@ -296,6 +296,31 @@ def tfrecord(
     _write(root, files)
 
 
+def webdataset(root: Path, *, label: str = "number") -> None:
+    """Tar shards, two for training; a list of the classes beside them.
+
+    `label` is what gives the class: a `number` or a `text` in `cls`, or `json`.
+    """
+    files: dict[str, bytes] = {"classes.txt": "\n".join(WNIDS).encode()}
+    for split, members in photos().items():
+        cut = len(members) // 2 if split == "train" else len(members)
+        for number, part in enumerate((members[:cut], members[cut:])):
+            inside = {}
+            for photo in part:
+                stem, value = photo.name.removesuffix(".JPEG"), WNIDS.index(photo.wnid)
+                inside[photo.name] = photo.data
+                if label == "json":
+                    inside[f"{stem}.json"] = json.dumps({"label": value}).encode()
+                else:
+                    text = photo.wnid if label == "text" else str(value)
+                    inside[f"{stem}.cls"] = text.encode()
+            if inside:
+                files[f"photos-{split}-{number:06d}.tar"] = archives.tar(inside)
+    if label == "text":
+        del files["classes.txt"]
+    _write(root, files)
+
+
 # The forms that have the set's order and names.
 SAME: dict[str, tuple[str, Callable[[Path], None]]] = {
     "archives": ("imagenet", tars),
@@ -304,4 +329,5 @@ SAME: dict[str, tuple[str, Callable[[Path], None]]] = {
     "Caffe's list": ("imagenet", caffe),
     "Parquet": ("parquet", parquet),
     "TFRecord": ("tfds", tfrecord),
+    "WebDataset": ("webdataset", webdataset),
 }

@@ -13,6 +13,7 @@ from alexnet_jax.data.sources.holding_out import OTHER_CLASSES
 from alexnet_jax.data.sources.imagenet import open_imagenet
 from alexnet_jax.data.sources.parquet import open_parquet
 from alexnet_jax.data.sources.tfds import open_tfds
+from alexnet_jax.data.sources.webdataset import open_webdataset
 from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 
@@ -24,6 +25,7 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
     "parquet": open_parquet,
     "prepared": open_prepared,
     "tfds": open_tfds,
+    "webdataset": open_webdataset,
 }
 # What can be set beside the path, the size and the fraction.
 OPTIONS = {
@@ -31,6 +33,7 @@ OPTIONS = {
     "imagenet": ("other_classes",),
     "parquet": ("image_key", "label_key", "other_classes"),
     "tfds": ("image_key", "label_key", "other_classes"),
+    "webdataset": ("image_key", "label_key", "other_classes"),
 }
 
 
@@ -47,13 +50,15 @@ def open_dataset(
     """Open a data set.
 
     Args:
-      source: its kind: `digits`, `folder`, `imagenet`, `prepared` or `tfds`.
-      path: its folder, or its name in TensorFlow Datasets; None for the digits.
+      source: its kind: `prepared`, `folder`, `imagenet`, `parquet`, `tfds`,
+        `webdataset`, `arrays` or `digits`; or a function of your own, as MODULE:FUNCTION.
+      path: its folder or file, or its name in TensorFlow Datasets; None for the digits.
       size: side of the stored images, in pixels; a prepared data set has its own, and
         training refuses another.
       validation_fraction: the fraction held out where there is no validation split.
-      image_key, label_key: what images and classes are called in the data set, where
-        that can't be seen.
+      image_key, label_key: what images and classes are called in the data set: a
+        column, a feature, a file's ending or a key of its JSON; None for what holds
+        images and classes there.
       other_classes: what happens to images of a class that only one split has: `stop`
         refuses a class of validation images alone; `skip` leaves all such images out.
 
