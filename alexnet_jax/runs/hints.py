@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 
+from alexnet_jax.data.dataset import Source
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.record import PreparedSource
@@ -60,11 +61,31 @@ def warnings(plan: Plan) -> list[str]:
     return [f"warning: {text}" for text in found]
 
 
-def faster_reading(pipeline: Pipeline) -> str:
-    """What to do where the devices wait for these data."""
+def slow_reading(setup: Setup) -> list[str]:
+    """What to do first about data that are slow to read at random, as training does."""
+    source = _source(setup.pipeline)
+    if not isinstance(source, EncodedSource) or not source.recommends_preparing:
+        return []
+    data = setup.config["data"]
+    return [
+        f"hint: {data['source']} is slow to read at random; prepare it once, with "
+        f"`python -m alexnet_jax.prepare --source={data['source']} "
+        f"--input={data.get('path')} --output=DIR`, and train with "
+        "--config.data.source=prepared --config.data.path=DIR"
+    ]
+
+
+def _source(pipeline: Pipeline) -> Source:
+    """The source of the training images, without what is laid over it."""
     source = pipeline.dataset.splits["train"]
     while isinstance(source, CorruptedSource | ReplacingSource | SelectedSource):
         source = source.source
+    return source
+
+
+def faster_reading(pipeline: Pipeline) -> str:
+    """What to do where the devices wait for these data."""
+    source = _source(pipeline)
     if isinstance(source, EncodedSource):
         return "prepare them with `python -m alexnet_jax.prepare`"
     if isinstance(source, PreparedSource) and source.encoding != "raw":

@@ -103,7 +103,11 @@ def open_run(
         consensus.in_main(lambda: stack.enter_context(lock))
         workdirs.check_run(workdir, setup.config)
         run_data.check_data(workdir, setup.pipeline)
-        for line in (hints.opening_line(setup, workdir), *hints.warnings(setup.plan)):
+        for line in (
+            hints.opening_line(setup, workdir),
+            *hints.warnings(setup.plan),
+            *hints.slow_reading(setup),
+        ):
             progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
         interrupts = stack.enter_context(Interrupts())

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.image_tree import printable, say_left_out
 from alexnet_jax.data.prepared.record import open_prepared
-from alexnet_jax.data.sources import imagenet_classes
+from alexnet_jax.data.sources import imagenet_classes, own
+from alexnet_jax.data.sources.arrays import open_arrays
 from alexnet_jax.data.sources.digits import open_digits
 from alexnet_jax.data.sources.folder import open_folder
 from alexnet_jax.data.sources.holding_out import OTHER_CLASSES
@@ -19,6 +20,7 @@ from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 
 
 SOURCES: dict[str, Callable[..., Dataset]] = {
+    "arrays": open_arrays,
     "digits": open_digits,
     "folder": open_folder,
     "imagenet": open_imagenet,
@@ -51,7 +53,8 @@ def open_dataset(
 
     Args:
       source: its kind: `prepared`, `folder`, `imagenet`, `parquet`, `tfds`,
-        `webdataset`, `arrays` or `digits`; or a function of your own, as MODULE:FUNCTION.
+        `webdataset`, `arrays` or `digits`; or a function of your own, given as
+        MODULE:FUNCTION.
       path: its folder or file, or its name in TensorFlow Datasets; None for the digits.
       size: side of the stored images, in pixels; a prepared data set has its own, and
         training refuses another.
@@ -66,9 +69,11 @@ def open_dataset(
       InputError: if it does not exist, is not what the source expects, or has a single
         class or a split without images.
     """
-    if source not in SOURCES:
+    if source not in SOURCES and not own.is_own(source):
         raise InputError(
-            f"data.source={source!r} unknown; choose from {', '.join(sorted(SOURCES))}"
+            f"data.source={source!r} unknown; choose from "
+            f"{', '.join(sorted(SOURCES))}, or give a function of your own as "
+            "MODULE:FUNCTION"
         )
     check_number("data.size", size, least=1, below=LARGEST_SIZE + 1)
     if not 0 < validation_fraction < 1:
@@ -82,9 +87,12 @@ def open_dataset(
         label_key=(label_key, None),
         other_classes=(other_classes, "stop"),
     )
-    if path is not None:
-        path = str(paths.local(path, "data.path"))
-    dataset = SOURCES[source](path, size, validation_fraction, **options)
+    if own.is_own(source):
+        dataset = own.open_own(source, path, size, validation_fraction)
+    else:
+        if path is not None:
+            path = str(paths.local(path, "data.path"))
+        dataset = SOURCES[source](path, size, validation_fraction, **options)
     where = path or source
     if len(dataset.class_names) < 2:
         raise InputError(
