@@ -33,9 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add(
         "--input",
         type=Path,
-        required=True,
         metavar="FOLDER",
-        help="images at any depth, or a prepared data set",
+        help="images at any depth, or a prepared data set; or what --source opens",
+    )
+    add(
+        "--source",
+        metavar="NAME",
+        help="of another data set, as in --config.data.source: imagenet, parquet, ..., "
+        "or MODULE:FUNCTION (default: see --input)",
     )
     add("--layer", required=True, metavar="NAME[,NAME]", help="as conv5, fc7.linear")
     add(
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--split",
         default="all",
         choices=("all", *SPLITS),
-        help="of a prepared data set (default: all, training first)",
+        help="of a data set (default: all, training first)",
     )
     parser.add_checkpoint()
     parser.add_dtype()
@@ -60,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.input,
         given.layer.split(","),
         given.output,
+        source=given.source,
         split=given.split,
         checkpoint=given.checkpoint,
         dtype=given.dtype,

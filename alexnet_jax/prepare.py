@@ -6,9 +6,22 @@ from pathlib import Path
 
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.data.sources import own
 from alexnet_jax.runtime import cli, progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Interrupted
+
+
+SOURCES = ("folder", "imagenet", "parquet", "tfds", "webdataset", "arrays")
+
+
+def _source(text: str) -> str:
+    """A source that can be prepared."""
+    if text not in SOURCES and not own.is_own(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} unknown; choose from {', '.join(SOURCES)}, or MODULE:FUNCTION"
+        )
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,16 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add(
         "--source",
-        choices=("folder", "imagenet", "parquet", "tfds"),
+        type=_source,
+        metavar="NAME",
         required=True,
-        help="what the input is: class folders, ImageNet in any layout, Parquet as the "
-        "Hugging Face Hub has it, or a set of TensorFlow Datasets",
+        help="what the input is: `folder`, class folders; `imagenet`, in any layout; "
+        "`parquet`, as the Hugging Face Hub has it; `tfds`, TensorFlow Datasets; "
+        "`webdataset`, tar shards; `arrays`, an .npz file; or MODULE:FUNCTION, a "
+        "function of your own that opens a data set",
     )
     add(
         "--input",
         dest="input_path",
         type=cli.path_text,
-        required=True,
+        default=None,
         metavar="PATH_OR_NAME",
         help="a folder with train/CLASS and validation/CLASS, or with CLASS folders "
         "alone; ImageNet's archives, or a folder as Kaggle lays it out; a name like "

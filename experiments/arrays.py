@@ -4,11 +4,12 @@ As a command it writes a prepared data set into one file, which the experiments 
 take as `--data`: to carry it to another machine.
 
     python experiments/arrays.py --data=PREPARED --output=FILE.npz
+
+Commands read it with --config.data.source=arrays, and `prepare` with --source=arrays.
 """
 
 import argparse
 import sys
-import zipfile
 from pathlib import Path
 
 
@@ -19,14 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.sources.arrays import ArraySource, array_dataset
+from alexnet_jax.data.sources.arrays import ArraySource, array_dataset, save_arrays
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.cli import Parser
-from alexnet_jax.runtime.errors import InputError
 
 
-SPLITS = ("train", "validation")
 HELD_OUT_DIGITS = 0.2
 
 
@@ -53,13 +52,11 @@ def open_data(path: Path) -> Dataset:
     Raises:
       InputError: if it is neither.
     """
-    if path.suffix == ".npz":
-        return _load_arrays(path)
-    return held(
-        open_dataset(
-            source="prepared", path=str(path), size=256, validation_fraction=0.1
-        )
+    source = "arrays" if path.suffix == ".npz" else "prepared"
+    dataset = open_dataset(
+        source=source, path=str(path), size=256, validation_fraction=0.1
     )
+    return dataset if source == "arrays" else held(dataset)
 
 
 def digits(size: int) -> Dataset:
@@ -86,30 +83,6 @@ def source_of(dataset: Dataset, split: str) -> ArraySource:
     source = dataset.splits[split]
     assert isinstance(source, ArraySource)
     return source
-
-
-def save_arrays(path: Path, dataset: Dataset) -> None:
-    """Write a data set in memory to an npz file, to be carried to another machine."""
-    train, validation = (source_of(dataset, split) for split in SPLITS)
-    np.savez(
-        path,
-        class_names=np.asarray(dataset.class_names),
-        train_images=train.images,
-        train_labels=train.labels,
-        validation_images=validation.images,
-        validation_labels=validation.labels,
-    )
-
-
-def _load_arrays(path: Path) -> Dataset:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            images = {split: stored[f"{split}_images"] for split in SPLITS}
-            labels = {split: stored[f"{split}_labels"] for split in SPLITS}
-            names = stored["class_names"].tolist()
-        return array_dataset(images, labels, names)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no file of arrays ({error})") from error
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pytest
 from alexnet_jax import preset_config
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.prepared.preparation import prepare
-from alexnet_jax.data.sources.arrays import array_dataset
+from alexnet_jax.data.sources.arrays import array_dataset, save_arrays
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime.errors import InputError
@@ -51,7 +51,7 @@ def same_arrays(found: Dataset, expected: Dataset) -> None:
 
 
 def test_arrays_survive_the_way_to_another_machine(digits, tmp_path):
-    arrays.save_arrays(tmp_path / "digits.npz", digits)
+    save_arrays(tmp_path / "digits.npz", digits)
     found = arrays.open_data(tmp_path / "digits.npz")
     assert found.class_names == digits.class_names
     assert (found.size, found.fingerprint) == (digits.size, digits.fingerprint)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import numpy as np
+from jaxtyping import UInt8
+
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Example, Source, fingerprint
 from alexnet_jax.data.image_tree import cannot_read, printable
@@ -22,6 +25,14 @@ class EncodedImage(NamedTuple):
     where: str
     label: int
     data: bytes
+
+
+class StoredImage(NamedTuple):
+    """An image as it is stored, its class, and what was repaired in its file."""
+
+    label: int
+    image: UInt8[np.ndarray, "size size 3"]
+    repaired: tuple[str, ...]
 
 
 class EncodedSource(Source, abc.ABC):
@@ -56,9 +67,17 @@ class EncodedSource(Source, abc.ABC):
     def fingerprint(self) -> str:
         """Changes when the files change: by names, classes and lengths."""
 
-    def __getitem__(self, index: int) -> Example:
+    def stored(self, index: int) -> StoredImage:
+        """The image, decoded and cut.
+
+        Raises:
+          InputError: if it can't be read or decoded.
+        """
         where, label, data = self.encoded(index)
-        image = decoding.decode(data, where, size=self.size).image
+        return StoredImage(label, *decoding.decode(data, where, size=self.size))
+
+    def __getitem__(self, index: int) -> Example:
+        label, image, _ = self.stored(index)
         return {"image": image, "label": label}
 
 

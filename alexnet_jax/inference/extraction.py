@@ -28,10 +28,11 @@ BATCH_SIZE = 64
 
 def write_features(
     workdir: Path,
-    given: Path,
+    given: Path | None,
     layers: str | Sequence[str],
     output: Path,
     *,
+    source: str | None = None,
     split: str = "all",
     checkpoint: str | int = "best",
     dtype: str | None = None,
@@ -41,11 +42,12 @@ def write_features(
 
     Args:
       workdir: of a run.
-      given: a folder of images at any depth, or a prepared data set. Labels and class
-        names are its own.
+      given: a folder of images at any depth, or a prepared data set; or what `source`
+        opens. Labels and class names are its own.
       layers: out of `model.features`, or one of them.
       output: a .zarr folder or a .npy file that doesn't exist, or an unfinished one.
-      split: `all`, or `train` or `validation` of a prepared data set.
+      source: None, or the source of a data set; see `open_dataset`.
+      split: `all`, or `train` or `validation` of a data set.
       checkpoint: `best`, `latest` or a step.
       dtype: type of the computation; None for the run's own. Float32 is written.
       batch_size: images at a time.
@@ -60,7 +62,7 @@ def write_features(
     layers = [layers] if isinstance(layers, str) else list(layers)
     network = open_trained(workdir, checkpoint, dtype)
     _check_layers(layers, network.model.features)
-    images = open_input(given, network.data.size, split)
+    images = open_input(given, network.data.size, split, source)
     size, mesh = network.data.size, network.all_devices()
     batch_size = min(batch_size, images.total)
     extract = network.extractor(mesh, layers)
@@ -78,7 +80,7 @@ def write_features(
             "batch_size": batch_size,
             **({} if dtype is None else {"dtype": dtype}),
         },
-        attributes=_attributes(network, given, images),
+        attributes=_attributes(network, given or source or "", images),
     )
     with (
         output_file as file,
@@ -94,7 +96,7 @@ def write_features(
 
 
 def _attributes(
-    network: TrainedNetwork, given: Path, images: Input
+    network: TrainedNetwork, given: Path | str, images: Input
 ) -> dict[str, object]:
     """Where features come from: what a file of them says of itself, as JSON."""
     data = network.data
@@ -113,7 +115,7 @@ def _attributes(
             "mean": network.mean.mean(axis=(0, 1), dtype=np.float64).tolist(),
             "mean_sha256": hashlib.sha256(network.mean.tobytes()).hexdigest(),
         },
-        "input": printable(given.absolute()),
+        "input": printable(given.absolute() if isinstance(given, Path) else given),
         "splits": images.splits,
         "class_names": list(images.class_names),
         "versions": environment()["versions"],

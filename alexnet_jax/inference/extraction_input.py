@@ -9,14 +9,17 @@ from jaxtyping import UInt8
 
 from alexnet_jax.data import dataset as datasets
 from alexnet_jax.data import image_paths, image_tree
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.prepared import manifest
-from alexnet_jax.data.prepared.record import open_prepared
 from alexnet_jax.data.sources.folder import NO_LABEL, images_by_class
+from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
 
 SPLITS = ("train", "validation")
+# Held out where a data set has no validation split, as in training by default.
+VALIDATION_FRACTION = 0.1
 
 
 class Row(NamedTuple):
@@ -49,19 +52,37 @@ class Input(NamedTuple):
         return sum(self.splits.values())
 
 
-def open_input(given: Path, size: int, split: str) -> Input:
-    """Open the images of a folder or of a prepared data set.
+def open_input(
+    given: Path | None, size: int, split: str, source: str | None = None
+) -> Input:
+    """Open the images of a folder or of a data set.
 
     Args:
-      given: the folder.
+      given: the folder; or what `source` opens, which may need nothing.
       size: side of the images that the network takes, in pixels.
-      split: `all`, or `train` or `validation` of a prepared data set.
+      split: `all`, or `train` or `validation` of a data set.
+      source: None for a folder of images at any depth, or a prepared data set.
 
     Raises:
       InputError: if there is no such folder, split or image, or another size is stored.
     """
-    if (given / manifest.DATASET_FILE).is_file():
-        return _prepared(given, size, split)
+    if source is None:
+        if given is None:
+            raise InputError("give --input=FOLDER, or --source=MODULE:FUNCTION")
+        if not (given / manifest.DATASET_FILE).is_file():
+            return _images(given, size, split)
+        source = "prepared"
+    dataset = open_dataset(
+        source=source,
+        path=None if given is None else str(given),
+        size=size,
+        validation_fraction=VALIDATION_FRACTION,
+    )
+    return _dataset(dataset, str(given or source), size, split)
+
+
+def _images(given: Path, size: int, split: str) -> Input:
+    """Images at any depth of a folder."""
     if not given.is_dir():
         raise InputError(f"--input={given} is not a folder")
     if split != "all":
@@ -97,9 +118,8 @@ def _folder(given: Path, size: int) -> Input:
     return Input(found.class_names, {"all": len(names)}, checksum, rows)
 
 
-def _prepared(given: Path, size: int, split: str) -> Input:
-    # The set has its own size and splits.
-    dataset = open_prepared(str(given), size, validation_fraction=0.1)
+def _dataset(dataset: Dataset, given: str, size: int, split: str) -> Input:
+    """The examples of a data set."""
     if dataset.size != size:
         raise InputError(
             f"{given} is stored at {dataset.size} pixels a side and the network takes "

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.data.sources import registry
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.nn.alexnet import AlexNet
@@ -18,7 +19,7 @@ from alexnet_jax.runtime.errors import InputError
 
 
 # The sources that need a path.
-WITH_PATH = ("prepared", "folder", "imagenet", "tfds")
+WITH_PATH = tuple(sorted(set(registry.SOURCES) - {"digits"}))
 
 
 def open_mesh(workdirs_given: Sequence[Path], mesh: tuple[int, int] | None) -> Mesh:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from alexnet_jax.data.dataset import Source
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.record import PreparedSource
@@ -31,6 +32,17 @@ INPUT_WAIT_WORTH_A_HINT = 0.1
 FIRST_STEPS = 100
 # A larger quotient is no noise of single batches.
 RISE_WORTH_A_WARNING = 1.1
+
+
+def at_start(setup: Setup, workdir: Path) -> list[str]:
+    """What a run says before its first step: what it is, and what to change."""
+    return [
+        opening_line(setup, workdir),
+        *implementation(setup),
+        *type_hints(setup),
+        *warnings(setup.plan),
+        *slow_reading(setup),
+    ]
 
 
 def opening_line(setup: Setup, workdir: Path) -> str:
@@ -129,11 +141,31 @@ def type_advice(dtype: str, platform: str, kind: str, capability: str) -> str | 
     return None
 
 
-def faster_reading(pipeline: Pipeline) -> str:
-    """What to do where the devices wait for these data."""
+def slow_reading(setup: Setup) -> list[str]:
+    """What to do first about data that are slow to read at random, as training does."""
+    source = _source(setup.pipeline)
+    if not isinstance(source, EncodedSource) or not source.recommends_preparing:
+        return []
+    data = setup.config["data"]
+    return [
+        f"hint: {data['source']} is slow to read at random; prepare it once, with "
+        f"`python -m alexnet_jax.prepare --source={data['source']} "
+        f"--input={data.get('path')} --output=DIR`, and train with "
+        "--config.data.source=prepared --config.data.path=DIR"
+    ]
+
+
+def _source(pipeline: Pipeline) -> Source:
+    """The source of the training images, without what is laid over it."""
     source = pipeline.dataset.splits["train"]
     while isinstance(source, CorruptedSource | ReplacingSource | SelectedSource):
         source = source.source
+    return source
+
+
+def faster_reading(pipeline: Pipeline) -> str:
+    """What to do where the devices wait for these data."""
+    source = _source(pipeline)
     if isinstance(source, EncodedSource):
         return "prepare them with `python -m alexnet_jax.prepare`"
     if isinstance(source, PreparedSource) and source.encoding != "raw":

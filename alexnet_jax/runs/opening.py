@@ -113,12 +113,7 @@ def open_run(
         consensus.in_main(lambda: stack.enter_context(lock))
         workdirs.check_run(workdir, setup.config)
         run_data.check_data(workdir, setup.pipeline)
-        for line in (
-            hints.opening_line(setup, workdir),
-            *hints.implementation(setup),
-            *hints.type_hints(setup),
-            *hints.warnings(setup.plan),
-        ):
+        for line in hints.at_start(setup, workdir):
             progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
         interrupts = stack.enter_context(Interrupts())

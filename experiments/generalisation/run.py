@@ -8,7 +8,7 @@ errors are by the true labels.
     python experiments/generalisation/run.py --data=CIFAR --runs=FOLDER
         --output=FOLDER [--networks NAME ...] [--rows NAME ...] [--epochs=N] [--quick]
 
-CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
+CIFAR is a prepared data set of 32x32, or a file by `arrays.py`. FOLDER of
 `--runs` keeps every run, and the same command resumes it, also with more epochs. A run
 ends early after three epochs without a training error. `--output` gets a file of
 results for each network; rows of another command stay in it. `--quick` shows that it

@@ -7,7 +7,7 @@ weight decay, and a learning rate that drops once at the end.
     python experiments/lrn_cifar/run.py --data=CIFAR --runs=FOLDER --output=FOLDER
                                         [--epochs=N] [--seeds=N] [--quick]
 
-CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
+CIFAR is a prepared data set of 32x32, or a file by `arrays.py`. FOLDER of
 `--runs` keeps every run, and the same command resumes it. `--quick` shows that it
 works: an epoch on scanned digits.
 """

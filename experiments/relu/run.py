@@ -11,7 +11,7 @@ error, continues with every seed until it reaches 25 % or the epochs are over.
 With `raw` pixels the network is given what the 2012 code's examples have: pixels minus
 the mean image, far smaller initial kernels, and biases at twice the learning rate.
 
-CIFAR is a prepared data set of 32x32, or a file by `arrays.save_arrays`. FOLDER of
+CIFAR is a prepared data set of 32x32, or a file by `arrays.py`. FOLDER of
 `--runs` keeps every run, and the same command resumes it. `--quick` shows that it
 works: a few epochs on scanned digits.
 

@@ -8,6 +8,7 @@ names say.
 import functools
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -204,6 +205,122 @@ def parquet(
             files.write_table(table, root / name, row_group_size=7)
 
 
+def _message(number: int, data: bytes) -> bytes:
+    """A field of Protocol Buffers that holds bytes."""
+    length, count = b"", len(data)
+    while count >= 128:
+        length += bytes([count & 127 | 128])
+        count >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([count]) + data
+
+
+def example(features: dict[str, bytes | int]) -> bytes:
+    """A tf.train.Example, of single bytes and of small numbers."""
+    entries = b""
+    for key, value in features.items():
+        if isinstance(value, bytes):
+            feature = _message(1, _message(1, value))
+        else:
+            feature = _message(3, _message(1, bytes([value])))
+        entries += _message(1, _message(1, key.encode()) + _message(2, feature))
+    return _message(1, entries)
+
+
+def record(data: bytes) -> bytes:
+    """A record of TFRecord."""
+    import google_crc32c
+
+    def checksum(data: bytes) -> bytes:
+        value = google_crc32c.value(data)
+        turned = (value >> 15 | value << 17) + 0xA282EAD8
+        return struct.pack("<I", turned & 0xFFFFFFFF)
+
+    length = struct.pack("<Q", len(data))
+    return length + checksum(length) + data + checksum(data)
+
+
+def tfrecord(
+    root: Path, *, named: bool = True, order: Sequence[int] | None = None
+) -> None:
+    """As TensorFlow Datasets builds a set whose examples it does not shuffle.
+
+    `order` is another order of the training images.
+    """
+    kind = "tensorflow_datasets.core.features"
+    features = {
+        "image": {"pythonClassName": f"{kind}.image_feature.Image"},
+        "label": {
+            "pythonClassName": f"{kind}.class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": "5"},
+        },
+        "file_name": {"pythonClassName": f"{kind}.text_feature.Text"},
+    }
+    if not named:
+        del features["file_name"]
+    items = [{"featureKey": "image"}, {"featureKey": "label"}]
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    info = {
+        "fileFormat": "tfrecord",
+        "name": "photos",
+        "version": "1.0.0",
+        "splits": [
+            {
+                "filepathTemplate": template,
+                "name": split,
+                "shardLengths": [str(len(members))],
+            }
+            for split, members in photos().items()
+        ],
+        "supervisedKeys": {"tuple": {"items": items}},
+    }
+    files = {
+        "dataset_info.json": json.dumps(info).encode(),
+        "features.json": json.dumps({"featuresDict": {"features": features}}).encode(),
+        "label.labels.txt": "".join(f"{wnid}\n" for wnid in WNIDS).encode(),
+    }
+    for split, members in photos().items():
+        if split == "train" and order is not None:
+            members = [members[place] for place in order]
+        files[f"photos-{split}.tfrecord-00000-of-00001"] = b"".join(
+            record(
+                example(
+                    {
+                        "file_name": photo.name.encode(),
+                        "image": photo.data,
+                        "label": WNIDS.index(photo.wnid),
+                    }
+                )
+            )
+            for photo in members
+        )
+    _write(root, files)
+
+
+def webdataset(root: Path, *, label: str = "number") -> None:
+    """Tar shards, two for training; a list of the classes beside them.
+
+    `label` is what gives the class: a `number` or a `text` in `cls`, or `json`.
+    """
+    files: dict[str, bytes] = {"classes.txt": "\n".join(WNIDS).encode()}
+    for split, members in photos().items():
+        cut = len(members) // 2 if split == "train" else len(members)
+        for number, part in enumerate((members[:cut], members[cut:])):
+            inside = {}
+            for photo in part:
+                stem, value = photo.name.removesuffix(".JPEG"), WNIDS.index(photo.wnid)
+                inside[photo.name] = photo.data
+                if label == "json":
+                    inside[f"{stem}.json"] = json.dumps({"label": value}).encode()
+                else:
+                    text = photo.wnid if label == "text" else str(value)
+                    inside[f"{stem}.cls"] = text.encode()
+            if inside:
+                files[f"photos-{split}-{number:06d}.tar"] = archives.tar(inside)
+    if label == "text":
+        del files["classes.txt"]
+    _write(root, files)
+
+
 # The forms that have the set's order and names.
 SAME: dict[str, tuple[str, Callable[[Path], None]]] = {
     "archives": ("imagenet", tars),
@@ -211,4 +328,6 @@ SAME: dict[str, tuple[str, Callable[[Path], None]]] = {
     "Kaggle's tree": ("imagenet", kaggle),
     "Caffe's list": ("imagenet", caffe),
     "Parquet": ("parquet", parquet),
+    "TFRecord": ("tfds", tfrecord),
+    "WebDataset": ("webdataset", webdataset),
 }

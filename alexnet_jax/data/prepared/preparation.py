@@ -21,8 +21,9 @@ from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.image_tree import check_utf8
 from alexnet_jax.data.prepared import manifest, shard_writer, staging
 from alexnet_jax.data.prepared.manifest import Content
+from alexnet_jax.data.prepared.pixel_source import PixelSource
 from alexnet_jax.data.prepared.shard_writer import ShardTask
-from alexnet_jax.data.sources import registry
+from alexnet_jax.data.sources import own, registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
 from alexnet_jax.runtime import atomic, clutter, process_pool, progress
 from alexnet_jax.runtime.errors import InputError, check_number
@@ -36,7 +37,7 @@ EXAMPLES_WORTH_A_SHARD = 256
 def prepare(
     *,
     source: str,
-    input_path: str,
+    input_path: str | None,
     output: Path,
     encoding: str = "jpeg",
     size: int = 256,
@@ -54,7 +55,8 @@ def prepare(
 
     Args:
       source: what the input is; see `open_dataset`.
-      input_path: the folder, or the set's name in TensorFlow Datasets.
+      input_path: the folder or file, or the set's name in TensorFlow Datasets; None
+        where the source needs none.
       output: a folder that does not exist yet, or is empty.
       encoding: `jpeg` (quality 95) or `raw` pixels.
       size: side of the stored images, in pixels.
@@ -78,13 +80,21 @@ def prepare(
         label_key=label_key,
         other_classes=other_classes,
     )
-    registry.say_about(dataset, input_path)
+    if dataset.size != size:
+        raise InputError(
+            f"{input_path or source} has images of {dataset.size} pixels a side, which "
+            f"are stored as they are; give --size={dataset.size}"
+        )
+    registry.say_about(dataset, input_path or source)
     folder = staging.staging_folder(output)
     finished = folder / staging.SET_FOLDER
     job = _job(source, size, encoding)
     try:
         with staging.hold(folder, output, job):
             tasks = _tasks(dataset, folder, encoding)
+            if any(isinstance(t.source, PixelSource) for t in tasks["train"]):
+                # Nothing is decoded, and what is in memory is not copied to workers.
+                workers = 1
             _write_shards(tasks, workers, skip=on_error == "skip")
             content = _manifest_content(tasks, dataset, job)
             staging.check_unreadable(content, on_error, folder)
@@ -115,7 +125,7 @@ def _publish(finished: Path, output: Path) -> None:
 
 
 def _check_arguments(
-    source: str, input_path: str, output: Path, size: int, workers: int | None
+    source: str, input_path: str | None, output: Path, size: int, workers: int | None
 ) -> None:
     if os.path.ismount(output):
         raise InputError(
@@ -124,7 +134,9 @@ def _check_arguments(
         )
     check_utf8("--output=", output)
     check_number("--size", size, least=1, below=LARGEST_SIZE + 1)
-    if source in ("folder", "imagenet") and not Path(input_path).is_dir():
+    if input_path is None and not own.is_own(source):
+        raise InputError(f"--source={source} needs --input=PATH_OR_NAME")
+    if source in ("folder", "imagenet") and not Path(input_path or "").is_dir():
         raise InputError(f"--input={input_path} is not a folder")
     if workers is not None:
         check_number("--workers", workers, least=1)
@@ -151,10 +163,12 @@ def _job(source: str, size: int, encoding: str) -> dict[str, object]:
 def _tasks(dataset: Dataset, folder: Path, encoding: str) -> dict[str, list[ShardTask]]:
     """The shards of each split."""
     tasks: dict[str, list[ShardTask]] = {}
-    for split, source in dataset.splits.items():
+    for split, examples in dataset.splits.items():
+        total = len(examples)
+        source = examples
         if not isinstance(source, EncodedSource):
-            raise InputError(f"{source} has no image files to prepare")
-        total = len(source)
+            of_set = dataset.fingerprint, split
+            source = PixelSource(examples, of_set, dataset.size, 0, total)
         # Enough shards to keep many cores busy to the end, and not too many files.
         count = max(
             -(-total // EXAMPLES_IN_SHARD),

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax.data import decoding
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, record
+from alexnet_jax.data.prepared.pixel_source import PixelSource
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import Failure, InputError, first_line
@@ -27,7 +27,7 @@ class ShardTask(NamedTuple):
 
     path: Path
     notes: Path
-    source: EncodedSource
+    source: EncodedSource | PixelSource
     encoding: str
     measured: bool
 
@@ -62,8 +62,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             for index in range(len(task.source)):
                 name = task.source.name(index)
                 try:
-                    where, label, data = task.source.encoded(index)
-                    image, repairs = decoding.decode(data, where, size=task.source.size)
+                    label, image, repairs = task.source.stored(index)
                 except InputError as error:
                     unreadable.append({"name": name, "reason": str(error)})
                 else:

@@ -1,8 +1,10 @@
-"""A data set from arrays in memory, for experiments and notebooks."""
+"""A data set from arrays in memory, or in a file of NumPy's."""
 
 import dataclasses
 import hashlib
+import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
@@ -10,6 +12,9 @@ from jaxtyping import Integer, Shaped, UInt8
 from alexnet_jax.data.dataset import Dataset, Example, fingerprint
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime.errors import InputError
+
+
+SPLITS = ("train", "validation")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +41,38 @@ class ArraySource:
     def where(self, index: int) -> str:
         """The example's place, for messages."""
         return f"example {index} in memory"
+
+
+def open_arrays(path: str | None, size: int, validation_fraction: float) -> Dataset:
+    """A data set in one file, as `save_arrays` writes it, read into memory: arrays
+    `train_images`, `train_labels`, `validation_images`, `validation_labels`, and
+    `class_names`. It has its own size and splits.
+
+    Raises:
+      InputError: if it can't be read, or its arrays don't fit together.
+    """
+    del size, validation_fraction
+    if path is None:
+        raise InputError("data.path is not set; give the .npz file of the arrays")
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            images = {split: stored[f"{split}_images"] for split in SPLITS}
+            labels = {split: stored[f"{split}_labels"] for split in SPLITS}
+            names = stored["class_names"].tolist()
+        return array_dataset(images, labels, names)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no file of arrays ({error})") from error
+
+
+def save_arrays(path: Path, dataset: Dataset) -> None:
+    """Write a data set in memory to an .npz file, to be carried to another machine."""
+    arrays: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        source = dataset.splits[split]
+        assert isinstance(source, ArraySource)
+        arrays[f"{split}_images"] = source.images
+        arrays[f"{split}_labels"] = source.labels
+    np.savez(path, class_names=np.asarray(dataset.class_names), **arrays)  # type: ignore
 
 
 def array_dataset(

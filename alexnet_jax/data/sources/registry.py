@@ -6,30 +6,36 @@ from collections.abc import Callable
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.image_tree import printable, say_left_out
 from alexnet_jax.data.prepared.record import open_prepared
-from alexnet_jax.data.sources import imagenet_classes
+from alexnet_jax.data.sources import imagenet_classes, own
+from alexnet_jax.data.sources.arrays import open_arrays
 from alexnet_jax.data.sources.digits import open_digits
 from alexnet_jax.data.sources.folder import open_folder
 from alexnet_jax.data.sources.holding_out import OTHER_CLASSES
 from alexnet_jax.data.sources.imagenet import open_imagenet
 from alexnet_jax.data.sources.parquet import open_parquet
 from alexnet_jax.data.sources.tfds import open_tfds
+from alexnet_jax.data.sources.webdataset import open_webdataset
 from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 
 
 SOURCES: dict[str, Callable[..., Dataset]] = {
+    "arrays": open_arrays,
     "digits": open_digits,
     "folder": open_folder,
     "imagenet": open_imagenet,
     "parquet": open_parquet,
     "prepared": open_prepared,
     "tfds": open_tfds,
+    "webdataset": open_webdataset,
 }
 # What can be set beside the path, the size and the fraction.
 OPTIONS = {
     "folder": ("other_classes",),
     "imagenet": ("other_classes",),
     "parquet": ("image_key", "label_key", "other_classes"),
+    "tfds": ("image_key", "label_key", "other_classes"),
+    "webdataset": ("image_key", "label_key", "other_classes"),
 }
 
 
@@ -46,13 +52,16 @@ def open_dataset(
     """Open a data set.
 
     Args:
-      source: its kind: `digits`, `folder`, `imagenet`, `prepared` or `tfds`.
-      path: its folder, or its name in TensorFlow Datasets; None for the digits.
+      source: its kind: `prepared`, `folder`, `imagenet`, `parquet`, `tfds`,
+        `webdataset`, `arrays` or `digits`; or a function of your own, given as
+        MODULE:FUNCTION.
+      path: its folder or file, or its name in TensorFlow Datasets; None for the digits.
       size: side of the stored images, in pixels; a prepared data set has its own, and
         training refuses another.
       validation_fraction: the fraction held out where there is no validation split.
-      image_key, label_key: what images and classes are called in the data set, where
-        that can't be seen.
+      image_key, label_key: what images and classes are called in the data set: a
+        column, a feature, a file's ending or a key of its JSON; None for what holds
+        images and classes there.
       other_classes: what happens to images of a class that only one split has: `stop`
         refuses a class of validation images alone; `skip` leaves all such images out.
 
@@ -60,9 +69,11 @@ def open_dataset(
       InputError: if it does not exist, is not what the source expects, or has a single
         class or a split without images.
     """
-    if source not in SOURCES:
+    if source not in SOURCES and not own.is_own(source):
         raise InputError(
-            f"data.source={source!r} unknown; choose from {', '.join(sorted(SOURCES))}"
+            f"data.source={source!r} unknown; choose from "
+            f"{', '.join(sorted(SOURCES))}, or give a function of your own as "
+            "MODULE:FUNCTION"
         )
     check_number("data.size", size, least=1, below=LARGEST_SIZE + 1)
     if not 0 < validation_fraction < 1:
@@ -76,9 +87,12 @@ def open_dataset(
         label_key=(label_key, None),
         other_classes=(other_classes, "stop"),
     )
-    if path is not None:
-        path = str(paths.local(path, "data.path"))
-    dataset = SOURCES[source](path, size, validation_fraction, **options)
+    if own.is_own(source):
+        dataset = own.open_own(source, path, size, validation_fraction)
+    else:
+        if path is not None:
+            path = str(paths.local(path, "data.path"))
+        dataset = SOURCES[source](path, size, validation_fraction, **options)
     where = path or source
     if len(dataset.class_names) < 2:
         raise InputError(

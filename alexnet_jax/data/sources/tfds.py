@@ -1,7 +1,7 @@
 """A classification set of TensorFlow Datasets, without TensorFlow.
 
-The set must have been built as ArrayRecord, which has random access; its files are
-then read in place.
+Its files are read in place: TFRecord, which it writes by default, by
+`tfds_records`; ArrayRecord by the package tensorflow_datasets.
 """
 
 import dataclasses
@@ -10,6 +10,8 @@ from typing import Any
 
 from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import EncodedImage, EncodedSource
+from alexnet_jax.data.image_tree import printable
+from alexnet_jax.data.sources import tfds_records
 from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.optional import require
 
@@ -70,25 +72,85 @@ class TfdsSource(EncodedSource):
         return dataclasses.replace(self, start=at + start, stop=at + stop)
 
 
-def open_tfds(path: str | None, size: int, validation_fraction: float) -> Dataset:
+def open_tfds(
+    path: str | None,
+    size: int,
+    validation_fraction: float,
+    *,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    other_classes: str = "stop",
+) -> Dataset:
     """A set by its name, like imagenette/full-size-v2, or by its folder.
 
-    The second split is the set's `validation` or `test`. A set with neither has the end
-    of `train` held out.
+    The second split is the set's `validation` or `test`. Of a set with neither a part
+    is held out: of TFRecord a fraction of each class, of ArrayRecord the end.
 
     Raises:
       InputError: if it can't be read, or is no set of images with one class each.
     """
     if path is None:
         raise InputError("data.path is not set; give the set's name or its folder")
-    builder = _builder(path)
+    builder, folder = None, _version_folder(path)
+    if folder is None:
+        builder = _builder(path)
+        folder = Path(builder.data_dir)
+    info = tfds_records.read_json(folder / tfds_records.INFO_FILE)
+    # An older set doesn't say: it is TFRecord.
+    stored_as = info.get("fileFormat") or "tfrecord"
+    if stored_as == "tfrecord":
+        return tfds_records.open_records(
+            folder,
+            size,
+            validation_fraction,
+            image_key=image_key,
+            label_key=label_key,
+            other_classes=other_classes,
+        )
+    if stored_as != "array_record":
+        raise InputError(
+            f"{printable(folder)} is stored as {stored_as}, and only tfrecord and "
+            f"array_record are read here; build it again with `{_command(path)}`"
+        )
+    if (image_key, label_key, other_classes) != (None, None, "stop"):
+        raise InputError(
+            f"{printable(folder)} is stored as array_record, of which the features are "
+            "those of its supervised keys, and all classes are kept: leave out "
+            "image_key, label_key and other_classes"
+        )
+    return _of_array_record(
+        builder or _builder(str(folder)), path, size, validation_fraction
+    )
+
+
+def _version_folder(path: str) -> Path | None:
+    """The folder of the set's one version, in the folder that is given or below it;
+    None if a name is given.
+
+    Raises:
+      InputError: if it has none, or several.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    name = tfds_records.INFO_FILE
+    if (folder / name).is_file():
+        return folder
+    found = sorted([*folder.glob(f"*/{name}"), *folder.glob(f"*/*/{name}")])
+    if len(found) == 1:
+        return found[0].parent
+    has = ", ".join(str(file.parent.relative_to(folder)) for file in found[:5])
+    raise InputError(
+        f"{printable(folder)} is not a built set of TensorFlow Datasets; give the "
+        f"folder of one version, with its {name}{f' (it has {has})' if has else ''}"
+    )
+
+
+def _of_array_record(
+    builder: Tfds, path: str, size: int, validation_fraction: float
+) -> Dataset:
     info = builder.info
     image, label = _keys(info, path)
-    if info.file_format is None or info.file_format.value != "array_record":
-        raise InputError(
-            f"{path} is stored as {info.file_format and info.file_format.value}, which "
-            f"has no random access; build it again with `{_command(path)}`"
-        )
     skip = require("tensorflow_datasets", path).decode.SkipDecoding()
 
     def encoded(split: str) -> TfdsSource:
@@ -126,8 +188,8 @@ def _builder(path: str) -> Tfds:
             return tfds.builder_from_directory(path)
         except Exception as error:
             raise InputError(
-                f"{path} is not a built set of TensorFlow Datasets; give the folder of "
-                "one version, with its dataset_info.json"
+                f"{path} is not a built set of TensorFlow Datasets "
+                f"({first_line(error)}); build it again"
             ) from error
     try:
         return loader.builder_from_files(path)

@@ -98,9 +98,15 @@ def check_same_but_for_order_and_names(tmp_path, reference, expected, source, pa
     assert examples(tmp_path / "out") == expected
 
 
-def test_parquet_without_names_in_another_order(tmp_path, reference, expected):
+@pytest.mark.parametrize(
+    ("source", "write"), [("parquet", forms.parquet), ("tfds", forms.tfrecord)]
+)
+def test_without_names_and_in_another_order(
+    tmp_path, reference, expected, source, write
+):
+    """As TensorFlow Datasets shuffles, and as the Hub may have no names."""
     order = np.random.default_rng(0).permutation(40).tolist()
-    forms.parquet(tmp_path / "in", named=False, order=order)
+    write(tmp_path / "in", named=False, order=order)
     check_same_but_for_order_and_names(
-        tmp_path, reference, expected, "parquet", tmp_path / "in"
+        tmp_path, reference, expected, source, tmp_path / "in"
     )

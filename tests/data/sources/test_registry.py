@@ -359,7 +359,9 @@ def test_options_that_a_source_lacks_are_refused(tmp_path):
 
 def test_unknown_sources_and_fractions():
     with pytest.raises(
-        InputError, match="choose from digits, folder, imagenet, prepared, tfds"
+        InputError,
+        match="choose from arrays, digits, folder, imagenet, parquet, prepared, tfds, "
+        "webdataset, or give a function of your own",
     ):
         registry.open_dataset(source="tape", path=None, size=8, validation_fraction=0.1)
     with pytest.raises(InputError, match="between 0 and 1"):
