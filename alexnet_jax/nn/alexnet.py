@@ -253,6 +253,7 @@ class AlexNet(nn.Module):
             row: Row = self.layers[name]
             if row.exchange:
                 xs = [gather(xs, self.tower_axis)] * len(xs)
+            one_input = all(x is xs[0] for x in xs)
             xs, biases = self._linear(name, xs)
             names = (f"{name}.linear", name, f"norm{index + 1}", f"pool{index + 1}")
             steps: tuple[str, ...] = ()
@@ -260,8 +261,7 @@ class AlexNet(nn.Module):
             if kernels is not None and not any(n in layers for n in names):
                 steps = kernels.steps(row, xs[0])
             if kernels is not None and steps:
-                pairs = zip(xs, biases, strict=True)
-                xs = [kernels.stage(steps)(x, bias) for x, bias in pairs]
+                xs = kernels.run(steps, xs, biases, together=one_input)
             else:
                 xs = [add_bias(x, b) for x, b in zip(xs, biases, strict=True)]
                 keep(f"{name}.linear", xs)

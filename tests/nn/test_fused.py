@@ -35,7 +35,8 @@ def window_sum(x, axes):
     for axis in axes:
         around = [(2, 2) if a == axis else (0, 0) for a in range(x.ndim)]
         padded = np.pad(x, around)
-        x = sum(np.take(padded, range(o, o + x.shape[axis]), axis) for o in range(5))
+        shifted = [np.take(padded, range(o, o + x.shape[axis]), axis) for o in range(5)]
+        x = np.sum(shifted, axis=0)
     return x
 
 
@@ -219,6 +220,20 @@ def test_stages_inside_shard_map_have_the_same_bits(shape):
             np.testing.assert_array_equal(out, wide(theirs[0]))
             np.testing.assert_array_equal(dy, wide(theirs[1]))
             np.testing.assert_allclose(db, theirs[2], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", KINDS, ids="-".join)
+def test_towers_side_by_side_do_not_see_each_other(steps):
+    y, bias = values((1, 7, 7, 16))
+    norm = Norm(lrn.NORM_K, lrn.NORM_ALPHA)
+    together = both_ways(stage(steps, norm, Way.HOST, 2), y, bias)
+    g = gradient_of(together[0])
+    for tower in (np.s_[..., :8], np.s_[..., 8:]):
+        fused = stage(steps, norm, Way.HOST)
+        out, pull_back = jax.vjp(fused, y[tower], bias[tower])
+        apart = (out, *pull_back(g[tower]))
+        for ours, theirs in zip(together, apart, strict=True):
+            np.testing.assert_array_equal(wide(ours)[tower], wide(theirs))
 
 
 @pytest.mark.slow

@@ -34,10 +34,12 @@ PLAIN, LAST = Launch(), Launch(blocks=4)
 
 
 class NormMapPool(NamedTuple):
-    """The stage: LRN's constants, and those of the norm over places."""
+    """The stage: LRN's constants, and those of the norm over places. Of several towers
+    side by side LRN sees one at a time."""
 
     norm: Norm
     map_norm: Norm
+    towers: int
     way: Way
 
     def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -58,9 +60,10 @@ class NormMapPool(NamedTuple):
 
         def body(lane: Vector, y: Memory, bias: Memory, n: Memory) -> None:
             _, group = lanes.decode(lane, groups)
-            mask = lane < count
-            x = powers.around(y, lane * 8, group, groups, mask, 2)
-            b = powers.around(bias, group * 8, group, groups, mask, 2)
+            mask, channel = lane < count, group * 8
+            group = powers.of_tower(group, groups, self.towers)
+            x = powers.around(y, lane * 8, group, mask, 2)
+            b = powers.around(bias, channel, group, mask, 2)
             x = powers.rectified(powers.plus_bias(x, b, self.way), self.way)
             value = x.own * powers.own_power(x, self.norm, self.way)
             lanes.store(n, lane * 8, value * self.norm.factor, mask)
@@ -203,7 +206,8 @@ class NormMapPool(NamedTuple):
         ) -> Vector:
             image, i, j, group = lanes.decode(lane, rows, maps.columns, groups)
             mask, channel = lane < count, group * 8
-            b = powers.around(bias, channel, group, groups, mask, 4)
+            group = powers.of_tower(group, groups, self.towers)
+            b = powers.around(bias, channel, group, mask, 4)
             boxes = [Sums() for _ in range(3)]
             total = lanes.zeros(lane, 8)
             for row in range(LAST_ROWS + 4):  # The first two are above the block.
@@ -211,7 +215,7 @@ class NormMapPool(NamedTuple):
                 for column in range(5):
                     place = (image, LAST_ROWS * i + (row - 2), j + (column - 2))
                     base, inside = maps.find(*place, channel, mask, before=True)
-                    along.append(powers.around(u, base, group, groups, inside, 2))
+                    along.append(powers.around(u, base, group, inside, 2))
                 for k in range(3):
                     boxes[k].add(powers.windows([values[k] for values in along])[0])
                 r = row - 4  # The row of the block whose boxes are now complete.
@@ -219,11 +223,11 @@ class NormMapPool(NamedTuple):
                     continue
                 place = (image, LAST_ROWS * i + r, j, channel)
                 base, inside = maps.find(*place, mask)
-                x = powers.around(y, base, group, groups, inside, 4)
+                x = powers.around(y, base, group, inside, 4)
                 x = powers.plus_bias(x, b, self.way)
                 x = powers.rectified(x, self.way)
                 n = powers.normed(x, self.norm, self.way)
-                straight = powers.around(v, base, group, groups, inside, 2)
+                straight = powers.around(v, base, group, inside, 2)
                 dn = self._map_gradient(n, straight, [box[r] for box in boxes])
                 value = powers.gradient(n, self.norm, dn)
                 value = lanes.where(x.own > 0, value)

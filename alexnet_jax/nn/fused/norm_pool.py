@@ -25,10 +25,12 @@ FORWARD, BACKWARD = Launch(), Launch(blocks=8)
 
 
 class NormPool(NamedTuple):
-    """The stage. ReLU follows the norm unless `relu_first`."""
+    """The stage. ReLU follows the norm unless `relu_first`; of several towers side by
+    side the norm sees one at a time."""
 
     norm: Norm
     relu_first: bool
+    towers: int
     way: Way
 
     def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -42,14 +44,15 @@ class NormPool(NamedTuple):
         def body(lane: Vector, y: Memory, bias: Memory, p: Memory) -> None:
             image, i, j, group = lanes.decode(lane, rows, pooled.columns, groups)
             mask, channel = lane < count, group * 8
-            b = powers.around(bias, channel, group, groups, mask, 2)
+            group = powers.of_tower(group, groups, self.towers)
+            b = powers.around(bias, channel, group, mask, 2)
             # Zero is the ReLU, or no more than what it left.
             best = [lanes.zeros(lane, 8) for _ in range(ROWS)]
             for row in range(2 * ROWS + 1):
                 for column in range(3):
                     place = (image, 2 * ROWS * i + row, 2 * j + column, channel)
                     base, inside = maps.find(*place, mask)
-                    x = powers.around(y, base, group, groups, inside, 2)
+                    x = powers.around(y, base, group, inside, 2)
                     x = self._before_norm(powers.plus_bias(x, b, self.way))
                     value = x.own * powers.own_power(x, self.norm, self.way)
                     for r in range(ROWS):
@@ -85,13 +88,14 @@ class NormPool(NamedTuple):
         ) -> Vector:
             image, i, j, group = lanes.decode(lane, rows, columns, groups)
             mask, channel = lane < count, group * 8
-            b = powers.around(bias, channel, group, groups, mask, 4)
+            group = powers.of_tower(group, groups, self.towers)
+            b = powers.around(bias, channel, group, mask, 4)
             maxima, gradients = {}, {}
             for up in range(2):
                 for left in range(2):
                     place = (image, i - up, j - left, channel)
                     base, inside = pooled.find(*place, mask, before=True)
-                    at = (base, group, groups, inside, 2)
+                    at = (base, group, inside, 2)
                     # No value is below zero, so that outside nothing is equal.
                     maxima[up, left] = powers.around(p, *at, other=-1.0)
                     gradients[up, left] = powers.around(g, *at)
@@ -100,7 +104,7 @@ class NormPool(NamedTuple):
                 for column in range(2):
                     place = (image, 2 * i + row, 2 * j + column, channel)
                     base, inside = maps.find(*place, mask)
-                    x = powers.around(y, base, group, groups, inside, 4)
+                    x = powers.around(y, base, group, inside, 4)
                     x = self._before_norm(powers.plus_bias(x, b, self.way))
                     n = powers.normed(x, self.norm, self.way)
                     near = [

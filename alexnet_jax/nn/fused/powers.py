@@ -85,17 +85,32 @@ class Around(NamedTuple):
     behind: Vector
 
 
+class Group(NamedTuple):
+    """Which eight channels of a tower a lane has: their number, and how many there are
+    in a tower."""
+
+    number: Vector
+    groups: int
+
+
+def of_tower(group: Vector, groups: int, towers: int) -> Group:
+    """A group of channels of all towers as one of its own tower."""
+    count = groups // towers
+    number = group if towers == 1 else lanes.decode(group, count)[1]
+    return Group(number, count)
+
+
 def around(
     memory: Memory,
     base: Vector,
-    group: Vector,
-    groups: int,
+    group: Group,
     mask: Vector,
     halo: int,
     other: float = 0.0,
 ) -> Around:
     """Load the eight channels at `base` and `halo` channels on either side."""
-    inner, outer = mask & (group > 0), mask & (group < groups - 1)
+    inner = mask & (group.number > 0)
+    outer = mask & (group.number < group.groups - 1)
     return Around(
         lanes.load(memory, base - halo, halo, inner, other),
         lanes.load(memory, base, 8, mask, other),

@@ -22,18 +22,22 @@ Stage = Callable[
 MAP_NORM = Norm(lrn.SAME_MAP_K, lrn.SAME_MAP_ALPHA)
 
 # The steps that one stage takes, in their order.
-KINDS: dict[tuple[str, ...], Callable[[Norm, Way], Kind]] = {
-    ("norm", "activation", "pool"): lambda norm, way: NormPool(norm, False, way),
-    ("activation", "norm", "pool"): lambda norm, way: NormPool(norm, True, way),
-    ("activation", "norm", "same_map_norm", "pool"): (
-        lambda norm, way: NormMapPool(norm, MAP_NORM, way)
+KINDS: dict[tuple[str, ...], Callable[[Norm, int, Way], Kind]] = {
+    ("norm", "activation", "pool"): lambda norm, towers, way: NormPool(
+        norm, False, towers, way
     ),
-    ("activation", "pool"): lambda norm, way: Pool(way),
-    ("activation",): lambda norm, way: Rectify(way),
+    ("activation", "norm", "pool"): lambda norm, towers, way: NormPool(
+        norm, True, towers, way
+    ),
+    ("activation", "norm", "same_map_norm", "pool"): (
+        lambda norm, towers, way: NormMapPool(norm, MAP_NORM, towers, way)
+    ),
+    ("activation", "pool"): lambda norm, towers, way: Pool(way),
+    ("activation",): lambda norm, towers, way: Rectify(way),
 }
 
 
-def stage(steps: Sequence[str], norm: Norm, way: Way = Way.DEVICE) -> Stage:
+def stage(steps: Sequence[str], norm: Norm, way: Way, towers: int = 1) -> Stage:
     """The function from a convolution's values, in bfloat16, and its bias, in float32,
     to the values after these steps, in bfloat16.
 
@@ -44,8 +48,9 @@ def stage(steps: Sequence[str], norm: Norm, way: Way = Way.DEVICE) -> Stage:
       steps: a key of `KINDS`.
       norm: the constants of `norm` in steps.
       way: where the kernels run.
+      towers: how many towers lie side by side in the channels.
     """
-    return functools.partial(_run, KINDS[tuple(steps)](norm, way))
+    return functools.partial(_run, KINDS[tuple(steps)](norm, towers, way))
 
 
 def _run(kind: Kind, y: Array, bias: Array) -> Array:

@@ -4,15 +4,16 @@ It is decided when a step is traced, for the device that it is traced for, and c
 how values are computed, never what they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from alexnet_jax.nn.fused.launch import LARGEST, Way
 from alexnet_jax.nn.fused.powers import BETA, WINDOW, Norm
-from alexnet_jax.nn.fused.stages import KINDS, Stage, stage
+from alexnet_jax.nn.fused.stages import KINDS, stage
 from alexnet_jax.nn.layers import Conv, Row
 
 
@@ -101,9 +102,25 @@ class Kernels(NamedTuple):
         fits = isinstance(row, Conv) and values.size <= LARGEST
         return _taken(row.then) if fits else ()
 
-    def stage(self, steps: tuple[str, ...]) -> Stage:
-        """What takes these steps; see `stages.stage`."""
-        return stage(steps, self.norm, self.way)
+    def run(
+        self,
+        steps: tuple[str, ...],
+        xs: Sequence[Array],
+        biases: Sequence[Array],
+        *,
+        together: bool,
+    ) -> list[Array]:
+        """Add each local tower's biases and take these steps.
+
+        Where towers share an input, their values come out of one product side by side.
+        `together` takes them so, which copies nothing.
+        """
+        if not together or len(xs) == 1:
+            take = stage(steps, self.norm, self.way)
+            return [take(x, bias) for x, bias in zip(xs, biases, strict=True)]
+        take = stage(steps, self.norm, self.way, len(xs))
+        out = take(jnp.concatenate(xs, axis=-1), jnp.concatenate(biases))
+        return jnp.split(out, len(xs), axis=-1)
 
 
 def kernels(network: Network) -> Kernels | None:
