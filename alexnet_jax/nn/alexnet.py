@@ -253,15 +253,16 @@ class AlexNet(nn.Module):
             row: Row = self.layers[name]
             if row.exchange:
                 xs = [gather(xs, self.tower_axis)] * len(xs)
-            one_input = all(x is xs[0] for x in xs)
-            xs, biases = self._linear(name, xs)
             names = (f"{name}.linear", name, f"norm{index + 1}", f"pool{index + 1}")
-            steps: tuple[str, ...] = ()
             # What a kernel leaves in registers can't be asked for.
-            if kernels is not None and not any(n in layers for n in names):
-                steps = kernels.steps(row, xs[0])
+            asked = any(feature in layers for feature in names)
+            steps = () if kernels is None or asked else kernels.steps(row)
+            # The kernels take towers side by side, as one product gives them.
+            together = bool(steps) and all(x is xs[0] for x in xs)
+            towers = len(xs)
+            xs, biases = self._linear(name, xs, together)
             if kernels is not None and steps:
-                xs = kernels.run(steps, xs, biases, together=one_input)
+                xs = kernels.run(steps, xs, biases, towers)
             else:
                 xs = [add_bias(x, b) for x, b in zip(xs, biases, strict=True)]
                 keep(f"{name}.linear", xs)
@@ -304,9 +305,11 @@ class AlexNet(nn.Module):
             name=name,
         )
 
-    def _linear(self, name: str, xs: list[Array]) -> tuple[list[Array], list[Array]]:
+    def _linear(
+        self, name: str, xs: list[Array], together: bool
+    ) -> tuple[list[Array], list[Array]]:
         """A convolution or a matrix product in each local tower, and the biases that
-        are to be added."""
+        are to be added; or, `together`, those of all towers side by side."""
         row: Row = self.layers[name]
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
@@ -318,6 +321,9 @@ class AlexNet(nn.Module):
             shape = (xs[0].shape[-1], row.width // self.towers)
             product = _matmul
         kernels, biases = self._parameters(name, shape)(self._tower_indices())
+        if together:
+            xs = xs[:1]
+            kernels, biases = ([gather(a, None)] for a in (kernels, biases))
         outputs = [product(x, kernel) for x, kernel in zip(xs, kernels, strict=True)]
         return outputs, list(biases)
 

@@ -4,11 +4,12 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from alexnet_jax.nn import lrn
-from alexnet_jax.nn.fused.launch import Way
+from alexnet_jax.nn.fused.launch import LARGEST, Way
 from alexnet_jax.nn.fused.norm_map_pool import NormMapPool
 from alexnet_jax.nn.fused.norm_pool import NormPool
 from alexnet_jax.nn.fused.pool import Pool, Rectify
@@ -59,7 +60,10 @@ def _run(kind: Kind, y: Array, bias: Array) -> Array:
     missing = _varying(y) - _varying(bias)
     if missing:
         bias = lax.pcast(bias, tuple(missing), to="varying")
-    return _stage(kind, y, bias)
+    if y.size <= LARGEST:
+        return _stage(kind, y, bias)
+    halves = jnp.array_split(y, 2)
+    return jnp.concatenate([_run(kind, half, bias) for half in halves])
 
 
 def _varying(array: Array) -> frozenset[str]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alexnet_jax.nn.fused.launch import LARGEST, Way
+from alexnet_jax.nn.fused.launch import Way
 from alexnet_jax.nn.fused.powers import BETA, WINDOW, Norm
 from alexnet_jax.nn.fused.stages import KINDS, stage
 from alexnet_jax.nn.layers import Conv, Row
@@ -96,31 +96,23 @@ class Kernels(NamedTuple):
     norm: Norm
     way: Way
 
-    def steps(self, row: Row, values: Array) -> tuple[str, ...]:
+    def steps(self, row: Row) -> tuple[str, ...]:
         """The first of a row's steps that one stage takes: all but dropout; none of a
         fully connected layer's."""
-        fits = isinstance(row, Conv) and values.size <= LARGEST
-        return _taken(row.then) if fits else ()
+        return _taken(row.then) if isinstance(row, Conv) else ()
 
     def run(
         self,
         steps: tuple[str, ...],
-        xs: Sequence[Array],
+        values: Sequence[Array],
         biases: Sequence[Array],
-        *,
-        together: bool,
+        towers: int,
     ) -> list[Array]:
-        """Add each local tower's biases and take these steps.
-
-        Where towers share an input, their values come out of one product side by side.
-        `together` takes them so, which copies nothing.
-        """
-        if not together or len(xs) == 1:
-            take = stage(steps, self.norm, self.way)
-            return [take(x, bias) for x, bias in zip(xs, biases, strict=True)]
-        take = stage(steps, self.norm, self.way, len(xs))
-        out = take(jnp.concatenate(xs, axis=-1), jnp.concatenate(biases))
-        return jnp.split(out, len(xs), axis=-1)
+        """Add the biases and take these steps, in each of so many towers; `values` and
+        `biases` are one a tower, or one of all towers side by side."""
+        take = stage(steps, self.norm, self.way, towers // len(values))
+        out = [take(y, bias) for y, bias in zip(values, biases, strict=True)]
+        return out if len(out) == towers else jnp.split(out[0], towers, axis=-1)
 
 
 def kernels(network: Network) -> Kernels | None:
