@@ -323,7 +323,7 @@ class AlexNet(nn.Module):
         kernels, biases = self._parameters(name, shape)(self._tower_indices())
         if together:
             xs = xs[:1]
-            kernels, biases = ([gather(a, None)] for a in (kernels, biases))
+            kernels, biases = ([gather(list(a), None)] for a in (kernels, biases))
         outputs = [product(x, kernel) for x, kernel in zip(xs, kernels, strict=True)]
         return outputs, list(biases)
 
