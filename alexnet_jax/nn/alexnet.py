@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from alexnet_jax.nn import lrn, pooling, shapes
 from alexnet_jax.nn.convolution import convolve
 from alexnet_jax.nn.fused import support
+from alexnet_jax.nn.fused.stages import OF_TOWERS
 from alexnet_jax.nn.layers import Conv, Row, as_rows
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.nn.standardize import standardize
@@ -258,7 +259,7 @@ class AlexNet(nn.Module):
             asked = any(feature in layers for feature in names)
             steps = () if kernels is None or asked else kernels.steps(row)
             # The kernels take towers side by side, as one product gives them.
-            together = bool(steps) and all(x is xs[0] for x in xs)
+            together = steps in OF_TOWERS and all(x is xs[0] for x in xs)
             towers = len(xs)
             xs, biases = self._linear(name, xs, together)
             if kernels is not None and steps:

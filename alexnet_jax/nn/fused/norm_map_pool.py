@@ -20,7 +20,15 @@ from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes, powers
 from alexnet_jax.nn.fused.lanes import Maps
-from alexnet_jax.nn.fused.launch import Launch, Memory, Vector, Way, run
+from alexnet_jax.nn.fused.launch import (
+    Arrays,
+    Forward,
+    Launch,
+    Memory,
+    Vector,
+    Way,
+    run,
+)
 from alexnet_jax.nn.fused.powers import BETA, Around, Norm, Sums
 
 
@@ -34,25 +42,23 @@ PLAIN, LAST = Launch(), Launch(blocks=4)
 
 
 class NormMapPool(NamedTuple):
-    """The stage: LRN's constants, and those of the norm over places. Of several towers
-    side by side LRN sees one at a time."""
+    """The stage: LRN's constants, and those of the norm over places."""
 
     norm: Norm
     map_norm: Norm
-    towers: int
     way: Way
 
-    def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    def forward(self, y: Array, bias: Array) -> Forward:
         """Values of a convolution and its bias to the pooled values, and what
         `backward` needs."""
         n = self._norm(y, bias)
         p = self._map_pool(n)
-        return p, (y, bias, n, p)
+        return (p,), (y, bias, n, p)
 
-    def backward(self, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    def backward(self, kept: Arrays, gradients: Arrays) -> tuple[Array, Array]:
         """The gradient of the convolution's values, and its sums in float32."""
         y, bias, n, p = kept
-        u, v = self._map_pool_backward(n, p, g)
+        u, v = self._map_pool_backward(n, p, *gradients)
         return self._norm_backward(y, bias, u, v)
 
     def _norm(self, y: Array, bias: Array) -> Array:
@@ -61,7 +67,7 @@ class NormMapPool(NamedTuple):
         def body(lane: Vector, y: Memory, bias: Memory, n: Memory) -> None:
             _, group = lanes.decode(lane, groups)
             mask, channel = lane < count, group * 8
-            group = powers.of_tower(group, groups, self.towers)
+            group = powers.group_of(group, groups)
             x = powers.around(y, lane * 8, group, mask, 2)
             b = powers.around(bias, channel, group, mask, 2)
             x = powers.rectified(powers.plus_bias(x, b, self.way), self.way)
@@ -206,7 +212,7 @@ class NormMapPool(NamedTuple):
         ) -> Vector:
             image, i, j, group = lanes.decode(lane, rows, maps.columns, groups)
             mask, channel = lane < count, group * 8
-            group = powers.of_tower(group, groups, self.towers)
+            group = powers.group_of(group, groups)
             b = powers.around(bias, channel, group, mask, 4)
             boxes = [Sums() for _ in range(3)]
             total = lanes.zeros(lane, 8)

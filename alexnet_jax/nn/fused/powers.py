@@ -86,18 +86,24 @@ class Around(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Which eight channels of a tower a lane has: their number, and how many there are
-    in a tower."""
+    """Which eight channels a lane has: of which tower, None where there is one; their
+    number in it; and how many there are in a tower."""
 
+    tower: Vector | None
     number: Vector
     groups: int
 
+    def of(self, tower: int, mask: Vector) -> Vector:
+        """`mask` where the lane is of a tower."""
+        return mask if self.tower is None else mask & (self.tower == tower)
 
-def of_tower(group: Vector, groups: int, towers: int) -> Group:
-    """A group of channels of all towers as one of its own tower."""
-    count = groups // towers
-    number = group if towers == 1 else lanes.decode(group, count)[1]
-    return Group(number, count)
+
+def group_of(group: Vector, groups: int, towers: int = 1) -> Group:
+    """A group of the channels of all towers, which lie side by side."""
+    if towers == 1:
+        return Group(None, group, groups)
+    tower, number = lanes.decode(group, groups // towers)
+    return Group(tower, number, groups // towers)
 
 
 def around(
@@ -116,6 +122,28 @@ def around(
         lanes.load(memory, base, 8, mask, other),
         lanes.load(memory, base + 8, halo, outer, other),
     )
+
+
+def around_of(
+    memories: Sequence[Memory],
+    base: Vector,
+    group: Group,
+    mask: Vector,
+    halo: int,
+    other: float = 0.0,
+) -> Around:
+    """The same where every tower has a memory of its own."""
+    found = None
+    for tower, memory in enumerate(memories):
+        of_this = group.of(tower, mask)
+        values = around(memory, base, group, of_this, halo, other)
+        if found is None:
+            found = values
+        else:
+            pairs = zip(values, found, strict=True)
+            found = Around(*(lanes.where(of_this[:, None], a, b) for a, b in pairs))
+    assert found is not None
+    return found
 
 
 def plus_bias(y: Around, bias: Around, way: Way) -> Around:

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from alexnet_jax.nn.fused.launch import Way
 from alexnet_jax.nn.fused.powers import BETA, WINDOW, Norm
-from alexnet_jax.nn.fused.stages import KINDS, stage
+from alexnet_jax.nn.fused.stages import KINDS, stage_of_towers
 from alexnet_jax.nn.layers import Conv, Row
 
 
@@ -110,9 +109,10 @@ class Kernels(NamedTuple):
     ) -> list[Array]:
         """Add the biases and take these steps, in each of so many towers; `values` and
         `biases` are one a tower, or one of all towers side by side."""
-        take = stage(steps, self.norm, self.way, towers // len(values))
-        out = [take(y, bias) for y, bias in zip(values, biases, strict=True)]
-        return out if len(out) == towers else jnp.split(out[0], towers, axis=-1)
+        together = towers // len(values)
+        take = stage_of_towers(steps, self.norm, self.way, together)
+        pairs = zip(values, biases, strict=True)
+        return [out for y, bias in pairs for out in take(y, bias)]
 
 
 def kernels(network: Network) -> Kernels | None:
