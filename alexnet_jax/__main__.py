@@ -16,7 +16,8 @@ COMMANDS = {
     "figures": ("figures", "draw the report of a run, or compare several"),
     "weights": ("weights", "import weights of Caffe, ONNX and PyTorch, or export ours"),
     "prepare": ("prepare", "turn images into a data set that trains fast"),
-    "verify": ("verify", "check a prepared data set"),
+    "compile": ("compile", "compile for a GPU that is not there: does it fit?"),
+    "verify": ("verify", "check a prepared data set, or how a device computes"),
 }
 # Those that train or evaluate on a CPU are faster with huge pages.
 WITH_HUGE_PAGES = ("main", "evaluate")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
@@ -24,11 +25,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from alexnet_jax.nn import lrn, pooling, shapes
-from alexnet_jax.nn.convolution import convolve
+from alexnet_jax.nn.convolution import convolve_shared
 from alexnet_jax.nn.fused import support
 from alexnet_jax.nn.fused.stages import OF_TOWERS
 from alexnet_jax.nn.layers import Conv, Row, as_rows
 from alexnet_jax.nn.presets import CODE2012, PRESETS
+from alexnet_jax.nn.products import multiply_shared
 from alexnet_jax.nn.standardize import standardize
 from alexnet_jax.nn.towers import (
     TowerParameters,
@@ -252,32 +254,36 @@ class AlexNet(nn.Module):
         kernels = None if self.is_initializing() else support.kernels(self)
         for index, name in enumerate(hidden):
             row: Row = self.layers[name]
-            if row.exchange:
-                xs = [gather(xs, self.tower_axis)] * len(xs)
             names = (f"{name}.linear", name, f"norm{index + 1}", f"pool{index + 1}")
             # What a kernel leaves in registers can't be asked for.
             asked = any(feature in layers for feature in names)
             steps = () if kernels is None or asked else kernels.steps(row)
-            # The kernels take towers side by side, as one product gives them.
-            together = steps in OF_TOWERS and all(x is xs[0] for x in xs)
-            towers = len(xs)
-            xs, biases = self._linear(name, xs, together)
-            if kernels is not None and steps:
-                xs = kernels.run(steps, xs, biases, towers)
-            else:
-                xs = [add_bias(x, b) for x, b in zip(xs, biases, strict=True)]
-                keep(f"{name}.linear", xs)
+            # A compiled program names the layer that an operation serves.
+            with jax.named_scope(name):
+                if row.exchange:
+                    xs = [gather(xs, self.tower_axis)] * len(xs)
+                towers = len(xs)
+                # The kernels take towers side by side, as one product gives them.
+                together = steps in OF_TOWERS and all(x is xs[0] for x in xs)
+                xs, biases = self._linear(name, xs, together)
+                if kernels is not None and steps:
+                    xs = kernels.run(steps, xs, biases, towers)
+                else:
+                    xs = [add_bias(x, b) for x, b in zip(xs, biases, strict=True)]
+                    keep(f"{name}.linear", xs)
             for step in row.then[len(steps) :]:
                 if step == "dropout":
                     # The layer's place, from 0, decides its masks.
                     xs = dropped(xs, layer=index)
                 else:
-                    xs = self._after(step, xs)
+                    with jax.named_scope(name):
+                        xs = self._after(step, xs)
                 if step == "activation":
                     keep(name, xs)
                 elif step in FEATURES:
                     keep(f"{FEATURES[step]}{index + 1}", xs)
-        logits = self._logits(last, xs)
+        with jax.named_scope(last):
+            logits = self._logits(last, xs)
         if last in layers:
             kept[last] = logits
         return (logits, kept) if layers else logits
@@ -315,17 +321,21 @@ class AlexNet(nn.Module):
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
             shape = (*sides, xs[0].shape[-1], row.channels // self.towers)
-            product = functools.partial(convolve, stride=row.stride)
+            product = functools.partial(convolve_shared, stride=row.stride)
         else:
             assert row.width is not None
             xs = _flat(xs)
             shape = (xs[0].shape[-1], row.width // self.towers)
-            product = _matmul
+            product = multiply_shared
         kernels, biases = self._parameters(name, shape)(self._tower_indices())
         if together:
             xs = xs[:1]
             kernels, biases = ([gather(list(a), None)] for a in (kernels, biases))
-        outputs = [product(x, kernel) for x, kernel in zip(xs, kernels, strict=True)]
+        if all(x is xs[0] for x in xs):
+            outputs = product(xs[0], list(kernels))
+        else:
+            pairs = zip(xs, kernels, strict=True)
+            outputs = [product(x, [kernel])[0] for x, kernel in pairs]
         return outputs, list(biases)
 
     def _after(self, step: str, xs: list[Array]) -> list[Array]:
@@ -371,9 +381,12 @@ class AlexNet(nn.Module):
 
 
 def _flat(xs: list[Array]) -> list[Array]:
+    """Each tower's features in one axis. Where towers share an input they still do."""
+    if all(x is xs[0] for x in xs):
+        return [_flatten(xs[0])] * len(xs)
+    return [_flatten(x) for x in xs]
+
+
+def _flatten(x: Array) -> Array:
     # The product and not -1, which a batch of none leaves open.
-    return [x.reshape(x.shape[0], math.prod(x.shape[1:])) for x in xs]
-
-
-def _matmul(x: Array, kernel: Array) -> Array:
-    return x @ kernel.astype(x.dtype)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))

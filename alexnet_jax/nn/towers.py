@@ -74,9 +74,32 @@ class TowerParameters(nn.Module):
         )
 
 
-def add_bias(x: Array, bias: Float[Array, " width"]) -> Array:
-    """Add a bias to the last axis, in the type of `x`."""
+@jax.custom_vjp
+def add_bias(
+    x: Float[Array, "*shape width"], bias: Float[Array, " width"]
+) -> Float[Array, "*shape width"]:
+    """Add a bias to the last axis, in the type of `x`.
+
+    The bias's gradient is summed in float32 at least. JAX's own derivative would sum it
+    in the type of `x`; a GPU adds bfloat16 natively, and a sum in bfloat16 stops at 256
+    where ones are added.
+
+    Inside `shard_map` both must vary over the same mesh axes (`lax.pcast`).
+    """
     return x + lax.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
+
+
+def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
+    # The bias is kept for its type alone.
+    return add_bias(x, bias), bias
+
+
+def _add_bias_backward(bias: Array, dy: Array) -> tuple[Array, Array]:
+    wide = dy.astype(np.promote_types(dy.dtype, np.float32))
+    return dy, lax.reduce_sum(wide, range(dy.ndim - 1)).astype(bias.dtype)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def tower_indices(towers: int, axis: str | None) -> list[int | Array]:

@@ -1,5 +1,6 @@
 """What a run says of itself at its start, and what it advises while it trains."""
 
+import re
 from collections import deque
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.progress import counting
 from alexnet_jax.training.plan import Plan
 
+
+# The first compute capability of NVIDIA with units for bfloat16, and AMD's processors.
+BFLOAT16_SINCE = 8.0
+BFLOAT16_OF_AMD = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
 
 # Steps before the wait for data means anything, and over which it is averaged.
 STEPS_OF_THE_START = 10
@@ -60,6 +65,17 @@ def implementation(setup: Setup) -> list[str]:
     return [f"model.implementation={asked}: {reason}; {runs} runs in their place"]
 
 
+def type_hints(setup: Setup) -> list[str]:
+    """What to say of the type that a run computes in on its devices, if anything."""
+    if not isinstance(setup.model, AlexNet):
+        return []
+    device = setup.mesh.devices.flat[0]
+    capability = str(getattr(device, "compute_capability", ""))
+    kind = "a CPU" if device.platform == "cpu" else device.device_kind
+    said = type_advice(setup.model.dtype, device.platform, kind, capability)
+    return [] if said is None else [said]
+
+
 def warnings(plan: Plan) -> list[str]:
     """What in a plan hardly anybody wants, and what to set instead."""
     found = []
@@ -76,6 +92,41 @@ def warnings(plan: Plan) -> list[str]:
             "--config.train.validate_steps=100, or as you like"
         )
     return [f"warning: {text}" for text in found]
+
+
+def type_advice(dtype: str, platform: str, kind: str, capability: str) -> str | None:
+    """What to say of the type that a network computes in on a device, if anything.
+
+    Args:
+      dtype: `float32` or `bfloat16`.
+      platform: `cpu`, `gpu` or `tpu`.
+      kind: the device's name, as JAX has it.
+      capability: of a GPU: CUDA's compute capability, such as `9.0`, or AMD's name of
+        the processor; empty where it isn't known.
+    """
+    if platform == "cpu":
+        gains = False
+        why = "XLA computes it as float32 on a CPU"
+    elif platform == "tpu":
+        gains, why = True, ""
+    elif re.fullmatch(r"\d+(\.\d+)?", capability):
+        gains = float(capability) >= BFLOAT16_SINCE
+        why = f"its compute capability is {capability}, and units came with 8.0"
+    elif capability.startswith(BFLOAT16_OF_AMD):
+        gains, why = True, ""
+    else:
+        return None
+    if gains and dtype == "float32":
+        return (
+            f"hint: {kind} has units for bfloat16: --config.model.dtype=bfloat16 "
+            "should be faster (by how much is not measured)"
+        )
+    if not gains and dtype == "bfloat16":
+        return (
+            f"hint: bfloat16 gains no speed on {kind}: {why}; "
+            "--config.model.dtype=float32 is at least as fast, and more precise"
+        )
+    return None
 
 
 def faster_reading(pipeline: Pipeline) -> str:

@@ -105,6 +105,7 @@ def open_run(
         run_data.check_data(workdir, setup.pipeline)
         for line in (
             hints.opening_line(setup, workdir),
+            *hints.type_hints(setup),
             *hints.implementation(setup),
             *hints.warnings(setup.plan),
         ):

@@ -13,7 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax.runs import config as sections
-from alexnet_jax.runs.config_file import ConfigDict, one_line
+from alexnet_jax.runs.config_file import ConfigDict, load_config, one_line
+from alexnet_jax.runtime import paths
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -36,6 +37,20 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     except (flags.Error, OSError, UnicodeDecodeError) as error:
         reason = one_line(error).removeprefix("ERROR:: ")
         raise InputError(f"--flagfile can't be read ({reason})") from error
+
+
+def changed_config(name: str, changes: Sequence[str]) -> ConfigDict:
+    """The config of a command's `--config=NAME[:VARIANT]`, with the overrides behind.
+
+    Raises:
+      InputError: if there is no such config, or an override is wrong.
+    """
+    # Before what follows the colon of an address is taken for a variant.
+    paths.local(name, "--config")
+    name, _, variant = name.partition(":")
+    config = load_config(name, variant or None)
+    override(config, expanded(changes))
+    return config
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> None:

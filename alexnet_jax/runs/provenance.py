@@ -4,6 +4,7 @@ that change the last digits of its numbers."""
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -55,6 +56,31 @@ def environment() -> dict[str, object]:
         "processes": jax.process_count(),
         "numerics": _numerics(),
     }
+
+
+def device_versions() -> dict[str, str | None]:
+    """The first device, and what computes on it; None where that can't be known."""
+    device = jax.devices()[0]
+    gpu = device.platform == "gpu"
+    cudnn = [_version(f"nvidia-cudnn-cu{major}") for major in (12, 13)] if gpu else []
+    return {
+        "device": device.device_kind if device.platform != "cpu" else _processor(),
+        "platform": device.platform,
+        "runtime": str(getattr(device.client, "platform_version", "")) or None,
+        "driver": _nvidia_driver() if gpu else None,
+        "cudnn": next((version for version in cudnn if version), None),
+        "jaxlib": _version("jaxlib"),
+    }
+
+
+def _nvidia_driver() -> str | None:
+    """The version of NVIDIA's driver, from its first line."""
+    try:
+        first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", first)
+    return found[0] if found else None
 
 
 def _numerics() -> dict[str, str]:

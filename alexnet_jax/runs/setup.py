@@ -108,7 +108,7 @@ def build_setup(
     changing = section(settings, "schedule")
     changing["layer_rates"] = {
         **(changing.get("layer_rates") or {}),
-        **_frozen(plan.freeze, model),
+        **frozen_rates(plan.freeze, model),
     }
     schedule = make_schedule(
         steps_per_epoch=plan.steps_per_epoch, batch_size=plan.batch_size, **changing
@@ -147,7 +147,7 @@ def _check_size(reading: Mapping[str, object], stored: int) -> None:
         )
 
 
-def _frozen(names: Sequence[str], model: AlexNet) -> dict[str, float]:
+def frozen_rates(names: Sequence[str], model: AlexNet) -> dict[str, float]:
     """A rate of zero for each layer that has one of these names or is of that kind.
 
     Raises:

@@ -43,7 +43,7 @@ LAYERS = (
 )
 WAYS = {
     "taps": convolution.kernel_gradient_by_taps,
-    "xla": convolution.kernel_gradient_by_convolution,
+    "xla": convolution.kernel_gradient_by_xla,
 }
 
 

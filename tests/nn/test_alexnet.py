@@ -11,6 +11,7 @@ from alexnet_jax.distributed import placement
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import Conv, Dense, as_rows, changed, without
 from alexnet_jax.nn.presets import ABLATIONS, CODE2012, NO_EXCHANGE, PAPER, PRESETS
+from alexnet_jax.nn.towers import add_bias
 from alexnet_jax.runs.config import PRESETS as SECTION_PRESETS
 from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.config import preset as preset_changes
@@ -19,7 +20,15 @@ from alexnet_jax.runs.workdir import differences, flat
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import step
 
-from networks import TINY, features_of, laid_out, logits_of, mesh_of, tiny
+from networks import (
+    TINY,
+    equations,
+    features_of,
+    laid_out,
+    logits_of,
+    mesh_of,
+    tiny,
+)
 from references import channel_loop, map_loop, pool_loop
 
 
@@ -194,21 +203,12 @@ def collectives(model, mesh, images):
         images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=place)
         jaxpr = jax.make_jaxpr(forward_on(model, mesh))(laid, images)
     found = []
-
-    def walk(jaxpr):
-        for equation in jaxpr.eqns:
-            name = equation.primitive.name
-            axes = equation.params.get("axes", equation.params.get("axis_name", ()))
-            if any(kind in name for kind in ("psum", "all_gather", "scatter")):
-                axes = axes if isinstance(axes, tuple) else (axes,)
-                found.append((name, axes, equation.outvars[0].aval.shape))
-            for value in equation.params.values():
-                if hasattr(value, "eqns"):
-                    walk(value)
-                elif hasattr(value, "jaxpr"):
-                    walk(value.jaxpr)
-
-    walk(jaxpr.jaxpr)
+    for equation in equations(jaxpr.jaxpr):
+        name = equation.primitive.name
+        axes = equation.params.get("axes", equation.params.get("axis_name", ()))
+        if any(kind in name for kind in ("psum", "all_gather", "scatter")):
+            axes = axes if isinstance(axes, tuple) else (axes,)
+            found.append((name, axes, equation.outvars[0].aval.shape))
     return found
 
 
@@ -350,6 +350,17 @@ def test_half_precision_computes_in_it_and_keeps_float32_parameters():
     assert {a.dtype for a in features.values()} == {jnp.dtype("bfloat16")}
     whole = logits_of(tiny(), variables, images)
     assert np.abs(logits - whole).max() < 0.05 * np.abs(whole).max()
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+    """In bfloat16 a sum of 1,601 is none, and a GPU's stops at 256."""
+    ones = jnp.ones((1601, 1, 1, 2), jnp.bfloat16)
+
+    def total(bias):
+        return add_bias(ones, bias).astype(jnp.float32).sum()
+
+    gradient = jax.grad(total)(jnp.zeros(2, jnp.float32))
+    np.testing.assert_array_equal(gradient, [1601, 1601])
 
 
 def test_pooling_and_norms_can_be_left_out():

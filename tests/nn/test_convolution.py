@@ -1,13 +1,17 @@
 """The convolution and its derivatives against a loop over pixels."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.nn import convolution
+from alexnet_jax.nn import convolution, products
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.layers import Conv
+from alexnet_jax.nn.presets import PRESETS
 
 
 # Height, width, side of the kernel, stride.
@@ -92,25 +96,124 @@ def test_both_ways_to_the_kernel_gradient_agree(height, width, side, stride, dty
     tolerance = 1e-6 if dtype == "float32" else 1e-2
     for way in (
         convolution.kernel_gradient_by_taps,
-        convolution.kernel_gradient_by_convolution,
+        convolution.kernel_gradient_by_xla,
     ):
         gradient = way(x, kernel, narrow, stride=stride)
         assert gradient.dtype == dtype
         assert distance(gradient, gradients(dy)[1]) < tolerance
 
 
-def test_the_platform_decides_the_way(monkeypatch):
+# Side of the image, channels, side of the kernel, stride: conv1 of torchvision's
+# network (224, two zeros before), Caffe's (227), figure 2's (224); sizes that tests
+# train on; kernels that their stride divides; smaller than it; with more channels.
+STRIDED = [
+    (226, 3, 11, 4),
+    (227, 3, 11, 4),
+    (224, 3, 11, 4),
+    (67, 3, 11, 4),
+    (66, 3, 11, 4),
+    (28, 3, 6, 2),
+    (9, 3, 2, 3),
+    (27, 48, 5, 2),
+]
+
+
+def test_every_strided_convolution_of_a_preset_is_among_those_tested():
+    kernels = {
+        (row.kernel, row.stride)
+        for name in PRESETS
+        for row in AlexNet.from_preset(name, num_classes=2).layers.values()
+        if isinstance(row, Conv) and row.stride > 1
+    }
+    assert kernels and kernels <= {geometry[2:] for geometry in STRIDED}
+
+
+@pytest.mark.parametrize(("size", "channels", "side", "stride"), STRIDED)
+def test_the_folded_convolution_equals_the_plain_one(size, channels, side, stride):
+    """Values and gradients, to the rounding of float32."""
+    rng = np.random.default_rng(side)
+    x = rng.normal(size=(1, size, size, channels)).astype(np.float32)
+    kernel = rng.normal(size=(side, side, channels, 6)).astype(np.float32)
+    rows = -(-(size - side) // stride) + 1
+    dy = rng.normal(size=(1, rows, rows, 6)).astype(np.float32)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(way):
+        y, pull = jax.vjp(functools.partial(way, stride=stride), x, kernel)
+        return y, *pull(dy)
+
+    plain = run(convolution.plain_convolution)
+    folded = run(convolution.folded_convolution)
+    for expected, ours in zip(plain, folded, strict=True):
+        assert ours.shape == expected.shape
+        assert distance(ours, np.asarray(expected, np.float64)) < 2e-6
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_towers_on_one_input_are_towers_by_themselves(dense):
+    """One product for several kernels, as on an accelerator, and one for each."""
+    rng = np.random.default_rng(0)
+    if dense:
+        operation = products.derived(jnp.matmul)
+        x, kernels = rng.normal(size=(3, 7)), rng.normal(size=(3, 7, 4))
+    else:
+        operation = products.derived(
+            functools.partial(convolution.folded_convolution, stride=2)
+        )
+        x, kernels = rng.normal(size=(3, 9, 9, 2)), rng.normal(size=(3, 3, 3, 2, 4))
+    x, *kernels = (jnp.asarray(array, jnp.float32) for array in (x, *kernels))
+
+    dys = [operation.output(x, kernel) + 1 for kernel in kernels]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(way):
+        return (
+            way.outputs(x, kernels),
+            way.input_gradient(x, kernels, dys),
+            way.kernel_gradients(x, kernels, dys),
+        )
+
+    alone = jax.tree.leaves(run(products.one_by_one(operation)))
+    together = jax.tree.leaves(run(products.side_by_side(operation)))
+    assert len(alone) == 2 * len(kernels) + 1
+    for expected, ours in zip(alone, together, strict=True):
+        assert distance(ours, np.asarray(expected, np.float64)) < 1e-6
+
+
+def lowered(function, *arguments):
+    """A program's text for each platform."""
+    traced = jax.jit(function).trace(*arguments)
+    return {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+
+
+def test_the_platform_decides_the_kernel_gradient():
     x, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 2))
 
     def loss(kernel):
         return convolution.convolve(x, kernel, 1).sum()
 
-    lowered = jax.jit(jax.grad(loss)).trace(kernel)
-    windows = {
-        platform: lowered.lower(lowering_platforms=(platform,))
-        .as_text()
-        .count("stablehlo.dot_general")
-        for platform in ("cpu", "cuda", "tpu")
-    }
-    assert windows["cpu"] > 0
-    assert windows["cuda"] == windows["tpu"] == 0
+    text = lowered(jax.grad(loss), kernel)
+    assert "stablehlo.dot_general" in text["cpu"]
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.dot_general" not in text[platform]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_platform_decides_the_form_of_strided_and_shared_convolutions(dtype):
+    x, kernels = jnp.ones((1, 23, 23, 3), dtype), [jnp.ones((11, 11, 3, 2), dtype)] * 2
+
+    def loss(kernels):
+        return sum((y * y).sum() for y in convolution.convolve_shared(x, kernels, 4))
+
+    text = lowered(jax.grad(loss), kernels)
+    kind = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    plain, folded = f"tensor<11x11x3x2x{kind}>", f"tensor<3x3x48x4x{kind}>"
+    for platform, program in text.items():
+        shapes = re.findall(r"stablehlo.convolution\(.*: \(\S+, (\S+)\)", program)
+        if platform == "cpu":
+            assert shapes == [plain, plain]
+        else:
+            assert plain not in shapes and folded in shapes

@@ -16,12 +16,39 @@ import runs
 
 def test_one_line_says_what_is_trained(tmp_path):
     setup = build_setup(parse(runs.arguments(tmp_path, "run"))[0])
+    assert hints.type_hints(setup) == []
     kernels = 2 * (363 * 4 + 100 * 6 + 108 * 4 + 36 * 6 + 54 * 4 + 8 * 8 + 16 * 6 + 60)
     parameters = kernels + (8 + 12 + 8 + 12 + 8 + 16 + 12 + 10)
     assert hints.opening_line(setup, Path("run")) == (
         f"90 training and 1,707 validation images of 10 classes, {parameters:,} "
         "parameters, batch 8, 20 steps on 2 CPU devices (data 1 x tower 2), into run"
     )
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "capability", "gains"),
+    [
+        ("gpu", "NVIDIA H100 80GB HBM3", "9.0", True),
+        ("gpu", "NVIDIA A100-SXM4-40GB", "8.0", True),
+        ("gpu", "NVIDIA RTX PRO 6000", "12.0", True),
+        ("gpu", "Tesla T4", "7.5", False),
+        ("gpu", "Tesla V100-SXM2-16GB", "7.0", False),
+        ("gpu", "AMD Instinct MI300X", "gfx942", True),
+        ("gpu", "some GPU", "", None),
+        ("tpu", "TPU v5 lite", "", True),
+        ("cpu", "a CPU", "", False),
+    ],
+)
+def test_the_type_that_a_device_is_fast_in_is_named(platform, kind, capability, gains):
+    narrow = hints.type_advice("bfloat16", platform, kind, capability)
+    wide = hints.type_advice("float32", platform, kind, capability)
+    assert (wide is not None) == (gains is True)
+    assert (narrow is not None) == (gains is False)
+    if wide:
+        assert kind in wide and "--config.model.dtype=bfloat16" in wide
+        assert "not measured" in wide
+    if narrow:
+        assert kind in narrow and "gains no speed" in narrow
 
 
 def test_advice_on_slow_reading_fits_the_data(tmp_path, image_folder):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
@@ -105,6 +106,20 @@ def batches(
         }
 
 
+def exchanges(model: AlexNet, *, training: bool = True) -> list[tuple[str, str]]:
+    """What the towers of a network exchange on a device each, and for which layer."""
+    *hidden, last = model.layers.items()
+    if model.towers == 1:
+        return []
+    gathered = []
+    for name, row in hidden:
+        gathered += [name] * row.exchange
+        gathered += [name] * ("norm" in row.then and model.norm_across_towers)
+    kinds = ("all-gather", "reduce-scatter") if training else ("all-gather",)
+    found = [(kind, name) for kind in kinds for name in gathered]
+    return sorted([*found, ("all-reduce", last[0])])
+
+
 def mesh_of(data: int, tower: int, towers: int = 2) -> Mesh:
     return meshes.open_mesh(towers=towers, data=data, tower=tower)
 
@@ -114,3 +129,35 @@ def flat(tree: PyTree) -> dict[str, np.ndarray]:
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(array)
         for path, array in jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     }
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Every equation of a program, also inside of others: loops, branches, calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        inner = jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr),
+        )
+        for value in inner:
+            if isinstance(value, ClosedJaxpr):
+                yield from equations(value.jaxpr)
+            elif isinstance(value, Jaxpr):
+                yield from equations(value)
+
+
+def traced(model: AlexNet, size: int) -> Any:
+    """The train step, a tower a device, traced for images of `size`."""
+    mesh = mesh_of(1, model.towers, towers=model.towers)
+    schedule = make_schedule(steps_per_epoch=1)
+    sgd = optimizer.momentum_sgd(schedule)
+    state = step.abstract_state(model, sgd, mesh, size)
+    train = step.make_train_step(model, sgd, schedule, mesh, 0)
+    place = jax.sharding.NamedSharding(mesh, meshes.EXAMPLES)
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+        next(batches(1, batch_size=2, size=size)),
+    )
+    mean = jax.ShapeDtypeStruct((size, size, 3), np.float32, sharding=replicated(mesh))
+    assert isinstance(train, jax.stages.Wrapped)
+    return train.trace(state, batch, mean)

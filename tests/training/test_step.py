@@ -8,12 +8,14 @@ import pytest
 
 from alexnet_jax.nn import alexnet, towers
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.presets import PRESETS
 from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import optimizer, preprocess, step
 from alexnet_jax.training.schedule import make_schedule
 
 from networks import (
     batches,
+    equations,
     flat,
     laid_out,
     logits_of,
@@ -22,6 +24,7 @@ from networks import (
     placed,
     replicated,
     tiny,
+    traced,
 )
 
 
@@ -198,28 +201,38 @@ def test_the_step_compiles_once():
     assert train._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
 
 
+NARROW = (jnp.bfloat16, jnp.float16)
+SUMS = {"reduce_sum", "cumsum", "reduce_window_sum", "scatter-add", "scatter_add"}
+
+
+def narrow_sums(model, size):
+    """The sums of a step over values that are narrower than 32 bits."""
+    return [
+        equation
+        for equation in equations(traced(model, size).jaxpr.jaxpr)
+        if equation.primitive.name in SUMS
+        and getattr(equation.invars[0].aval, "dtype", None) in NARROW
+    ]
+
+
+def test_a_step_in_half_precision_sums_in_float32():
+    """A GPU would add bfloat16 as it stands; on a CPU the result would not show it."""
+    assert narrow_sums(tiny(dtype="bfloat16"), 67) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_sums_in_float32(name):
+    model = AlexNet.from_preset(name, num_classes=10, dtype="bfloat16")
+    size = next(size for size in range(64, 100) if model.sizes(size))
+    assert narrow_sums(model, size) == []
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_the_step_lowers_for_other_platforms_in_bfloat16(platform):
     """Where there is no such device to compile it: no operation is for CPU alone."""
     lowered = traced(tiny(dtype="bfloat16"), 67).lower(lowering_platforms=(platform,))
     assert "stablehlo.convolution" in lowered.as_text()
-
-
-def traced(model, size):
-    """The train step on two towers, traced for images of `size`."""
-    mesh = mesh_of(1, 2)
-    schedule = make_schedule(steps_per_epoch=1)
-    sgd = optimizer.momentum_sgd(schedule)
-    state = step.abstract_state(model, sgd, mesh, size)
-    train = step.make_train_step(model, sgd, schedule, mesh, 0)
-    place = jax.sharding.NamedSharding(mesh, jax.P("data"))
-    batch = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
-        next(batches(1, batch_size=2, size=size)),
-    )
-    mean = jax.ShapeDtypeStruct((size, size, 3), jnp.float32, sharding=replicated(mesh))
-    assert isinstance(train, jax.stages.Wrapped)
-    return train.trace(state, batch, mean)
 
 
 def test_the_full_step_has_no_grouped_convolution():

@@ -1,0 +1,61 @@
+"""Compiles a config's steps for a GPU that is not there; `targets/` does the work."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from alexnet_jax.runtime import cli, progress
+from alexnet_jax.runtime.atomic import replace
+from alexnet_jax.runtime.cli import Parser
+from alexnet_jax.runtime.errors import Failure, check_number
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    # The plugin for CUDA would look for a GPU, and print a traceback.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    # XLA would say that there is no GPU.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    parser = Parser(
+        "compile",
+        description="Compile a config's training and evaluation step for a GPU that\n"
+        "is not there: does it fit, and what will limit it. Estimates come from a\n"
+        "data sheet; nothing is run. The exit status is 1 where a step does not fit.",
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="NAME[:VARIANT]", help="as in training")
+    add("--target", required=True, metavar="NAME", help="h100, a100, l4 or t4")
+    add(
+        "--mesh",
+        default="1x1",
+        metavar="DATAxTOWER",
+        help="devices along data and tower (default: 1x1)",
+    )
+    add("--batch_size", type=int, metavar="N", help="default: the config's")
+    add("--text", type=Path, metavar="FILE", help="keep the compiled training step")
+    given, changes = parser.parse_known_args(arguments)
+    # Here, since JAX reads the variable when it is imported.
+    from alexnet_jax.runs import overrides
+    from alexnet_jax.runs.network import plan_network
+    from alexnet_jax.targets import summary
+    from alexnet_jax.targets.cards import card
+
+    target = card(given.target)
+    data, tower = summary.mesh_shape(given.mesh)
+    network = plan_network(overrides.changed_config(given.config, changes))
+    if given.batch_size is not None:
+        check_number("--batch_size", given.batch_size, least=1, whole=True)
+        network = dataclasses.replace(network, batch_size=given.batch_size)
+    result = summary.compile_for(network, target, data, tower)
+    for line in summary.lines(result, target):
+        progress.say(line)
+    if given.text is not None:
+        replace(given.text, result.training.text)
+    progress.print_result({"target": given.target, **summary.as_json(result, target)})
+    if not result.fits:
+        raise Failure(summary.advice(result, target))
+
+
+if __name__ == "__main__":
+    cli.run_command(main)

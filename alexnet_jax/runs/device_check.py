@@ -1,0 +1,57 @@
+"""Checks how this machine's device computes one step of a config."""
+
+import jax
+from jax.sharding import Mesh
+
+from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.runs.config import Config
+from alexnet_jax.runs.network import plan_network
+from alexnet_jax.training import device_check
+from alexnet_jax.training.device_check import ROUNDINGS, LayerCheck
+
+
+# Enough for a bias's gradient to be a sum of many, and half a minute on two cores.
+IMAGES = 32
+
+
+def check_device(config: Config) -> dict[str, LayerCheck]:
+    """How near each layer's first update is, of a config on the first device.
+
+    The update in the config's type is compared with that in float32 at highest
+    precision: on the CPU beside the device, or on the device itself where JAX is set to
+    open no CPU.
+
+    Raises:
+      InputError: if something in the config is wrong, or there is no device.
+    """
+    network = plan_network(config)
+    mesh = meshes.one_device()
+    batch = device_check.random_batch(IMAGES, network.crop, network.model.num_classes)
+    model, rule = network.model, (network.optimizer, network.schedule)
+    updates = device_check.one_update(model, *rule, mesh, batch)
+    with jax.default_matmul_precision("highest"):
+        exact = device_check.one_update(
+            model.clone(dtype="float32"), *rule, _reference(mesh), batch
+        )
+    rounding = ROUNDINGS[_products(model.dtype, mesh.devices.flat[0].platform)]
+    return device_check.compare(updates, exact, rounding)
+
+
+def _products(dtype: str, platform: str) -> str:
+    """The type whose roundings a product makes."""
+    if dtype != "float32" or platform == "cpu":
+        return dtype
+    precision = jax.config.read("jax_default_matmul_precision")
+    if precision in ("highest", "float32"):
+        return dtype
+    return "bfloat16" if platform == "tpu" else "tensorfloat32"
+
+
+def _reference(mesh: Mesh) -> Mesh:
+    try:
+        cpu = jax.local_devices(backend="cpu")[:1]
+    except RuntimeError:
+        return mesh
+    return jax.make_mesh(
+        (1, 1), mesh.axis_names, axis_types=mesh.axis_types, devices=cpu
+    )

@@ -1,0 +1,143 @@
+"""What a config trains, without its data: to check a device, or one not there."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import PyTree
+
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.distributed import placement
+from alexnet_jax.distributed.mesh import EXAMPLES
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.config import Arguments, Config, check, parameters, plain, section
+from alexnet_jax.runs.setup import frozen_rates
+from alexnet_jax.training import plan as plans
+from alexnet_jax.training.optimizer import momentum_sgd
+from alexnet_jax.training.schedule import Schedule, make_schedule
+from alexnet_jax.training.step import TrainState, abstract_state
+
+
+# Of ImageNet (ILSVRC-2012), where a config names no data.
+CLASSES, EXAMPLES_OF_IMAGENET = 1000, 1_281_167
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A network and how it learns.
+
+    Attributes:
+      model: the network.
+      optimizer: its update rule.
+      schedule: of its learning rates.
+      crop: side of the images that it sees, in pixels.
+      stored: side of the images that evaluation cuts views from.
+      batch_size: images in a training step.
+      evaluation_batch: images in an evaluation step.
+      views: of each of these.
+      seed: of everything random.
+    """
+
+    model: AlexNet
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    crop: int
+    stored: int
+    batch_size: int
+    evaluation_batch: int
+    views: int
+    seed: int
+
+
+def plan_network(config: Config) -> Network:
+    """The network of a config. Asks for no device.
+
+    Classes and sizes are those of the data if the config names any, else 1,000 and the
+    preset's.
+
+    Raises:
+      InputError: if something in the config or the data is wrong.
+    """
+    settings = plain(config)
+    check(settings)
+    reading = section(settings, "data")
+    classes, examples = CLASSES, EXAMPLES_OF_IMAGENET
+    stored = _value(reading, "data", "size")
+    if reading.get("path") is not None or reading.get("source") == "digits":
+        dataset = pipelines.open_pipeline(**reading).dataset
+        classes, stored = len(dataset.class_names), dataset.size
+        examples = len(dataset.splits["train"])
+    crop = _value(reading, "data", "crop")
+    training = section(settings, "train")
+    if training.get("steps") is None and training.get("epochs") is None:
+        training["steps"] = 1
+    plan = plans.make_plan(examples=examples, **training)
+    model = AlexNet(num_classes=classes, **section(settings, "model"))
+    model.check_size(crop, crop)
+    changing = section(settings, "schedule")
+    changing["layer_rates"] = {
+        **(changing.get("layer_rates") or {}),
+        **frozen_rates(plan.freeze, model),
+    }
+    schedule = make_schedule(
+        steps_per_epoch=plan.steps_per_epoch, batch_size=plan.batch_size, **changing
+    )
+    evaluation = section(settings, "eval")
+    return Network(
+        model=model,
+        optimizer=momentum_sgd(schedule, **section(settings, "optimizer")),
+        schedule=schedule,
+        crop=crop,
+        stored=stored,
+        batch_size=plan.batch_size,
+        evaluation_batch=_value(evaluation, "eval", "batch_size"),
+        views=_value(evaluation, "eval", "views"),
+        seed=plan.seed,
+    )
+
+
+def _value(given: Arguments, section: str, key: str) -> int:
+    return given.get(key, parameters(section)[key].default)
+
+
+def train_arguments(
+    network: Network, mesh: Mesh
+) -> tuple[TrainState, PyTree, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of what a training step takes."""
+    state = abstract_state(network.model, network.optimizer, mesh, network.crop)
+    batch = {
+        **_images(network.batch_size, network.crop, mesh),
+        "colour_shift": _rows((network.batch_size, 3), np.float32, mesh),
+    }
+    return state, batch, _mean(network, mesh)
+
+
+def evaluation_arguments(
+    network: Network, mesh: Mesh
+) -> tuple[PyTree, PyTree, jax.ShapeDtypeStruct]:
+    """Shapes, types and shardings of what an evaluation step takes."""
+    state = abstract_state(network.model, optax.identity(), mesh, network.crop)
+    batch = {
+        **_images(network.evaluation_batch, network.stored, mesh),
+        "mask": _rows((network.evaluation_batch,), np.bool_, mesh),
+    }
+    return state.params, batch, _mean(network, mesh)
+
+
+def _images(batch_size: int, side: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        "image": _rows((batch_size, side, side, 3), np.uint8, mesh),
+        "label": _rows((batch_size,), np.int32, mesh),
+    }
+
+
+def _rows(shape: tuple[int, ...], dtype: type, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    place = NamedSharding(mesh, EXAMPLES)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+
+def _mean(network: Network, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    shape = (network.crop, network.crop, 3)
+    return jax.ShapeDtypeStruct(shape, np.float32, sharding=placement.replicated(mesh))

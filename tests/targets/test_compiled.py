@@ -1,0 +1,145 @@
+"""Steps compiled for an H100 without one; in the environment that has JAX's plugin.
+
+`.ci/run` makes that environment, and sees that the plugin is there.
+"""
+
+import functools
+import json
+import re
+
+import pytest
+
+from alexnet_jax import compile as command
+from alexnet_jax.runs.config_file import load_config
+from alexnet_jax.runs.network import plan_network
+from alexnet_jax.runtime.errors import Failure, InputError
+from alexnet_jax.targets.cards import CARDS
+from alexnet_jax.targets.compiling import (
+    check_plugin,
+    compile_evaluation,
+    compile_training,
+    fits,
+    open_target,
+)
+from alexnet_jax.targets.traffic import traffic
+
+from networks import exchanges
+
+
+H100 = CARDS["h100"]
+
+
+def plugin_is_missing():
+    try:
+        check_plugin()
+    except InputError:
+        return True
+    return False
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.deviceless,
+    pytest.mark.skipif(plugin_is_missing(), reason="JAX's plugin for CUDA is missing"),
+    # XLA sorts without a GPU's library, and says so.
+    pytest.mark.filterwarnings("default"),
+]
+
+
+@functools.cache
+def compiled(preset, dtype, towers, training):
+    config = load_config("imagenet", preset)
+    config.model.dtype = dtype
+    network = plan_network(config)
+    mesh = open_target(H100, 1, towers)
+    made = (compile_training if training else compile_evaluation)(network, mesh)
+    return network, made
+
+
+def narrow_sums(program):
+    """The sums of a program that add in half precision, exchanges aside."""
+    found = []
+    for instruction in program.instructions():
+        if instruction.operation not in ("reduce", "reduce-window", "scatter"):
+            continue
+        added = any(
+            step.operation == "add"
+            for name in instruction.called
+            for step in program.computations[name].values()
+        )
+        if added and any(a.kind in ("bf16", "f16") for a in instruction.arrays):
+            found.append(instruction.text)
+    return found
+
+
+CASES = [
+    ("code2012", "float32", 1, True),
+    ("code2012", "bfloat16", 1, True),
+    ("code2012", "bfloat16", 1, False),
+    ("code2012", "bfloat16", 2, True),
+    ("code2012", "bfloat16", 2, False),
+    ("caffe", "bfloat16", 2, True),
+    ("conv6", "bfloat16", 2, True),
+    ("no_exchange", "bfloat16", 2, True),
+]
+# Megabytes to and from memory an image, a tenth above what was compiled: what one
+# change costs shows.
+MOST_TRAFFIC = {
+    ("code2012", "float32", 1, True): 95,
+    ("code2012", "bfloat16", 1, True): 65,
+    ("code2012", "bfloat16", 1, False): 18,
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_step_compiles_and_fits_and_has_its_exchanges(case):
+    network, made = compiled(*case)
+    assert fits(made.memory, H100)
+    assert narrow_sums(made.program) == []
+    kinds = {shape.kind for i in made.program.instructions() for shape in i.arrays}
+    assert "f64" not in kinds
+    assert case[1] == "float32" or "bf16" in kinds
+    targets = re.findall(r'custom_call_target="([^"]*)"', made.text)
+    assert any("cudnn" in target for target in targets)
+    assert not [target for target in targets if "callback" in target]
+    alone = case[2] == 1
+    expected = [] if alone else exchanges(network.model, training=case[3])
+    assert sorted((c.kind, c.layer) for c in made.collectives()) == expected
+    if case in MOST_TRAFFIC:
+        moved = traffic(made.program) / made.images / 1e6
+        assert 0 < moved < MOST_TRAFFIC[case]
+
+
+def test_conv1_is_folded_and_serves_both_towers():
+    _, made = compiled("code2012", "bfloat16", 1, True)
+    assert "tensor<3x3x48x96xbf16>" in made.lowered
+    assert "tensor<11x11x3x48xbf16>) -> tensor" not in made.lowered
+
+
+def test_the_command_says_what_limits_a_step(capsys, tmp_path):
+    text = tmp_path / "step.hlo"
+    arguments = ["--config=quickstart", "--config.model.dtype=bfloat16"]
+    command.main([*arguments, "--target=l4", "--mesh=1x2", f"--text={text}"])
+    shown = capsys.readouterr()
+    result = json.loads(shown.out.splitlines()[-1])
+    assert result["target"] == "l4" and result["mesh"] == "1x2" and result["fits"]
+    assert result["classes"] == 10 and result["batch_size"] == 32
+    for step in ("train", "evaluation"):
+        assert result[step]["memory_gb"]["total"] > 0
+        assert result[step]["gflop_per_image"] > 0
+        assert result[step]["estimated_images_per_second"] > 0
+        assert {c["layer"] for c in result[step]["collectives"]} == {
+            *("conv3", "fc6", "fc7", "fc8")
+        }
+    assert "all-gather for conv3: " in shown.err
+    assert text.read_text().startswith("HloModule")
+
+
+def test_a_batch_that_does_not_fit_names_one_that_does(capsys):
+    batch = 16_384
+    arguments = ["--config=quickstart", "--target=t4", f"--batch_size={batch}"]
+    with pytest.raises(Failure, match=f"batch {batch} needs .* GB .* [1-9][0-9]* fits"):
+        command.main(arguments)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert not result["fits"]
+    assert 0 < result["largest_batch_size"] < batch
