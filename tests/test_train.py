@@ -361,6 +361,34 @@ def test_other_versions_and_settings_are_said_at_a_resume(straight, tmp_path, ca
     assert "numpy" not in message and "prng" not in message
 
 
+def test_another_implementation_is_said_at_a_resume(straight, tmp_path, capsys):
+    """It changes how a step is computed, so that a run may go on with it."""
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    config = workdirs.read_config(workdir)
+    run = json.loads((workdir / "run.json").read_text())
+    assert run["starts"][-1]["implementation"] == {"model.implementation": "xla"}
+    config["model"]["implementation"] = "fused"
+    workdirs.check_run(workdir, config)
+    chosen = {"implementation": {"model.implementation": "fused"}}
+    workdirs.start_run(workdir, config, chosen)
+    message = capsys.readouterr().err
+    assert "continues with other versions or settings" in message
+    assert "model.implementation 'xla' -> 'fused'" in message
+
+
+def test_fused_on_a_cpu_says_why_xla_runs(straight, tmp_path, capsys):
+    overrides = ("--config.model.implementation=fused", "--config.train.steps=20")
+    config, workdir = parse(runs.arguments(tmp_path, "run", *overrides))
+    shutil.copytree(straight, workdir)
+    train.run(config, workdir)
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("model.")] == [
+        "model.implementation=fused: this is a CPU, and the kernels are for NVIDIA "
+        "GPUs; xla runs in their place"
+    ]
+    assert trained.open_trained(workdir, "latest").model.implementation == "fused"
+
+
 @pytest.mark.slow
 def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     def fail(*_):

@@ -14,7 +14,7 @@ from alexnet_jax.nn import lrn
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.fused.launch import Way
 from alexnet_jax.nn.fused.powers import Norm
-from alexnet_jax.nn.fused.stages import KINDS, stage
+from alexnet_jax.nn.fused.stages import KINDS, OF_TOWERS, stage, stage_of_towers
 from alexnet_jax.nn.fused.support import Device, decide
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.nn.presets import CODE2012, PRESETS
@@ -36,7 +36,7 @@ def window_sum(x, axes):
         around = [(2, 2) if a == axis else (0, 0) for a in range(x.ndim)]
         padded = np.pad(x, around)
         shifted = [np.take(padded, range(o, o + x.shape[axis]), axis) for o in range(5)]
-        x = functools.reduce(np.add, shifted)
+        x = np.sum(shifted, axis=0)
     return x
 
 
@@ -220,6 +220,21 @@ def test_stages_inside_shard_map_have_the_same_bits(shape):
             np.testing.assert_array_equal(out, wide(theirs[0]))
             np.testing.assert_array_equal(dy, wide(theirs[1]))
             np.testing.assert_allclose(db, theirs[2], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", OF_TOWERS, ids="-".join)
+def test_towers_side_by_side_do_not_see_each_other(steps):
+    y, bias = values((1, 7, 7, 24))
+    norm = Norm(lrn.NORM_K, lrn.NORM_ALPHA)
+    outs, pull_back = jax.vjp(stage_of_towers(steps, norm, Way.HOST, 3), y, bias)
+    gradients = tuple(gradient_of(out) * (2 + n) for n, out in enumerate(outs))
+    together = pull_back(gradients)
+    for tower in range(3):
+        part = np.s_[..., 8 * tower : 8 * tower + 8]
+        out, alone = jax.vjp(stage(steps, norm, Way.HOST), y[part], bias[part])
+        np.testing.assert_array_equal(wide(outs[tower]), wide(out))
+        for ours, theirs in zip(together, alone(gradients[tower]), strict=True):
+            np.testing.assert_array_equal(wide(ours)[part], wide(theirs))
 
 
 @pytest.mark.slow

@@ -91,9 +91,9 @@ def zeros(lane: Vector, width: int) -> Any:
     return numpy.zeros((lane.shape[0], width), np.float32)
 
 
-def where(mask: Vector, value: Vector) -> Any:
-    """The value where `mask`, else zero."""
-    return (np if isinstance(mask, np.ndarray) else jnp).where(mask, value, 0.0)
+def where(mask: Vector, value: Vector, other: Vector | float = 0.0) -> Any:
+    """The value where `mask`, else the other."""
+    return (np if isinstance(mask, np.ndarray) else jnp).where(mask, value, other)
 
 
 def split(values: Vector) -> list[Any]:

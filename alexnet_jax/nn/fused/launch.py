@@ -29,6 +29,9 @@ LARGEST = 2**31 - 1
 LANES_OF_A_WARP = 32
 
 Vector = Array | np.ndarray
+Arrays = tuple[Array, ...]
+# What a stage makes forward: its results, and what it keeps for the way back.
+Forward = tuple[Arrays, Arrays]
 
 
 class Way(enum.Enum):

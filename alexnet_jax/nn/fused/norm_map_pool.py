@@ -20,7 +20,15 @@ from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes, powers
 from alexnet_jax.nn.fused.lanes import Maps
-from alexnet_jax.nn.fused.launch import Launch, Memory, Vector, Way, run
+from alexnet_jax.nn.fused.launch import (
+    Arrays,
+    Forward,
+    Launch,
+    Memory,
+    Vector,
+    Way,
+    run,
+)
 from alexnet_jax.nn.fused.powers import BETA, Around, Norm, Sums
 
 
@@ -40,17 +48,17 @@ class NormMapPool(NamedTuple):
     map_norm: Norm
     way: Way
 
-    def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    def forward(self, y: Array, bias: Array) -> Forward:
         """Values of a convolution and its bias to the pooled values, and what
         `backward` needs."""
         n = self._norm(y, bias)
         p = self._map_pool(n)
-        return p, (y, bias, n, p)
+        return (p,), (y, bias, n, p)
 
-    def backward(self, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    def backward(self, kept: Arrays, gradients: Arrays) -> tuple[Array, Array]:
         """The gradient of the convolution's values, and its sums in float32."""
         y, bias, n, p = kept
-        u, v = self._map_pool_backward(n, p, g)
+        u, v = self._map_pool_backward(n, p, *gradients)
         return self._norm_backward(y, bias, u, v)
 
     def _norm(self, y: Array, bias: Array) -> Array:
@@ -58,9 +66,10 @@ class NormMapPool(NamedTuple):
 
         def body(lane: Vector, y: Memory, bias: Memory, n: Memory) -> None:
             _, group = lanes.decode(lane, groups)
-            mask = lane < count
-            x = powers.around(y, lane * 8, group, groups, mask, 2)
-            b = powers.around(bias, group * 8, group, groups, mask, 2)
+            mask, channel = lane < count, group * 8
+            group = powers.group_of(group, groups)
+            x = powers.around(y, lane * 8, group, mask, 2)
+            b = powers.around(bias, channel, group, mask, 2)
             x = powers.rectified(powers.plus_bias(x, b, self.way), self.way)
             value = x.own * powers.own_power(x, self.norm, self.way)
             lanes.store(n, lane * 8, value * self.norm.factor, mask)
@@ -203,7 +212,8 @@ class NormMapPool(NamedTuple):
         ) -> Vector:
             image, i, j, group = lanes.decode(lane, rows, maps.columns, groups)
             mask, channel = lane < count, group * 8
-            b = powers.around(bias, channel, group, groups, mask, 4)
+            group = powers.group_of(group, groups)
+            b = powers.around(bias, channel, group, mask, 4)
             boxes = [Sums() for _ in range(3)]
             total = lanes.zeros(lane, 8)
             for row in range(LAST_ROWS + 4):  # The first two are above the block.
@@ -211,7 +221,7 @@ class NormMapPool(NamedTuple):
                 for column in range(5):
                     place = (image, LAST_ROWS * i + (row - 2), j + (column - 2))
                     base, inside = maps.find(*place, channel, mask, before=True)
-                    along.append(powers.around(u, base, group, groups, inside, 2))
+                    along.append(powers.around(u, base, group, inside, 2))
                 for k in range(3):
                     boxes[k].add(powers.windows([values[k] for values in along])[0])
                 r = row - 4  # The row of the block whose boxes are now complete.
@@ -219,11 +229,11 @@ class NormMapPool(NamedTuple):
                     continue
                 place = (image, LAST_ROWS * i + r, j, channel)
                 base, inside = maps.find(*place, mask)
-                x = powers.around(y, base, group, groups, inside, 4)
+                x = powers.around(y, base, group, inside, 4)
                 x = powers.plus_bias(x, b, self.way)
                 x = powers.rectified(x, self.way)
                 n = powers.normed(x, self.norm, self.way)
-                straight = powers.around(v, base, group, groups, inside, 2)
+                straight = powers.around(v, base, group, inside, 2)
                 dn = self._map_gradient(n, straight, [box[r] for box in boxes])
                 value = powers.gradient(n, self.norm, dn)
                 value = lanes.where(x.own > 0, value)

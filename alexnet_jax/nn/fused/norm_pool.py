@@ -15,7 +15,15 @@ from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes, powers
 from alexnet_jax.nn.fused.lanes import Maps
-from alexnet_jax.nn.fused.launch import Launch, Memory, Vector, Way, run
+from alexnet_jax.nn.fused.launch import (
+    Arrays,
+    Forward,
+    Launch,
+    Memory,
+    Vector,
+    Way,
+    run,
+)
 from alexnet_jax.nn.fused.powers import Around, Norm
 
 
@@ -25,31 +33,34 @@ FORWARD, BACKWARD = Launch(), Launch(blocks=8)
 
 
 class NormPool(NamedTuple):
-    """The stage. ReLU follows the norm unless `relu_first`."""
+    """The stage. ReLU follows the norm unless `relu_first`; of several towers side by
+    side the norm sees one at a time, and the pooled values of each are an array."""
 
     norm: Norm
     relu_first: bool
+    towers: int
     way: Way
 
-    def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    def forward(self, y: Array, bias: Array) -> Forward:
         """Values of a convolution and its bias to the pooled values, and what
         `backward` needs."""
         maps = Maps(*y.shape)
-        pooled, groups = maps.pooled, maps.channels // 8
+        pooled, groups = self._pooled(maps), maps.channels // 8
         rows = pl.cdiv(pooled.rows, ROWS)
         count = maps.images * rows * pooled.columns * groups
 
-        def body(lane: Vector, y: Memory, bias: Memory, p: Memory) -> None:
+        def body(lane: Vector, y: Memory, bias: Memory, *ps: Memory) -> None:
             image, i, j, group = lanes.decode(lane, rows, pooled.columns, groups)
             mask, channel = lane < count, group * 8
-            b = powers.around(bias, channel, group, groups, mask, 2)
+            group = powers.group_of(group, groups, self.towers)
+            b = powers.around(bias, channel, group, mask, 2)
             # Zero is the ReLU, or no more than what it left.
             best = [lanes.zeros(lane, 8) for _ in range(ROWS)]
             for row in range(2 * ROWS + 1):
                 for column in range(3):
                     place = (image, 2 * ROWS * i + row, 2 * j + column, channel)
                     base, inside = maps.find(*place, mask)
-                    x = powers.around(y, base, group, groups, inside, 2)
+                    x = powers.around(y, base, group, inside, 2)
                     x = self._before_norm(powers.plus_bias(x, b, self.way))
                     value = x.own * powers.own_power(x, self.norm, self.way)
                     for r in range(ROWS):
@@ -57,54 +68,58 @@ class NormPool(NamedTuple):
                             best[r] = lanes.maximum(best[r], value, self.way)
                 r, odd = divmod(row, 2)
                 if r and not odd:
-                    place = (image, ROWS * i + r - 1, j, channel)
+                    place = (image, ROWS * i + r - 1, j, group.number * 8)
                     base, inside = pooled.find(*place, mask)
-                    lanes.store(p, base, best[r - 1] * self.norm.factor, inside)
+                    value = best[r - 1] * self.norm.factor
+                    for tower, p in enumerate(ps):
+                        lanes.store(p, base, value, group.of(tower, inside))
 
-        (p,), _ = run(
+        ps, _ = run(
             body,
             count,
             [y, bias.astype(y.dtype)],
-            [pooled.values],
+            [pooled.values] * self.towers,
             name="norm_pool_forward",
             launch=FORWARD,
             way=self.way,
         )
-        return p, (y, bias, p)
+        return tuple(ps), (y, bias, *ps)
 
-    def backward(self, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    def backward(self, kept: Arrays, gradients: Arrays) -> tuple[Array, Array]:
         """The gradient of the convolution's values, and its sums in float32."""
-        y, bias, p = kept
-        maps, pooled = Maps(*y.shape), Maps(*p.shape)
+        y, bias, *ps = kept
+        maps = Maps(*y.shape)
+        pooled = self._pooled(maps)
         groups = maps.channels // 8
         rows, columns = pl.cdiv(maps.rows, 2), pl.cdiv(maps.columns, 2)
         count = maps.images * rows * columns * groups
 
-        def body(
-            lane: Vector, y: Memory, bias: Memory, p: Memory, g: Memory, dx: Memory
-        ) -> Vector:
+        def body(lane: Vector, y: Memory, bias: Memory, *others: Memory) -> Vector:
+            ps, gs = others[: self.towers], others[self.towers : -1]
+            dx = others[-1]
             image, i, j, group = lanes.decode(lane, rows, columns, groups)
             mask, channel = lane < count, group * 8
-            b = powers.around(bias, channel, group, groups, mask, 4)
-            maxima, gradients = {}, {}
+            group = powers.group_of(group, groups, self.towers)
+            b = powers.around(bias, channel, group, mask, 4)
+            maxima, sent = {}, {}
             for up in range(2):
                 for left in range(2):
-                    place = (image, i - up, j - left, channel)
+                    place = (image, i - up, j - left, group.number * 8)
                     base, inside = pooled.find(*place, mask, before=True)
-                    at = (base, group, groups, inside, 2)
+                    at = (base, group, inside, 2)
                     # No value is below zero, so that outside nothing is equal.
-                    maxima[up, left] = powers.around(p, *at, other=-1.0)
-                    gradients[up, left] = powers.around(g, *at)
+                    maxima[up, left] = powers.around_of(ps, *at, other=-1.0)
+                    sent[up, left] = powers.around_of(gs, *at)
             total = lanes.zeros(lane, 8)
             for row in range(2):
                 for column in range(2):
                     place = (image, 2 * i + row, 2 * j + column, channel)
                     base, inside = maps.find(*place, mask)
-                    x = powers.around(y, base, group, groups, inside, 4)
+                    x = powers.around(y, base, group, inside, 4)
                     x = self._before_norm(powers.plus_bias(x, b, self.way))
                     n = powers.normed(x, self.norm, self.way)
                     near = [
-                        (maxima[up, left], gradients[up, left])
+                        (maxima[up, left], sent[up, left])
                         for up in range(2 - row)
                         for left in range(2 - column)
                     ]
@@ -118,7 +133,7 @@ class NormPool(NamedTuple):
         (dx,), sums = run(
             body,
             count,
-            [y, bias.astype(y.dtype), p, g],
+            [y, bias.astype(y.dtype), *ps, *gradients],
             [maps.values],
             name="norm_pool_backward",
             launch=BACKWARD,
@@ -127,6 +142,10 @@ class NormPool(NamedTuple):
         )
         assert sums is not None
         return dx, sums
+
+    def _pooled(self, maps: Maps) -> Maps:
+        """One tower's pooled values."""
+        return maps.pooled._replace(channels=maps.channels // self.towers)
 
     def _before_norm(self, x: Around) -> Around:
         return powers.rectified(x, self.way) if self.relu_first else x

@@ -10,7 +10,15 @@ from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes
 from alexnet_jax.nn.fused.lanes import Maps
-from alexnet_jax.nn.fused.launch import Launch, Memory, Vector, Way, run
+from alexnet_jax.nn.fused.launch import (
+    Arrays,
+    Forward,
+    Launch,
+    Memory,
+    Vector,
+    Way,
+    run,
+)
 
 
 VEC = 8
@@ -22,7 +30,7 @@ class Pool(NamedTuple):
 
     way: Way
 
-    def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    def forward(self, y: Array, bias: Array) -> Forward:
         """Values of a convolution and its bias to the pooled values, and what
         `backward` needs."""
         maps = Maps(*y.shape)
@@ -54,9 +62,9 @@ class Pool(NamedTuple):
             launch=FORWARD,
             way=self.way,
         )
-        return p, (y, bias, p)
+        return (p,), (y, bias, p)
 
-    def backward(self, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    def backward(self, kept: Arrays, gradients: Arrays) -> tuple[Array, Array]:
         """The gradient of the convolution's values, and its sums in float32."""
         y, bias, p = kept
         maps, pooled = Maps(*y.shape), Maps(*p.shape)
@@ -97,7 +105,7 @@ class Pool(NamedTuple):
         (dx,), sums = run(
             body,
             count,
-            [y, bias.astype(y.dtype), p, g],
+            [y, bias.astype(y.dtype), p, *gradients],
             [maps.values],
             name="pool_backward",
             launch=BACKWARD,
@@ -112,20 +120,26 @@ class Pool(NamedTuple):
 
 
 class Rectify(NamedTuple):
-    """The stage: bias, ReLU."""
+    """The stage: bias, ReLU, and the parts of several towers that lie side by side."""
 
+    towers: int
     way: Way
 
-    def forward(self, y: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    def forward(self, y: Array, bias: Array) -> Forward:
         """Values of a convolution and its bias to those after ReLU, and what `backward`
         needs."""
         x = y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
         r = jnp.maximum(x, jnp.zeros((), x.dtype))
-        return r, (bias, r)
+        rs = tuple(jnp.split(r, self.towers, axis=-1))
+        return rs, rs
 
-    def backward(self, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    def backward(self, kept: Arrays, gradients: Arrays) -> tuple[Array, Array]:
         """The gradient of the convolution's values, and its sums in float32."""
-        _, r = kept
+        pairs = zip(kept, gradients, strict=True)
+        dxs, sums = zip(*(self._backward(r, g) for r, g in pairs), strict=True)
+        return jnp.concatenate(dxs, axis=-1), jnp.concatenate(sums)
+
+    def _backward(self, r: Array, g: Array) -> tuple[Array, Array]:
         maps = Maps(*r.shape)
         count = r.size // VEC
 

@@ -85,22 +85,65 @@ class Around(NamedTuple):
     behind: Vector
 
 
+class Group(NamedTuple):
+    """Which eight channels a lane has: of which tower, None where there is one; their
+    number in it; and how many there are in a tower."""
+
+    tower: Vector | None
+    number: Vector
+    groups: int
+
+    def of(self, tower: int, mask: Vector) -> Vector:
+        """`mask` where the lane is of a tower."""
+        return mask if self.tower is None else mask & (self.tower == tower)
+
+
+def group_of(group: Vector, groups: int, towers: int = 1) -> Group:
+    """A group of the channels of all towers, which lie side by side."""
+    if towers == 1:
+        return Group(None, group, groups)
+    tower, number = lanes.decode(group, groups // towers)
+    return Group(tower, number, groups // towers)
+
+
 def around(
     memory: Memory,
     base: Vector,
-    group: Vector,
-    groups: int,
+    group: Group,
     mask: Vector,
     halo: int,
     other: float = 0.0,
 ) -> Around:
     """Load the eight channels at `base` and `halo` channels on either side."""
-    inner, outer = mask & (group > 0), mask & (group < groups - 1)
+    inner = mask & (group.number > 0)
+    outer = mask & (group.number < group.groups - 1)
     return Around(
         lanes.load(memory, base - halo, halo, inner, other),
         lanes.load(memory, base, 8, mask, other),
         lanes.load(memory, base + 8, halo, outer, other),
     )
+
+
+def around_of(
+    memories: Sequence[Memory],
+    base: Vector,
+    group: Group,
+    mask: Vector,
+    halo: int,
+    other: float = 0.0,
+) -> Around:
+    """The same where every tower has a memory of its own."""
+    found = None
+    for tower, memory in enumerate(memories):
+        of_this = group.of(tower, mask)
+        values = around(memory, base, group, of_this, halo, other)
+        if found is None:
+            found = values
+        else:
+            pairs = zip(values, found, strict=True)
+            found = Around(*(lanes.where(of_this[:, None], a, b) for a, b in pairs))
+    assert found is not None
+    return found
 
 
 def plus_bias(y: Around, bias: Around, way: Way) -> Around:

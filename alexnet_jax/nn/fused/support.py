@@ -4,15 +4,15 @@ It is decided when a step is traced, for the device that it is traced for, and c
 how values are computed, never what they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array
 
-from alexnet_jax.nn.fused.launch import LARGEST, Way
+from alexnet_jax.nn.fused.launch import Way
 from alexnet_jax.nn.fused.powers import BETA, WINDOW, Norm
-from alexnet_jax.nn.fused.stages import KINDS, Stage, stage
+from alexnet_jax.nn.fused.stages import KINDS, stage_of_towers
 from alexnet_jax.nn.layers import Conv, Row
 
 
@@ -95,15 +95,24 @@ class Kernels(NamedTuple):
     norm: Norm
     way: Way
 
-    def steps(self, row: Row, values: Array) -> tuple[str, ...]:
+    def steps(self, row: Row) -> tuple[str, ...]:
         """The first of a row's steps that one stage takes: all but dropout; none of a
         fully connected layer's."""
-        fits = isinstance(row, Conv) and values.size <= LARGEST
-        return _taken(row.then) if fits else ()
+        return _taken(row.then) if isinstance(row, Conv) else ()
 
-    def stage(self, steps: tuple[str, ...]) -> Stage:
-        """What takes these steps; see `stages.stage`."""
-        return stage(steps, self.norm, self.way)
+    def run(
+        self,
+        steps: tuple[str, ...],
+        values: Sequence[Array],
+        biases: Sequence[Array],
+        towers: int,
+    ) -> list[Array]:
+        """Add the biases and take these steps, in each of so many towers; `values` and
+        `biases` are one a tower, or one of all towers side by side."""
+        together = towers // len(values)
+        take = stage_of_towers(steps, self.norm, self.way, together)
+        pairs = zip(values, biases, strict=True)
+        return [out for y, bias in pairs for out in take(y, bias)]
 
 
 def kernels(network: Network) -> Kernels | None:
