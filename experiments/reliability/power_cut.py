@@ -77,8 +77,12 @@ class Disk:
         _tool("mount", "-o", "loop", self.file, self.place)
 
     def unmount(self) -> None:
-        """Unmount it."""
-        _tool("umount", self.place)
+        """Unmount it, when the last of the processes that were killed has let it go."""
+        end = time.monotonic() + LONGEST
+        while subprocess.run(["umount", self.place], capture_output=True).returncode:
+            if time.monotonic() > end:
+                raise SystemExit(f"{self.place} can't be unmounted")
+            time.sleep(0.1)
 
     def cut(self, process: subprocess.Popen[str]) -> None:
         """Cut the power under a process and its children, and start the disk again."""
