@@ -36,11 +36,23 @@ def choose(pipeline: Pipeline, mesh: Mesh) -> tuple[str, ...]:
     Raises:
       InputError: if `data.hold` is `device` and the training images don't fit.
     """
-    asked = pipeline.hold == "device"
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    if pipeline.hold == "host" or (on_cpu and not asked):
+    if on_cpu and pipeline.hold == "auto":
+        # A CPU computes where its memory is.
         return ()
-    memory = _memory_of_cpu() if on_cpu else _smallest_memory(mesh)
+    return fitting(pipeline, _memory_of_cpu() if on_cpu else _smallest_memory(mesh))
+
+
+def fitting(pipeline: Pipeline, memory: int) -> tuple[str, ...]:
+    """The splits that devices of so many bytes hold, 0 for a number that is not known;
+    a line says what would help where the training images don't fit.
+
+    Raises:
+      InputError: if `data.hold` is `device` and they don't.
+    """
+    if pipeline.hold == "host":
+        return ()
+    asked = pipeline.hold == "device"
     if not memory:
         # A platform that doesn't say: what is asked for is tried.
         return SPLITS if asked else ()

@@ -149,10 +149,38 @@ def with_train(opened: Pipeline, train: Source) -> Pipeline:
 def test_what_is_held(capsys):
     mesh = mesh_of(1, 1)
     assert holding.choose(digits(hold="device"), mesh) == ("train", "validation")
-    # A CPU computes where its memory is.
     assert holding.choose(digits(), mesh) == ()
     assert holding.choose(digits(hold="host"), mesh) == ()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("hold", "memory", "held"),
+    [
+        ("auto", 1.01 / 0.4, ("train", "validation")),
+        ("auto", 0.95 / 0.4, ("train",)),
+        ("auto", 0.89 / 0.4, ()),
+        ("device", 0.91 / 0.8, ("train",)),
+        ("device", 1.01 / 0.8, ("train", "validation")),
+        ("host", 1000, ()),
+        ("auto", 0, ()),
+        ("device", 0, ("train", "validation")),
+    ],
+)
+def test_training_images_come_first(hold, memory, held, capsys):
+    """Of the 1,797 digits nine tenths; memory in the bytes of all."""
+    opened = digits(hold=hold)
+    both = sum(holding.held_bytes(opened, split) for split in holding.SPLITS)
+    assert both == 1797 * (20 * 20 * 3 + 4)
+    assert holding.fitting(opened, round(memory * both)) == held
+    said = capsys.readouterr().err.splitlines()
+    if hold == "auto" and memory and not held:
+        (line,) = said
+        assert line.startswith("images are read from the host for every step: 1,617 ")
+        assert "need 0.00195 GB on each device, and 0.00193 GB are available" in line
+        assert "set --config.data.hold=device" in line
+    else:
+        assert not said
 
 
 def test_what_does_not_fit_is_one_line():
