@@ -136,8 +136,9 @@ def test_the_command_says_what_limits_a_step(capsys, tmp_path):
 
 
 def test_a_batch_that_does_not_fit_names_one_that_does(capsys):
-    batch = 16_384
-    arguments = ["--config=quickstart", "--target=t4", f"--batch_size={batch}"]
+    batch = 2**18
+    preset = "--config=cifar10:four_layers"
+    arguments = [preset, "--target=t4", f"--batch_size={batch}"]
     with pytest.raises(Failure, match=f"batch {batch} needs .* GB .* [1-9][0-9]* fits"):
         command.main(arguments)
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
