@@ -9,6 +9,7 @@ from alexnet_jax.runtime import cli, progress
 from alexnet_jax.runtime.atomic import replace
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, check_number
+from alexnet_jax.targets.cards import CARDS, card
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--config", required=True, metavar="NAME[:VARIANT]", help="as in training")
-    add("--target", required=True, metavar="NAME", help="h100, a100, l4 or t4")
+    add("--target", required=True, metavar="NAME", help=", ".join(CARDS))
     add(
         "--mesh",
         default="1x1",
@@ -39,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from alexnet_jax.runs import overrides
     from alexnet_jax.runs.network import plan_network
     from alexnet_jax.targets import summary
-    from alexnet_jax.targets.cards import card
 
     target = card(given.target)
     data, tower = summary.mesh_shape(given.mesh)

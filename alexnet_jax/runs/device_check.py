@@ -27,11 +27,11 @@ def check_device(config: Config) -> dict[str, LayerCheck]:
     network = plan_network(config)
     mesh = meshes.one_device()
     batch = device_check.random_batch(IMAGES, network.crop, network.model.num_classes)
-    model, rule = network.model, (network.optimizer, network.schedule)
-    updates = device_check.one_update(model, *rule, mesh, batch)
+    model = network.model
+    updates = device_check.one_update(model, mesh, batch)
     with jax.default_matmul_precision("highest"):
         exact = device_check.one_update(
-            model.clone(dtype="float32"), *rule, _reference(mesh), batch
+            model.clone(dtype="float32"), _reference(mesh), batch
         )
     rounding = ROUNDINGS[_products(model.dtype, mesh.devices.flat[0].platform)]
     return device_check.compare(updates, exact, rounding)
