@@ -3,25 +3,33 @@
 #
 #   bash experiments/accelerator/run.sh OUT [PART ...] [--dry]
 #
-# A PART is a file beside this one up to its first underscore, a1 or A1; without any, all
-# of them. --dry runs them in small, on a CPU too. PYTHON names another interpreter.
+# A PART is a script beside this one up to its underscore, a1 or A1; without any, all of
+# them. --dry runs them in small, on a CPU too. PYTHON names another interpreter.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ "${1#-}" = "$1" ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-out=$1 dry="" parts=""
+if [ $# -lt 1 ] || [ "${1#-}" != "$1" ]; then
+  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+out=$1 dry="" scripts=()
 shift
 for argument in "$@"; do
   case $argument in
     --dry) dry=--dry ;;
     -*) echo "unknown option $argument; there is --dry" >&2; exit 2 ;;
-    *) parts="$parts $(echo "$argument" | tr '[:upper:]' '[:lower:]')" ;;
+    *)
+      found=("$here/$(echo "$argument" | tr '[:upper:]' '[:lower:]')"_*.py)
+      [ -e "${found[0]}" ] || { echo "no part $argument in $here" >&2; exit 2; }
+      scripts+=("${found[0]}")
+      ;;
   esac
 done
-[ -n "$parts" ] || parts=$(cd "$here" && ls [a-z][0-9]_*.py [a-z]_*.py 2>/dev/null | sed 's/_.*//' | sort -u)
+[ ${#scripts[@]} -gt 0 ] || scripts=("$here"/*_*.py)
 status=0
-for part in $parts; do
-  script=$(ls "$here/${part}"_*.py 2>/dev/null | head -1)
-  [ -n "$script" ] || { echo "no part $part in $here" >&2; exit 2; }
-  "${PYTHON:-python}" "$script" --output="$out" $dry || { echo "part $part failed" >&2; status=1; }
+for script in "${scripts[@]}"; do
+  "${PYTHON:-python}" "$script" --output="$out" $dry || {
+    echo "${script##*/} failed" >&2
+    status=1
+  }
 done
 exit $status
