@@ -8,8 +8,11 @@ Results are lines of OUT/a1.jsonl. What stands there is not measured again, so t
 same command goes on where it was cut. `--dry` runs everything in small on any device.
 """
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,6 +24,7 @@ import experiment
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
@@ -29,7 +33,7 @@ from alexnet_jax.runs import overrides
 from alexnet_jax.runs.network import Network, plan_network
 from alexnet_jax.runtime import cli, progress
 from alexnet_jax.training import device_check
-from alexnet_jax.training.step import init_state, make_train_step
+from alexnet_jax.training.step import TrainState, init_state, make_train_step
 
 import harness
 from commands import command, narrow, quick
@@ -38,6 +42,14 @@ from commands import command, narrow, quick
 SEEDS, BATCH, STEPS = (0, 1, 2), 128, 400
 # Below it a network has begun to learn a batch of 1,000 classes.
 LEARNS = 4.5
+
+
+class Stepper(NamedTuple):
+    """A state from a seed, a step on the one batch, and the batch's size."""
+
+    start: Callable[[int], TrainState]
+    step: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
+    images: int
 
 
 def network(dry: bool, dtype: str, implementation: str) -> Network:
@@ -51,44 +63,55 @@ def network(dry: bool, dtype: str, implementation: str) -> Network:
     return plan_network(overrides.changed_config(name, arguments))
 
 
+@functools.cache
+def stepper(dry: bool, dtype: str, implementation: str, on: str = "") -> Stepper:
+    """Training steps on the first device, or on that of a platform. Compiled once:
+    starts differ by their initial values alone."""
+    ours, mesh = network(dry, dtype, implementation), meshes.one_device()
+    if on:
+        devices = jax.local_devices(backend=on)[:1]
+        types = mesh.axis_types
+        mesh = jax.make_mesh((1, 1), mesh.axis_names, axis_types=types, devices=devices)
+    size, count = ours.crop, 8 if dry else BATCH
+    batch = device_check.random_batch(count, size, ours.model.num_classes)
+    mean = np.full((size, size, 3), 120, np.float32)
+    step = make_train_step(ours.model, ours.optimizer, ours.schedule, mesh, 0)
+    placed = placement.to_devices(batch, mesh)
+    mean = jax.device_put(mean, placement.replicated(mesh))
+    return Stepper(
+        start=lambda seed: init_state(ours.model, ours.optimizer, mesh, size, seed),
+        step=lambda state: step(state, placed, mean),
+        images=count,
+    )
+
+
+@functools.cache
+def update(dry: bool, dtype: str, kind: str, seed: int, on: str = "") -> PyTree:
+    """What the first step changes of each parameter, on the host."""
+    steps = stepper(dry, dtype, kind, on)
+    state = steps.start(seed)
+    before = jax.device_get(state.params)
+    with jax.default_matmul_precision("highest" if on else None):
+        after, _ = steps.step(state)
+    return jax.tree.map(np.subtract, jax.device_get(after.params), before)
+
+
 def updates(dry: bool, implementation: str, seed: int) -> dict[str, float]:
     """By layer, how far one step's update is from float32 on the CPU."""
-    ours, exact = (
-        network(dry, "bfloat16", implementation),
-        network(dry, "float32", "xla"),
-    )
-    classes, mesh = ours.model.num_classes, meshes.one_device()
-    batch = device_check.random_batch(8 if dry else BATCH, ours.crop, classes)
-    cpu = jax.make_mesh(
-        (1, 1),
-        mesh.axis_names,
-        axis_types=mesh.axis_types,
-        devices=jax.local_devices(backend="cpu")[:1],
-    )
-    found, right = (
-        device_check.one_update(n.model, n.optimizer, n.schedule, where, batch, seed)
-        for n, where in ((ours, mesh), (exact, cpu))
-    )
-    checks = device_check.compare(found, right, device_check.ROUNDINGS["bfloat16"])
+    ours = update(dry, "bfloat16", implementation, seed)
+    exact = update(dry, "float32", "xla", seed, "cpu")
+    checks = device_check.compare(ours, exact, device_check.ROUNDINGS["bfloat16"])
     return {layer: check.error for layer, check in checks.items()}
 
 
 def losses(dry: bool, dtype: str, implementation: str, seed: int) -> dict[str, object]:
     """The loss on one batch, step by step, and the first step at which it learns."""
-    ours, mesh = network(dry, dtype, implementation), meshes.one_device()
-    size, classes = ours.crop, ours.model.num_classes
-    count, steps = (8, 3) if dry else (BATCH, STEPS)
-    state = init_state(ours.model, ours.optimizer, mesh, size, seed)
-    train = make_train_step(ours.model, ours.optimizer, ours.schedule, mesh, seed)
-    batch = device_check.random_batch(count, size, classes)
-    placed = placement.to_devices(batch, mesh)
-    mean = np.full((size, size, 3), 120, np.float32)
-    mean = jax.device_put(mean, placement.replicated(mesh))
-    sums = []
-    for _ in range(steps):
-        state, metrics = train(state, placed, mean)
+    steps = stepper(dry, dtype, implementation)
+    state, sums = steps.start(seed), []
+    for _ in range(3 if dry else STEPS):
+        state, metrics = steps.step(state)
         sums.append(metrics["loss"])
-    curve = [float(loss) / count for loss in jax.device_get(sums)]
+    curve = [float(loss) / steps.images for loss in jax.device_get(sums)]
     below = [step for step, loss in enumerate(curve) if loss < LEARNS]
     return {"learns": below[0] if below else None, "last": curve[-1], "curve": curve}
 
