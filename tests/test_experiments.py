@@ -1,6 +1,7 @@
 """The short forms of the experiments, as their own help gives them."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -215,3 +216,26 @@ def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
         "inception": 1_649_402,
         "wide_resnet": 8_949_210,
     }
+
+
+@pytest.mark.slow
+def test_the_correctness_of_an_accelerator_is_measured_and_goes_on(tmp_path):
+    command = ["bash", str(EXPERIMENTS / "accelerator" / "run.sh"), str(tmp_path)]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    for kinds in (7, 7):
+        done = subprocess.run(
+            [*command, "A1", "--dry"], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = (tmp_path / "a1.jsonl").read_text().splitlines()
+        assert len(lines) == kinds
+    # The second time nothing was left to measure.
+    assert "done" not in done.stderr
+    results = [json.loads(line) for line in lines]
+    asked = {(line["what"], line["kind"]) for line in results}
+    assert ("updates", "interpret") in asked and ("quickstart", "bfloat16") in asked
+    for line in results:
+        if line["what"] == "updates":
+            assert all(0 <= error < 1 for error in line["result"].values())
+    unknown = subprocess.run([*command, "Z9"], env=environment, capture_output=True)
+    assert unknown.returncode == 2

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 CLASSES, SIZE = 1000, 224
 PEERS = ("eager", "channels_last", "compiled")
 SMALL_PAGES = "ours_on_small_pages"
+FUSED = "ours_fused"
 PARAMETERS = 60_965_224
 
 
@@ -41,7 +42,10 @@ def ours(mode, batch_size, given):
     mesh = meshes.open_mesh(
         towers=2, data=1, tower=given.tower, virtual_cpu_devices=given.tower
     )
-    model = AlexNet(num_classes=CLASSES, dtype=given.dtype)
+    implementation = "fused" if given.side == FUSED else "xla"
+    model = AlexNet(
+        num_classes=CLASSES, dtype=given.dtype, implementation=implementation
+    )
     schedule = make_schedule(steps_per_epoch=1000)
     sgd = optimizer.momentum_sgd(schedule)
     mean = jax.device_put(

@@ -47,9 +47,12 @@ pytestmark = [
 
 
 @functools.cache
-def compiled(preset, dtype, towers, training):
+def compiled(preset, dtype, towers, training, batch_size=None, **changes):
     config = load_config("imagenet", preset)
     config.model.dtype = dtype
+    config.model.update(changes)
+    if batch_size is not None:
+        config.train.batch_size = batch_size
     network = plan_network(config)
     mesh = open_target(H100, 1, towers)
     made = (compile_training if training else compile_evaluation)(network, mesh)
@@ -120,6 +123,27 @@ def test_conv1_is_folded_and_serves_both_towers():
     assert ["128x57x57x48", "3x3x48x96", "128x55x55x96"] in convolutions
     # Neither forward nor for the kernel's gradient is there a strided one.
     assert not [shapes for shapes in convolutions if shapes[0].endswith("x3")]
+
+
+@pytest.mark.parametrize(
+    ("preset", "towers"),
+    [("code2012", 1), ("code2012", 2), ("paper", 1), ("owt", 1)],
+)
+def test_fused_kernels_compile_inside_shard_map(preset, towers):
+    network, made = compiled(preset, "bfloat16", towers, True, implementation="fused")
+    kernels = made.text.count("gpu.triton")
+    # A stage has a kernel each way at least, and ReLU alone one back.
+    assert kernels >= 2 * len([n for n in network.model.layers if "conv" in n]) - 2
+    assert narrow_sums(made.program) == []
+    assert "callback" not in made.text
+
+
+def test_a_fused_step_moves_and_keeps_less():
+    """At batch 1,024: 2.64 GB beside the arguments, and 17 MB an image to and from
+    memory, kernels and convolutions included."""
+    _, made = compiled("code2012", "bfloat16", 1, True, 1024, implementation="fused")
+    assert made.memory["temporary"] < 2.7e9
+    assert 0 < traffic(made.program) / made.images / 1e6 < 19
 
 
 def test_the_command_says_what_limits_a_step(capsys, tmp_path):

@@ -220,14 +220,15 @@ def _launched(
     typed = functools.partial(
         jax.ShapeDtypeStruct, manual_axis_type=jax.typeof(inputs[0]).manual_axis_type
     )
-    made: list[Array] = pl.pallas_call(
+    call = pl.pallas_call(
         kernel,
         grid=(programs,),
         out_shape=[typed(o.shape, o.dtype) for o in outputs],
         compiler_params=plgpu.CompilerParams(num_warps=launch.warps, num_stages=1),
         interpret=way is Way.INTERPRETER,
         name=name,
-    )(*inputs)
+    )
+    made: list[Array] = list(call(*inputs))
     if sums is None:
         return made, None
     *made, partial = made
