@@ -118,10 +118,10 @@ def memory_of(group):
     return total
 
 
-def prepare(root, output, watched=False):
+def prepare(root, output, watched=False, source="imagenet"):
     """Seconds, result, and peak memory of the command where it is watched."""
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-m", "alexnet_jax.prepare", "--source=imagenet"]
+    command = [sys.executable, "-m", "alexnet_jax.prepare", f"--source={source}"]
     command += [f"--input={root}", f"--output={output}", f"--size={SIZE}"]
     begin = time.perf_counter()
     process = subprocess.Popen(
