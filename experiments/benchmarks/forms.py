@@ -216,16 +216,16 @@ def killed_and_continued(root, source, output):
     notes = output.with_name(output.name + ".unfinished") / "notes"
     command = [sys.executable, "-m", "alexnet_jax.prepare", f"--source={source}"]
     command += [f"--input={root}", f"--output={output}", f"--size={preparing.SIZE}"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = subprocess.DEVNULL
     process = subprocess.Popen(
-        command, cwd=harness.ROOT, start_new_session=True, **quiet
+        command, cwd=harness.ROOT, start_new_session=True, stdout=quiet, stderr=quiet
     )
     while process.poll() is None and len(list(notes.glob("*.json"))) < 2:
         time.sleep(0.05)
     kept = len(list(notes.glob("*.json")))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run(command, cwd=harness.ROOT, check=True, **quiet)
+    subprocess.run(command, cwd=harness.ROOT, check=True, stdout=quiet, stderr=quiet)
     return digest(output), kept
 
 
@@ -266,17 +266,16 @@ def main():
         return measure
 
     measured = harness.in_turn({form: side(form) for form in roots}, given.rounds)
-    memory = {
-        form: {
-            part: preparing.prepare(of[form], prepared, True, SOURCES[form])[2]
+    memory: dict[str, dict[str, int]] = {}
+    killed = {}
+    for form, source in SOURCES.items():
+        memory[form] = {
+            part: preparing.prepare(of[form], prepared, True, source)[2]
             for part, of in (("tenth", tenth), ("all", roots))
         }
-        for form in roots
-    }
-    killed = {
-        form: killed_and_continued(roots[form], SOURCES[form], prepared)
-        for form in roots
-    }
+        killed[form] = killed_and_continued(roots[form], source, prepared)
+        said = {"memory": memory[form], "same": killed[form][0] == digests["archives"]}
+        print(f"{form}: {json.dumps(said)}", file=sys.stderr)
     ratios = {
         form: harness.ratio(measured, form, "archives")
         for form in roots
