@@ -11,8 +11,8 @@ a tenth of the images and with all; and for each form a preparation that is kill
 SIGKILL, once it has written some shards, and continued. Its files, and those of every
 form, must be those from the archives, but for the manifest's `source`.
 
-    python experiments/benchmarks/forms.py --originals=IMAGES --work=FOLDER \
-        --output=experiments/benchmarks/forms
+    python experiments/benchmarks/preparing_forms.py --originals=IMAGES --work=FOLDER \
+        --output=experiments/benchmarks/preparing_forms
 """
 
 import argparse
@@ -285,7 +285,7 @@ def main():
     cpu_medians = {form: statistics.median(s) for form, s in seconds_of_cpu.items()}
     wanted = digests["archives"]
     result = {
-        "benchmark": "forms",
+        "benchmark": "preparing_forms",
         "unit": "images per second",
         "images": len(originals) * (given.repeats + 1),
         "medians": harness.medians(measured),
