@@ -64,7 +64,8 @@ def write_archives(root, originals, repeats):
             with tarfile.open(fileobj=buffer, mode="w") as inner:
                 for serial in range(repeats):
                     for file in files:
-                        name = f"{wnid}_{serial}{file.stem}.JPEG"
+                        # In the order of the names, as folders are listed.
+                        name = f"{wnid}_{serial:04d}{file.stem}.JPEG"
                         add(inner, name, file.read_bytes())
             add(train, f"{wnid}.tar", buffer.getvalue())
             for file in files:
