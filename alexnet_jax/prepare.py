@@ -24,8 +24,7 @@ def _source(text: str) -> str:
     return text
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+def _parser() -> Parser:
     parser = Parser(
         "prepare",
         description="Turn image files into a data set that trains fast. The same\n"
@@ -97,7 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "(default), or skip them and list them in dataset.json",
     )
     add("--workers", type=int, help="processes (default: one for each core)")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    given = _parser().parse_args(arguments)
     try:
         content = prepare(**vars(given))
     except (KeyboardInterrupt, Interrupted):

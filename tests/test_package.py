@@ -33,6 +33,7 @@ def test_the_wheel_runs_three_steps_of_the_quickstart(tmp_path):
         assert "Project-URL: Paper, https://" in archive.read(metadata).decode()
     assert "alexnet_jax/configs/quickstart.py" in names
     assert "alexnet_jax/py.typed" in names
+    assert "alexnet_jax/data/sources/imagenet_classes.txt" in names
     assert not any(name.startswith(("tests/", "configs/")) for name in names)
     done = subprocess.run(
         [

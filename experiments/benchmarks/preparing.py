@@ -64,7 +64,8 @@ def write_archives(root, originals, repeats):
             with tarfile.open(fileobj=buffer, mode="w") as inner:
                 for serial in range(repeats):
                     for file in files:
-                        name = f"{wnid}_{serial}{file.stem}.JPEG"
+                        # In the order of the names, as folders are listed.
+                        name = f"{wnid}_{serial:04d}{file.stem}.JPEG"
                         add(inner, name, file.read_bytes())
             add(train, f"{wnid}.tar", buffer.getvalue())
             for file in files:
@@ -118,10 +119,10 @@ def memory_of(group):
     return total
 
 
-def prepare(root, output, watched=False):
+def prepare(root, output, watched=False, source="imagenet"):
     """Seconds, result, and peak memory of the command where it is watched."""
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-m", "alexnet_jax.prepare", "--source=imagenet"]
+    command = [sys.executable, "-m", "alexnet_jax.prepare", f"--source={source}"]
     command += [f"--input={root}", f"--output={output}", f"--size={SIZE}"]
     begin = time.perf_counter()
     process = subprocess.Popen(

@@ -11,6 +11,7 @@ from alexnet_jax.runs import hints
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.training.plan import make_plan
 
+import forms
 import runs
 
 
@@ -71,6 +72,24 @@ def test_advice_on_slow_reading_fits_the_data(tmp_path, image_folder):
         said = advice(source="prepared", path=str(data))
         assert ("--encoding=raw" in said) == (encoding == "jpeg")
     assert "prepare" not in advice(source="digits", size=77)
+
+
+def test_data_that_are_slow_to_read_at_random_are_to_be_prepared(tmp_path):
+    forms.parquet(tmp_path / "hub")
+    forms.tfrecord(tmp_path / "records")
+    given = [
+        *("--config.data.source=parquet", f"--config.data.path={tmp_path / 'hub'}"),
+        *("--config.data.size=77", "--config.data.crop=67"),
+    ]
+    setup = build_setup(parse(runs.arguments(tmp_path, "run", *given))[0])
+    (line,) = hints.slow_reading(setup)
+    assert "prepare --source=parquet --input=" in line
+    given[:2] = [
+        "--config.data.source=tfds",
+        f"--config.data.path={tmp_path / 'records'}",
+    ]
+    setup = build_setup(parse(runs.arguments(tmp_path, "run", *given))[0])
+    assert hints.slow_reading(setup) == []
 
 
 @pytest.mark.parametrize(

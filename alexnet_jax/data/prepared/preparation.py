@@ -80,11 +80,7 @@ def prepare(
         label_key=label_key,
         other_classes=other_classes,
     )
-    if dataset.size != size:
-        raise InputError(
-            f"{input_path or source} has images of {dataset.size} pixels a side, which "
-            f"are stored as they are; give --size={dataset.size}"
-        )
+    _check_size(dataset, size, input_path or source)
     registry.say_about(dataset, input_path or source)
     folder = staging.staging_folder(output)
     finished = folder / staging.SET_FOLDER
@@ -92,9 +88,6 @@ def prepare(
     try:
         with staging.hold(folder, output, job):
             tasks = _tasks(dataset, folder, encoding)
-            if any(isinstance(t.source, PixelSource) for t in tasks["train"]):
-                # Nothing is decoded, and what is in memory is not copied to workers.
-                workers = 1
             _write_shards(tasks, workers, skip=on_error == "skip")
             content = _manifest_content(tasks, dataset, job)
             staging.check_unreadable(content, on_error, folder)
@@ -122,6 +115,15 @@ def _publish(finished: Path, output: Path) -> None:
             left.replace(finished / left.name)
     finished.replace(output)
     atomic.sync(output.parent)
+
+
+def _check_size(dataset: Dataset, size: int, where: str) -> None:
+    """Raise an InputError if a data set has pixels of another size."""
+    if dataset.size != size:
+        raise InputError(
+            f"{where} has images of {dataset.size} pixels a side, which are stored as "
+            f"they are; give --size={dataset.size}"
+        )
 
 
 def _check_arguments(
@@ -206,6 +208,9 @@ def _write_shards(
     # Starting a process takes longer than writing a few images.
     useful = -(-left // EXAMPLES_WORTH_A_SHARD)
     processes = min(processes or process_pool.cores(), useful)
+    if any(isinstance(task.source, PixelSource) for task in everything):
+        # Nothing is decoded, and what is in memory is not copied to workers.
+        processes = 1
     if left < total:
         progress.say(f"continuing: {total - left} of {total} images are prepared")
     with progress.counted("preparing", total, completed=total - left) as advance:

@@ -93,7 +93,12 @@ def open_dataset(
         if path is not None:
             path = str(paths.local(path, "data.path"))
         dataset = SOURCES[source](path, size, validation_fraction, **options)
-    where = path or source
+    _check_filled(dataset, path or source)
+    return _with_readable_names(dataset)
+
+
+def _check_filled(dataset: Dataset, where: str) -> None:
+    """Raise an InputError if there is a single class, or a split without images."""
     if len(dataset.class_names) < 2:
         raise InputError(
             f"{printable(where)} has one class, {', '.join(dataset.class_names)}, and "
@@ -102,7 +107,6 @@ def open_dataset(
     for split, examples in dataset.splits.items():
         if not len(examples):
             raise InputError(f"{printable(where)} has no image of split {split}")
-    return _with_readable_names(dataset)
 
 
 def _options(source: str, **given: tuple[str | None, str | None]) -> dict[str, object]:

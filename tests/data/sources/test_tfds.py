@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import io
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from alexnet_jax.data.encoded import FileSource
 from alexnet_jax.data.prepared import preparation, verification
-from alexnet_jax.data.sources import registry
+from alexnet_jax.data.sources import imagenet_classes, registry
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -120,6 +121,32 @@ def test_a_prepared_set_is_read_without_tensorflow(tmp_path, second, monkeypatch
 @pytest.mark.slow
 @needs_the_extra
 @pytest.mark.filterwarnings("ignore")
+def test_a_tfrecord_set_is_found_by_its_name(monkeypatch):
+    from tensorflow_datasets.core import constants
+
+    genuine = Path(__file__).with_name("genuine") / "tfds"
+    monkeypatch.setattr(constants, "DATA_DIR", str(genuine))
+    assert opened("spots").fingerprint == opened(genuine / "spots").fingerprint
+
+
+@pytest.mark.slow
+@needs_the_extra
+@pytest.mark.filterwarnings("ignore")
+def test_keys_of_an_array_record_are_its_own(tmp_path):
+    builder = build(tmp_path, {"train": 12})
+    with pytest.raises(InputError, match="is stored as array_record, of which the"):
+        registry.open_dataset(
+            source="tfds",
+            path=str(builder.data_dir),
+            size=16,
+            validation_fraction=0.1,
+            label_key="label",
+        )
+
+
+@pytest.mark.slow
+@needs_the_extra
+@pytest.mark.filterwarnings("ignore")
 def test_what_is_missing_says_the_command(tmp_path, monkeypatch):
     from tensorflow_datasets.core import constants
 
@@ -143,15 +170,13 @@ def test_what_is_missing_says_the_command(tmp_path, monkeypatch):
 @needs_the_extra
 def test_imagenet_s_labels_are_those_of_tensorflow_datasets(tmp_path):
     """Its list, and the order of sorted class folders, which torchvision takes."""
-    from pathlib import Path
-
     import tensorflow_datasets as tfds
 
     import archives as fakes
 
     listed = Path(tfds.__file__).parent / "datasets" / "imagenet2012" / "labels.txt"
     wnids = listed.read_text().split()
-    assert len(wnids) == 1000
+    assert wnids == list(imagenet_classes.words())
     # The devkit's numbers order the classes differently.
     order = np.random.default_rng(0).permutation(1000)
     devkit = {wnids[place]: (number + 1, "x") for number, place in enumerate(order)}
