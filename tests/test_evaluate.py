@@ -219,8 +219,8 @@ def test_preprocess_takes_files_images_and_arrays(two_runs, tmp_path, photograph
 def test_runs_that_differ_make_no_ensemble(
     two_runs, monkeypatch, change, views, message
 ):
-    def opened(workdir, checkpoint):
-        member = open_trained(workdir, checkpoint)
+    def opened(workdir, checkpoint, dtype):
+        member = open_trained(workdir, checkpoint, dtype)
         if workdir == two_runs[0]:
             return member
         data, config = member.data, dict(member.config)
