@@ -71,7 +71,9 @@ def said_once() -> Iterator[None]:
 def silence_cpp() -> None:
     """Have JAX's C++ log errors alone, where the user has set nothing else. To be
     called before JAX is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # With a compilation cache not even these: on a CPU it logs two for every program.
+    level = "3" if os.environ.get("JAX_COMPILATION_CACHE_DIR") else "2"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level)
 
 
 def silence_cpp_output() -> None:
