@@ -1,12 +1,11 @@
 """Measure the errors of a run, or of several as an ensemble."""
 
-from alexnet_jax.runtime import cli, hugepages, library_warnings
+from alexnet_jax.runtime import cli, hugepages
 
 
 if __name__ == "__main__":
     # Before the imports that take long, since it restarts the process.
     hugepages.use()
-    library_warnings.silence_cpp()
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from alexnet_jax.runtime import library_warnings
+from alexnet_jax.runtime import cpp_log
 
 
 PROGRAM = """
@@ -190,6 +190,6 @@ def test_what_jax_logs_in_cpp_is_the_users_choice(monkeypatch, given, level):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    library_warnings.silence_cpp()
+    cpp_log.silence()
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == level
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
