@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import prepare, verify
+from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import (
     manifest,
     preparation,
@@ -584,7 +585,7 @@ def test_a_drive_that_is_away_is_waited_for(
     folder.rename(tmp_path / "gone")
     with pytest.raises(Failure, match="can't be reached .*; when its drive is back"):
         source[3]
-    if kind == "folder":
+    if isinstance(source.source, EncodedSource):
         task = shard_writer.ShardTask(
             tmp_path / "a", tmp_path, source.source, "raw", measured=False
         )
