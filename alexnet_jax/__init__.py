@@ -15,6 +15,12 @@ if sys.argv[:1] == ["-m"] and _IS_PROGRAM and _FIRST not in ([], [_HERE]):
 import importlib
 from typing import TYPE_CHECKING
 
+from alexnet_jax.runtime import cpp_log
+
+
+if sys.argv[:1] == ["-m"] and _IS_PROGRAM:
+    cpp_log.silence()
+
 
 if TYPE_CHECKING:
     from alexnet_jax.inference.trained import load

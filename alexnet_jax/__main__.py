@@ -5,7 +5,7 @@ import shutil
 import sys
 import textwrap
 
-from alexnet_jax.runtime import cli, hugepages, library_warnings, progress
+from alexnet_jax.runtime import cli, cpp_log, hugepages, progress
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     if module in WITH_HUGE_PAGES:
         # Before the imports that take long, since it restarts the process.
         hugepages.use()
-    library_warnings.silence_cpp()
+    cpp_log.silence()
     del sys.argv[1]
     importlib.import_module(f"alexnet_jax.{module}").main()
 

@@ -22,7 +22,6 @@ from alexnet_jax.runtime import cli, hugepages, library_warnings
 if __name__ == "__main__":
     # Before the imports that take long, since it restarts the process.
     hugepages.use()
-    library_warnings.silence_cpp()
 
 import argparse
 import contextlib

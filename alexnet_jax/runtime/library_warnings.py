@@ -68,12 +68,6 @@ def said_once() -> Iterator[None]:
             progress.say(f"note: {kind}{times}")
 
 
-def silence_cpp() -> None:
-    """Have JAX's C++ log errors alone, where the user has set nothing else. To be
-    called before JAX is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
 def silence_cpp_output() -> None:
     """Drop what C++ prints to standard output, as gloo does when processes meet; what
     Python prints still goes there."""

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from alexnet_jax.runtime import cpp_log
+
 
 PROGRAM = """
 import os, signal, sys
@@ -173,3 +175,21 @@ def test_what_the_output_can_t_show_is_escaped(encoding, shown):
         check=True,
     )
     assert done.stdout.decode(encoding) == f"{shown}\nleft in order\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        ({}, "2"),
+        ({"JAX_COMPILATION_CACHE_DIR": "cache"}, "3"),
+        ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0"),
+    ],
+)
+def test_what_jax_logs_in_cpp_is_the_users_choice(monkeypatch, given, level):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    cpp_log.silence()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == level
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
