@@ -33,7 +33,7 @@ from weight_files import (
 
 
 def applied(model, params, pixels):
-    return model.apply({"params": jax.tree.map(jnp.asarray, params)}, pixels)
+    return jax.jit(model.apply)({"params": jax.tree.map(jnp.asarray, params)}, pixels)
 
 
 def close(ours, theirs):
@@ -142,7 +142,7 @@ def test_what_is_exported_gives_our_logits(tmp_path, standardize, opset):
     assert names == tuple("0123456")
     pixels = np.random.default_rng(1).uniform(0, 255, (3, 67, 67, 3))
     pixels = pixels.astype(np.float32)
-    ours = model.apply(variables, pixels - np.asarray([9, 8, 7], np.float32))
+    ours = jax.jit(model.apply)(variables, pixels - np.asarray([9, 8, 7], np.float32))
     path = tmp_path / "net.onnx"
     export.to_onnx(workdir, "best", path, opset=opset)
     made = onnx.load(path)

@@ -1,5 +1,6 @@
 """Small networks, batches and runs that several tests share."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,8 +54,9 @@ def logits_of(
     dropout_key: Array | None = None,
     examples: Array | None = None,
 ) -> Array:
-    """The logits of images."""
-    logits = model.apply(variables, images, dropout_key=dropout_key, examples=examples)
+    """The logits of images, in one program: one at a time, operations compile slowly."""
+    apply = jax.jit(model.apply)
+    logits = apply(variables, images, dropout_key=dropout_key, examples=examples)
     assert isinstance(logits, Array)
     return logits
 
@@ -66,7 +68,8 @@ def features_of(
     layers: str | Sequence[str],
 ) -> tuple[Array, dict[str, Array]]:
     """The logits of images, and layers by name."""
-    outputs: PyTree = model.apply(variables, images, layers=layers)
+    apply = jax.jit(functools.partial(model.apply, layers=layers))
+    outputs: PyTree = apply(variables, images)
     return outputs
 
 

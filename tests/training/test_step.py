@@ -124,6 +124,7 @@ def test_a_gradient_of_nothing_is_noticed():
     assert without_gradient(before, after, rate=RATE) == [("params.conv4.kernel", 1)]
 
 
+@pytest.mark.slow
 def test_the_bits_depend_on_the_tower_in_the_dropout_key(monkeypatch):
     """Were a device's place folded in instead, towers on one device would differ."""
     whole, _ = trained((1, 1), **SMALL)

@@ -17,7 +17,7 @@ import forms
 import runs
 
 
-README = Path(registry.__file__).parents[1] / "README.md"
+README = Path(registry.__file__).with_name("README.md")
 NUMBERS = itertools.count()
 
 
