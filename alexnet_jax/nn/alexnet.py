@@ -260,16 +260,8 @@ class AlexNet(nn.Module):
             steps = () if kernels is None or asked else kernels.steps(row)
             # A compiled program names the layer that an operation serves.
             with jax.named_scope(name):
-                if row.exchange:
-                    xs = [gather(xs, self.tower_axis)] * len(xs)
-                towers = len(xs)
-                # The kernels take towers side by side, as one product gives them.
-                together = steps in OF_TOWERS and all(x is xs[0] for x in xs)
-                xs, biases = self._linear(name, xs, together)
-                if kernels is not None and steps:
-                    xs = kernels.run(steps, xs, biases, towers)
-                else:
-                    xs = [add_bias(x, b) for x, b in zip(xs, biases, strict=True)]
+                xs = self._begin(name, xs, kernels, steps)
+                if not steps:
                     keep(f"{name}.linear", xs)
             for step in row.then[len(steps) :]:
                 if step == "dropout":
@@ -298,6 +290,25 @@ class AlexNet(nn.Module):
             # Every tower sees the images; their first convolution is the tower's own.
             x = lax.pcast(x, self.tower_axis, to="varying")
         return [x] * len(self._tower_indices())
+
+    def _begin(
+        self,
+        name: str,
+        xs: list[Array],
+        kernels: support.Kernels | None,
+        steps: tuple[str, ...],
+    ) -> list[Array]:
+        """A row's exchange, its linear operation and bias in each local tower, and the
+        steps that a kernel takes with the bias."""
+        if self.layers[name].exchange:
+            xs = [gather(xs, self.tower_axis)] * len(xs)
+        towers = len(xs)
+        # The kernels take towers side by side, as one product gives them.
+        together = steps in OF_TOWERS and all(x is xs[0] for x in xs)
+        xs, biases = self._linear(name, xs, together)
+        if kernels is not None and steps:
+            return kernels.run(steps, xs, biases, towers)
+        return [add_bias(x, bias) for x, bias in zip(xs, biases, strict=True)]
 
     def _tower_indices(self) -> list[int | Array]:
         return tower_indices(self.towers, self.tower_axis)

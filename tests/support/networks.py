@@ -54,7 +54,7 @@ def logits_of(
     dropout_key: Array | None = None,
     examples: Array | None = None,
 ) -> Array:
-    """The logits of images, in one program: one at a time, operations compile slowly."""
+    """The logits of images, in one program: seconds sooner than by operations."""
     apply = jax.jit(model.apply)
     logits = apply(variables, images, dropout_key=dropout_key, examples=examples)
     assert isinstance(logits, Array)
