@@ -30,6 +30,9 @@ import pytest
 from PIL import Image
 
 
+# JAX sets it for itself; the processes that tests start have a user's environment.
+os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -17,7 +17,11 @@ from networks import features_of, logits_of
 from references import recount
 
 
-@pytest.fixture(scope="module")
+# Among the slow tests, so that the runs are trained once.
+IN_ONE_PROCESS = pytest.mark.xdist_group("two runs")
+
+
+@pytest.fixture(scope="session")
 def two_runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     flip = "--config.data.flip=True"
@@ -71,6 +75,7 @@ def test_the_numbers_equal_a_recount_over_the_predictions(
 
 
 @pytest.mark.slow
+@IN_ONE_PROCESS
 def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
     results = [
         ensemble.evaluate(two_runs[:1], mesh=mesh, batch_size=batch_size)
@@ -82,6 +87,7 @@ def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
 
 
 @pytest.mark.slow
+@IN_ONE_PROCESS
 def test_bfloat16_measures_nearly_the_same(two_runs, capsys):
     expected = ensemble.evaluate(two_runs[:1])
     command.main([f"--workdir={two_runs[0]}", "--dtype=bfloat16"])

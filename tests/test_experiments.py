@@ -16,6 +16,8 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TABLES = ("ablations", "ensembles", "generalisation", "imagenette")
 NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "quickstart", "relu")
 
+# Others show the same, in less time.
+LONG = ("ensembles", "initialisation", "lrn_cifar")
 # What keeps a short form short here, beside --quick.
 SHORTER = {
     "ablations": ("--ablations", "no_exchange"),
@@ -40,8 +42,15 @@ def run(name, tmp_path, *arguments):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=getattr(pytest.mark, "extended" if name in LONG else "slow")
+        )
+        for name in NAMES
+    ],
+)
 def test_a_short_form_runs(name, tmp_path):
     pytest.importorskip("matplotlib")
     done = run(name, tmp_path, "--quick", *SHORTER.get(name, ()))
@@ -218,7 +227,7 @@ def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_correctness_of_an_accelerator_is_measured_and_goes_on(tmp_path):
     command = ["bash", str(EXPERIMENTS / "accelerator" / "run.sh"), str(tmp_path)]
     environment = {**os.environ, "PYTHON": sys.executable}

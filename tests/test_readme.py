@@ -82,7 +82,7 @@ def make_images(root: Path, photographs, splits=("train", "validation")) -> None
                 Image.fromarray(piece).save(folder / f"{number}.jpg")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def checkout(tmp_path_factory, photographs):
     """A folder with what a reader has: the checkout's folders, images, archives; and
     what the quickstart made in it."""

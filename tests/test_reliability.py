@@ -11,8 +11,6 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "reliability"
 
-pytestmark = pytest.mark.slow
-
 
 def result_of(script, *arguments):
     done = subprocess.run(
@@ -26,6 +24,7 @@ def result_of(script, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_killed_in_every_phase():
     result = result_of("kill_resume.py", "--quick")
     assert result["kills"] == 7
@@ -47,6 +46,7 @@ def disks(tmp_path_factory):
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("disks")
 def test_power_cuts():
     result = result_of("power_cut.py", "--quick", "--preparing=0", "--features=0")
@@ -54,6 +54,7 @@ def test_power_cuts():
     assert (result["lost"], result["different"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_fuzzed_borders():
     pytest.importorskip("hypothesis")
     borders = result_of("fuzz.py", "--quick")["borders"]

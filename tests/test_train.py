@@ -184,13 +184,21 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
     assert_same_run(tmp_path / "run", straight)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "override"),
     [
-        ("--config.data.threads=2", "--config.data.threads=1"),
-        ("--config.data.hold=device", "--config.data.workers=2"),
-        ("--config.data.hold=host", "--config.data.hold=device"),
+        pytest.param(
+            *("--config.data.threads=2", "--config.data.threads=1"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("--config.data.hold=device", "--config.data.workers=2"),
+            marks=pytest.mark.extended,
+        ),
+        pytest.param(
+            *("--config.data.hold=host", "--config.data.hold=device"),
+            marks=pytest.mark.extended,
+        ),
     ],
 )
 def test_kill_9_and_resume(tmp_path, straight, first, override):
@@ -212,15 +220,16 @@ def test_kill_9_and_resume(tmp_path, straight, first, override):
     assert_same_run(tmp_path / "run", straight)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "workers"),
     [
-        (signal.SIGTERM, 143, 0),
-        (signal.SIGINT, 130, 0),
-        (signal.SIGINT, 130, 2),
-        (signal.SIGHUP, 129, 2),
-        (signal.SIGUSR1, 128 + signal.SIGUSR1, 0),
+        pytest.param(signal.SIGTERM, 143, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, 0, marks=pytest.mark.extended),
+        pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, 2, marks=pytest.mark.extended),
+        pytest.param(
+            *(signal.SIGUSR1, 128 + signal.SIGUSR1, 0), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_signals_leave_with_their_status(tmp_path, number, status, workers):
@@ -537,23 +546,27 @@ def shared_memory():
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-@pytest.mark.slow
-def test_no_worker_and_no_shared_memory_stays_behind(tmp_path):
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.extended),
+    ],
+)
+def test_no_worker_and_no_shared_memory_stays_behind(tmp_path, number):
     """Images so large that batches go through shared memory."""
     before = shared_memory()
     large = ("--config.data.size=300", "--config.data.crop=291")
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        name = number.name
-        process = runs.start(tmp_path, name, *large, "--config.data.workers=2")
-        metrics = tmp_path / name / "metrics.jsonl"
-        wait_for(lambda at=metrics: at.exists() and at.stat().st_size > 0, process)
-        assert len(group(process.pid)) > 2
-        process.send_signal(number)
-        assert "leaked" not in process.communicate(timeout=60)[1]
-        deadline = time.monotonic() + 30
-        while group(process.pid) or shared_memory() - before:
-            assert time.monotonic() < deadline, (group(process.pid), shared_memory())
-            time.sleep(0.1)
+    process = runs.start(tmp_path, "run", *large, "--config.data.workers=2")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
+    assert len(group(process.pid)) > 2
+    process.send_signal(number)
+    assert "leaked" not in process.communicate(timeout=60)[1]
+    deadline = time.monotonic() + 30
+    while group(process.pid) or shared_memory() - before:
+        assert time.monotonic() < deadline, (group(process.pid), shared_memory())
+        time.sleep(0.1)
 
 
 def wait_for(condition, process):

@@ -90,7 +90,7 @@ def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
     same_digests(tmp_path, 10)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("second", ["device", "host"])
 def test_each_process_may_hold_the_images_on_its_devices(
     tmp_path, image_folder, second

@@ -237,7 +237,7 @@ def test_towers_side_by_side_do_not_see_each_other(steps):
             np.testing.assert_array_equal(wide(ours)[part], wide(theirs))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("steps", KINDS, ids="-".join)
 def test_pallas_gives_the_same_numbers(steps):
     """Blocks of lanes, partial sums and loops are Pallas' own."""
@@ -270,7 +270,7 @@ def trained(implementation, shape):
     return before, flat(state.params), float(metrics["loss"])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_step_does_the_same_on_every_mesh_and_as_in_xla():
     before, after, loss = trained("xla", (1, 1))
     for shape in ((1, 1), (1, 2), (2, 1)):

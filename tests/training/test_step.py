@@ -82,7 +82,7 @@ def test_every_mesh_trains_alike():
     assert_alike_on_every_mesh(**SMALL)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_every_mesh_trains_alike_at_full_size():
     assert_alike_on_every_mesh(AlexNet(num_classes=10), 224, 4, steps=3)
 
@@ -124,7 +124,7 @@ def test_a_gradient_of_nothing_is_noticed():
     assert without_gradient(before, after, rate=RATE) == [("params.conv4.kernel", 1)]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_bits_depend_on_the_tower_in_the_dropout_key(monkeypatch):
     """Were a device's place folded in instead, towers on one device would differ."""
     whole, _ = trained((1, 1), **SMALL)
@@ -364,7 +364,7 @@ def test_settings_of_the_process_change_no_draw():
         np.testing.assert_array_equal(other[name], array, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_settings_of_the_process_change_no_bit():
     usual = trained((1, 1), **SMALL)
     with other_settings():

@@ -159,7 +159,7 @@ def test_a_module_that_is_nowhere_says_where_it_is_looked_for(module):
         opened("nowhere:f")
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_source_of_one_s_own_works_in_every_command(tmp_path, module, capsys):
     """Training, evaluation, the report, and features, of the README's source."""
     pytest.importorskip("matplotlib")
