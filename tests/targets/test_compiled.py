@@ -127,7 +127,12 @@ def test_conv1_is_folded_and_serves_both_towers():
 
 @pytest.mark.parametrize(
     ("preset", "towers"),
-    [("code2012", 1), ("code2012", 2), ("paper", 1), ("owt", 1)],
+    [
+        pytest.param("code2012", 1, marks=pytest.mark.extended),
+        ("code2012", 2),
+        pytest.param("paper", 1, marks=pytest.mark.extended),
+        ("owt", 1),
+    ],
 )
 def test_fused_kernels_compile_inside_shard_map(preset, towers):
     network, made = compiled(preset, "bfloat16", towers, True, implementation="fused")
