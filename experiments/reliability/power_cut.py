@@ -192,13 +192,20 @@ def cut_and_continue(
         committed.write_text("")
         with disk(folder / f"run{runs}") as drive:
             process = start(work, drive.place, committed)
-            while done < cuts and not _ends(process, draw.uniform(0.3, 1) * seconds):
-                drive.cut(process)
-                done += 1
-                record = {"what": name, "run": runs, "cut": done}
-                yield {**record, "lost": lost(drive.place, committed)}
-                process = start(work, drive.place, committed)
-            errors = finish(process)
+            try:
+                while done < cuts and not _ends(
+                    process, draw.uniform(0.3, 1) * seconds
+                ):
+                    drive.cut(process)
+                    done += 1
+                    record = {"what": name, "run": runs, "cut": done}
+                    yield {**record, "lost": lost(drive.place, committed)}
+                    process = start(work, drive.place, committed)
+                errors = finish(process)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
             same = work.result(drive.place) == expected
             warnings = [line for line in errors.splitlines() if "warning" in line]
             yield {"what": name, "run": runs, "same": same, "warnings": warnings}
