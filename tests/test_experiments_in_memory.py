@@ -121,6 +121,7 @@ def test_a_run_continues_where_it_stood(digits, tmp_path, capsys):
         np.testing.assert_array_equal(digest, found[name])
 
 
+@pytest.mark.extended
 def test_enough_ends_a_run_also_when_it_is_started_again(digits, tmp_path):
     seen = []
     for _ in range(2):

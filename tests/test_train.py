@@ -78,6 +78,7 @@ def test_the_work_directory(straight):
     assert start["determinism"] == {"compiler_options": "", "same_bits": True}
 
 
+@pytest.mark.extended
 def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):
     """Stopped after the checkpoint of step 10; other threads and workers afterwards,
     which read from the host what the devices held before."""

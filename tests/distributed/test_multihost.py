@@ -73,7 +73,7 @@ def test_two_processes_give_the_bits_of_one_and_one_resumes(tmp_path):
         same_digests(tmp_path, step)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
     """Both read the same images, and neither holds a whole parameter."""
     mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
@@ -136,8 +136,13 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
     assert str(last) in steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        pytest.param(0, marks=pytest.mark.slow),
+        pytest.param(1, marks=pytest.mark.extended),
+    ],
+)
 def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
     started = start_both(tmp_path, "run", "--config.train.steps=100000")
     metrics = tmp_path / "run" / "metrics.jsonl"
