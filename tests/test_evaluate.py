@@ -32,8 +32,15 @@ def two_runs(tmp_path_factory):
     ]
 
 
-@pytest.mark.parametrize("views", [1, 10])
-@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize(
+    ("views", "members"),
+    [
+        (1, 1),
+        (10, 2),
+        pytest.param(10, 1, marks=pytest.mark.extended),
+        pytest.param(1, 2, marks=pytest.mark.extended),
+    ],
+)
 def test_the_numbers_equal_a_recount_over_the_predictions(
     two_runs, tmp_path, capsys, views, members
 ):

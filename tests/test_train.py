@@ -466,6 +466,7 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight, capsys):
     """Of the same classes all of them, and with its mean image, on other images; no
     step moves them at a rate of zero."""

@@ -102,7 +102,12 @@ def test_an_older_checkpoint_goes_when_the_next_is_read_back(directory, monkeypa
 
 @pytest.mark.parametrize(
     ("fault", "noted"),
-    [("removed", True), ("cut", True), ("flipped", True), ("flipped", False)],
+    [
+        pytest.param("removed", True, marks=pytest.mark.slow),
+        pytest.param("cut", True, marks=pytest.mark.slow),
+        ("flipped", True),
+        pytest.param("flipped", False, marks=pytest.mark.slow),
+    ],
 )
 def test_damage_is_called_damage(directory, fault, noted):
     """Each file: it gives what was saved or is called damaged, with its list of files

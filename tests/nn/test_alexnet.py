@@ -160,6 +160,7 @@ def test_equals_figure_2_written_out_in_numpy(name, size):
     np.testing.assert_allclose(logits, expected, rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_small_has_the_shapes_of_zhang_et_al():
     model = preset("small", num_classes=10)
     images = jnp.ones((2, 28, 28, 3))

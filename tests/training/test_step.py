@@ -192,6 +192,7 @@ def test_every_mesh_starts_with_the_same_bits():
         np.testing.assert_allclose(array, starts[0][name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_step_compiles_once():
     model, mesh = tiny(), mesh_of(1, 2)
     schedule = make_schedule(steps_per_epoch=1)
