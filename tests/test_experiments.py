@@ -17,7 +17,7 @@ TABLES = ("ablations", "ensembles", "generalisation", "imagenette")
 NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "quickstart", "relu")
 
 # Others show the same, in less time.
-LONG = ("ablations", "ensembles", "initialisation", "lrn_cifar", "relu")
+LONG = {"ablations", "ensembles", "imagenette", "initialisation", "lrn_cifar", "relu"}
 # What keeps a short form short here, beside --quick.
 SHORTER = {
     "ablations": ("--ablations", "no_exchange"),

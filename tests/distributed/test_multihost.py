@@ -59,7 +59,7 @@ def errors(lines):
 SHORT = ("--config.train.validate_steps=5", "--config.train.steps=10")
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_two_processes_give_the_bits_of_one_and_one_resumes(tmp_path):
     """Two along the data; one process resumes what two have saved."""
     mesh = ("--config.mesh.data=2", "--config.mesh.tower=1")
@@ -73,7 +73,7 @@ def test_two_processes_give_the_bits_of_one_and_one_resumes(tmp_path):
         same_digests(tmp_path, step)
 
 
-@pytest.mark.extended
+@pytest.mark.slow
 def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
     """Both read the same images, and neither holds a whole parameter."""
     mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
