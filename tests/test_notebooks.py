@@ -55,8 +55,14 @@ def test_a_notebook_installs_before_it_imports_and_keeps_no_outputs(name):
     assert "colab" in "".join(cells(name, "markdown")[0]["source"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("first_tour", marks=pytest.mark.slow),
+        pytest.param("paper_figures", marks=pytest.mark.extended),
+        pytest.param("random_labels", marks=pytest.mark.extended),
+    ],
+)
 def test_a_notebook_runs(name, tmp_path):
     pytest.importorskip("matplotlib")
     done = subprocess.run(

@@ -129,7 +129,7 @@ def test_conv1_is_folded_and_serves_both_towers():
     ("preset", "towers"),
     [
         pytest.param("code2012", 1, marks=pytest.mark.extended),
-        ("code2012", 2),
+        pytest.param("code2012", 2, marks=pytest.mark.extended),
         pytest.param("paper", 1, marks=pytest.mark.extended),
         ("owt", 1),
     ],

@@ -80,7 +80,7 @@ def test_a_layer_whose_gradient_is_wrong_on_a_device_is_found():
     assert [name for name, check in checks.items() if check.off] == ["conv2"]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_command_checks_this_machines_device(tmp_path, capsys):
     config = f"--config={write_config(tmp_path)}"
     verify.main(["--device", config, "--config.model.dtype=bfloat16"])
