@@ -16,8 +16,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     # The plugin for CUDA would look for a GPU, and print a traceback.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    # XLA would say that there is no GPU.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     parser = Parser(
         "compile",
         description="Compile a config's training and evaluation step for a GPU that\n"
@@ -29,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--target", required=True, metavar="NAME", help=", ".join(CARDS))
     add(
         "--mesh",
-        default="1x1",
+        type=cli.mesh_shape,
+        default=(1, 1),
         metavar="DATAxTOWER",
         help="devices along data and tower (default: 1x1)",
     )
@@ -42,12 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from alexnet_jax.targets import summary
 
     target = card(given.target)
-    data, tower = summary.mesh_shape(given.mesh)
     network = plan_network(overrides.changed_config(given.config, changes))
     if given.batch_size is not None:
         check_number("--batch_size", given.batch_size, least=1, whole=True)
         network = dataclasses.replace(network, batch_size=given.batch_size)
-    result = summary.compile_for(network, target, data, tower)
+    result = summary.compile_for(network, target, *given.mesh)
     for line in summary.lines(result, target):
         progress.say(line)
     if given.text is not None:

@@ -16,12 +16,6 @@ from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser
 
 
-def mesh_shape(text: str) -> tuple[int, int]:
-    """`1x2` as (data, tower)."""
-    data, tower = text.split("x")
-    return int(data), int(tower)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser(
@@ -38,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--split", default="validation", choices=("train", "validation"))
     add(
         "--mesh",
-        type=mesh_shape,
+        type=cli.mesh_shape,
         metavar="DATAxTOWER",
         help="devices along data and tower, as 1x2 (default: as in the run)",
     )

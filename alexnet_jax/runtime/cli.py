@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -54,6 +55,14 @@ def filled(text: str, width: int) -> str:
 class _Formatter(argparse.HelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return filled(text, width)
+
+
+def mesh_shape(text: str) -> tuple[int, int]:
+    """The type of `--mesh`: `1x2` as (data, tower)."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} must be DATAxTOWER, as 1x2")
+    return int(found[1]), int(found[2])
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,7 +1,6 @@
 """What `compile` says of a config's steps on a target: to read, and as JSON."""
 
 import dataclasses
-import re
 
 import jax
 
@@ -50,18 +49,6 @@ class Summary:
     evaluation: Compiled
     fits: bool
     largest: int | None = None
-
-
-def mesh_shape(text: str) -> tuple[int, int]:
-    """`1x2` as (data, tower).
-
-    Raises:
-      InputError: if it is none.
-    """
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if found is None:
-        raise InputError(f"--mesh={text} must be DATAxTOWER, as 1x2")
-    return int(found[1]), int(found[2])
 
 
 def compile_for(network: Network, card: Card, data: int, tower: int) -> Summary:

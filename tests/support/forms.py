@@ -8,14 +8,22 @@ names say.
 import functools
 import io
 import json
+import signal
 import struct
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.sources import registry
+from alexnet_jax.runtime.errors import InputError
 
 import archives
 
@@ -331,3 +339,49 @@ SAME: dict[str, tuple[str, Callable[[Path], None]]] = {
     "TFRecord": ("tfds", tfrecord),
     "WebDataset": ("webdataset", webdataset),
 }
+
+
+def opened(source: str, path: Path, fraction: float = 0.25, **options: str) -> Dataset:
+    """A set of a kind of source."""
+    return registry.open_dataset(
+        source=source,
+        path=str(path),
+        size=SIZE,
+        validation_fraction=fraction,
+        **options,
+    )
+
+
+def refused(source: str, path: Path, fraction: float = 0.25, **options: str) -> str:
+    """The one line of a set that is refused."""
+    with pytest.raises(InputError) as caught:
+        opened(source, path, fraction, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# A preparation in shards of four images, which is killed at the tenth.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from alexnet_jax.data.prepared import preparation, shard_writer
+preparation.EXAMPLES_WORTH_A_SHARD = 4
+written = 0
+sums = shard_writer.PixelSums.add
+def add(self, image):
+    global written
+    written += 1
+    if written == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sums(self, image)
+shard_writer.PixelSums.add = add
+preparation.prepare(source=sys.argv[1], input_path=sys.argv[2],
+                    output=Path(sys.argv[3]), size=int(sys.argv[4]), workers=1)
+"""
+
+
+def prepare_and_kill(source: str, path: Path, output: Path, *, size: int) -> None:
+    """Prepare a set in a process that is killed on the way."""
+    arguments = [source, str(path), str(output), str(size)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments])
+    assert done.returncode == -signal.SIGKILL

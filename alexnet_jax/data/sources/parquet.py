@@ -78,13 +78,7 @@ def open_parquet(
     if second == "test" and not tables["test"].has_labels():
         # As in competitions, whose test images have no class that is known.
         second = None
-    left_out, notes = found.left_out, []
-    for split in tables:
-        if split not in ("train", second):
-            left_out[f"of split {split}"] += len(found.splits[split])
-    if second == "test":
-        notes.append(f"{printable(path)}: the images of test are the validation images")
-    used = {"train": "train"} | ({"validation": second} if second else {})
+    used, notes = shards.use_of(printable(path), second)
     classes = columns.classes or _classes([tables[split] for split in used.values()])
     return rows.row_dataset(
         printable(path),
@@ -102,7 +96,7 @@ def open_parquet(
         classes,
         validation_fraction=validation_fraction,
         other_classes=other_classes,
-        left_out=left_out,
+        left_out=found.left_out_of(used.values()),
         notes=notes,
     )
 

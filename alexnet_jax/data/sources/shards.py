@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,14 @@ class Shards(NamedTuple):
     root: Path
     splits: dict[str, tuple[ShardFile, ...]]
     left_out: LeftOut
+
+    def left_out_of(self, used: Collection[str]) -> LeftOut:
+        """The same, with the shards of splits that aren't used."""
+        left_out = self.left_out + LeftOut()
+        for split, files in self.splits.items():
+            if split not in used:
+                left_out[f"of split {split}"] += len(files)
+        return left_out
 
 
 def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
@@ -143,6 +151,27 @@ def _by_split(root: Path, found: list[str]) -> dict[str, list[str]]:
             "train"
         )
     return splits
+
+
+class Use(NamedTuple):
+    """What a set's splits serve for.
+
+    Attributes:
+      splits: the set's own split for `train`, and for `validation` if one serves.
+      notes: what a user should know of it.
+    """
+
+    splits: dict[str, str]
+    notes: list[str]
+
+
+def use_of(where: str, second: str | None) -> Use:
+    """What the splits of a set serve for, `second` being that for validation."""
+    splits = {"train": "train"} | ({"validation": second} if second else {})
+    notes = []
+    if second == "test":
+        notes = [f"{where}: the images of test are the validation images"]
+    return Use(splits, notes)
 
 
 def validation_split(names: list[str]) -> str | None:

@@ -106,16 +106,13 @@ def open_records(
             f"{printable(folder)} has no split train; it has {', '.join(splits)}"
         )
     second = shards.validation_split(list(splits))
-    used = {"train": "train"} | ({"validation": second} if second else {})
+    used, notes = shards.use_of(printable(folder), second)
     total = sum(sum(splits[split].counts) for split in used.values())
     with progress.counted("reading where images lie", total) as advance:
         sources = {
             name: _source(folder, splits[split], features, size, advance)
             for name, split in used.items()
         }
-    notes = []
-    if second == "test":
-        notes = [f"{printable(folder)}: the images of test are the validation images"]
     return rows.row_dataset(
         printable(folder),
         sources,

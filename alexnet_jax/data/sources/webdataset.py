@@ -87,9 +87,9 @@ def open_webdataset(
         raise InputError("data.path is not set; give the folder of the tar shards")
     found = shards.find_shards(path, ".tar", LISTS)
     second = shards.validation_split(list(found.splits))
-    used = {"train": "train"} | ({"validation": second} if second else {})
+    used, notes = shards.use_of(printable(path), second)
     count = sum(len(found.splits[split]) for split in used.values())
-    left_out, notes = found.left_out, []
+    left_out = found.left_out_of(used.values())
     samples: dict[str, list[list[_Sample]]] = {}
     with progress.counted("reading shards", count) as advance:
         for name, split in used.items():
@@ -98,11 +98,6 @@ def open_webdataset(
                 left_out += part.left_out
                 samples.setdefault(name, []).append(part.samples)
                 advance(1)
-    for split, files in found.splits.items():
-        if split not in used.values():
-            left_out[f"of split {split}"] += len(files)
-    if second == "test":
-        notes.append(f"{printable(path)}: the images of test are the validation images")
     every = itertools.chain.from_iterable(itertools.chain(*samples.values()))
     numbers, classes = _classes(found.root, list(every))
     return rows.row_dataset(

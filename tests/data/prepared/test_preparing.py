@@ -27,6 +27,8 @@ from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import patience, progress
 from alexnet_jax.runtime.errors import Failure, InputError
 
+import forms
+
 
 def prepared_from(folder, output, **options):
     settings = {"source": "folder", "size": 64, "workers": 1, **options}
@@ -139,25 +141,6 @@ def test_what_was_repaired_is_counted(tmp_path, image_folder):
     assert written["counts"] == {"train": 16, "validation": 6}
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from alexnet_jax.data.prepared import preparation, shard_writer
-preparation.EXAMPLES_WORTH_A_SHARD = 4
-written = 0
-sums = shard_writer.PixelSums.add
-def add(self, image):
-    global written
-    written += 1
-    if written == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    sums(self, image)
-shard_writer.PixelSums.add = add
-preparation.prepare(source="folder", input_path=sys.argv[1],
-                    output=Path(sys.argv[2]), size=64, workers=1)
-"""
-
-
 def test_a_killed_preparation_continues_and_ends_the_same(
     tmp_path, image_folder, many_shards, monkeypatch, capsys
 ):
@@ -165,10 +148,7 @@ def test_a_killed_preparation_continues_and_ends_the_same(
     prepared_from(image_folder, tmp_path / "straight")
     assert "checking finished shards" not in capsys.readouterr().err
     output = tmp_path / "killed"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(image_folder), str(output)]
-    )
-    assert done.returncode == -signal.SIGKILL
+    forms.prepare_and_kill("folder", image_folder, output, size=64)
     assert not output.exists()
     with pytest.raises(InputError, match="no prepared data set"):
         opened(output)

@@ -2,9 +2,6 @@
 whatever they came in."""
 
 import json
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -115,25 +112,6 @@ def test_without_names_and_in_another_order(
     )
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from alexnet_jax.data.prepared import preparation, shard_writer
-preparation.EXAMPLES_WORTH_A_SHARD = 4
-written = 0
-sums = shard_writer.PixelSums.add
-def add(self, image):
-    global written
-    written += 1
-    if written == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    sums(self, image)
-shard_writer.PixelSums.add = add
-preparation.prepare(source=sys.argv[1], input_path=sys.argv[2],
-                    output=Path(sys.argv[3]), size=16, workers=1)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["Parquet", "TFRecord", "WebDataset"])
 def test_a_killed_preparation_continues_and_ends_the_same(
@@ -144,9 +122,7 @@ def test_a_killed_preparation_continues_and_ends_the_same(
     write(tmp_path / "in")
     straight = prepared(tmp_path / "straight", source, tmp_path / "in")
     output = tmp_path / "killed"
-    arguments = [source, str(tmp_path / "in"), str(output)]
-    done = subprocess.run([sys.executable, "-c", KILLED, *arguments])
-    assert done.returncode == -signal.SIGKILL
+    forms.prepare_and_kill(source, tmp_path / "in", output, size=16)
     assert not output.exists()
     capsys.readouterr()
     assert prepared(output, source, tmp_path / "in") == straight

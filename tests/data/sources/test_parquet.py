@@ -1,3 +1,4 @@
+import functools
 import pickle
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from pyarrow import parquet as files
 
 from alexnet_jax.data.encoded import EncodedSource
-from alexnet_jax.data.sources import parquet_reader, registry
+from alexnet_jax.data.sources import parquet_reader
 from alexnet_jax.runtime.errors import InputError
 
 import forms
@@ -16,21 +17,8 @@ import forms
 GENUINE = Path(__file__).with_name("genuine") / "hub"
 
 
-def opened(path, **options):
-    return registry.open_dataset(
-        source="parquet",
-        path=str(path),
-        size=forms.SIZE,
-        validation_fraction=0.25,
-        **options,
-    )
-
-
-def refused(path, **options):
-    with pytest.raises(InputError) as caught:
-        opened(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+opened = functools.partial(forms.opened, "parquet")
+refused = functools.partial(forms.refused, "parquet")
 
 
 def colours(source):

@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 import sys
@@ -8,7 +9,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from alexnet_jax.data.encoded import EncodedSource
-from alexnet_jax.data.sources import registry, tfds_records, tfrecord
+from alexnet_jax.data.sources import tfds_records, tfrecord
 from alexnet_jax.runtime.errors import InputError
 
 import forms
@@ -17,21 +18,8 @@ import forms
 GENUINE = Path(__file__).with_name("genuine") / "tfds"
 
 
-def opened(path, **options):
-    return registry.open_dataset(
-        source="tfds",
-        path=str(path),
-        size=forms.SIZE,
-        validation_fraction=0.25,
-        **options,
-    )
-
-
-def refused(path, **options):
-    with pytest.raises(InputError) as caught:
-        opened(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+opened = functools.partial(forms.opened, "tfds")
+refused = functools.partial(forms.refused, "tfds")
 
 
 def encoded(source):

@@ -1,10 +1,8 @@
+import functools
 import json
 from pathlib import Path
 
 import pytest
-
-from alexnet_jax.data.sources import registry
-from alexnet_jax.runtime.errors import InputError
 
 import archives
 import forms
@@ -13,21 +11,8 @@ import forms
 GENUINE = Path(__file__).with_name("genuine") / "webdataset"
 
 
-def opened(path, **options):
-    return registry.open_dataset(
-        source="webdataset",
-        path=str(path),
-        size=forms.SIZE,
-        validation_fraction=0.5,
-        **options,
-    )
-
-
-def refused(path, **options):
-    with pytest.raises(InputError) as caught:
-        opened(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+opened = functools.partial(forms.opened, "webdataset", fraction=0.5)
+refused = functools.partial(forms.refused, "webdataset", fraction=0.5)
 
 
 def listing(dataset):
