@@ -12,7 +12,6 @@ added over towers.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,14 +27,15 @@ from alexnet_jax.nn import lrn, pooling, shapes
 from alexnet_jax.nn.convolution import convolve_shared
 from alexnet_jax.nn.fused import support
 from alexnet_jax.nn.fused.stages import OF_TOWERS
-from alexnet_jax.nn.layers import Conv, Row, as_rows
+from alexnet_jax.nn.layers import FEATURES, Conv, Row, as_rows, feature_names
 from alexnet_jax.nn.presets import CODE2012, PRESETS
-from alexnet_jax.nn.products import multiply_shared
+from alexnet_jax.nn.products import in_each_tower, multiply_shared
 from alexnet_jax.nn.standardize import standardize
 from alexnet_jax.nn.towers import (
     TowerParameters,
     add_bias,
     dropout,
+    flat,
     gather,
     own_part,
     tower_indices,
@@ -45,8 +45,6 @@ from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh, "sigmoid": nn.sigmoid}
 DTYPES = ("float32", "bfloat16")
-# What `__call__` names the values after a step, beside the layer's number.
-FEATURES = {"norm": "norm", "same_map_norm": "norm", "pool": "pool"}
 
 
 class AlexNet(nn.Module):
@@ -173,17 +171,7 @@ class AlexNet(nn.Module):
         `NAME.linear` is a layer's output before its non-linearity, `NAME` after it;
         `normN` and `poolN` are the values after normalisation and pooling in layer N.
         """
-        names: list[str] = []
-        for number, (name, row) in enumerate(self.layers.items(), start=1):
-            if not row.then:
-                return (*names, name)
-            names.append(f"{name}.linear")
-            for step in row.then:
-                if step == "activation":
-                    names.append(name)
-                elif (feature := f"{FEATURES.get(step)}{number}") not in names:
-                    names += [feature] if step in FEATURES else []
-        return tuple(names)
+        return feature_names(self.layers)
 
     def sizes(self, side: int) -> list[int] | None:
         """Side of the maps that leave each convolution's layer, for images of `side`.
@@ -335,19 +323,14 @@ class AlexNet(nn.Module):
             product = functools.partial(convolve_shared, stride=row.stride)
         else:
             assert row.width is not None
-            xs = _flat(xs)
+            xs = flat(xs)
             shape = (xs[0].shape[-1], row.width // self.towers)
             product = multiply_shared
         kernels, biases = self._parameters(name, shape)(self._tower_indices())
         if together:
             xs = xs[:1]
             kernels, biases = ([gather(list(a), None)] for a in (kernels, biases))
-        if all(x is xs[0] for x in xs):
-            outputs = product(xs[0], list(kernels))
-        else:
-            pairs = zip(xs, kernels, strict=True)
-            outputs = [product(x, [kernel])[0] for x, kernel in pairs]
-        return outputs, list(biases)
+        return in_each_tower(product, xs, list(kernels)), list(biases)
 
     def _after(self, step: str, xs: list[Array]) -> list[Array]:
         """What follows a linear operation, in each local tower."""
@@ -378,7 +361,7 @@ class AlexNet(nn.Module):
 
     def _logits(self, name: str, xs: list[Array]) -> Float[Array, "batch classes"]:
         """Each tower's partial product, added over towers, and the one bias."""
-        xs = _flat(xs)
+        xs = flat(xs)
         shape = (xs[0].shape[-1], self.num_classes)
         kernels, bias = self._parameters(name, shape)(self._tower_indices())
         partial = [
@@ -389,15 +372,3 @@ class AlexNet(nn.Module):
         if self.tower_axis is not None:
             logits = lax.psum(logits, self.tower_axis)
         return add_bias(logits, bias)
-
-
-def _flat(xs: list[Array]) -> list[Array]:
-    """Each tower's features in one axis. Where towers share an input they still do."""
-    if all(x is xs[0] for x in xs):
-        return [_flatten(xs[0])] * len(xs)
-    return [_flatten(x) for x in xs]
-
-
-def _flatten(x: Array) -> Array:
-    # The product and not -1, which a batch of none leaves open.
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -20,6 +20,8 @@ from alexnet_jax.runtime.errors import InputError, check_number
 
 AFTER_CONV = ("activation", "norm", "same_map_norm", "pool", "dropout")
 AFTER_DENSE = ("activation", "dropout")
+# What the values after a step are called, beside the layer's number.
+FEATURES = {"norm": "norm", "same_map_norm": "norm", "pool": "pool"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,3 +230,19 @@ def changed(rows: Rows, **fields: Mapping[str, object]) -> dict[str, Row]:
 def without(rows: Rows, name: str) -> dict[str, Row]:
     """Rows without one of them; later layers move up a number."""
     return numbered(row for other, row in rows.items() if other != name)
+
+
+def feature_names(layers: Mapping[str, Row]) -> tuple[str, ...]:
+    """The names of the values that can be asked of a network, in order; see
+    `AlexNet.features`."""
+    names: list[str] = []
+    for number, (name, row) in enumerate(layers.items(), start=1):
+        if not row.then:
+            return (*names, name)
+        names.append(f"{name}.linear")
+        for step in row.then:
+            if step == "activation":
+                names.append(name)
+            elif (feature := f"{FEATURES.get(step)}{number}") not in names:
+                names += [feature] if step in FEATURES else []
+    return tuple(names)

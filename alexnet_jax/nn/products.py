@@ -62,6 +62,18 @@ def multiply_shared(
     return on_one_input(_MATRIX_PRODUCT, _MATRIX_PRODUCT, x, kernels)
 
 
+def in_each_tower(
+    product: Callable[[Array, Sequence[Array]], list[Array]],
+    xs: Sequence[Array],
+    kernels: Sequence[Array],
+) -> list[Array]:
+    """A product of each tower's input with its kernel; of one input with all kernels
+    where the towers share it. The product takes an input and kernels."""
+    if all(x is xs[0] for x in xs):
+        return product(xs[0], kernels)
+    return [product(x, [k])[0] for x, k in zip(xs, kernels, strict=True)]
+
+
 class Towers(NamedTuple):
     """The same operation for several towers that see one input.
 

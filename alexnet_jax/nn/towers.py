@@ -183,3 +183,15 @@ def _masks(
             return jax.random.bernoulli(example_key, np.float32(keep), shape)
 
     return jax.vmap(mask)(examples)
+
+
+def flat(xs: Sequence[Array]) -> list[Array]:
+    """Each tower's features in one axis. Where towers share an input they still do."""
+    if all(x is xs[0] for x in xs):
+        return [_flatten(xs[0])] * len(xs)
+    return [_flatten(x) for x in xs]
+
+
+def _flatten(x: Array) -> Array:
+    # The product and not -1, which a batch of none leaves open.
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
