@@ -8,8 +8,8 @@ compared with that of an undisturbed command; and after every cut each checkpoin
 save had ended before it, and that was not deleted for a newer one, must be there with
 the bytes that it had.
 
-    python experiments/reliability/power_cut.py --output=FOLDER [--training=30]
-        [--preparing=10] [--features=10] [--quick]
+    python experiments/reliability/power_cut.py --output=FOLDER [--training=CUTS]
+        [--preparing=CUTS] [--features=CUTS] [--quick]
 
 Needs root and loop devices (Linux). `--quick` is two cuts of each.
 """
@@ -261,7 +261,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = {"training": training, "preparing": preparing, "features": features}
-    for name, cuts in zip(kinds, (30, 10, 10), strict=True):
+    for name, cuts in zip(kinds, (12, 4, 4), strict=True):
         parser.add_argument(f"--{name}", type=int, default=cuts, metavar="CUTS")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="two cuts of each")
