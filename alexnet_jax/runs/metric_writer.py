@@ -22,8 +22,8 @@ from alexnet_jax.runtime.atomic import cannot_write, writing
 from alexnet_jax.runtime.errors import Failure
 from alexnet_jax.runtime.patience import until_reachable
 from alexnet_jax.training import losses
+from alexnet_jax.training.finite import check_loss
 from alexnet_jax.training.plan import Plan
-from alexnet_jax.training.step import check_loss
 
 
 # Lines are written when so many bytes have gathered, and at a save.

@@ -25,8 +25,9 @@ from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
+from alexnet_jax.training.finite import check_state
 from alexnet_jax.training.held import Cut, make_evaluation_cut, make_train_cut
-from alexnet_jax.training.step import TrainState, check_state
+from alexnet_jax.training.step import TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

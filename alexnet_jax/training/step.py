@@ -6,7 +6,6 @@ and the place.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -26,7 +25,6 @@ from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
-from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import losses
 from alexnet_jax.training.compilation import CompilerOptions
 from alexnet_jax.training.optimizer import after_validation, rule_state
@@ -128,11 +126,18 @@ def init_state(
     seed: int,
 ) -> TrainState:
     """The state before the first step: the same bits on every mesh."""
+    return make_initial(model, optimizer, mesh, size)(root_key(seed))
+
+
+def make_initial(
+    model: AlexNet, optimizer: optax.GradientTransformation, mesh: Mesh, size: int
+) -> Callable[[Array], TrainState]:
+    """The jitted function from a seed's `root_key` to the state before the first step:
+    one program for all seeds."""
     abstract = abstract_state(model, optimizer, mesh, size)
     shardings = jax.tree.map(lambda array: array.sharding, abstract)
     declared = _initialiser(model, optimizer, size)
-    initialise = jax.jit(lambda key: nn.unbox(declared(key)), out_shardings=shardings)
-    return initialise(root_key(seed))
+    return jax.jit(lambda key: nn.unbox(declared(key)), out_shardings=shardings)
 
 
 def _initialiser(
@@ -172,12 +177,32 @@ def make_train_step(
     (float32, three for each image); `mean` is the mean image's centre crop. Metrics are
     the sums of `losses.sums` over the batch, and the `learning_rate`.
     """
-    local_loss = partial(_local_loss, model.clone(tower_axis=meshes.TOWER))
+    of_key = train_step(model, optimizer, schedule, mesh)
 
     def step(
         state: TrainState, batch: Batch, mean: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.fold_in(root_key(seed), state.step)
+        return of_key(root_key(seed), state, batch, mean)
+
+    options = dict(compiler_options or {})
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
+
+
+def train_step(
+    model: AlexNet,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    mesh: Mesh,
+) -> Callable[
+    [Key[Array, ""], TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]
+]:
+    """What `make_train_step` jits, as a function of the seed's `root_key` as well."""
+    local_loss = partial(_local_loss, model.clone(tower_axis=meshes.TOWER))
+
+    def step(
+        root: Key[Array, ""], state: TrainState, batch: Batch, mean: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(root, state.step)
         coefficient = schedule.colour_coefficient(state.step)
         parameters = placement.specs(state.params)
         loss = meshes.sharded(
@@ -196,8 +221,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    options = dict(compiler_options or {})
-    return jax.jit(step, donate_argnums=0, compiler_options=options)
+    return step
 
 
 def _local_loss(
@@ -267,23 +291,3 @@ def make_eval_step(
         )(params, batch, mean)
 
     return jax.jit(evaluate, compiler_options=dict(compiler_options or {}))
-
-
-@jax.jit
-def is_finite(params: PyTree) -> Array:
-    """Whether every number of a tree of arrays is finite."""
-    arrays = jax.tree.leaves(params)
-    return jnp.all(jnp.stack([jnp.isfinite(array).all() for array in arrays]))
-
-
-def check_state(step: int, state: TrainState) -> None:
-    """Raise Diverged if the parameters are not finite: a gradient may have overflowed
-    where the loss did not. A velocity that is not finite has made them so as well."""
-    if not jax.device_get(is_finite(state.params)):
-        raise Diverged(f"step {step}: the state is no longer finite")
-
-
-def check_loss(loss: float, what: str) -> None:
-    """Raise Diverged, beginning with `what`, if a loss is not finite."""
-    if not math.isfinite(loss):
-        raise Diverged(f"{what} is {loss}")

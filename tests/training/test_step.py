@@ -10,7 +10,7 @@ from alexnet_jax.nn import alexnet, towers
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.presets import PRESETS
 from alexnet_jax.runtime.errors import Diverged
-from alexnet_jax.training import optimizer, preprocess, step
+from alexnet_jax.training import finite, optimizer, preprocess, step
 from alexnet_jax.training.schedule import make_schedule
 
 from networks import (
@@ -302,7 +302,7 @@ def test_a_state_that_is_not_finite_is_noticed_on_every_mesh(shape):
     """One number of a velocity: it reaches the parameters with the next step."""
     (batch,) = batches(1, batch_size=4, size=67)
     start, train_step = parts(tiny(), mesh_of(*shape), 67, rate=RATE)
-    step.check_state(0, start)
+    finite.check_state(0, start)
     for value in (np.nan, np.inf, -np.inf):
         # A step takes its state's memory.
         state = jax.tree.map(jnp.copy, start)
@@ -315,7 +315,7 @@ def test_a_state_that_is_not_finite_is_noticed_on_every_mesh(shape):
         opt_state = (*state.opt_state[:-1], rule._replace(velocity=velocity))
         bad, _ = train_step(state._replace(opt_state=opt_state), batch)
         with pytest.raises(Diverged, match="step 1: the state is no longer finite"):
-            step.check_state(1, bad)
+            finite.check_state(1, bad)
 
 
 def test_padding_counts_for_nothing():

@@ -1,0 +1,279 @@
+"""What does each of the paper's ideas add on real images?
+
+Trains the 2012 code's network and the rows of a table, each with one thing changed, on
+Imagenette (ten classes of ImageNet), with every seed, and evaluates each run's end with
+ten crops, and with one.
+
+    python experiments/ablations/imagenette.py --data=PREPARED --output=FOLDER
+        [--rows NAME[@RATE] ...] [--seeds 0 1 2] [--epochs=30] [--dtype=bfloat16]
+        [--held_out=0.1] [--minutes=N] [--config.SECTION.KEY=VALUE ...] [--quick]
+
+All in one process on one device, which holds the images. A run is a line of
+FOLDER/imagenette.jsonl as soon as it ends, and is not repeated: the same command goes
+on where it was cut, or adds other rows and seeds. `--quick` shows that it works.
+"""
+
+import base64
+import dataclasses
+import itertools
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
+
+import many_runs
+import numpy as np
+from jaxtyping import Bool
+from many_runs import Held, Program, Result
+
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.data.selection import SelectedSource
+from alexnet_jax.data.sources.holding_out import held_out
+from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.nn.presets import ABLATIONS
+from alexnet_jax.runs import overrides
+from alexnet_jax.runs.config import plain, section
+from alexnet_jax.runtime import cli, progress
+from alexnet_jax.runtime.errors import InputError
+
+import arrays
+import harness
+from commands import quick
+
+
+WHOLE = "code2012"
+# Rows that are no variant of a config: of which variant, with which overrides.
+INITIAL = [f"--config.model.layers.conv{n}.kernel_std={{}}" for n in (3, 4, 5)]
+CHANGED = {
+    # Section 5: initial kernels of conv3 to conv5 as in the paper, and the paper's
+    # network with those of the 2012 code.
+    "initial_0.01": (WHOLE, [text.format(0.01) for text in INITIAL]),
+    "paper_initial_0.03": ("paper", [text.format(0.03) for text in INITIAL]),
+}
+# A row behind an @ is trained at another rate: where outputs are not dropped, they are
+# twice as many, and at the base's rate the network may not learn.
+SLOW = "@0.003"
+ROWS = (
+    WHOLE,
+    *("no_norm", "pool_2x2", "one_tower", "no_exchange", "no_dropout", "no_crops"),
+    *(f"{WHOLE}{SLOW}", f"no_dropout{SLOW}"),
+    *("no_colour", "tanh", "no_conv4", "no_conv5", "no_fc7", f"tanh{SLOW}"),
+    *("initial_0.01", "paper", "paper_initial_0.03", "sigmoid"),
+)
+FILE = "imagenette.jsonl"
+# The smallest network of the same topology that leaves conv5 some rows and columns:
+# 99 of 112 pixels, as 224 are of 256.
+CROP = 99
+# The rate drops after these parts of a run.
+DROPS = (2 / 3, 13 / 15)
+# What distinguishes runs.
+IDENTITY = ("row", "seed", "set", "held_out", "epochs", "dtype", "overrides")
+
+
+def flags(given: Any, changes: Sequence[str]) -> list[str]:
+    """The overrides of all rows."""
+    if given.quick:
+        return [f"--config.model.dtype={given.dtype}", *changes]
+    drops = ",".join(f"{part * given.epochs:.4g}" for part in DROPS)
+    return [
+        f"--config.data.path={given.data}",
+        f"--config.data.crop={CROP}",
+        f"--config.train.epochs={given.epochs}",
+        "--config.schedule.kind=steps",
+        f"--config.schedule.epochs=({drops})",
+        f"--config.model.dtype={given.dtype}",
+        *changes,
+    ]
+
+
+def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:
+    """The config of a row, as `alexnet_jax.main` would read it.
+
+    Raises:
+      InputError: if there is no such row.
+    """
+    name, _, rate = row.partition("@")
+    variant, own = CHANGED.get(name, (name, []))
+    if variant not in (WHOLE, "paper", *ABLATIONS):
+        raise InputError(f"no row {row}; choose from {', '.join(ROWS)}")
+    arguments = [*flags(given, changes), *own]
+    if rate:
+        arguments.append(f"--config.schedule.learning_rate={rate}")
+    if not given.quick:
+        return overrides.changed_config(f"imagenet:{variant}", arguments)
+    return overrides.changed_config(
+        f"quickstart:{variant}", [*quick(variant), *arguments]
+    )
+
+
+def training_part(dataset: Dataset, fraction: float) -> Dataset:
+    """A data set whose validation images are a part of the training images of each
+    class, chosen by their names; they are not trained on."""
+    source = dataset.splits["train"]
+    places: dict[int, list[int]] = {}
+    for index in range(len(source)):
+        places.setdefault(source.label(index), []).append(index)
+    chosen: set[int] = set()
+    for label, of_class in places.items():
+        names = [source.name(index).encode() for index in of_class]
+        held = held_out(names, fraction, dataset.class_names[label])
+        chosen |= {of_class[place] for place in held}
+    kept = [index for index in range(len(source)) if index not in chosen]
+    parts = {"train": kept, "validation": sorted(chosen)}
+    return dataclasses.replace(
+        dataset,
+        splits={
+            split: SelectedSource(source, np.asarray(indices))
+            for split, indices in parts.items()
+        },
+    )
+
+
+def packed(correct: Bool[np.ndarray, "examples"]) -> str:
+    """A bit an image, in base64: `numpy.unpackbits(..., count=examples)` undoes it."""
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def described(result: Result) -> dict[str, Any]:
+    """What is kept of a run."""
+
+    def finite(value: float) -> float | None:
+        # JSON has no NaN: a run that diverged.
+        return round(value, 5) if math.isfinite(value) else None
+
+    return {
+        "views": 10,
+        "examples": len(result.ten.correct),
+        "top1_error": result.ten.top1_error,
+        "top1_error_one_crop": result.one.top1_error,
+        "loss": finite(result.ten.loss),
+        "train_losses": [finite(loss) for loss in result.losses],
+        "seconds": [round(seconds, 3) for seconds in result.seconds],
+        "hours": round(sum(result.seconds) / 3600, 5),
+        "correct": packed(result.ten.correct),
+        "correct_one_crop": packed(result.one.correct),
+    }
+
+
+def compiled(
+    rows: Sequence[str], programs: dict[str, Program], on: Held, ahead: int
+) -> Iterator[tuple[str, Program]]:
+    """Rows and their programs, some of which are compiled while earlier rows run."""
+    with ThreadPoolExecutor(max(1, ahead)) as compilers:
+        waiting: dict[str, Future[None]] = {}
+        for number, row in enumerate(rows):
+            for coming in rows[number : number + 1 + ahead]:
+                if coming not in waiting:
+                    waiting[coming] = compilers.submit(
+                        many_runs.compile_program, programs[coming], on
+                    )
+            waiting[row].result()
+            yield row, programs[row]
+
+
+def measure(given: Any, changes: Sequence[str], path: Path) -> None:
+    """Every run of the rows and seeds that has no line yet, while there is time."""
+    begin = time.monotonic()
+    configs = {row: config_of(row, given, changes) for row in given.rows}
+    reading = section(plain(configs[given.rows[0]]), "data")
+    if given.quick:
+        dataset = arrays.digits(reading["size"])
+    else:
+        dataset = pipelines.open_pipeline(**reading).dataset
+    if given.held_out:
+        dataset = training_part(dataset, given.held_out)
+    pipeline = Pipeline(dataset, **pipelines.reading(reading))
+    what = {
+        "set": "digits" if given.quick else dataset.fingerprint[:12],
+        "held_out": given.held_out,
+        "epochs": 0 if given.quick else given.epochs,
+        "dtype": given.dtype,
+        "overrides": list(changes),
+    }
+
+    def is_missing(row: str, seed: int) -> bool:
+        asked = {"row": row, "seed": seed, **what}
+        return not any(asked.items() <= line.items() for line in experiment.kept(path))
+
+    runs = [run for run in itertools.product(given.rows, given.seeds)]
+    rows = [r for r in given.rows if any(is_missing(r, seed) for seed in given.seeds)]
+    if not rows:
+        return
+    on = many_runs.hold(pipeline)
+    programs = {
+        row: many_runs.make_program(configs[row], pipeline, on.mesh) for row in rows
+    }
+    made_by = harness.machine("jax", "jaxlib", "flax", "optax")
+    made_by["commit"] = given.commit or made_by["commit"]
+    device = on.mesh.devices.flat[0]
+    progress.say(f"{time.monotonic() - begin:.0f} s to the first row")
+    for row, program in compiled(rows, programs, on, given.ahead):
+        progress.say(f"{row} compiled after {time.monotonic() - begin:.0f} s")
+        for seed in (seed for named, seed in runs if named == row):
+            if not is_missing(row, seed):
+                continue
+            if time.monotonic() - begin > 60 * given.minutes:
+                progress.say("the time is up; the same command goes on from here")
+                return
+            result = many_runs.run(program, on, seed)
+            line = {
+                **{"row": row, "seed": seed, **what},
+                "batch_size": program.plan.batch_size,
+                "steps": program.plan.steps,
+                **described(result),
+                **{"device": device.device_kind, **made_by},
+            }
+            experiment.keep(path, line, *IDENTITY)
+            progress.say(
+                f"{row}, seed {seed}: {100 * line['top1_error']:.2f} %, "
+                f"{sum(result.seconds):.1f} s"
+            )
+
+
+def main() -> None:
+    parser = experiment.parser(
+        __doc__, runs=False, data="PREPARED", quick="a row, two steps, on digits"
+    )
+    add = parser.add_argument
+    add("--rows", nargs="+", default=list(ROWS), metavar="NAME[@RATE]")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add("--epochs", type=float, default=30.0)
+    add("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU or TPU")
+    add("--held_out", type=float, default=0.0, help="evaluate on this part of training")
+    add("--minutes", type=float, default=math.inf, help="after these no run starts")
+    add("--ahead", type=int, help="rows compiled in advance: 2 on a GPU, else none")
+    add("--commit", help="where this is no git checkout")
+    given, changes = parser.parse_known_args()
+    if wrong := [text for text in changes if not text.startswith("--config.")]:
+        parser.error(f"unknown {' '.join(wrong)}")
+    if given.data is None and not given.quick:
+        parser.error("give --data=PREPARED, or --quick")
+    if given.quick:
+        given.rows, given.seeds = given.rows[:2], given.seeds[:1]
+    accelerated = meshes.one_device().devices.flat[0].platform != "cpu"
+    given.dtype = given.dtype or ("bfloat16" if accelerated else "float32")
+    if given.ahead is None:
+        given.ahead = 2 if accelerated else 0
+    path = given.output / FILE
+    measure(given, changes, path)
+    errors: dict[str, list[float]] = {}
+    for line in experiment.kept(path):
+        errors.setdefault(line["row"], []).append(line["top1_error"])
+    progress.print_result({"experiment": "ablations/imagenette", "top1_error": errors})
+
+
+if __name__ == "__main__":
+    cli.run_command(main)
