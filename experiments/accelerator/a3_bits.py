@@ -53,7 +53,7 @@ def process(dry: bool, folder: Path, implementation: str, batch: int, start: int
 
 
 def one_process(given: argparse.Namespace) -> None:
-    """Compile the step with each set of options, run these in turn, and print it all."""
+    """Compile the step with each set of options, run these in turn, print it all."""
     import jax
 
     from alexnet_jax.runs import determinism
@@ -73,7 +73,8 @@ def one_process(given: argparse.Namespace) -> None:
         "all": everything if device.platform == "gpu" else {},
     }
     sides, result = {}, {}
-    for name, asked in options.items():
+    for name in given.options:
+        asked = options[name]
         begin = time.perf_counter()
         ours = network.steps(
             given.dry, dtype, implementation, int(batch), compiler_options=asked
@@ -165,6 +166,7 @@ def main() -> None:
     if "--process" in sys.argv:
         parser = argparse.ArgumentParser()
         parser.add_argument("--process", nargs=3)
+        parser.add_argument("--options", nargs="+", choices=OPTIONS, default=OPTIONS)
         parser.add_argument("--dry", action="store_true")
         one_process(parser.parse_args())
         return
