@@ -1,8 +1,8 @@
 """A3: does the same seed give the same bits on this device, and what does that cost?
 
 A step is compiled without options, and with each set of options that should make it
-repeatable, in two processes one after the other: the SHA-256 of the state after some
-steps, and images a second, in turn. `chosen` is what `train.deterministic=true` does:
+repeatable, twice: the SHA-256 of the state after some steps, and images a second, in
+turn. `chosen` is what `train.deterministic=true` does:
 no kernels that add in varying order, and what was chosen by timing kept for the second
 start; `all` is XLA's own option for it. Then the quickstart under it, twice and
 killed on its way: metrics and parameters, byte for byte.
@@ -13,6 +13,7 @@ all of it in small on any device.
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,6 +35,7 @@ import pieces
 
 from alexnet_jax.runs.metrics_file import METRICS_FILE
 from alexnet_jax.runtime import cli
+from alexnet_jax.runtime.errors import Failure
 
 import harness
 import network
@@ -45,63 +48,101 @@ STEPS = 30
 OPTIONS = ("none", "chosen", "all")
 
 
-def process(dry: bool, folder: Path, implementation: str, batch: int, start: int):
-    """What one process says of each set of options."""
+class Side:
+    """A process with the step compiled under one set of options.
+
+    A process each, since XLA remembers what it has chosen for a program, whatever the
+    options.
+    """
+
+    def __init__(self, *arguments: str) -> None:
+        # All sides are there at once, and JAX takes three quarters of a GPU by default.
+        share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.25"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--side", *arguments],
+            env=share | dict(os.environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def read(self) -> Any:
+        """What it says next."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise Failure(f"a side ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def rate(self) -> float:
+        """Images a second of some steps."""
+        print(file=self.process.stdin, flush=True)
+        return self.read()
+
+    def end(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compared(
+    dry: bool, folder: Path, implementation: str, batch: int, start: int
+) -> dict[str, Any]:
+    """What each set of options gives, and images a second in turn."""
     del start
-    given = (implementation, str(batch), str(folder))
-    return pieces.last_line(__file__, "--process", *given, *(["--dry"] if dry else []))
+    given = (implementation, str(batch), str(folder), *(["--dry"] if dry else []))
+    sides = {options: Side(options, *given) for options in OPTIONS}
+    try:
+        result = {options: side.read() for options, side in sides.items()}
+        measures = {options: side.rate for options, side in sides.items()}
+        rounds = harness.in_turn(measures, 1 if dry else 7)
+    finally:
+        for side in sides.values():
+            side.end()
+    for options in OPTIONS:
+        result[options]["rounds"] = [each[options] for each in rounds]
+    return result
 
 
-def one_process(given: argparse.Namespace) -> None:
-    """Compile the step with each set of options, run these in turn, print it all."""
+def serve(given: argparse.Namespace) -> None:
+    """A side: compile the step, print what it gives, then measure at every line."""
     import jax
 
     from alexnet_jax.runs import determinism
 
-    implementation, batch, folder = given.process
-    device, dtype = jax.devices()[0], "bfloat16"
-    chosen = determinism.choose(
-        "true",
+    options, implementation, batch, folder = given.side
+    device = jax.devices()[0]
+    compiled = determinism.choose(
+        "true" if options == "chosen" else "false",
         platform=device.platform,
         kind=device.device_kind,
         folder=Path(folder) / f"autotuning-{implementation}-{batch}",
     )
-    everything = {"xla_gpu_deterministic_ops": True}
-    options = {
-        "none": {},
-        "chosen": chosen.options,
-        "all": everything if device.platform == "gpu" else {},
+    asked = dict(compiled.options)
+    if options == "all" and device.platform == "gpu":
+        asked["xla_gpu_deterministic_ops"] = True
+    begin = time.perf_counter()
+    ours = network.steps(
+        given.dry, "bfloat16", implementation, int(batch), compiler_options=asked
+    )
+    seconds = time.perf_counter() - begin
+    if compiled.autotuning is not None:
+        compiled.autotuning.keep()
+    state = ours.start(0)
+    for _ in range(STEPS):
+        state, _ = ours.next(state)
+    calls = re.findall(r'custom_call_target="([^"]*)"', ours.text)
+    first = {
+        "sha256": network.digest(state),
+        "seconds_to_compile": round(seconds, 2),
+        "library_calls": dict(Counter(calls)),
+        "algorithms": re.findall(r'"algo_id":"?(\d+)', ours.text),
     }
-    sides, result = {}, {}
-    for name in given.options:
-        asked = options[name]
-        begin = time.perf_counter()
-        ours = network.steps(
-            given.dry, dtype, implementation, int(batch), compiler_options=asked
-        )
-        seconds = time.perf_counter() - begin
-        if name == "chosen" and chosen.autotuning is not None:
-            chosen.autotuning.keep()
-        state = ours.start(0)
-        for _ in range(STEPS):
-            state, _ = ours.next(state)
-        calls = re.findall(r'custom_call_target="([^"]*)"', ours.text)
-        result[name] = {
-            "sha256": network.digest(state),
-            "seconds_to_compile": round(seconds, 2),
-            "library_calls": dict(Counter(calls)),
-            "algorithms": re.findall(r'"algo_id":"?(\d+)', ours.text),
-        }
-        sides[name] = partial(one_rate, ours)
-    rounds = harness.in_turn(sides, 1 if given.dry else 7)
-    for name in sides:
-        result[name]["rounds"] = [each[name] for each in rounds]
-    print(json.dumps(result))
-
-
-def one_rate(ours: network.Steps) -> float:
-    """Images a second of some steps."""
-    return ours.rates(ours.start(0), 1, STEPS)[0]
+    print(json.dumps(first), flush=True)
+    for _ in sys.stdin:
+        rate = ours.rates(ours.start(0), 1, STEPS)[0]
+        print(json.dumps(rate), flush=True)
 
 
 def arguments_of(dry: bool, workdir: Path) -> list[str]:
@@ -151,7 +192,7 @@ def pieces_of(dry: bool, output: Path) -> list[Piece]:
     found = [
         Piece(
             {"implementation": kind, "batch": batch, "start": start},
-            partial(process, dry, output, kind, batch, start),
+            partial(compared, dry, output, kind, batch, start),
         )
         for batch in batches
         for kind in (network.fused(dry), "xla")
@@ -163,12 +204,11 @@ def pieces_of(dry: bool, output: Path) -> list[Piece]:
 
 def main() -> None:
     """The part."""
-    if "--process" in sys.argv:
+    if "--side" in sys.argv:
         parser = argparse.ArgumentParser()
-        parser.add_argument("--process", nargs=3)
-        parser.add_argument("--options", nargs="+", choices=OPTIONS, default=OPTIONS)
+        parser.add_argument("--side", nargs=4)
         parser.add_argument("--dry", action="store_true")
-        one_process(parser.parse_args())
+        serve(parser.parse_args())
         return
     pieces.run("a3", __doc__, pieces_of)
 
