@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from alexnet_jax.runtime import library_warnings, signals
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import Failure, InputError
 
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def spread(
       The results, in the order in which the tasks end.
 
     Raises:
-      InputError: if a worker was killed, or can't start (see `check_main`). What the
-        function raises is raised here.
+      InputError: if workers can't start from this program (see `check_main`).
+      Failure: if a worker was killed. What the function raises is raised here.
     """
     processes = min(processes, len(tasks))
     if processes <= 1:
@@ -95,7 +95,7 @@ def spread(
             for future in finished:
                 yield future.result()
     except BrokenProcessPool as error:
-        raise InputError(
+        raise Failure(
             "a worker process was killed, possibly for lack of memory; give the same "
             "command again with fewer --workers"
         ) from error
