@@ -17,7 +17,12 @@ import grain
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
-from alexnet_jax.runtime.process_pool import follow_parent
+from alexnet_jax.runtime.process_pool import (
+    NO_THREADS,
+    cores,
+    follow_parent,
+    startable,
+)
 
 
 # Batches made at once: the next batch keeps the threads busy while the last one ends.
@@ -28,6 +33,9 @@ SHARED_MEMORY = Path("/dev/shm")
 # Open files of a training, and of each worker's pipes and shared memory in it: 33, and
 # 30 for each, were counted.
 FILES_ALONE, FILES_OF_A_WORKER = 48, 32
+# Of a worker, beside its process, those that read examples and those that NumPy starts
+# for the other cores: 5 were counted.
+THREADS_OF_A_WORKER = 6
 
 
 @contextmanager
@@ -39,7 +47,8 @@ def read(
     Raises:
       DataStalled: if a batch does not arrive in time.
       Failure: if a worker has died.
-      InputError: if there is too little shared memory for the workers.
+      InputError: if there is too little shared memory for the workers, or they may not
+        open enough files or start enough threads.
     """
     buffer = pipeline.buffer or BUFFER
     options = grain.ReadOptions(min(BATCHES_AT_ONCE, buffer), buffer)
@@ -47,6 +56,7 @@ def read(
     if pipeline.workers:
         _check_shared_memory(pipeline, dataset)
         _check_open_files(pipeline.workers)
+        _check_threads(pipeline)
         _start_resource_tracker()
         # Grain reads an absl flag, and in a notebook nothing has parsed the flags.
         if not absl.flags.FLAGS.is_parsed():
@@ -98,11 +108,18 @@ class _Watched(Iterator[HostBatch]):
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
                 raise
-            status = re.search(r"exit code (-?\d+)", str(error))
+            found = re.search(r"exit code (-?\d+)", str(error))
+            status = found[1] if found else "?"
+            cause = {
+                "-9": "; often a lack of memory",
+                str(
+                    NO_THREADS
+                ): "; often a limit on processes and threads, as `ulimit -u`",
+            }.get(status, "")
             raise Failure(
-                f"a worker that reads the data has died (exit code "
-                f"{status[1] if status else '?'}; -9 is often a lack of memory); give "
-                "the same command again, with fewer --config.data.workers if need be"
+                f"a worker that reads the data has died (exit code {status}{cause}); "
+                "give the same command again, with fewer --config.data.workers if need "
+                "be"
             ) from error
 
 
@@ -138,6 +155,19 @@ def _check_open_files(workers: int) -> None:
             "--config.data.workers=0"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+
+
+def _check_threads(pipeline: Pipeline) -> None:
+    """Raise an InputError if the workers can't start all of their threads."""
+    each = 1 + THREADS_OF_A_WORKER + pipeline.threads_each + cores() - 1
+    needed = pipeline.workers * each
+    possible = startable(needed)
+    if possible < needed:
+        raise InputError(
+            f"data.workers={pipeline.workers} needs {needed} processes and threads, "
+            f"and the system allows {possible} more; `ulimit -u` or the container's "
+            "limit may be raised, or use threads alone with --config.data.workers=0"
+        )
 
 
 def _start_resource_tracker() -> None:
