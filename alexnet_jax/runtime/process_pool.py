@@ -50,7 +50,27 @@ def cores() -> int:
     return joblib.cpu_count()
 
 
-def startable(count: int) -> int:
+def check_startable(needed: int, what: str, otherwise: str = "") -> None:
+    """Check that so many more processes and threads can start.
+
+    Args:
+      needed: how many, of all kinds.
+      what: what needs them, for the message.
+      otherwise: what else can be done than to raise the limit, if anything.
+
+    Raises:
+      InputError: if a limit of the user, a container or a job is below that.
+    """
+    possible = _startable(needed)
+    if possible < needed:
+        raise InputError(
+            f"{what} needs {needed} more processes and threads, and the system allows "
+            f"{possible}; raise the limit of the user (`ulimit -u`), the container or "
+            f"the job{otherwise and f', or {otherwise}'}"
+        )
+
+
+def _startable(count: int) -> int:
     """How many of so many threads can start and run at once: all, or fewer where the
     user, a container or a job has a limit on processes and threads."""
     end = threading.Event()
@@ -133,7 +153,7 @@ def _allowed(processes: int) -> int:
     # Each has its main thread, one that waits for the parent, and those that NumPy
     # starts for the other cores; another thread, of this process, serves them all.
     each = 1 + cores()
-    possible = startable(1 + each * processes)
+    possible = _startable(1 + each * processes)
     if possible > each * processes:
         return processes
     fewer = max(1, (possible - 1) // each)

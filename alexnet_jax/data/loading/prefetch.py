@@ -19,9 +19,9 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 from alexnet_jax.runtime.process_pool import (
     NO_THREADS,
+    check_startable,
     cores,
     follow_parent,
-    startable,
 )
 
 
@@ -36,6 +36,7 @@ FILES_ALONE, FILES_OF_A_WORKER = 48, 32
 # Of a worker, beside its process, those that read examples and those that NumPy starts
 # for the other cores: 5 were counted.
 THREADS_OF_A_WORKER = 6
+WITHOUT_WORKERS = "use threads alone with --config.data.workers=0"
 
 
 @contextmanager
@@ -56,7 +57,8 @@ def read(
     if pipeline.workers:
         _check_shared_memory(pipeline, dataset)
         _check_open_files(pipeline.workers)
-        _check_threads(pipeline)
+        needed = threads_needed(pipeline.workers, pipeline.threads_each)
+        check_startable(needed, f"data.workers={pipeline.workers}", WITHOUT_WORKERS)
         _start_resource_tracker()
         # Grain reads an absl flag, and in a notebook nothing has parsed the flags.
         if not absl.flags.FLAGS.is_parsed():
@@ -137,7 +139,7 @@ def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:
         raise InputError(
             f"data.workers={pipeline.workers} needs {needed >> 20} MiB of shared "
             f"memory, and {SHARED_MEMORY} has {free >> 20} free; enlarge it (docker "
-            "run --shm-size), or use threads alone with --config.data.workers=0"
+            f"run --shm-size), or {WITHOUT_WORKERS}"
         )
 
 
@@ -151,23 +153,14 @@ def _check_open_files(workers: int) -> None:
     if most != resource.RLIM_INFINITY and most < needed:
         raise InputError(
             f"data.workers={workers} needs {needed} open files, and {most} are allowed "
-            "here; `ulimit -n 1024` may allow more, or use threads alone with "
-            "--config.data.workers=0"
+            f"here; `ulimit -n 1024` may allow more, or {WITHOUT_WORKERS}"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
-def _check_threads(pipeline: Pipeline) -> None:
-    """Raise an InputError if the workers can't start all of their threads."""
-    each = 1 + THREADS_OF_A_WORKER + pipeline.threads_each + cores() - 1
-    needed = pipeline.workers * each
-    possible = startable(needed)
-    if possible < needed:
-        raise InputError(
-            f"data.workers={pipeline.workers} needs {needed} processes and threads, "
-            f"and the system allows {possible} more; `ulimit -u` or the container's "
-            "limit may be raised, or use threads alone with --config.data.workers=0"
-        )
+def threads_needed(workers: int, threads_each: int) -> int:
+    """How many processes and threads so many workers are, with their threads."""
+    return workers * (1 + THREADS_OF_A_WORKER + threads_each + cores() - 1)
 
 
 def _start_resource_tracker() -> None:
