@@ -20,7 +20,7 @@ from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.setup import Setup
-from alexnet_jax.runs.waits import SAVING, VALIDATION
+from alexnet_jax.runs.time_spent import SAVING, VALIDATING
 from alexnet_jax.runtime import process_pool, progress
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.lock import locked
@@ -72,11 +72,22 @@ class Run:
         """
         if step > self.start:
             self.metrics.flush()
-            with self.metrics.waits.counted(SAVING):
+            with self.metrics.time.counted(SAVING):
                 check_state(step, state)
                 if self.autotuning is not None and multihost.is_main():
                     self.autotuning.keep()
                 self.checkpoints.save(step, state)
+            self.metrics.note_time()
+
+    def record(self, step: int, errors: dict[str, float]) -> None:
+        """Note a step's validation, in the metrics and beside its checkpoint.
+
+        Raises:
+          Failure: if it is not finite, or the checkpoint or this can't be written.
+        """
+        self.metrics.validation(step, errors)
+        with self.metrics.time.counted(SAVING):
+            self.checkpoints.record_validation(step, errors)
 
     @contextlib.contextmanager
     def saved_if_unreadable(self, step: int, state: TrainState) -> Iterator[None]:
@@ -150,7 +161,7 @@ def open_run(
         batches = _batches(setup, statistics, start, held="train" in held)
 
         def validate(state: TrainState) -> dict[str, float]:
-            with metrics.waits.counted(VALIDATION):
+            with metrics.time.counted(VALIDATING):
                 return setup.validate(state, mean, check, *own)
 
         yield Run(
