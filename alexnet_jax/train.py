@@ -76,8 +76,7 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
             if validates:
                 metrics.validates()
                 errors = run.validate(state)
-                metrics.validation(step, errors)
-                checkpoints.record_validation(step, errors)
+                run.record(step, errors)
                 state = steps.after_validation(state, errors["top1_error"])
             if step == plan.steps or (plan.validates(step) and setup.enough(workdir)):
                 break

@@ -46,6 +46,8 @@ def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
     assert "url(http" not in page
     assert "<script" not in page
     assert "Confusions" in page
+    assert "lost to restarts" in page and "a step, median" in page
+    assert "Loss spikes" not in page
     for name in ("training", "throughput", "predictions", "confusion", "kernels"):
         with Image.open(workdir / "figures" / f"{name}.png") as image:
             assert image.width > 100
@@ -60,6 +62,7 @@ def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, ca
         line = json.loads(text)
         nothing = {name: 0.0 for name in ("loss", "learning_rate") if name in line}
         lines.append(json.dumps({**line, **nothing}) + "\n")
+    lines[0] = lines[0].replace('{"step"', '{"loss_spike": 3.25, "step"')
     (still / "metrics.jsonl").write_text("".join(lines))
     insight = inspection.look(open_trained(still, "best"))
     names = ('<b>&"$x$', "猫", "собака", "\U00010348", *insight.class_names[4:])
@@ -70,6 +73,7 @@ def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, ca
     assert "&lt;b&gt;&amp;" in page
     assert "猫" in page
     assert "собака" in page
+    assert "Loss spikes" in page and "3.2" in page
     assert capsys.readouterr().err.count("note: no font here has all characters") == 1
 
 

@@ -13,7 +13,7 @@ from alexnet_jax.inference import inspection
 from alexnet_jax.inference.evaluations import read_evaluations
 from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.metrics_file import METRICS_FILE, Curves, read_curves
+from alexnet_jax.runs.metrics_file import METRICS_FILE, Curves, read_curves, read_spikes
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError
@@ -57,6 +57,7 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
     except InputError as error:
         progress.say(f"no predictions in the report: {error}")
         insight = None
+    starts = workdirs.read_starts(workdir)
     first_layer = next(iter(network.model.layers))
     first = np.asarray(network.plain_params[first_layer]["kernel"])
     with charts.styled():
@@ -67,9 +68,11 @@ def write_report(workdir: Path, data_path: Path | None = None) -> Path:
             *sections.kernels(first, folder),
             *([] if insight is None else sections.predictions(insight, folder)),
             *([] if run is None else [sections.speed([run], folder)]),
+            *sections.time(starts),
+            *sections.spikes(read_spikes(workdir)),
             sections.settings(
                 workdirs.flat(workdirs.read_config(workdir)),
-                [workdirs.flat(start) for start in workdirs.read_starts(workdir)],
+                [workdirs.flat(start) for start in starts],
             ),
         ]
     source = network.config.get("data", {}).get("source", "")

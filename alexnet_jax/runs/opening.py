@@ -20,14 +20,20 @@ from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.setup import Setup
-from alexnet_jax.runs.waits import SAVING, VALIDATION
-from alexnet_jax.runtime import progress
+from alexnet_jax.runs.time_spent import SAVING, VALIDATING
+from alexnet_jax.runtime import process_pool, progress
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
 from alexnet_jax.training.finite import check_state
 from alexnet_jax.training.held import Cut, make_evaluation_cut, make_train_cut
 from alexnet_jax.training.step import TrainState
+
+
+# Threads that a training starts once its devices are open, most of them Orbax's in a
+# save, beside two for each core: 36 were counted on 2 cores. Where one of them can't
+# start, a save may wait for ever.
+THREADS = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,11 +73,22 @@ class Run:
         """
         if step > self.start:
             self.metrics.flush()
-            with self.metrics.waits.counted(SAVING):
+            with self.metrics.time.counted(SAVING):
                 check_state(step, state)
                 if self.autotuning is not None and multihost.is_main():
                     self.autotuning.keep()
                 self.checkpoints.save(step, state)
+            self.metrics.note_time()
+
+    def record(self, step: int, errors: dict[str, float]) -> None:
+        """Note a step's validation, in the metrics and beside its checkpoint.
+
+        Raises:
+          Failure: if it is not finite, or the checkpoint or this can't be written.
+        """
+        self.metrics.validation(step, errors)
+        with self.metrics.time.counted(SAVING):
+            self.checkpoints.record_validation(step, errors)
 
     @contextlib.contextmanager
     def saved_if_unreadable(self, step: int, state: TrainState) -> Iterator[None]:
@@ -110,6 +127,7 @@ def open_run(
         fingerprint = setup.pipeline.dataset.fingerprint
         agreed = {**workdirs.comparable(setup.config), "the data": fingerprint}
         consensus.check_same(agreed)
+        _check_threads(setup)
         lock = locked(workdir, f"{workdir} is in use")
         consensus.in_main(lambda: stack.enter_context(lock))
         workdirs.check_run(workdir, setup.config)
@@ -144,7 +162,7 @@ def open_run(
         batches = _batches(setup, statistics, start, held="train" in held)
 
         def validate(state: TrainState) -> dict[str, float]:
-            with metrics.waits.counted(VALIDATION):
+            with metrics.time.counted(VALIDATING):
                 return setup.validate(state, mean, check, *own)
 
         yield Run(
@@ -159,6 +177,16 @@ def open_run(
             autotuning=setup.determinism.autotuning,
             signal=lambda: stop.largest(interrupts.received or 0),
         )
+
+
+def _check_threads(setup: Setup) -> None:
+    """Raise an InputError if the system does not allow a training's threads."""
+    pipeline = setup.pipeline
+    workers = 0 if "train" in setup.held else pipeline.workers
+    needed = THREADS + 2 * process_pool.cores()
+    needed += prefetch.threads_needed(workers, pipeline.threads_each)
+    otherwise = prefetch.WITHOUT_WORKERS if workers else ""
+    process_pool.check_startable(needed, "training", otherwise)
 
 
 def _first_state(

@@ -18,6 +18,7 @@ from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.runs.config import Sections, completed
 from alexnet_jax.runs.provenance import environment
+from alexnet_jax.runs.time_spent import SECONDS, STEP_SECONDS
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, first_line
@@ -209,6 +210,20 @@ def start_run(
         workdir / RUN_FILE,
         {"format_version": FORMAT_VERSION, "starts": [*starts, now]},
     )
+
+
+def note_time(
+    workdir: Path, seconds: Mapping[str, float], step_seconds: Mapping[str, float]
+) -> None:
+    """Write into run.json where the time of its last start went so far; see
+    `time_spent`. Nothing happens where no start is noted."""
+    *before, last = read_starts(workdir) or [{}]
+    if last:
+        noted = {**last, SECONDS: seconds, STEP_SECONDS: step_seconds}
+        write_json(
+            workdir / RUN_FILE,
+            {"format_version": FORMAT_VERSION, "starts": [*before, noted]},
+        )
 
 
 def _warn_of_other_digits(

@@ -13,7 +13,13 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from alexnet_jax.runtime import library_warnings, paths, progress, signals
-from alexnet_jax.runtime.errors import Failure, InputError, Interrupted, first_line
+from alexnet_jax.runtime.errors import (
+    Failure,
+    InputError,
+    Interrupted,
+    first_line,
+    is_no_threads,
+)
 
 
 DEVICE_MEMORY = "RESOURCE_EXHAUSTED"
@@ -21,6 +27,11 @@ NO_DEVICE_MEMORY = (
     "the device's memory is full; take a smaller batch, or see whether another process "
     "holds the memory: a notebook that has used JAX holds most of a GPU's, so train "
     "inside it with alexnet_jax.train.run, or shut it down"
+)
+NO_THREADS = (
+    "the system starts no more threads or processes: a limit of the user "
+    "(`ulimit -u`), the container or the job is reached; raise it, then give the same "
+    "command again"
 )
 
 
@@ -182,15 +193,19 @@ def _status(main: Callable[[], None]) -> int:
     except BrokenPipeError:
         # The reader of the output has ended (as `| head`); nothing more can be written.
         return 0
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
+        if is_no_threads(error):
+            progress.complain(NO_THREADS)
+            # An ordinary exit would wait for threads that wait for one not started.
+            os._exit(1)
+        if isinstance(error, OSError):
+            # A full disk or a missing file: the system's message names it.
+            progress.complain(error)
+            return 1
         # JAX's error, by its text: nothing here imports JAX.
         if DEVICE_MEMORY not in str(error):
             raise
         progress.complain(f"{NO_DEVICE_MEMORY} ({first_line(error)[:160]})")
-        return 1
-    except OSError as error:
-        # A full disk or a missing file: the system's message names it.
-        progress.complain(error)
         return 1
     return 0
 

@@ -93,3 +93,16 @@ def check_choice(name: str, value: object, known: Collection[str]) -> None:
 def first_line(error: BaseException) -> str:
     """An exception's message in one line, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_no_threads(error: BaseException | None) -> bool:
+    """Whether an exception, or what came before it, says that the system did not start
+    a thread or a process: a limit of the user, a container or a job is reached."""
+    while error is not None:
+        # Of a thread Python raises the one, of a process the other.
+        if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+            return True
+        if isinstance(error, BlockingIOError) and error.filename is None:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
