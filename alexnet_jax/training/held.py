@@ -93,7 +93,7 @@ def cut_boxes(
         )
         rows = (256 - weight) * above + weight * below
         first, second, weight = samples(box[1], box[3])
-        weight = weight[:, None]
+        weight = weight[None, :, None]
         pixels = (256 - weight) * rows[:, first] + weight * rows[:, second]
         return ((pixels + 2**15) >> 16).astype(jnp.uint8)
 
