@@ -24,6 +24,7 @@ from alexnet_jax.runs.setup import Setup, build_setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, Interrupted, UnreadableImage
 from alexnet_jax.runtime.paths import local
+from alexnet_jax.training.optimizer import begin_with
 from alexnet_jax.training.step import TrainState
 
 
@@ -97,7 +98,8 @@ def begin(setup: Setup) -> TrainState:
         raise InputError("train.init_from is for AlexNet alone; leave it out")
     names = setup.pipeline.dataset.class_names
     params = finetune.init_from(source, state.params, setup.model, names, setup.mesh)
-    return state._replace(params=params)
+    opt_state = begin_with(params, state.opt_state)
+    return state._replace(params=params, opt_state=opt_state)
 
 
 def timed_next(

@@ -152,7 +152,7 @@ def make_program(config: Config, pipeline: Pipeline, mesh: Mesh) -> Program:
     model.check_size(pipeline.crop, pipeline.crop)
     schedule = schedule_of(section(settings, "schedule"), of_run, model)
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
-    of_key = steps.train_step(model, optimizer, schedule, mesh)
+    of_key = steps.train_step(model, optimizer, schedule, mesh, of_run.label_smoothing)
 
     def step(
         root: Array, state: TrainState, batch: steps.Batch, mean: Array
@@ -228,7 +228,8 @@ def run(program: Program, on: Held, seed: int, batches: int | None = None) -> Re
 def _draws(program: Program, on: Held, seed: int) -> Draws:
     """What decides the batches of a run, on the device."""
     reading, of_run = program.pipeline, program.plan
-    key = (reading.crops, reading.flip, of_run.batch_size, of_run.steps, seed)
+    drawn_by = (reading.crops, reading.flip, reading.crop_area, reading.mixup)
+    key = (*drawn_by, of_run.batch_size, of_run.steps, seed)
     if key not in on.drawn:
         on.drawn[key] = _drawn(program, on.mesh, seed)
     return on.drawn[key]

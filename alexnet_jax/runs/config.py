@@ -41,7 +41,7 @@ SECTIONS: dict[str, Callable[..., object]] = {
 GIVEN_BY_RUN: dict[str, tuple[str, ...]] = {
     "model": ("num_classes", "tower_axis", "parent", "name"),
     "optimizer": ("schedule",),
-    "schedule": ("steps_per_epoch", "batch_size"),
+    "schedule": ("steps_per_epoch", "batch_size", "steps"),
     "train": ("examples",),
     "eval": ("model", "mesh", "pipeline", "compiler_options"),
     "mesh": ("towers",),

@@ -106,6 +106,12 @@ def build_setup(
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **section(settings, "train"))
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
+    if pipeline.mixup and plan.batch_size // mesh.shape["data"] % 2:
+        raise InputError(
+            f"data.mixup mixes pairs of images, and train.batch_size={plan.batch_size} "
+            f"on {mesh.shape['data']} devices gives each an odd number; choose a "
+            "multiple of twice the number of devices"
+        )
     model = AlexNet(num_classes=len(dataset.class_names), **network)
     model.check_size(pipeline.crop, pipeline.crop)
     schedule = schedule_of(section(settings, "schedule"), plan, model)
@@ -131,6 +137,7 @@ def build_setup(
             mesh,
             size=pipeline.crop,
             seed=plan.seed,
+            label_smoothing=plan.label_smoothing,
             compiler_options=compiled.options,
         ),
         plan=plan,
@@ -164,6 +171,7 @@ def schedule_of(changing: Arguments, plan: Plan, model: AlexNet) -> Schedule:
     return make_schedule(
         steps_per_epoch=plan.steps_per_epoch,
         batch_size=plan.batch_size,
+        steps=plan.steps,
         layer_rates=rates,
         **changing,
     )

@@ -31,6 +31,9 @@ class HeldSplit(NamedTuple):
     label: Int32[Array, "rows"]
 
 
+# What is drawn that the training step itself takes.
+OF_STEP = ("colour_shift", "weight")
+
 # From what the host sends of a batch, on the devices, to the batch.
 Cut = Callable[[Batch], Batch]
 
@@ -57,16 +60,59 @@ def cut_crops(
     return jnp.where(flipped[:, None, None, None], cuts[:, :, ::-1], cuts)
 
 
+def cut_boxes(
+    images: UInt8[Array, "rows size size 3"],
+    index: Int[Array, "count"],
+    box: Int32[Array, "count 4"],
+    flipped: Bool[Array, "count"],
+    *,
+    crop: int,
+) -> UInt8[Array, "count crop crop 3"]:
+    """A box of each of some images, resized to a crop, flipped left to right or not.
+
+    As `data.loading.augment.put_resized` on the host, to the bit.
+    """
+
+    def samples(start: Array, length: Array) -> tuple[Array, Array, Array]:
+        length = length.astype(jnp.uint32)
+        centres = (2 * jnp.arange(crop, dtype=jnp.uint32) + 1) * (128 * length)
+        places = jnp.clip(centres // crop, 128, 256 * length - 128) - 128
+        first = places >> 8
+        second = jnp.minimum(first + 1, length - 1)
+        return (
+            start + first.astype(jnp.int32),
+            start + second.astype(jnp.int32),
+            places & 255,
+        )
+
+    def cut(index: Array, box: Array) -> Array:
+        first, second, weight = samples(box[0], box[2])
+        weight = weight[:, None, None]
+        above, below = (
+            images[index, rows].astype(jnp.uint32) for rows in (first, second)
+        )
+        rows = (256 - weight) * above + weight * below
+        first, second, weight = samples(box[1], box[3])
+        weight = weight[None, :, None]
+        pixels = (256 - weight) * rows[:, first] + weight * rows[:, second]
+        return ((pixels + 2**15) >> 16).astype(jnp.uint8)
+
+    cuts = jax.vmap(cut)(index, box)
+    return jnp.where(flipped[:, None, None, None], cuts[:, :, ::-1], cuts)
+
+
 def make_train_cut(held: HeldSplit, mesh: Mesh, *, crop: int) -> Cut:
-    """The function from `index`, `row`, `column`, `flipped` and `colour_shift` of some
-    training examples to the batch that a training step takes."""
+    """The function from what is drawn for some training examples (see
+    `data.loading.batching.train_draws`) to the batch that a training step takes."""
 
     def cut(held: HeldSplit, batch: Batch) -> Batch:
-        places = (batch[name] for name in ("index", "row", "column", "flipped"))
+        names = ("box",) if "box" in batch else ("row", "column")
+        places = [batch[name] for name in ("index", *names, "flipped")]
+        cut = cut_boxes if "box" in batch else cut_crops
         return {
-            "image": cut_crops(held.image, *places, crop=crop),
+            "image": cut(held.image, *places, crop=crop),
             "label": held.label[batch["index"]],
-            "colour_shift": batch["colour_shift"],
+            **{name: batch[name] for name in OF_STEP if name in batch},
         }
 
     return _on_own_devices(cut, held, mesh)

@@ -56,6 +56,36 @@ def sums(
     }
 
 
+def of_targets(
+    log_probabilities: Float[Array, "examples classes"],
+    labels: Int[Array, " examples"],
+    *,
+    weight: Float[Array, " examples"] | None = None,
+    smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """The sum of the cross-entropies with targets that are no single labels.
+
+    Args:
+      log_probabilities: of each example.
+      labels: of each example.
+      weight: of its own label; the rest of 1 goes to that of its partner in the pair
+        (see `preprocess.mix_pairs`). None for its own label alone.
+      smoothing: the part of each target that is spread evenly over all classes.
+    """
+
+    def cross_entropy(labels: Array) -> Array:
+        return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+
+    losses = cross_entropy(labels)
+    if weight is not None:
+        partners = labels.reshape(-1, 2)[:, ::-1].reshape(-1)
+        losses = weight * losses + (1 - weight) * cross_entropy(partners)
+    if smoothing:
+        spread = -jnp.mean(log_probabilities, axis=1)
+        losses = (1 - smoothing) * losses + smoothing * spread
+    return jnp.sum(losses)
+
+
 def means(sums: Mapping[str, float]) -> dict[str, float]:
     """Mean loss and errors (fractions) over all examples, from sums over batches."""
     examples = float(sums["examples"])

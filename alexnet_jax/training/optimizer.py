@@ -37,6 +37,13 @@ class RuleState(NamedTuple):
     velocity: Tree
 
 
+class AveragedState(NamedTuple):
+    """State of `averaged`: the parameters that learn, and the rule's own state."""
+
+    learning: Tree
+    rule: PyTree
+
+
 def momentum_sgd(
     schedule: Schedule,
     *,
@@ -46,6 +53,7 @@ def momentum_sgd(
     bias_rate: float = 2.0,
     layer_decays: Mapping[str, float] | None = None,
     trust_coefficient: float | None = None,
+    average: float | None = None,
 ) -> optax.GradientTransformation:
     """The update rule of section 5, with the groups of the 2012 code.
 
@@ -63,6 +71,9 @@ def momentum_sgd(
         al. 2017; 0.001 there): a kernel's gradient, decay included, is scaled to this
         fraction of the kernel's own norm, tower by tower. Rates are then of the order
         of 1 to 10. Biases are left alone.
+      average: turns on an exponential moving average of the parameters, with this
+        decay a step (0.999, say; at the start less, see `averaged`). The average is
+        what is validated and saved as the network.
 
     Raises:
       InputError: if a number is out of range; at `init`, if a layer named here or in
@@ -76,6 +87,7 @@ def momentum_sgd(
         ("trust_coefficient", trust_coefficient or 0),
     ):
         check_number(f"optimizer.{name}", value)
+    check_number("optimizer.average", average or 0, below=1)
     factors = dict(layer_decays or {})
     for layer, factor in factors.items():
         check_number(f"optimizer.layer_decays.{layer}", factor)
@@ -86,11 +98,12 @@ def momentum_sgd(
 
     named = {*factors, *(layer for layer, _ in schedule.layer_rates)}
     trust = [] if trust_coefficient is None else [_trust_ratio(trust_coefficient)]
-    return optax.chain(
+    rule = optax.chain(
         optax.stateless(partial(_add_decay, decay)),
         *trust,
         _momentum(schedule, momentum, bias_rate, named),
     )
+    return rule if average is None else averaged(rule, average)
 
 
 def _add_decay(
@@ -166,6 +179,45 @@ def _momentum(
     return optax.GradientTransformation(init, update)
 
 
+def averaged(
+    rule: optax.GradientTransformation, decay: float
+) -> optax.GradientTransformation:
+    """A rule whose parameters are the moving average of those that learn.
+
+    Those that learn are in the state, so that whatever opens a network finds the
+    average. Step t keeps min(decay, (1 + t) / (10 + t)) of it, as TensorFlow's moving
+    averages do, so that initial values are soon forgotten.
+    """
+
+    def init(params: Tree) -> AveragedState:
+        return AveragedState(params, rule.init(params))
+
+    def update(
+        updates: Tree, state: PyTree, params: Tree = None
+    ) -> tuple[Tree, AveragedState]:
+        step = rule_state(state).step.astype(jnp.float32)
+        part = 1 - jnp.minimum(np.float32(decay), (1 + step) / (10 + step))
+        moves, inner = rule.update(updates, state.rule, state.learning)
+        learning = optax.apply_updates(state.learning, moves)
+        moves = jax.tree.map(lambda new, mean: part * (new - mean), learning, params)
+        return moves, AveragedState(learning, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def learning_params(params: Tree, opt_state: PyTree) -> Tree:
+    """The parameters that gradients are taken at, of a state's; see `averaged`."""
+    return opt_state.learning if isinstance(opt_state, AveragedState) else params
+
+
+def begin_with(params: Tree, opt_state: PyTree) -> PyTree:
+    """The first step's state for other initial values than it was made with."""
+    if not isinstance(opt_state, AveragedState):
+        return opt_state
+    # Copies, since a step takes the memory of both.
+    return opt_state._replace(learning=jax.tree.map(jnp.copy, params))
+
+
 def layer_and_kind(path: KeyPath) -> tuple[str, bool]:
     """The layer of a parameter by its path in the tree, and whether it is a bias."""
     layer, kind = (key.key for key in path[:2])
@@ -173,8 +225,9 @@ def layer_and_kind(path: KeyPath) -> tuple[str, bool]:
 
 
 def rule_state(opt_state: PyTree) -> RuleState:
-    """The update rule's own state within the chain's."""
-    return opt_state[-1]
+    """The update rule's own state within the optimizer's."""
+    chain = opt_state.rule if isinstance(opt_state, AveragedState) else opt_state
+    return chain[-1]
 
 
 def after_validation(
@@ -184,7 +237,7 @@ def after_validation(
 
     Args:
       schedule: of kind `plateau`; a schedule of another kind does not depend on it.
-      opt_state: the chain's state.
+      opt_state: the optimizer's state.
       error: top-1 validation error, a fraction.
     """
     state = rule_state(opt_state)
@@ -196,6 +249,8 @@ def after_validation(
         validations_since_best=jnp.where(drop, 0, waited),
         drops=state.drops + drop.astype(jnp.int32),
     )
+    if isinstance(opt_state, AveragedState):
+        return opt_state._replace(rule=(*opt_state.rule[:-1], state))
     return (*opt_state[:-1], state)
 
 

@@ -21,6 +21,7 @@ class Plan:
     init_from: Path | None
     freeze: tuple[str, ...] = ()
     deterministic: str = "auto"
+    label_smoothing: float = 0.0
 
     @property
     def steps_per_epoch(self) -> float:
@@ -57,6 +58,7 @@ def make_plan(
     init_from: str | None = None,
     freeze: Sequence[str] = (),
     deterministic: str | bool = "auto",
+    label_smoothing: float = 0.0,
 ) -> Plan:
     """How a run trains.
 
@@ -76,6 +78,8 @@ def make_plan(
         after a resume: without algorithms that add in a varying order, and with those
         that the first start chose, kept in the work directory. `false` lets it choose.
         `auto` is `false`, until the cost on a GPU is measured. A CPU always does.
+      label_smoothing: the part of each training label that is spread evenly over all
+        classes (Szegedy et al. 2016; 0.1 there). Validation does not.
 
     Raises:
       InputError: if no length is given, or a number is not positive.
@@ -83,6 +87,7 @@ def make_plan(
     if steps is None and epochs is None:
         raise InputError("give train.steps or train.epochs")
     check_number("train.batch_size", batch_size, least=1)
+    check_number("train.label_smoothing", label_smoothing, below=1)
     check_number("train.epochs", epochs or 0)
     if steps is None:
         steps = round((epochs or 0) * (examples / batch_size))
@@ -115,4 +120,5 @@ def make_plan(
         init_from=None if init_from is None else local(init_from, "train.init_from"),
         freeze=(freeze,) if isinstance(freeze, str) else tuple(freeze),
         deterministic=deterministic,
+        label_smoothing=label_smoothing,
     )

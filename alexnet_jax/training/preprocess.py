@@ -26,6 +26,25 @@ def shift_colours(
     return shifted / (1 + coefficient)
 
 
+def mix_pairs(
+    images: Float[Array, "batch height width 3"], weight: Float[Array, "batch"]
+) -> Float[Array, "batch height width 3"]:
+    """Mix each image with its partner, the other one of the first and second, third and
+    fourth, and so on (mixup, Zhang et al. 2018).
+
+    Partners lie on one device, so that the number of devices changes nothing; a batch
+    is in random order.
+
+    Args:
+      images: an even number of them on each device.
+      weight: of the image itself; its partner has the rest of 1.
+    """
+    pairs = images.reshape(-1, 2, *images.shape[1:])
+    partners = pairs[:, ::-1].reshape(images.shape)
+    own = weight[:, None, None, None]
+    return own * images + (1 - own) * partners
+
+
 def cut_views(
     images: UInt8[Array, "batch size size 3"],
     *,

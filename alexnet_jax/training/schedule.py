@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from alexnet_jax.runtime.errors import InputError, check_choice, check_number
@@ -26,6 +27,8 @@ class Schedule:
       colour: pairs of a step and the coefficient of the colour shift from then on.
       warmup: steps over which the rate rises linearly to its full height.
       warmup_start: the fraction of the rate at which it begins.
+      cosine: the step at which the rate has fallen to zero along half a cosine, which
+        begins after the warm-up; 0 for a rate that only drops.
     """
 
     rates: tuple[float, ...]
@@ -36,6 +39,7 @@ class Schedule:
     colour: Stages
     warmup: int = 0
     warmup_start: float = 0.0
+    cosine: int = 0
 
     def drops(self, step: Int[Array, ""], plateaus: Int[Array, ""]) -> Int[Array, ""]:
         """How often the rate has dropped before a step, after so many plateaus."""
@@ -62,6 +66,10 @@ class Schedule:
         if self.warmup:
             risen = jnp.minimum(1, step.astype(jnp.float32) / self.warmup)
             rate = rate * (self.warmup_start + (1 - self.warmup_start) * risen)
+        if self.cosine:
+            past = jnp.maximum(0, step.astype(jnp.float32) - self.warmup)
+            part = jnp.minimum(1, past / max(1, self.cosine - self.warmup))
+            rate = rate * (0.5 + 0.5 * jnp.cos(np.float32(np.pi) * part))
         return rate * _stage(dict(self.layer_rates).get(layer, ((0, 1.0),)), step)
 
     def colour_coefficient(self, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -112,6 +120,7 @@ def make_schedule(
     *,
     steps_per_epoch: float,
     batch_size: int | None = None,
+    steps: int = 0,
     kind: str = "plateau",
     learning_rate: float = 0.01,
     factor: float = 0.1,
@@ -130,8 +139,11 @@ def make_schedule(
     Args:
       steps_per_epoch: of the run.
       batch_size: of the run, over all devices and processes.
+      steps: of the run.
       kind: `plateau` drops the rate when the validation error stops improving, as the
-        paper does; `steps` drops it at fixed epochs, as the 2012 runs did by hand.
+        paper does; `steps` drops it at fixed epochs, as the 2012 runs did by hand;
+        `cosine` lets it fall to zero along half a cosine by the run's last step
+        (Loshchilov and Hutter 2017), so that the run's length belongs to the schedule.
       learning_rate: the rate at the start.
       factor: by which every drop multiplies the rate.
       drops: how often it may drop, for `plateau`.
@@ -150,7 +162,7 @@ def make_schedule(
     Raises:
       InputError: if a value is out of range, or epochs don't rise.
     """
-    check_choice("schedule.kind", kind, ("plateau", "steps"))
+    check_choice("schedule.kind", kind, ("plateau", "steps", "cosine"))
     check_number("schedule.patience", patience, least=1)
     _check_ranges(
         epochs,
@@ -167,21 +179,24 @@ def make_schedule(
         check_number("schedule.reference_batch", reference_batch, least=1)
         scale = (batch_size or reference_batch) / reference_batch
 
-    def steps(epoch: float) -> int:
+    def at(epoch: float) -> int:
         return round(epoch * steps_per_epoch)
 
-    number = len(epochs) if kind == "steps" else drops
-    stages = [(n, _layer_stages(n, r, steps)) for n, r in (layer_rates or {}).items()]
-    off = () if colour_epochs is None else ((steps(colour_epochs), 0.0),)
+    number = {"plateau": drops, "steps": len(epochs), "cosine": 0}[kind]
+    stages = [(n, _layer_stages(n, r, at)) for n, r in (layer_rates or {}).items()]
+    off = () if colour_epochs is None else ((at(colour_epochs), 0.0),)
     return Schedule(
         rates=tuple(scale * learning_rate * factor**drop for drop in range(number + 1)),
-        boundaries=tuple(steps(e) for e in epochs) if kind == "steps" else None,
+        boundaries=None
+        if kind == "plateau"
+        else tuple(at(epoch) for epoch in epochs[:number]),
         patience=patience,
         bias_drops=number if bias_drops is None else bias_drops,
         layer_rates=tuple(stages),
         colour=((0, colour_shift), *off),
-        warmup=steps(warmup_epochs or 0),
+        warmup=at(warmup_epochs or 0),
         warmup_start=min(1.0, 1 / scale) if reference_batch else 0.0,
+        cosine=steps if kind == "cosine" else 0,
     )
 
 

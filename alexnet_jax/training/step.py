@@ -27,8 +27,12 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
 from alexnet_jax.training import losses
 from alexnet_jax.training.compilation import CompilerOptions
-from alexnet_jax.training.optimizer import after_validation, rule_state
-from alexnet_jax.training.preprocess import cut_views, shift_colours
+from alexnet_jax.training.optimizer import (
+    after_validation,
+    learning_params,
+    rule_state,
+)
+from alexnet_jax.training.preprocess import cut_views, mix_pairs, shift_colours
 from alexnet_jax.training.schedule import Schedule
 
 
@@ -77,6 +81,7 @@ def make_steps(
     *,
     size: int,
     seed: int,
+    label_smoothing: float = 0.0,
     compiler_options: CompilerOptions | None = None,
 ) -> Steps:
     """The steps of an AlexNet, for images of `size` a side.
@@ -93,7 +98,15 @@ def make_steps(
     return Steps(
         initial=partial(init_state, model, optimizer, mesh, size, seed),
         abstract=abstract_state(model, optimizer, mesh, size),
-        train=make_train_step(model, optimizer, schedule, mesh, seed, compiler_options),
+        train=make_train_step(
+            model,
+            optimizer,
+            schedule,
+            mesh,
+            seed,
+            compiler_options,
+            label_smoothing=label_smoothing,
+        ),
         after_validation=after,
     )
 
@@ -170,14 +183,18 @@ def make_train_step(
     mesh: Mesh,
     seed: int,
     compiler_options: CompilerOptions | None = None,
+    *,
+    label_smoothing: float = 0.0,
 ) -> TrainStep:
     """The jitted training step: `step(state, batch, mean) -> (state, metrics)`.
 
     The state is donated. A batch has `image` (uint8 crops), `label` and `colour_shift`
-    (float32, three for each image); `mean` is the mean image's centre crop. Metrics are
-    the sums of `losses.sums` over the batch, and the `learning_rate`.
+    (float32, three for each image), and where images are mixed `weight` (see
+    `preprocess.mix_pairs`); `mean` is the mean image's centre crop. Metrics are
+    the sums of `losses.sums` over the batch, with the loss that is minimised, and
+    the `learning_rate`.
     """
-    of_key = train_step(model, optimizer, schedule, mesh)
+    of_key = train_step(model, optimizer, schedule, mesh, label_smoothing)
 
     def step(
         state: TrainState, batch: Batch, mean: Array
@@ -193,18 +210,22 @@ def train_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     mesh: Mesh,
+    label_smoothing: float = 0.0,
 ) -> Callable[
     [Key[Array, ""], TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]
 ]:
     """What `make_train_step` jits, as a function of the seed's `root_key` as well."""
-    local_loss = partial(_local_loss, model.clone(tower_axis=meshes.TOWER))
+    local_loss = partial(
+        _local_loss, model.clone(tower_axis=meshes.TOWER), label_smoothing
+    )
 
     def step(
         root: Key[Array, ""], state: TrainState, batch: Batch, mean: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(root, state.step)
         coefficient = schedule.colour_coefficient(state.step)
-        parameters = placement.specs(state.params)
+        learning = learning_params(state.params, state.opt_state)
+        parameters = placement.specs(learning)
         loss = meshes.sharded(
             local_loss,
             mesh,
@@ -212,7 +233,7 @@ def train_step(
             out_specs=EVERYWHERE,
         )
         grads, sums = jax.grad(loss, has_aux=True)(
-            state.params, batch, mean, coefficient, key
+            learning, batch, mean, coefficient, key
         )
         rule = rule_state(state.opt_state)
         rate = schedule.rate(rule.step, rule.drops)
@@ -226,6 +247,7 @@ def train_step(
 
 def _local_loss(
     model: AlexNet,
+    label_smoothing: float,
     params: PyTree,
     batch: Batch,
     mean: Array,
@@ -239,6 +261,9 @@ def _local_loss(
     # The transpose of this cast is the sum of the gradients over the data axis.
     params = jax.tree.map(lambda array: lax.pcast(array, DATA, to="varying"), params)
     images = shift_colours(batch["image"], mean, batch["colour_shift"], coefficient)
+    weight = batch.get("weight")
+    if weight is not None:
+        images = mix_pairs(images, weight)
     labels = batch["label"]
     first = lax.axis_index(DATA) * labels.shape[0]
     examples = first + jnp.arange(labels.shape[0], dtype=jnp.int32)
@@ -248,6 +273,10 @@ def _local_loss(
     log_probabilities = jax.nn.log_softmax(logits)
     mask = jnp.ones_like(labels, dtype=jnp.bool_)
     sums = losses.sums(log_probabilities, labels, mask)
+    if label_smoothing or weight is not None:
+        sums["loss"] = losses.of_targets(
+            log_probabilities, labels, weight=weight, smoothing=label_smoothing
+        )
     loss = lax.pmean(sums["loss"] / labels.shape[0], DATA)
     return loss, lax.psum(sums, DATA)
 

@@ -5,11 +5,12 @@ Imagenette (ten classes of ImageNet), with every seed, and evaluates each run's 
 ten crops, and with one.
 
     python experiments/ablations/imagenette.py --data=PREPARED --output=FOLDER
-        [--rows NAME[@RATE] ...] [--seeds 0 1 2] [--epochs=30] [--dtype=bfloat16]
-        [--held_out=0.1] [--minutes=N] [--config.SECTION.KEY=VALUE ...] [--quick]
+        [--table=modern] [--rows NAME[@RATE] ...] [--seeds 0 1 2] [--epochs=30]
+        [--dtype=bfloat16] [--held_out=0.1] [--minutes=N]
+        [--config.SECTION.KEY=VALUE ...] [--quick]
 
 All in one process on one device, which holds the images. A run is a line of
-FOLDER/imagenette.jsonl as soon as it ends, and is not repeated: the same command goes
+FOLDER/TABLE.jsonl as soon as it ends, and is not repeated: the same command goes
 on where it was cut, or adds other rows and seeds. `--quick` shows that it works.
 """
 
@@ -57,23 +58,42 @@ from commands import quick
 WHOLE = "code2012"
 # Rows that are no variant of a config: of which variant, with which overrides.
 INITIAL = [f"--config.model.layers.conv{n}.kernel_std={{}}" for n in (3, 4, 5)]
+RECIPES = {
+    "cosine": ["--config.schedule.kind=cosine", "--config.schedule.warmup_epochs=1.0"],
+    "smoothing": ["--config.train.label_smoothing=0.1"],
+    "mixup": ["--config.data.mixup=0.2"],
+    "resized_crops": ["--config.data.crop_area=0.35"],
+    "average": ["--config.optimizer.average=0.999"],
+}
+MODERN = [flag for flags in RECIPES.values() for flag in flags]
+LONG = 90.0
 CHANGED = {
     # Section 5: initial kernels of conv3 to conv5 as in the paper, and the paper's
     # network with those of the 2012 code.
     "initial_0.01": (WHOLE, [text.format(0.01) for text in INITIAL]),
     "paper_initial_0.03": ("paper", [text.format(0.03) for text in INITIAL]),
+    **{name: (WHOLE, flags) for name, flags in RECIPES.items()},
+    "modern": (WHOLE, MODERN),
+    "long": (WHOLE, []),
+    "modern_long": (WHOLE, MODERN),
 }
 # A row behind an @ is trained at another rate: where outputs are not dropped, they are
 # twice as many, and at the base's rate the network may not learn.
 SLOW = "@0.003"
-ROWS = (
-    WHOLE,
-    *("no_norm", "pool_2x2", "one_tower", "no_exchange", "no_dropout", "no_crops"),
-    *(f"{WHOLE}{SLOW}", f"no_dropout{SLOW}"),
-    *("no_colour", "tanh", "no_conv4", "no_conv5", "no_fc7", f"tanh{SLOW}"),
-    *("initial_0.01", "paper", "paper_initial_0.03", "sigmoid"),
-)
-FILE = "imagenette.jsonl"
+TABLES = {
+    # In the order of their weight in the paper.
+    "imagenette": (
+        WHOLE,
+        *("no_norm", "pool_2x2", "one_tower", "no_exchange", "no_dropout", "no_crops"),
+        *(f"{WHOLE}{SLOW}", f"no_dropout{SLOW}"),
+        *("no_colour", "tanh", "no_conv4", "no_conv5", "no_fc7", f"tanh{SLOW}"),
+        *("initial_0.01", "paper", "paper_initial_0.03", "sigmoid"),
+    ),
+    # Nothing of the network changed: the recipes of later years, each and together, and
+    # over three times as many epochs.
+    "modern": ("modern", *RECIPES, "long", "modern_long"),
+}
+ROWS = tuple(row for rows in TABLES.values() for row in rows)
 # The smallest network of the same topology that leaves conv5 some rows and columns:
 # 99 of 112 pixels, as 224 are of 256.
 CROP = 99
@@ -83,20 +103,28 @@ DROPS = (2 / 3, 13 / 15)
 IDENTITY = ("row", "seed", "set", "held_out", "epochs", "dtype", "overrides")
 
 
-def flags(given: Any, changes: Sequence[str]) -> list[str]:
-    """The overrides of all rows."""
+def flags(row: str, given: Any, changes: Sequence[str]) -> list[str]:
+    """The overrides of a row that are not its own."""
     if given.quick:
         return [f"--config.model.dtype={given.dtype}", *changes]
-    drops = ",".join(f"{part * given.epochs:.4g}" for part in DROPS)
+    epochs = epochs_of(row, given)
+    drops = ",".join(f"{part * epochs:.4g}" for part in DROPS)
     return [
         f"--config.data.path={given.data}",
         f"--config.data.crop={CROP}",
-        f"--config.train.epochs={given.epochs}",
+        f"--config.train.epochs={epochs}",
         "--config.schedule.kind=steps",
         f"--config.schedule.epochs=({drops})",
         f"--config.model.dtype={given.dtype}",
         *changes,
     ]
+
+
+def epochs_of(row: str, given: Any) -> float:
+    """A row's epochs."""
+    if given.quick:
+        return 0.0
+    return LONG if row in ("long", "modern_long") else given.epochs
 
 
 def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:
@@ -109,7 +137,7 @@ def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:
     variant, own = CHANGED.get(name, (name, []))
     if variant not in (WHOLE, "paper", *ABLATIONS):
         raise InputError(f"no row {row}; choose from {', '.join(ROWS)}")
-    arguments = [*flags(given, changes), *own]
+    arguments = [*flags(name, given, changes), *own]
     if rate:
         arguments.append(f"--config.schedule.learning_rate={rate}")
     if not given.quick:
@@ -199,14 +227,16 @@ def measure(given: Any, changes: Sequence[str], path: Path) -> None:
     what = {
         "set": "digits" if given.quick else dataset.fingerprint[:12],
         "held_out": given.held_out,
-        "epochs": 0 if given.quick else given.epochs,
         "dtype": given.dtype,
         "overrides": list(changes),
     }
 
+    def asked(row: str, seed: int) -> dict[str, Any]:
+        return {"row": row, "seed": seed, "epochs": epochs_of(row, given), **what}
+
     def is_missing(row: str, seed: int) -> bool:
-        asked = {"row": row, "seed": seed, **what}
-        return not any(asked.items() <= line.items() for line in experiment.kept(path))
+        run = asked(row, seed).items()
+        return not any(run <= line.items() for line in experiment.kept(path))
 
     runs = [run for run in itertools.product(given.rows, given.seeds)]
     rows = [r for r in given.rows if any(is_missing(r, seed) for seed in given.seeds)]
@@ -230,7 +260,7 @@ def measure(given: Any, changes: Sequence[str], path: Path) -> None:
                 return
             result = many_runs.run(program, on, seed)
             line = {
-                **{"row": row, "seed": seed, **what},
+                **asked(row, seed),
                 "batch_size": program.plan.batch_size,
                 "steps": program.plan.steps,
                 **described(result),
@@ -248,7 +278,8 @@ def main() -> None:
         __doc__, runs=False, data="PREPARED", quick="a row, two steps, on digits"
     )
     add = parser.add_argument
-    add("--rows", nargs="+", default=list(ROWS), metavar="NAME[@RATE]")
+    add("--table", choices=tuple(TABLES), default="imagenette")
+    add("--rows", nargs="+", metavar="NAME[@RATE]", help="of the table (default: all)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--epochs", type=float, default=30.0)
     add("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU or TPU")
@@ -261,13 +292,14 @@ def main() -> None:
         parser.error(f"unknown {' '.join(wrong)}")
     if given.data is None and not given.quick:
         parser.error("give --data=PREPARED, or --quick")
+    given.rows = given.rows or list(TABLES[given.table])
     if given.quick:
         given.rows, given.seeds = given.rows[:2], given.seeds[:1]
     accelerated = meshes.one_device().devices.flat[0].platform != "cpu"
     given.dtype = given.dtype or ("bfloat16" if accelerated else "float32")
     if given.ahead is None:
         given.ahead = 2 if accelerated else 0
-    path = given.output / FILE
+    path = given.output / f"{given.table}.jsonl"
     measure(given, changes, path)
     errors: dict[str, list[float]] = {}
     for line in experiment.kept(path):

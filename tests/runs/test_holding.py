@@ -43,8 +43,9 @@ def some(batches: Iterator[HostBatch]) -> list[HostBatch]:
         {},
         {"crops": False},
         {"random_labels": 0.5, "pixels": "random"},
+        {"crop_area": 0.2, "mixup": 0.2},
     ],
-    ids=["mirrors", "centre", "random"],
+    ids=["mirrors", "centre", "random", "resized and mixed"],
 )
 def test_the_devices_cut_what_the_host_sends(mesh, settings, image_folder, monkeypatch):
     """Four batches, over the end of an epoch, and parts with padding in the last."""
@@ -54,7 +55,9 @@ def test_the_devices_cut_what_the_host_sends(mesh, settings, image_folder, monke
     )
     statistics = first_pass.read_all(opened).statistics
     assert statistics is not None
-    draws = {"statistics": statistics, "batch_size": 6, "seed": 4}
+    draws = {"statistics": statistics, "batch_size": 8, "seed": 4}
+    # A place of two numbers, or a box of four with a weight; and what all have.
+    drawn = 8 * ((4 + 1 if "mixup" in settings else 2) * 4 + 4 + 1 + 12)
     from_host = pipelines.train_dataset(opened, **draws)
     of_held = pipelines.train_dataset(opened, **draws, held=True)
     held = holding.hold(opened, "train", mesh, lambda: None)
@@ -64,7 +67,7 @@ def test_the_devices_cut_what_the_host_sends(mesh, settings, image_folder, monke
         prefetch.read(opened, of_held) as places,
     ):
         for image, place in zip(some(images), some(places), strict=True):
-            assert sum(array.nbytes for array in place.values()) == 6 * (3 * 4 + 1 + 12)
+            assert sum(array.nbytes for array in place.values()) == drawn
             expected = placement.to_devices(image, mesh)
             found = cut(placement.to_devices(place, mesh))
             assert found.keys() == expected.keys()

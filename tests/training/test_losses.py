@@ -25,6 +25,28 @@ def test_sums_equal_a_recount_and_add(views):
         np.testing.assert_allclose(parts, value, rtol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_loss_of_targets_is_a_cross_entropy_with_a_distribution(smoothing, mixed):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (6, 5)).astype(np.float32)
+    labels = rng.integers(0, 5, 6).astype(np.int32)
+    weight = np.repeat(rng.random(3), 2).astype(np.float32) if mixed else None
+    targets = np.eye(5)[labels]
+    if weight is not None:
+        partners = targets[[1, 0, 3, 2, 5, 4]]
+        targets = weight[:, None] * targets + (1 - weight[:, None]) * partners
+    targets = (1 - smoothing) * targets + smoothing / 5
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = losses.of_targets(
+        jnp.log(chances),
+        jnp.asarray(labels),
+        weight=None if weight is None else jnp.asarray(weight),
+        smoothing=smoothing,
+    )
+    np.testing.assert_allclose(found, -(targets * np.log(chances)).sum(), rtol=1e-5)
+
+
 def test_ties_go_in_the_order_of_the_classes_as_argmax_does():
     scores = jnp.asarray([[1.0, 2.0, 2.0, 0.0]] * 4)
     labels = jnp.asarray([0, 1, 2, 3], jnp.int32)

@@ -8,7 +8,13 @@ import pytest
 from jaxtyping import PyTree
 
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training.optimizer import after_validation, momentum_sgd, rule_state
+from alexnet_jax.training.optimizer import (
+    after_validation,
+    begin_with,
+    learning_params,
+    momentum_sgd,
+    rule_state,
+)
 from alexnet_jax.training.schedule import make_schedule
 
 
@@ -69,6 +75,7 @@ def assert_close(params, expected):
         ({"momentum": 1.0}, "optimizer.momentum=1.0 must lie from 0 to below 1"),
         ({"weight_decay": -1.0}, "optimizer.weight_decay=-1.0 must not be negative"),
         ({"bias_rate": float("inf")}, "optimizer.bias_rate=inf must be finite"),
+        ({"average": 1.0}, "optimizer.average=1.0 must lie from 0 to below 1"),
     ],
 )
 def test_numbers_out_of_range(settings, shown):
@@ -95,6 +102,24 @@ def test_thirty_steps_with_two_drops_equal_a_numpy_loop():
         return 0 if kind == "bias" else 0.05 * (3 if layer == "fc3" else 1)
 
     assert_close(history[-1], numpy_rule(30, rate=rate, decay=decay))
+
+
+def test_the_average_follows_what_learns():
+    """A loop in NumPy over the parameters of the same rule without an average."""
+    schedule = make_schedule(steps_per_epoch=10, learning_rate=0.01)
+    rule = {"weight_decay": 0.05, "bias_weight_decay": 0.05}
+    learning, _ = run(momentum_sgd(schedule, **rule), 12)
+    history, state = run(momentum_sgd(schedule, **rule, average=0.4), 12)
+    mean = jax.tree.map(np.float64, start())
+    for step, params in enumerate(learning):
+        kept = min(0.4, (1 + step) / (10 + step))
+        mean = jax.tree.map(lambda m, new, k=kept: k * m + (1 - k) * new, mean, params)
+        assert_close(history[step], mean)
+    assert_close(learning_params(history[-1], state), learning[-1])
+    state = after_validation(schedule, state, np.asarray(0.5, np.float32))
+    assert rule_state(state).best_error == 0.5
+    begun = begin_with(start(7), state)
+    assert_close(learning_params(start(7), begun), start(7))
 
 
 def test_the_paper_treats_biases_as_weights():

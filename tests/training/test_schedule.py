@@ -53,6 +53,22 @@ def test_the_rate_follows_the_batch_in_a_line(batch_size):
         np.testing.assert_allclose(rates(schedule, 2, plateaus), expected, rtol=1e-6)
 
 
+def test_the_rate_falls_along_a_cosine_after_the_warm_up():
+    """To zero at the end of the run; a drop or a plateau changes nothing."""
+    schedule = make_schedule(
+        steps_per_epoch=4,
+        steps=20,
+        kind="cosine",
+        learning_rate=0.5,
+        epochs=(1,),
+        warmup_epochs=1,
+    )
+    rising = [0.5 * step / 4 for step in range(4)]
+    falling = [0.25 * (1 + np.cos(np.pi * step / 16)) for step in range(17)]
+    expected = [*rising, *falling]
+    np.testing.assert_allclose(rates(schedule, 21, plateaus=2), expected, atol=1e-7)
+
+
 def test_the_colour_shift_is_turned_off_at_its_epoch():
     schedule = make_schedule(steps_per_epoch=10.4, colour_shift=0.1, colour_epochs=3)
     values = [
@@ -64,7 +80,7 @@ def test_the_colour_shift_is_turned_off_at_its_epoch():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "cosine"}, "choose from plateau, steps"),
+        ({"kind": "linear"}, "choose from plateau, steps, cosine"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 must not be negative"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be finite"),
         ({"patience": 0}, "patience=0 must be at least 1"),

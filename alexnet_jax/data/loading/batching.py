@@ -29,6 +29,9 @@ def train_draws(
     flip: bool,
     statistics: Statistics,
     seed: int,
+    crop_area: float | None = None,
+    mixup: float = 0.0,
+    size: int = 0,
 ) -> HostBatch:
     """What decides the training batch of the examples at `indices`, but for the images.
 
@@ -38,7 +41,9 @@ def train_draws(
 
     Returns:
       `index`, `row` and `column` (int32), `flipped` (bool), one an example, and
-      `colour_shift` (float32, count x 3).
+      `colour_shift` (float32, count x 3). With a `crop_area`, `box` (int32, count x 4:
+      top, left, height, width, in images of `size`) in place of `row` and `column`.
+      With `mixup`, each example's own `weight` (float32).
     """
     count = len(indices)
     draws = augment.draw(seed, number * count, count, border=border)
@@ -48,12 +53,19 @@ def train_draws(
         deviations=statistics.deviations,
         directions=statistics.directions,
     )
-    return {
-        "index": indices.astype(np.int32),
+    places = {
         "row": (draws.rows if crops else centre).astype(np.int32),
         "column": (draws.columns if crops else centre).astype(np.int32),
+    }
+    if crop_area is not None:
+        places = {"box": augment.boxes(draws.uniforms, size=size, area=crop_area)}
+    mixed = {"weight": augment.weights(draws.mixing, alpha=mixup)} if mixup else {}
+    return {
+        "index": indices.astype(np.int32),
+        **places,
         "flipped": draws.flipped & flip,
         "colour_shift": shifts,
+        **mixed,
     }
 
 
@@ -73,28 +85,39 @@ def train_batch(
     options see `Pipeline`.
 
     Returns:
-      `image` (uint8, count x crop x crop x 3), `label` (int32) and `colour_shift`
-      (float32, count x 3).
+      `image` (uint8, count x crop x crop x 3), `label` (int32), `colour_shift`
+      (float32, count x 3), and `weight` where images are mixed.
 
     Raises:
       DataStalled: if the batch takes longer than `timeout`.
     """
     count = len(indices)
     drawn = draws(number, indices)
-    rows, columns = drawn["row"].tolist(), drawn["column"].tolist()
+    boxes = drawn.get("box")
+    if boxes is None:
+        rows, columns = drawn["row"].tolist(), drawn["column"].tolist()
+    else:
+        rows = columns = []
     flipped = drawn["flipped"].tolist()
     images = np.empty((count, crop, crop, 3), np.uint8)
     labels = np.empty(count, np.int32)
 
     def make(place: int) -> None:
         example = source[int(indices[place])]
-        labels[place] = example["label"]
-        augment.put(
-            images[place], example["image"], rows[place], columns[place], flipped[place]
-        )
+        image, labels[place] = example["image"], example["label"]
+        target, mirrored = images[place], flipped[place]
+        if boxes is None:
+            augment.put(target, image, rows[place], columns[place], mirrored)
+        else:
+            augment.put_resized(target, image, boxes[place], mirrored)
 
     _in_parallel(make, source, indices, threads, timeout)
-    return {"image": images, "label": labels, "colour_shift": drawn["colour_shift"]}
+    return {"image": images, "label": labels, **of_step(drawn)}
+
+
+def of_step(drawn: HostBatch) -> HostBatch:
+    """What was drawn that the training step itself takes, and no crop."""
+    return {name: drawn[name] for name in ("colour_shift", "weight") if name in drawn}
 
 
 def evaluation_places(

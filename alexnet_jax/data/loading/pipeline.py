@@ -42,6 +42,11 @@ class Pipeline:
       crop: side of the square the network sees, in pixels.
       crops: whether training crops are random; if not, the centre.
       flip: whether training crops are flipped left to right at random.
+      crop_area: turns on crops of random area and shape, resized to `crop`: the least
+        area, as a fraction of the stored image's (0.08 in Szegedy et al. 2015); None
+        for crops of one size, as in the paper.
+      mixup: turns on mixed pairs of training images and of their labels, with weights
+        of the distribution Beta(mixup, mixup) (0.2 in Zhang et al. 2018).
       subtract_mean: whether the mean image is subtracted from crops; if not, zeros.
       mean: whose mean image is subtracted in a run that starts from a pretrained one
         (`train.init_from`): `pretrained`, the mean that the network was trained with,
@@ -71,6 +76,8 @@ class Pipeline:
     crop: int = 224
     crops: bool = True
     flip: bool = True
+    crop_area: float | None = None
+    mixup: float = 0.0
     subtract_mean: bool = True
     mean: str = "pretrained"
     threads: int | None = None
@@ -86,6 +93,17 @@ class Pipeline:
                 f"data.crop={self.crop} must lie between 1 and the stored images' side "
                 f"of {self.dataset.size}"
             )
+        if self.crop_area is not None:
+            if not 0 < self.crop_area <= 1:
+                raise InputError(
+                    f"data.crop_area={self.crop_area} must lie above 0 and up to 1"
+                )
+            if not self.crops:
+                raise InputError(
+                    "data.crop_area is of random crops, and data.crops is False; leave "
+                    "one of them out"
+                )
+        check_number("data.mixup", self.mixup)
         check_choice("data.mean", self.mean, MEANS)
         for name, value in (("threads", self.threads), ("buffer", self.buffer)):
             if value is not None:
@@ -121,6 +139,8 @@ def open_pipeline(
     crop: int = Pipeline.crop,
     crops: bool = Pipeline.crops,
     flip: bool = Pipeline.flip,
+    crop_area: float | None = Pipeline.crop_area,
+    mixup: float = Pipeline.mixup,
     subtract_mean: bool = Pipeline.subtract_mean,
     mean: str = Pipeline.mean,
     threads: int | None = Pipeline.threads,
@@ -137,7 +157,7 @@ def open_pipeline(
       image_key, label_key, other_classes: see `open_dataset`.
       random_labels, pixels: see `corrupt`.
       corruption_seed: of the draws of `random_labels` and `pixels`.
-      crop, crops, flip, subtract_mean, mean: see `Pipeline`.
+      crop, crops, flip, crop_area, mixup, subtract_mean, mean: see `Pipeline`.
       threads, workers, buffer, timeout, on_error, hold: see `Pipeline`.
 
     Raises:
@@ -160,6 +180,8 @@ def open_pipeline(
         crop=crop,
         crops=crops,
         flip=flip,
+        crop_area=crop_area,
+        mixup=mixup,
         subtract_mean=subtract_mean,
         mean=mean,
         threads=threads,
@@ -198,6 +220,9 @@ def train_dataset(
         border=pipeline.dataset.size - pipeline.crop,
         crops=pipeline.crops,
         flip=pipeline.flip,
+        crop_area=pipeline.crop_area,
+        mixup=pipeline.mixup,
+        size=pipeline.dataset.size,
         statistics=statistics,
         seed=seed,
     )

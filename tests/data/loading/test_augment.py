@@ -38,6 +38,70 @@ def test_a_crop_is_copied_as_it_is_seen():
         np.testing.assert_array_equal(copy, expected)
 
 
+def test_boxes_have_areas_and_shapes_of_their_range_at_even_places():
+    draws = augment.draw(5, 0, 20_000, border=0)
+    size = 1000
+    boxes = augment.boxes(draws.uniforms, size=size, area=0.2)
+    start, sides = boxes[:, :2], boxes[:, 2:]
+    assert start.min() == 0 and (start + sides).max() == size
+    areas, shapes = sides.prod(axis=1) / size**2, sides[:, 1] / sides[:, 0]
+    # Sides longer than the image's are cut; small boxes have the range's shapes.
+    assert areas.min() > 0.199 and areas.max() <= 1
+    small = areas < 0.7
+    assert shapes[small].min() > 0.745 and shapes[small].max() < 1.342
+    uncut = areas[small]
+    assert stats.kstest((uncut - 0.2) / 0.5, "uniform").pvalue > FALSE_ALARM
+    even = np.log(shapes[small]) / np.log(4 / 3) / 2 + 0.5
+    assert stats.kstest(even, "uniform").pvalue > FALSE_ALARM
+    places = (start[small] + 0.5) / (size + 1 - sides[small])
+    for axis in range(2):
+        assert stats.kstest(places[:, axis], "uniform").pvalue > FALSE_ALARM
+    whole = augment.boxes(draws.uniforms[:9], size=7, area=1.0)
+    assert ((whole[:, :2] + whole[:, 2:]) <= 7).all() and whole[:, 2:].max() == 7
+
+
+def test_a_box_is_resized_as_by_bilinear_interpolation():
+    """Against float64 with its own loop; weights are 256ths, so by two levels."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    for box in ((0, 0, 30, 30), (4, 7, 11, 20), (29, 0, 1, 30), (5, 5, 12, 12)):
+        top, left, height, width = box
+        part = image[top : top + height, left : left + width].astype(float)
+        expected = np.empty((12, 12, 3))
+        for row, column in np.ndindex(12, 12):
+            y = np.clip((row + 0.5) * height / 12 - 0.5, 0, height - 1)
+            x = np.clip((column + 0.5) * width / 12 - 0.5, 0, width - 1)
+            (r, dy), (c, dx) = divmod(y, 1), divmod(x, 1)
+            r, c = int(r), int(c)
+            low, right = min(r + 1, height - 1), min(c + 1, width - 1)
+            above = (1 - dx) * part[r, c] + dx * part[r, right]
+            below = (1 - dx) * part[low, c] + dx * part[low, right]
+            expected[row, column] = (1 - dy) * above + dy * below
+        for flipped in (False, True):
+            found = np.empty((12, 12, 3), np.uint8)
+            augment.put_resized(found, image, np.asarray(box, np.int32), flipped)
+            ours = found[:, ::-1] if flipped else found
+            assert np.abs(ours - expected).max() < 2.5, box
+    # A box of the crop's size is not changed.
+    np.testing.assert_array_equal(found[:, ::-1], image[5:17, 5:17])
+
+
+def test_weights_are_of_the_beta_distribution_and_the_same_for_a_pair():
+    draws = augment.draw(2, 0, 20_000, border=0)
+    for alpha in (0.2, 1.0):
+        weights = augment.weights(draws.mixing, alpha=alpha)
+        np.testing.assert_array_equal(weights[::2], weights[1::2])
+        own = stats.beta(alpha, alpha)
+        assert stats.kstest(weights[::2], own.cdf).pvalue > FALSE_ALARM
+    # None of what is drawn for an example goes with another.
+    together = np.stack(
+        [*draws.uniforms.T, draws.mixing, draws.rows, *draws.normals.T], axis=1
+    )
+    correlations = np.corrcoef(together[:, together.std(axis=0) > 0].T)
+    np.fill_diagonal(correlations, 0)
+    assert np.abs(correlations).max() < 5 / np.sqrt(20_000)
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 def test_crops_are_uniform_over_all_places_and_flips_fair(seed):
     draws = augment.draw(seed, 0, 500_000, border=32)
