@@ -35,6 +35,7 @@ from alexnet_jax.inference.layer_names import REGIONS_FROM, LayerSummary, summar
 from alexnet_jax.inference.reduction import POOLS
 from alexnet_jax.inference.trained import open_untrained
 from alexnet_jax.inference.trajectory import write_trajectory
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import Failure, InputError
@@ -43,6 +44,7 @@ from alexnet_jax.runtime.errors import Failure, InputError
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     given = _parse(arguments)
+    given.workdir = pretrained.found(given.workdir)
     if given.list:
         _list(given.workdir)
         return

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -200,8 +201,8 @@ def test_hdf5_has_names_labels_and_attributes(workdir, images, tmp_path, raw):
         assert file["label"][()].tolist() == [int(name[0]) for name in names]
         assert [*file["outputs"].asstr()[()]] == list("0123456789")
         about = dict(file.attrs)
-        assert (about["seed"], about["step"], about["preset"]) == (5, 0, "null")
-        assert about["parameters_sha256"] == network.digest
+        assert (about["seed"], about["step"], about["preset"]) == (5, 0, b"null")
+        assert about["parameters_sha256"].decode() == network.digest
         assert json.loads(about["preprocessing"])["crop"] == 67
 
 
@@ -218,7 +219,8 @@ def test_maps_are_pooled_and_vectors_stay():
 def test_shorter_rows_are_those_of_a_direct_computation(workdir, images, tmp_path, raw):
     h5py = pytest.importorskip("h5py")
     flat = readable(raw["conv3"]).reshape(11, -1)
-    projection = SparseRandomProjection(20, random_state=3, dense_output=True)
+    number: Any = 20
+    projection = SparseRandomProjection(number, random_state=3, dense_output=True)
     projected = projection.fit(flat).transform(flat)
     output = tmp_path / "projected.h5"
     write_features(

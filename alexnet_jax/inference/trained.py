@@ -26,6 +26,7 @@ from alexnet_jax.inference import image_input
 from alexnet_jax.inference.reduction import pool
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.presets import PRESETS
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.run_data import Data, read_data
@@ -273,13 +274,13 @@ def load(workdir: str | Path, checkpoint: str | SupportsIndex = "best") -> Loade
     >>> logits, features = model.apply(variables, images, layers=("conv5", "fc7"))
 
     Args:
-      workdir: of a run.
+      workdir: of a run; or the name of imported weights, such as "torchvision".
       checkpoint: `best` by validation error, `latest`, or a step.
 
     Raises:
       InputError: if there is no such checkpoint.
     """
-    network = open_trained(local(workdir), checkpoint)
+    network = open_trained(pretrained.found(local(workdir)), checkpoint)
     data, mean = network.data, network.mean
 
     def preprocess(images: object) -> Float[np.ndarray, "batch crop crop 3"]:
