@@ -11,8 +11,9 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from alexnet_jax.interop.published import Published
 from alexnet_jax.runtime import atomic, lock, optional, progress
@@ -21,6 +22,7 @@ from alexnet_jax.runtime.errors import Failure, first_line
 
 
 MIB = 2**20
+PIECE = 2**13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,20 +144,28 @@ def _receive(answer: Any, part: Path, total: int | None) -> None:
     done = _size(part)
     with (
         progress.counted("MiB", -(-(total or done) // MIB), done // MIB) as advance,
-        writing(part),
-        part.open("ab") as file,
+        _opened(part) as file,
     ):
-        for piece in _pieces(answer):
-            file.write(piece)
+        # What a server that breaks off has sent of a piece is lost.
+        for piece in answer.iter_content(PIECE):
+            # Only here: an error of the network is an OSError as well.
+            with writing(part):
+                file.write(piece)
             advance((done + len(piece)) // MIB - done // MIB)
             done += len(piece)
-        file.flush()
-        atomic.sync_open(file.fileno())
 
 
-def _pieces(answer: Any) -> Iterator[bytes]:
-    # Small pieces: what a server that breaks off has sent of one would be lost.
-    yield from answer.iter_content(2**16)
+@contextmanager
+def _opened(part: Path) -> Iterator[BinaryIO]:
+    """The part, to append to; at the end it is on the disk."""
+    with writing(part):
+        file = part.open("ab")
+    try:
+        yield file
+    finally:
+        with writing(part), file:
+            file.flush()
+            atomic.sync_open(file.fileno())
 
 
 def _check(item: Published, path: Path) -> None:
