@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from alexnet_jax.runtime import optional
+from alexnet_jax.runtime.errors import InputError
 
 
 def cache() -> Path:
@@ -21,8 +22,17 @@ def workdir_of(name: str) -> Path:
 
 def found(workdir: Path) -> Path:
     """A work directory; or, for a name that is none but that of imported weights,
-    theirs."""
-    named = len(workdir.parts) == 1 and not workdir.exists()
-    if named and optional.is_installed("pooch") and workdir_of(workdir.name).is_dir():
+    theirs.
+
+    Raises:
+      InputError: if a name is neither.
+    """
+    if workdir.exists() or len(workdir.parts) != 1:
+        return workdir
+    if optional.is_installed("pooch") and workdir_of(workdir.name).is_dir():
         return workdir_of(workdir.name)
-    return workdir
+    raise InputError(
+        f"{workdir} is neither a work directory nor the name of imported weights; train "
+        f"with `python -m alexnet_jax.main --config=NAME --workdir={workdir}`, or see "
+        "`python -m alexnet_jax.weights import --help`"
+    )
