@@ -7,6 +7,7 @@ from pathlib import Path
 from alexnet_jax.data import image_paths
 from alexnet_jax.data.image_tree import printable
 from alexnet_jax.inference.prediction import Prediction, predict
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, path_text, run_command
 from alexnet_jax.runtime.errors import Failure
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     failed = 0
     for prediction in predict(
-        given.workdir,
+        pretrained.found(given.workdir),
         image_paths.find(given.images),
         views=given.views,
         checkpoint=given.checkpoint,

@@ -1,5 +1,8 @@
 """Import weights of other libraries into a work directory, and export a run's weights.
 
+    python -m alexnet_jax.weights import --input=torchvision
+    python -m alexnet_jax.predict --workdir=torchvision cat.jpg
+
     python -m alexnet_jax.weights import --preset=caffe --workdir=DIR \\
         --input=bvlc_alexnet.caffemodel --classes=PREPARED
     python -m alexnet_jax.weights import --preset=owt --workdir=DIR \\
@@ -12,9 +15,16 @@ training. Presets: `caffe` (BVLC AlexNet), `caffenet` (Caffe's reference network
 `torch.save` wrote as .pth, .pth.tar, .pt, .bin or .ckpt; export writes .onnx and
 .safetensors. ONNX and safetensors need the extra `weights`.
 
+Published weights are known by name, fetched once into the user's cache, checked by
+their publisher's hash and imported there, where every command finds them by that name:
+
+{names}
+
 A network's own pixels are built into its first layer and its mean image: BGR becomes
-RGB, and torchvision's division by deviations goes into the kernels. Caffe squeezes
-whole images to 256x256, where `prepare` and `predict` cut out the centre.
+RGB, and torchvision's division by deviations goes into the kernels. `predict`,
+`features` and `alexnet_jax.load` resize images as the weights' publisher does: Caffe
+squeezes whole images to a square, torchvision rounds the long side down. `prepare` cuts
+out the centre in this library's own way.
 
 An exported ONNX model takes `pixels` and gives `logits`. Pixels are float32 of any
 number of images x 3 x height x width (NCHW), RGB, from 0 to 255: not divided, and the
@@ -27,9 +37,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax import load_config
+from alexnet_jax.data.decoding import RESIZES
+from alexnet_jax.data.sources import imagenet_classes
 from alexnet_jax.interop.class_names import read_class_names
 from alexnet_jax.interop.export import OPSET, check_output, to_onnx, to_safetensors
+from alexnet_jax.interop.fetching import fetch, recorded_sha256
 from alexnet_jax.interop.importing import ORIGINS, import_weights
+from alexnet_jax.interop.published import PUBLISHED, error_in_words
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, run_command
@@ -40,16 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     given = _parse(arguments)
     if given.action == "import":
-        names = None if given.classes is None else read_class_names(given.classes)
-        count = import_weights(
-            given.input,
-            given.workdir,
-            plain(load_config("imagenet", given.preset)),
-            ORIGINS[given.preset],
-            class_names=names,
-            mean=given.mean,
-        )
-        progress.print_result({"workdir": str(given.workdir), "parameters": count})
+        _import(given)
         return
     ending = check_output(given.output)
     if ending == ".onnx":
@@ -61,13 +67,77 @@ def main(arguments: Sequence[str] | None = None) -> None:
     progress.print_result({"output": str(given.output)})
 
 
+def _import(given: Namespace) -> None:
+    item = None if given.input.exists() else PUBLISHED.get(str(given.input))
+    preset = given.preset or (item and item.preset)
+    if preset is None:
+        raise InputError(
+            "--preset is missing: it says which network the file is of; choose from "
+            f"{', '.join(ORIGINS)}"
+        )
+    origin, path, workdir = ORIGINS[preset], given.input, given.workdir
+    names = None if given.classes is None else read_class_names(given.classes)
+    result: dict[str, object] = {}
+    if item is not None:
+        if preset != item.preset:
+            raise InputError(
+                f"{given.input} are weights for --preset={item.preset}, not {preset}"
+            )
+        workdir = workdir or pretrained.workdir_of(str(given.input))
+        path = fetch(item, pretrained.cache() / "weights")
+        origin = origin._replace(resize=item.resize)
+        if names is None and item.imagenet:
+            names = tuple(imagenet_classes.words().values())
+        progress.say(f"{given.input}: {error_in_words(item)}; {item.about}")
+        result = {
+            "name": str(given.input),
+            "file": str(path),
+            "sha256": recorded_sha256(path),
+            "published_top1_error": item.top1_error,
+        }
+    if workdir is None:
+        raise InputError("--workdir is missing: the directory to import the file into")
+    count = import_weights(
+        path,
+        workdir,
+        plain(load_config("imagenet", preset)),
+        origin,
+        class_names=names,
+        mean=given.mean,
+    )
+    progress.say(f"images: {RESIZES[origin.resize]}")
+    progress.print_result({**result, "workdir": str(workdir), "parameters": count})
+
+
+def _names() -> str:
+    """The published weights, a line each."""
+    return "\n".join(
+        f"    {name:12} --preset={item.preset}, {error_in_words(item)}"
+        for name, item in PUBLISHED.items()
+    )
+
+
 def _parse(arguments: Sequence[str] | None) -> Namespace:
-    parser = Parser("weights", description=__doc__)
+    assert __doc__ is not None
+    parser = Parser("weights", description=__doc__.format(names=_names()))
     actions = parser.add_subparsers(dest="action", required=True)
     into = actions.add_parser("import", help="a file of weights into a work directory")
-    into.add_argument("--preset", required=True, choices=tuple(ORIGINS))
-    into.add_argument("--input", type=Path, required=True, metavar="FILE")
-    into.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    into.add_argument(
+        "--preset", choices=tuple(ORIGINS), help="default: that of the name"
+    )
+    into.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        metavar="FILE|NAME",
+        help=f"a file, or published weights: {', '.join(PUBLISHED)}",
+    )
+    into.add_argument(
+        "--workdir",
+        type=Path,
+        metavar="DIR",
+        help="default for a name: in the cache, found by the name",
+    )
     into.add_argument(
         "--classes",
         type=Path,

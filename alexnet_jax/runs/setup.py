@@ -12,7 +12,7 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs import determinism, holding
+from alexnet_jax.runs import determinism, holding, pretrained
 from alexnet_jax.runs.config import (
     Arguments,
     Config,
@@ -28,6 +28,7 @@ from alexnet_jax.runs.run_data import pretrained_mean
 from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runs.workdir import AUTOTUNING, has_checkpoints
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.paths import local
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
@@ -95,16 +96,21 @@ def build_setup(
     towers = network.get("towers", AlexNet.towers)
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
     pipeline = _open_data(section(settings, "data"), dataset)
+    training = section(settings, "train")
+    if training.get("init_from") is not None:
+        # The name of imported weights may stand for their work directory.
+        begin = local(training["init_from"], "train.init_from")
+        training["init_from"] = str(pretrained.found(begin))
     # What does not fit is refused now, before all images are read.
     held = holding.choose(pipeline, mesh)
     if workdir is not None:
-        start = section(settings, "train").get("init_from")
+        start = training.get("init_from")
         if start is not None and not has_checkpoints(workdir):
             pretrained_mean(pipeline, Path(start))
         pipeline = open_readable(workdir, pipeline)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
-    plan = plans.make_plan(examples=examples, **section(settings, "train"))
+    plan = plans.make_plan(examples=examples, **training)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
     if pipeline.mixup and plan.batch_size // mesh.shape["data"] % 2:
         raise InputError(

@@ -11,9 +11,11 @@ from alexnet_jax.runtime.errors import InputError
 # The extra that each of them belongs to.
 EXTRAS = {
     "google_crc32c": "tfds",
+    "h5py": "features",
     "jinja2": "figures",
     "matplotlib": "figures",
     "onnx": "weights",
+    "pooch": "weights",
     "pillow_heif": "heif",
     "pyarrow": "parquet",
     "safetensors": "weights",
