@@ -57,7 +57,8 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
     Raises:
       InputError: if something in the config, the data or the directory is wrong.
       Interrupted: after saving, if Ctrl-C or SIGTERM asked to stop.
-      Failure: if something breaks on the way; what was saved before is whole.
+      Failure: if something breaks on the way; what was saved before is whole. Numbers
+        that are not finite are computed again first (`runs.recomputing`).
     """
     workdir, plan, steps = local(workdir), setup.plan, setup.steps
     with open_run(setup, workdir, begin) as run:
@@ -83,7 +84,7 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
                 break
             with run.saved_if_unreadable(step, state):
                 batch, waited = timed_next(run.batches, setup.mesh)
-            state, step_metrics = steps.train(state, run.cut(batch), run.mean)
+            state, step_metrics = run.train(state, run.cut(batch), run.mean)
             metrics.train(step + 1, step_metrics, waited)
     errors = metrics_file.last_validation(workdir)
     return {"step": int(jax.device_get(state.step)), "workdir": str(workdir), **errors}

@@ -112,6 +112,12 @@ def build_setup(
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
     kept = None if workdir is None else workdir / AUTOTUNING
     compiled = determinism.of_run(plan.deterministic, mesh, kept)
+    if plan.check_every and not compiled.repeats:
+        raise InputError(
+            "train.check_every compares the bytes of a step that is computed twice, "
+            "and this GPU may add in another order each time; set "
+            "train.deterministic=true, or leave train.check_every out"
+        )
     validate = make_validation(
         model=model,
         mesh=mesh,

@@ -4,6 +4,7 @@ config.json      the run's config
 run.json         the format, and of every start: versions, commit, command, devices
 data.json        class names, sizes, colour PCA and fingerprint of the data
 mean.npy         the mean image
+stacks-0.txt     of a run that was stuck (`train.timeout`), process 0: what it did
 autotuning/      the algorithms that XLA chose, where `train.deterministic` is true
 """
 
@@ -45,6 +46,8 @@ FREE = (
     "train.epochs",
     "train.save_steps",
     "train.deterministic",
+    "train.check_every",
+    "train.timeout",
     "model.implementation",
     "eval.batch_size",
     "mesh",

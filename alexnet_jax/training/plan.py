@@ -21,6 +21,8 @@ class Plan:
     init_from: Path | None
     freeze: tuple[str, ...] = ()
     deterministic: str = "auto"
+    check_every: int | None = None
+    timeout: float | None = None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -57,6 +59,8 @@ def make_plan(
     init_from: str | None = None,
     freeze: Sequence[str] = (),
     deterministic: str | bool = "auto",
+    check_every: int | None = None,
+    timeout: float | None = 300.0,
 ) -> Plan:
     """How a run trains.
 
@@ -76,6 +80,15 @@ def make_plan(
         after a resume: without algorithms that add in a varying order, and with those
         that the first start chose, kept in the work directory. `false` lets it choose.
         `auto` is `false`, until the cost on a GPU is measured. A CPU always does.
+      check_every: computes every so many steps one step twice, and ends the run where
+        the bytes differ: the device computes wrong. The cost is the time of that step,
+        and the memory of a second state; None never does. A GPU needs
+        `deterministic=true` for it.
+      timeout: seconds after which a step that does not end counts as stuck: the stacks
+        of all threads are written into the work directory, and the run ends with status
+        1. The limit is 20 times the slowest of the last 100 steps where that is longer;
+        12 times as long while compiling, 6 times while saving, and beside
+        `data.timeout` while data are read. None waits for ever.
 
     Raises:
       InputError: if no length is given, or a number is not positive.
@@ -92,6 +105,8 @@ def make_plan(
                 f"{examples / batch_size:.3g} steps of train.batch_size={batch_size}; "
                 "give more epochs, or train.steps"
             )
+    if timeout is not None:
+        check_number("train.timeout", timeout, least=1)
     # From Python also True and False.
     deterministic = str(deterministic).lower()
     check_choice("train.deterministic", deterministic, ("auto", "true", "false"))
@@ -101,6 +116,7 @@ def make_plan(
         "train.steps": steps,
         "train.validate_steps": validate_steps,
         "train.save_steps": save_steps,
+        "train.check_every": check_every,
     }
     for name, value in lengths.items():
         if value is not None:
@@ -115,4 +131,6 @@ def make_plan(
         init_from=None if init_from is None else local(init_from, "train.init_from"),
         freeze=(freeze,) if isinstance(freeze, str) else tuple(freeze),
         deterministic=deterministic,
+        check_every=check_every,
+        timeout=timeout,
     )
