@@ -27,17 +27,21 @@ from alexnet_jax.runtime.paths import local
 from alexnet_jax.training.step import TrainState
 
 
-def run(config: Config, workdir: str | Path) -> dict[str, object]:
+def run(
+    config: Config, workdir: str | Path, mirror: str | None = None
+) -> dict[str, object]:
     """Train as a config says; see `train`.
 
     Args:
       config: the sections of `runs.config.SECTIONS`, as mappings or a ConfigDict.
       workdir: gets the run's files.
+      mirror: an address, as `gs://bucket/run`, that what is saved is copied to, and
+        fetched from where the work directory has nothing.
     """
     # Before the data are opened, which may take long.
     workdir = local(workdir)
     with workdirs.created(workdir):
-        setup = build_setup(config, workdir=workdir)
+        setup = build_setup(config, workdir=workdir, mirror=mirror)
     try:
         return train(setup, workdir)
     except UnreadableImage as error:

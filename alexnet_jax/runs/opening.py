@@ -19,6 +19,7 @@ from alexnet_jax.runs import hints, holding, run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
+from alexnet_jax.runs.mirror import Mirror
 from alexnet_jax.runs.recomputing import Replay, checked
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runs.waits import SAVING, VALIDATION
@@ -129,7 +130,11 @@ def open_run(
             progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
         interrupts = stack.enter_context(Interrupts())
-        watchdog = stack.enter_context(TrainingWatchdog(setup, workdir))
+        # Left after the checkpoints, whose last save is copied too, and not watched.
+        if setup.mirror is not None:
+            stack.enter_context(Mirror(setup.mirror, workdir).following())
+        watchdog = TrainingWatchdog(setup, workdir)
+        stack.enter_context(watchdog)
         checkpoints = stack.enter_context(
             CheckpointWriter(workdir / workdirs.CHECKPOINTS, **setup.checkpoint)
         )

@@ -33,18 +33,17 @@ from kill_resume import SETTINGS, differing, what_is_left
 HERE = Path(__file__).parent
 # Where each is entered for the last time before the process stops: in the middle.
 PLACES = {"step": 10, "validation": 2, "save": 4}
-# So short that a stuck save ends before JAX notices a silent process (30 s).
-TIMEOUT = 4
+# Of `train.timeout`, for a quiet machine: a stuck save ends before JAX notices that a
+# process is silent (30 s).
+TIMEOUT = 5
 LONGEST = 300
 MORE = (
     "--config.mesh.data=1",
     "--config.mesh.tower=2",
-    f"--config.train.timeout={TIMEOUT}",
-    f"--config.data.timeout={TIMEOUT}",
 )
 
 
-def start(workdir, stopped=None, place=""):
+def start(workdir, timeout, stopped=None, place=""):
     """Both processes of a run, of which one stops itself at a place."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -55,6 +54,7 @@ def start(workdir, stopped=None, place=""):
             [
                 *(sys.executable, str(HERE / "stopping.py"), "--config=quickstart"),
                 *(f"--workdir={workdir}", *SETTINGS, *MORE),
+                *(f"--config.{key}.timeout={timeout}" for key in ("train", "data")),
                 *(f"--distributed={address}", "--processes=2", f"--process={number}"),
             ],
             env={**environment, "STOP_AT": place if number == stopped else ""},
@@ -92,9 +92,9 @@ def ended(processes):
     return found
 
 
-def trial(workdir, phase, stopped):
+def trial(workdir, timeout, phase, stopped):
     """Stop a process in a phase, and see how both end; a record of it."""
-    processes = start(workdir, stopped, f"{phase}:{PLACES[phase]}")
+    processes = start(workdir, timeout, stopped, f"{phase}:{PLACES[phase]}")
     waiting, other = processes[stopped], processes[1 - stopped]
     try:
         wait_until(lambda: is_stopped(waiting), processes)
@@ -129,25 +129,25 @@ def ended_well(record):
     )
 
 
-def run_all(phases):
+def run_all(phases, timeout):
     records, differences = [], []
     with tempfile.TemporaryDirectory(prefix="stuck_") as folder:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-        finish(Path(folder) / "alone")
+        finish(Path(folder) / "alone", timeout)
         expected = what_is_left(Path(folder) / "alone")
         for phase, stopped in phases:
             workdir = Path(folder) / f"{phase}{stopped}"
-            records.append(trial(workdir, phase, stopped))
+            records.append(trial(workdir, timeout, phase, stopped))
             print(json.dumps(records[-1]), file=sys.stderr, flush=True)
-            finish(workdir)
+            finish(workdir, timeout)
             found = differing(expected, what_is_left(workdir), exactly=True)
             differences += [f"{phase}, process {stopped}: {key}" for key in found]
     return records, differences
 
 
-def finish(workdir):
-    found = ended(start(workdir))
+def finish(workdir, timeout):
+    found = ended(start(workdir, timeout))
     if any(process["status"] != 0 for process in found):
         raise SystemExit(f"{workdir.name} did not end: {found}")
 
@@ -157,17 +157,20 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one process in a step")
+    parser.add_argument("--timeout", type=int, default=TIMEOUT, help="in seconds")
     parser.add_argument("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     phases = [(phase, stopped) for phase in PLACES for stopped in range(2)]
-    records, differences = run_all(phases[1:2] if given.quick else phases)
+    records, differences = run_all(
+        phases[1:2] if given.quick else phases, given.timeout
+    )
     result = {
         "experiment": "stuck",
         "tried": len(records),
         "ended_otherwise": sum(not ended_well(record) for record in records),
         "longest_seconds": max(record["seconds"] for record in records),
         "with_stacks": sum(bool(record["stacks"]) for record in records),
-        "timeout": TIMEOUT,
+        "timeout": given.timeout,
         "differences": differences,
         **harness.machine("jax", "orbax-checkpoint", "grain"),
     }
