@@ -187,6 +187,35 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
     assert_same_run(tmp_path / "run", straight)
 
 
+@pytest.mark.slow
+def test_a_run_whose_disk_is_lost_comes_back_from_its_mirror(
+    tmp_path, straight, monkeypatch, capsys
+):
+    """Twice: after a step that is not saved, and when it has ended."""
+    address, timed_next = f"file://{tmp_path}/there", train.timed_next
+    config, workdir = parse(runs.arguments(tmp_path, "run"))
+    count = 0
+
+    def crash(*arguments):
+        nonlocal count
+        count += 1
+        if count == 14:
+            raise RuntimeError("the machine is taken away")
+        return timed_next(*arguments)
+
+    monkeypatch.setattr(train, "timed_next", crash)
+    with pytest.raises(RuntimeError, match="taken away"):
+        train.run(config, workdir, address)
+    monkeypatch.setattr(train, "timed_next", timed_next)
+    for step in (10, 20):
+        shutil.rmtree(workdir)
+        train.run(config, workdir, address)
+        said = capsys.readouterr().err
+        assert f"step {step} was fetched from {address}" in said
+        assert f"continuing from step {step} of" in said
+        assert_same_run(workdir, straight)
+
+
 @pytest.mark.parametrize(
     ("first", "override"),
     [

@@ -1,7 +1,6 @@
 """A run is copied to a store that fails, is slow or loses things, and comes back."""
 
 import json
-import shutil
 import sys
 import threading
 import time
@@ -14,15 +13,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from alexnet_jax.checkpoint import directory
-from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.runs import fetching
 from alexnet_jax.runs import snapshot as snapshots
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.mirror import Mirror
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.store import Store
-
-import runs
 
 
 CONFIG = {"data": {"source": "digits"}, "train": {"seed": 1}}
@@ -279,24 +275,3 @@ def test_an_address_without_its_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(InputError, match=r"gcsfs; `pip install .*\[mirror\]"):
         store_at("gs://bucket/run")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("steps", [14])
-def test_a_run_whose_disk_is_lost_ends_in_the_same_bytes(tmp_path, steps, capsys):
-    """Stopped after a step that is not saved: the newest checkpoint is fetched."""
-    address = f"file://{tmp_path}/there"
-    config, workdir = runs.parse(
-        runs.arguments(tmp_path, "run", f"--config.train.steps={steps}")
-    )
-    runs.train.run(config, workdir, address)
-    shutil.rmtree(workdir)
-    config, _ = runs.parse(runs.arguments(tmp_path, "run"))
-    runs.train.run(config, workdir, address)
-    said = capsys.readouterr().err
-    assert f"step {steps} was fetched from {address}" in said
-    assert f"continuing from step {steps} of" in said
-    straight = runs.run(tmp_path, "straight")
-    steps_left = CheckpointReader(workdir / "checkpoints").steps
-    assert max(steps_left) == 20
-    np.testing.assert_equal(runs.final_state(workdir), runs.final_state(straight))
