@@ -44,8 +44,22 @@ def conditions() -> dict[str, Any]:
     versions: Any = environment()["versions"]
     return {
         "versions": {name: versions[name] for name in PACKAGES},
-        "processor": device_versions()["device"],
+        "processor": processor(),
     }
+
+
+def processor() -> str:
+    """The processor's name with its family and model, since names are shared."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = dict(reversed([line.partition(":")[::2] for line in lines]))
+    numbers = {key.strip(): value.strip() for key, value in fields.items()}
+    which = [
+        f"{key} {numbers[key]}" for key in ("cpu family", "model") if key in numbers
+    ]
+    return ", ".join([str(device_versions()["device"]), *which])
 
 
 def programs(name: str) -> dict[str, str]:
