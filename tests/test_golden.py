@@ -13,7 +13,17 @@ AGAIN = "if that is meant, `python tests/support/golden.py` writes the file anew
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", golden.PROGRAMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "imagenet",
+        *(
+            pytest.param(name, marks=pytest.mark.extended)
+            for name in golden.PROGRAMS
+            if name != "imagenet"
+        ),
+    ],
+)
 def test_no_program_has_changed(name):
     """With other versions the same program is written otherwise."""
     expected, found = golden.read(), golden.programs(name)

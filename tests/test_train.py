@@ -834,7 +834,7 @@ def train_with(folder: Path, fault, when, *overrides: str) -> None:
                 layer_lost("fc7"),
                 "step 14, .*: the loss is nan; not again from step 10",
             ),
-            marks=pytest.mark.slow,
+            marks=[pytest.mark.slow, pytest.mark.extended],
         ),
     ],
 )
@@ -850,6 +850,7 @@ def test_a_device_that_errs_once_is_named_and_the_run_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize("step", [3, 20])
 def test_a_program_that_diverges_does_so_again(tmp_path, step):
     """Before the first save, from the start; in the last step, found by its save."""

@@ -22,6 +22,7 @@ FLAG = "--mirror"
 SECONDS_AT_START = 60.0
 # In the work directory, while it is brought there.
 FETCHED = ".fetched"
+PROBE = "probe"
 
 
 def open_mirror(
@@ -50,6 +51,9 @@ def open_mirror(
     empty = not workdirs.has_checkpoints(workdir)
     try:
         _check_and_fetch(store, workdir, config, empty=empty)
+        # Now, and not when the first step has been saved.
+        store.write(PROBE, b"")
+        store.delete(PROBE)
     except (InputError, Failure):
         raise
     except Exception as error:
@@ -57,13 +61,13 @@ def open_mirror(
         reason = first_line(error)[:160]
         if empty:
             raise Failure(
-                f"{FLAG}={address} can't be reached ({reason}), and {workdir} has no "
-                "checkpoint; give the same command again when it can, or leave "
+                f"{FLAG}={address} can't be read and written ({reason}), and {workdir} "
+                "has no checkpoint; give the same command again when it can, or leave "
                 f"{FLAG} out to begin a run that is not copied"
             ) from error
         progress.say(
-            f"warning: {address} can't be reached ({reason}); the run goes on, and is "
-            "copied when it can"
+            f"warning: {address} can't be read and written ({reason}); the run goes "
+            "on, and is copied when it can"
         )
     store.patience = float("inf")
     return store

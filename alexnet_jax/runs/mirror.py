@@ -101,18 +101,18 @@ class Mirror:
 
     def _follow(self) -> None:
         while True:
-            closing = self._closing.wait(SECONDS_BETWEEN_LOOKS)
-            saved = self._saved()
+            closing, saved = self._closing.is_set(), self._saved()
             if saved and saved != self._copied:
                 try:
                     self._copy(saved)
                 except (_Changed, OSError):
                     # The run has deleted or replaced something; seen at the next look.
                     time.sleep(SECONDS_BETWEEN_LOOKS / 10)
-                    continue
-                self._copied = saved
+                else:
+                    self._copied = saved
             if closing and self._saved() in ({}, self._copied):
                 return
+            self._closing.wait(SECONDS_BETWEEN_LOOKS)
 
     def _saved(self) -> Saved:
         folder = self._workdir / workdirs.CHECKPOINTS

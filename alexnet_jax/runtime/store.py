@@ -4,6 +4,7 @@ An object is written by one call and read by one. Nothing else is asked of a sto
 renaming, no locks, and a call that fails may have done its work or not.
 """
 
+import logging
 import math
 import re
 import threading
@@ -72,6 +73,8 @@ class Store:
                 "known"
             )
         optional.require(SCHEMES[self._scheme], f"{name}={self._scheme}://")
+        # It logs a page about what it raises as well.
+        logging.getLogger(SCHEMES[self._scheme]).setLevel(logging.CRITICAL + 1)
         fsspec = optional.require("fsspec", name)
         # Folders of files are made as they are needed.
         options = {"auto_mkdir": True} if self._scheme == "file" else {}
@@ -152,6 +155,6 @@ class Store:
         if self._scheme not in LOG_IN or not refused:
             return None
         return InputError(
-            f"{self._flag} can't be read ({first_line(error)[:160]}); "
+            f"{self._flag} can't be read and written ({first_line(error)[:160]}); "
             f"{LOG_IN[self._scheme]}"
         )
