@@ -3,6 +3,7 @@
     python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] --workdir=DIR
                                [--config.SECTION.KEY=VALUE ...]
                                [--restarts=N]
+                               [--mirror=gs://BUCKET/FOLDER]
                                [--distributed[=HOST:PORT --processes=N
                                                --process=I]]
 
@@ -14,6 +15,10 @@ the index of this process.
 With --restarts=N a training that dies without having been asked to stop (a killed
 process, a lost one, a failing device) is started again, up to N times, after a pause
 that grows. It is not where the input is wrong, or where a restart has saved no step.
+
+With --mirror what the run saves is copied in the background to an address of the kind
+gs://, s3://, file:// or memory://; the same command with an empty --workdir fetches it
+and continues. For machines that lose their disks.
 
 A config is a Python file with a function `get_config`; it is executed as code. The
 configs of the package are also found by name: `--config=quickstart`. A single value of
@@ -71,6 +76,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = cli.Parser("main", add_help=False)
     parser.add_argument("--config")
     parser.add_argument("--workdir")
+    parser.add_argument("--mirror")
     parser.add_argument("--distributed", nargs="?", const="")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
@@ -160,7 +166,7 @@ def main() -> None:
     config, workdir = _opened(given, changes), paths.local(given.workdir, "--workdir")
     # Asking how many processes there are opens the devices; the run does that itself.
     with multihost.together() if several else contextlib.nullcontext():
-        result = train.run(config, workdir)
+        result = train.run(config, workdir, given.mirror)
     if multihost.is_main():
         if not several:
             draw(workdir)

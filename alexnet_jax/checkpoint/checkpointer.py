@@ -29,8 +29,19 @@ from alexnet_jax.checkpoint.reader import (
 )
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.errors import Failure, InputError, check_number
+from alexnet_jax.runtime.errors import (
+    Diverged,
+    Failure,
+    InputError,
+    Interrupted,
+    Miscomputed,
+    check_number,
+)
 from alexnet_jax.runtime.patience import is_away, until_reachable
+
+
+# What ends all processes at the same place.
+ENDS_ALL = (type(None), Interrupted, Diverged, Miscomputed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,8 +94,16 @@ class CheckpointWriter(CheckpointReader):
         self._thread = self._open.enter_context(ThreadPoolExecutor(1, "read back"))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        *_: object,
+    ) -> None:
         with self._open:
+            if jax.process_count() > 1 and not isinstance(error, ENDS_ALL):
+                # A save by all processes together would wait for one that is lost.
+                return
             try:
                 self.wait()
             except Failure:

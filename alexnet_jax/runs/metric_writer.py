@@ -142,7 +142,7 @@ class MetricWriter:
           Diverged: if the loss is not finite.
           Failure: if the disk is full, or the directory has gone.
         """
-        check_loss(metrics["loss"], f"step {step}: the validation loss")
+        check_loss(metrics["loss"], step, ": the validation loss")
         self._write(step, "validation", metrics)
         top5 = f", top-5 error {metrics['top5_error']:.2%}"
         progress.say(
@@ -182,9 +182,7 @@ class MetricWriter:
     ) -> None:
         host = {name: float(v) for name, v in jax.device_get(metrics).items()}
         rate = host["learning_rate"]
-        check_loss(
-            host["loss"], f"step {step}, at a learning rate of {rate:g}: the loss"
-        )
+        check_loss(host["loss"], step, f", at a learning rate of {rate:g}: the loss")
         now = time.monotonic()
         seconds, self._last = max(now - self._last, 1e-9), now
         written = {

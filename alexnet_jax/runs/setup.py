@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.distributed import consensus
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import determinism, holding, pretrained
@@ -23,12 +24,14 @@ from alexnet_jax.runs.config import (
     section,
 )
 from alexnet_jax.runs.determinism import Determinism
+from alexnet_jax.runs.fetching import open_mirror
 from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.run_data import pretrained_mean
 from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runs.workdir import AUTOTUNING, has_checkpoints
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.paths import local
+from alexnet_jax.runtime.store import Store
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
@@ -53,6 +56,7 @@ class Setup:
       checkpoint: how many checkpoints are kept.
       enough: asked after every validation with the work directory whether the run ends
         here; experiments train until a network has learned.
+      mirror: where what is saved is copied to; None in all processes but the main one.
       held: the splits that this process's devices hold.
       determinism: how the steps are compiled, so that they give the same bits again.
     """
@@ -66,6 +70,7 @@ class Setup:
     validate: Callable[..., dict[str, float]]
     checkpoint: Mapping[str, int]
     enough: Callable[[Path], bool] = lambda workdir: False
+    mirror: Store | None = None
     held: tuple[str, ...] = ()
     determinism: Determinism = dataclasses.field(default_factory=Determinism)
 
@@ -75,6 +80,7 @@ def build_setup(
     dataset: Dataset | None = None,
     enough: Callable[[Path], bool] = lambda workdir: False,
     workdir: Path | None = None,
+    mirror: str | None = None,
 ) -> Setup:
     """The set-up of a run. Opens the devices and the data.
 
@@ -85,6 +91,8 @@ def build_setup(
       enough: see `Setup`.
       workdir: of the run, where it is decided which images are left out; without it all
         must be readable.
+      mirror: an address, as `gs://bucket/run`, where what is saved in the work
+        directory is copied to, and fetched from if that has nothing.
 
     Raises:
       InputError: if something in the config or the data is wrong.
@@ -103,6 +111,10 @@ def build_setup(
         training["init_from"] = str(pretrained.found(begin))
     # What does not fit is refused now, before all images are read.
     held = holding.choose(pipeline, mesh)
+    stores: list[Store] = []
+    if workdir is not None and mirror is not None:
+        address, target = mirror, workdir
+        consensus.in_main(lambda: stores.append(open_mirror(address, target, settings)))
     if workdir is not None:
         start = training.get("init_from")
         if start is not None and not has_checkpoints(workdir):
@@ -124,6 +136,12 @@ def build_setup(
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
     kept = None if workdir is None else workdir / AUTOTUNING
     compiled = determinism.of_run(plan.deterministic, mesh, kept)
+    if plan.check_every and not compiled.repeats:
+        raise InputError(
+            "train.check_every compares the bytes of a step that is computed twice, "
+            "and this GPU may add in another order each time; set "
+            "train.deterministic=true, or leave train.check_every out"
+        )
     validate = make_validation(
         model=model,
         mesh=mesh,
@@ -150,6 +168,7 @@ def build_setup(
         validate=lambda state, *given: validate(state.params, *given),
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
+        mirror=next(iter(stores), None),
         held=held,
         determinism=compiled,
     )

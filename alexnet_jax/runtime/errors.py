@@ -41,13 +41,32 @@ class DataStalled(Failure):
     abrupt = True
 
 
+NOT_SAVED = "nothing of it is saved, and the latest checkpoint is whole"
+
+
 class Diverged(Failure):
-    """The loss or the state is no longer finite."""
+    """The loss or the state is no longer finite.
+
+    Attributes:
+      step: after which it is so.
+      what: is not finite; the beginning of the message.
+    """
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(
+            f"{what}; {NOT_SAVED}; try a lower config.schedule.learning_rate in "
+            "another --workdir"
+        )
+        self.step, self.what = step, what
+
+
+class Miscomputed(Failure):
+    """A device gave other numbers when it computed the same step again."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}; nothing of it is saved, and the latest checkpoint is whole; try "
-            "a lower config.schedule.learning_rate in another --workdir"
+            f"{what}; {NOT_SAVED}; give the same command again on another device: it "
+            "continues from that checkpoint"
         )
 
 

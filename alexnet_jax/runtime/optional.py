@@ -10,6 +10,8 @@ from alexnet_jax.runtime.errors import InputError
 
 # The extra that each of them belongs to.
 EXTRAS = {
+    "fsspec": "mirror",
+    "gcsfs": "mirror",
     "google_crc32c": "tfds",
     "h5py": "features",
     "jinja2": "figures",
@@ -18,6 +20,7 @@ EXTRAS = {
     "pooch": "weights",
     "pillow_heif": "heif",
     "pyarrow": "parquet",
+    "s3fs": "mirror",
     "safetensors": "weights",
     "tensorboardX": "tensorboard",
     "tensorflow_datasets": "tfds",
