@@ -11,6 +11,7 @@ from alexnet_jax.runtime.errors import InputError
 # The extra that each of them belongs to.
 EXTRAS = {
     "google_crc32c": "tfds",
+    "h5py": "features",
     "jinja2": "figures",
     "matplotlib": "figures",
     "onnx": "weights",
