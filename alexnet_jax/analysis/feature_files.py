@@ -4,7 +4,8 @@ import csv
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def open_features(path: Path) -> Iterator[Features]:
         features.close()
 
 
-def _npy(path: Path) -> Iterator[Features]:
+def _npy(path: Path) -> Generator[Features]:
     # For its header alone: mapped pages would count as memory.
     header = np.lib.format.open_memmap(path, mode="r")
     shape, kind, first = header.shape, header.dtype, header.offset
@@ -127,13 +128,13 @@ def _numbered(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return tuple(map(str, range(count))), (NO_LABEL,) * count
 
 
-def _zarr(path: Path) -> Iterator[Features]:
+def _zarr(path: Path) -> Generator[Features]:
     zarr = optional.require("zarr", path)
     group = zarr.open_group(path, mode="r")
-    yield _of_arrays(path, dict(sorted(group.arrays())), lambda names: map(str, names))
+    yield _of_arrays(path, dict(group.arrays()), lambda names: map(str, names))
 
 
-def _hdf5(path: Path) -> Iterator[Features]:
+def _hdf5(path: Path) -> Generator[Features]:
     h5py = optional.require("h5py", path)
     with h5py.File(path, "r") as file:
         arrays = {n: array for n, array in file.items() if hasattr(array, "shape")}
@@ -187,13 +188,13 @@ def check_alike(first: Features, second: Features) -> None:
 
 
 def chosen_layers(features: Features, wanted: list[str] | None) -> dict[str, Layer]:
-    """The layers of a file, or those of them that are named.
+    """The layers of a file from the first to the last, or those that are named.
 
     Raises:
       InputError: if one isn't there.
     """
     if wanted is None:
-        return dict(features.layers)
+        wanted = sorted(features.layers, key=_depth)
     unknown = [name for name in wanted if name not in features.layers]
     if unknown:
         raise InputError(
@@ -201,3 +202,14 @@ def chosen_layers(features: Features, wanted: list[str] | None) -> dict[str, Lay
             f"{', '.join(features.layers)}"
         )
     return {name: features.layers[name] for name in wanted}
+
+
+def _depth(name: str) -> tuple[float, bool, str]:
+    """Sorts the names of `AlexNet.features` by their place in the network."""
+    number = re.search("[0-9]+", name)
+    # conv1.linear before conv1 before norm1 before pool1; names from elsewhere last.
+    return (
+        float(number[0]) if number else np.inf,
+        not name.endswith(".linear"),
+        name,
+    )

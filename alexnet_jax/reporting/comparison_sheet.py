@@ -5,6 +5,7 @@ Needs Matplotlib (the extra `figures`), which it imports.
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -44,9 +45,10 @@ def draw(found: Comparison) -> Figure:
     width = max(columns * SIDE, 2.2 + CELL * len(found.columns), 5.0)
     height = 0.5 + rows * (SIDE + 0.2) + below
     figure = Figure(figsize=(width, height), layout="constrained")
-    top, bottom = figure.subfigures(
+    parts: Any = figure.subfigures(
         2, 1, height_ratios=(height - below, below), hspace=0.04
     )
+    top, bottom = parts
     shown = len(found.sample)
     of = f"{shown:,} of {len(found.names):,}" if shown < len(found.names) else "all"
     top.suptitle(

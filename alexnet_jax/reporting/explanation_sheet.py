@@ -4,7 +4,9 @@ Needs Matplotlib (the extra `figures`), which it imports.
 """
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,6 +36,8 @@ MAPS, MAP_ROWS = 32, 2
 BRIGHTEST = 99.5
 BEST = 5
 SMALL, TINY = 8, 5
+# The largest value of a map that is zero throughout.
+SMALLEST = 1e-30
 
 
 def place_of(workdir: Path, image: Path, figure: Path | None) -> Path:
@@ -58,7 +62,8 @@ def write(explanation: Explanation, path: Path) -> None:
 def write_arrays(explanation: Explanation, path: Path) -> None:
     """Write every array of an explanation to an NPZ file."""
     content = io.BytesIO()
-    np.savez(content, **explanation.arrays())
+    arrays: Any = explanation.arrays()
+    np.savez(content, **arrays)
     with writing(path):
         atomic.replace(path, content.getvalue())
 
@@ -168,7 +173,7 @@ def _occlusion(axes: Axes, explanation: Explanation) -> None:
     _grey(axes, explanation)
     change = explanation.occlusion - explanation.probabilities[explanation.label]
     middles = explanation.places + (explanation.patch - 1) / 2
-    most = max(float(np.abs(change).max()), 1e-6)
+    most = max(float(np.abs(change).max()), SMALLEST)
     mesh = axes.pcolormesh(
         middles,
         middles,
@@ -190,7 +195,7 @@ def _grad_cam(axes: Axes, explanation: Explanation) -> None:
     field, cam = explanation.fields[explanation.last], explanation.grad_cam
     first = field.start + (field.size - 1) / 2 - field.step / 2
     edges = (first, first + field.step * len(cam))
-    most = max(float(cam.max()), np.finfo(np.float32).tiny)
+    most = max(float(cam.max()), SMALLEST)
     shown = axes.imshow(
         cam,
         extent=(*edges, edges[1], edges[0]),
@@ -203,7 +208,7 @@ def _grad_cam(axes: Axes, explanation: Explanation) -> None:
     _scale(axes, shown, {0: "0", most: f"{most:.2g}"})
 
 
-def _scale(axes: Axes, mapped: object, marks: dict[float, str]) -> None:
+def _scale(axes: Axes, mapped: object, marks: Mapping[float, str]) -> None:
     """A colour bar below a panel."""
     inset = axes.inset_axes((0, -0.065, 1, 0.035))
     figure = axes.get_figure()
@@ -228,14 +233,14 @@ def _scale(axes: Axes, mapped: object, marks: dict[float, str]) -> None:
 
 def _saliency(axes: Axes, gradients: np.ndarray) -> None:
     values = strength(gradients)
-    most = max(float(np.percentile(values, BRIGHTEST)), np.finfo(np.float32).tiny)
+    most = max(float(np.percentile(values, BRIGHTEST)), SMALLEST)
     axes.imshow(values, cmap="magma", vmin=0, vmax=most)
 
 
 def _coloured(axes: Axes, gradients: np.ndarray) -> None:
     """A gradient as colours around grey, which is zero."""
     most = np.percentile(np.abs(gradients), BRIGHTEST)
-    scaled = gradients / max(float(most), np.finfo(np.float32).tiny)
+    scaled = gradients / max(float(most), SMALLEST)
     axes.imshow(np.clip(0.5 + 0.5 * scaled, 0, 1))
 
 
@@ -262,7 +267,7 @@ def _strip(page: _Page, place: int, layer: str) -> None:
     towers = np.split(maps, explanation.towers, axis=-1)
     height, width = maps.shape[:2]
     top = page.strips_top + place * page.strip
-    limits = (min(0.0, float(maps.min())), max(float(maps.max()), 1e-12))
+    limits = (min(0.0, float(maps.min())), max(float(maps.max()), SMALLEST))
     for tower, own in enumerate(towers):
         left = MARGIN + tower * (page.block + GAP)
         body = page.block / page.columns * MAP_ROWS

@@ -1,5 +1,7 @@
 """The pixels that a unit sees, against what changes it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,8 @@ def test_a_unit_sees_its_box_and_nothing_else(preset):
     assert field is not None
 
     def value(images):
-        _, kept = model.apply(variables, images, layers="conv3")
+        outputs: Any = model.apply(variables, images, layers="conv3")
+        kept = outputs[1]
         return kept["conv3"][0, 6, 5].sum()
 
     gradient = np.abs(np.asarray(jax.jit(jax.grad(value))(blank))[0]).sum(axis=-1)
@@ -56,5 +59,6 @@ def test_the_fields_of_the_paper():
     own = receptive_fields(tiny())
     assert list(own) == list(tiny().features)
     assert own["fc6"] is None
-    assert own["norm2"].size == 83
-    assert (own["norm2"].start, own["conv2"].start) == (-32, -16)
+    norm2, conv2 = own["norm2"], own["conv2"]
+    assert norm2 is not None and conv2 is not None
+    assert (norm2.size, norm2.start, conv2.start) == (83, -32, -16)
