@@ -14,15 +14,21 @@ and what is done to images are the attributes of the Zarr group, or a .json besi
 normalisation, `pool5` after pooling. In the last axis towers stand side by side, tower
 0 first. Rows are written as they are computed, so memory does not grow with the number
 of images, and the same command continues where it was stopped.
+
+With --top=9 the output is the nine best images of each unit of one layer instead: each
+one's value, the place in the layer, and the box that the unit sees there, in pixels of
+the stored image; an NPZ file, and a sheet of the same name that shows them.
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.inference.extraction import BATCH_SIZE, write_features
 from alexnet_jax.inference.extraction_input import SPLITS
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, run_command
-from alexnet_jax.runtime.errors import Failure
+from alexnet_jax.runtime.errors import Failure, InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_checkpoint()
     parser.add_dtype()
     add("--batch_size", type=int, default=BATCH_SIZE, metavar="N")
+    add("--top", type=int, metavar="N", help="find the best images of each unit")
+    add("--units", metavar="N[,N-N]", help="with --top: which (default: all)")
     given = parser.parse_args(arguments)
+    if given.top is not None:
+        _write_best(given)
+        return
+    if given.units is not None:
+        raise InputError("--units is for --top; give --top=9 as well")
     refused = write_features(
         given.workdir,
         given.input,
@@ -73,6 +86,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if refused:
         raise Failure(f"{refused} of the images can't be read; their rows are NaN")
+
+
+def _write_best(given: Namespace) -> None:
+    """The best images of each unit."""
+    from alexnet_jax.analysis.best_images import best_images
+    from alexnet_jax.reporting import best_sheet
+
+    output, sheet = given.output, given.output.with_suffix(".png")
+    best_sheet.check_places(output, sheet)
+    best = best_images(
+        given.workdir,
+        given.input,
+        given.layer,
+        given.top,
+        units=given.units,
+        source=given.source,
+        split=given.split,
+        checkpoint=given.checkpoint,
+        dtype=given.dtype,
+        batch_size=given.batch_size,
+    )
+    best_sheet.write_arrays(best, output)
+    best_sheet.write(best, sheet)
+    progress.print_result({"output": str(output), "sheet": str(sheet), **best.about()})
+    if best.refused:
+        raise Failure(f"{best.refused} of the images can't be read; they are left out")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Features:
     """An open file of features.
 
     Attributes:
-      layers: by name.
+      layers: by name, from the first to the last.
       names: of the images; their numbers where the file has none.
       labels: of the images; `NO_LABEL` where the file has none.
     """
@@ -167,7 +167,7 @@ def _of_arrays(
             (count, int(np.prod(array.shape[1:]))),
             lambda start, stop, array=array: array[start:stop],
         )
-        for name, array in kept.items()
+        for name, array in sorted(kept.items(), key=lambda item: _depth(item[0]))
     }
     return Features(path, layers, names, labels)
 
@@ -188,13 +188,13 @@ def check_alike(first: Features, second: Features) -> None:
 
 
 def chosen_layers(features: Features, wanted: list[str] | None) -> dict[str, Layer]:
-    """The layers of a file from the first to the last, or those that are named.
+    """The layers of a file, or those of them that are named.
 
     Raises:
       InputError: if one isn't there.
     """
     if wanted is None:
-        wanted = sorted(features.layers, key=_depth)
+        return dict(features.layers)
     unknown = [name for name in wanted if name not in features.layers]
     if unknown:
         raise InputError(
