@@ -15,6 +15,8 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure the errors of a run, or of an ensemble"),
     "predict": ("predict", "classify images"),
     "features": ("features", "store features of images, from any layer"),
+    "explain": ("explain", "show why a network gives an image a class"),
+    "compare": ("compare", "compare layers: dissimilarities of images, and CKA"),
     "figures": ("figures", "draw the report of a run, or compare several"),
     "weights": ("weights", "import weights from files, or export them"),
     "prepare": ("prepare", "turn images into a data set that trains fast"),

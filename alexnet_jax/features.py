@@ -23,6 +23,10 @@ images, and the same command continues where it was stopped. --pool, --project a
 make rows shorter, in this order; the components of --pca are learned in a first pass
 over the images, and lie in OUTPUT.pca.npz. --checkpoint=all writes each checkpoint's
 features to its own file, NAME.STEP.zarr. The last line printed is JSON.
+
+With --top=9 the output is the nine best images of each unit of one layer instead: each
+one's value, the place in the layer, and the box that the unit sees there, in pixels of
+the stored image; an NPZ file, and a sheet of the same name that shows them.
 """
 
 from argparse import Namespace
@@ -41,6 +45,10 @@ from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
+# Options that mean nothing where the best images are looked for.
+NOT_OF_TOP = ("files", "untrained", "pool", "project", "pca")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     given = _parse(arguments)
@@ -51,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for flag in ("layer", "output"):
         if getattr(given, flag) is None:
             raise InputError(f"--{flag} is missing; see --help, and --list for layers")
+    if given.top is not None:
+        _write_best(given)
+        return
+    if given.units is not None:
+        raise InputError("--units is for --top; give --top=9 as well")
     if given.checkpoint == "all":
         _write_all(given)
         return
@@ -212,7 +225,38 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_dtype()
     add("--batch_size", type=int, default=BATCH_SIZE, metavar="N")
+    add("--top", type=int, metavar="N", help="find the best images of each unit")
+    add("--units", metavar="N[,N-N]", help="with --top: which (default: all)")
     return parser.parse_args(arguments)
+
+
+def _write_best(given: Namespace) -> None:
+    """The best images of each unit."""
+    from alexnet_jax.analysis.best_images import best_images
+    from alexnet_jax.reporting import best_sheet
+
+    for flag in NOT_OF_TOP:
+        if getattr(given, flag):
+            raise InputError(f"--{flag} is not for --top; leave it out")
+    output, sheet = given.output, given.output.with_suffix(".png")
+    best_sheet.check_places(output, sheet)
+    best = best_images(
+        given.workdir,
+        given.input,
+        given.layer,
+        given.top,
+        units=given.units,
+        source=given.source,
+        split=given.split,
+        checkpoint=given.checkpoint,
+        dtype=given.dtype,
+        batch_size=given.batch_size,
+    )
+    best_sheet.write_arrays(best, output)
+    best_sheet.write(best, sheet)
+    progress.print_result({"output": str(output), "sheet": str(sheet), **best.about()})
+    if best.refused:
+        raise Failure(f"{best.refused} of the images can't be read; they are left out")
 
 
 if __name__ == "__main__":

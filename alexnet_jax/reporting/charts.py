@@ -150,7 +150,7 @@ def confusion(insight: Insight) -> Figure:
     """How often examples of a class (row) were classified as each class (column)."""
     counts = insight.confusion()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [_short(name) for name in insight.class_names]
+    names = [short(name) for name in insight.class_names]
     side = 2.2 + 0.42 * len(names)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
@@ -209,7 +209,7 @@ def _image(axes: Axes, insight: Insight, example: int, left: float, top: float) 
     # The axes keep their limits, in inches.
     axes.imshow(insight.images[example], extent=place, aspect="auto")
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-    name = _short(insight.class_names[insight.labels[example]])
+    name = short(insight.class_names[insight.labels[example]])
     below = {"ha": "center", "va": "top", "fontsize": 7}
     axes.text(left + SIDE / 2, top + SIDE + 0.04, name, **below)
 
@@ -225,9 +225,10 @@ def _bars(axes: Axes, insight: Insight, example: int, top: float) -> None:
     bars = {"left": left, "height": 0.8 * step, "color": colours, "alpha": 0.7}
     axes.barh(middles, width * given[best], **bars)
     for middle, label in zip(middles, best, strict=True):
-        name = _short(insight.class_names[label])
+        name = short(insight.class_names[label])
         axes.text(left + 0.04, middle, name, va="center", fontsize=8)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 18 else f"{name[:17]}…"
+def short(name: str, length: int = 18) -> str:
+    """A name, cut after so many characters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
