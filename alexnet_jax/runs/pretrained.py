@@ -33,6 +33,6 @@ def found(workdir: Path) -> Path:
         return workdir_of(workdir.name)
     raise InputError(
         f"{workdir} is neither a work directory nor the name of imported weights; "
-        f"train with `python -m alexnet_jax.main --config=NAME --workdir={workdir}`, or see "
-        "`python -m alexnet_jax.weights import --help`"
+        "train with `python -m alexnet_jax.main --config=NAME "
+        f"--workdir={workdir}`, or see `python -m alexnet_jax.weights import --help`"
     )

@@ -213,8 +213,13 @@ def main():
     parser.add_argument("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     machines = {"H100 NVLink": H100, "H100 hosts": H100_HOSTS}
-    result = {"benchmark": "scaling"}
-    result |= {key: {} for key in ("tables", "even_batch", "alone", "published")}
+    result = {
+        "benchmark": "scaling",
+        "tables": {},
+        "even_batch": {},
+        "alone": {},
+        "published": {},
+    }
     for name, machine in machines.items():
         rows = table(name, machine, (128, 1024))
         result["tables"][name] = rows

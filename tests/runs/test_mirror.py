@@ -31,7 +31,7 @@ def flaw(monkeypatch):
     flaws = []
 
     class Flawed(MemoryFileSystem):
-        store: ClassVar = {}
+        store: ClassVar = {}  # pyright: ignore[reportIncompatibleVariableOverride]
         pseudo_dirs: ClassVar = [""]
         cachable = False
 
@@ -40,9 +40,9 @@ def flaw(monkeypatch):
             for flaw in flaws:
                 flaw(len(calls), name, path)
 
-        def find(self, path, **options):
+        def find(self, path, *arguments, **options):
             self._called("find", path)
-            return super().find(path, **options)
+            return super().find(path, *arguments, **options)
 
         def cat_file(self, path, *arguments, **options):
             self._called("read", path)

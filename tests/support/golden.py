@@ -54,8 +54,8 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    fields = dict(reversed([line.partition(":")[::2] for line in lines]))
-    numbers = {key.strip(): value.strip() for key, value in fields.items()}
+    fields = [line.partition(":") for line in reversed(lines)]
+    numbers = {key.strip(): value.strip() for key, _, value in fields}
     which = [
         f"{key} {numbers[key]}" for key in ("cpu family", "model") if key in numbers
     ]
