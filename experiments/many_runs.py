@@ -10,7 +10,7 @@ run that is cut is repeated.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
