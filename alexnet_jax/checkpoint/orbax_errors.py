@@ -100,13 +100,18 @@ def writable(directory: Path) -> Iterator[None]:
         if is_device_error(error) or is_no_threads(error):
             raise
         reason = first_line(error)[:160]
-        sys.unraisablehook = _without_echo
+        _hide_echo()
         raise Failure(cannot_write(directory, reason)) from error
 
 
-def _without_echo(what: "sys.UnraisableHookArgs") -> None:
-    """Report an exception that Python can't raise, except for the echo of a failed
-    save: the rest of it, still running in TensorStore's threads, finds Orbax's event
-    loop closed."""
-    if str(what.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(what)
+def _hide_echo() -> None:
+    """Report what Python can't raise as before, except for the echo of a failed save:
+    the rest of it, still running in TensorStore's threads, finds Orbax's event loop
+    closed."""
+    before = sys.unraisablehook
+
+    def hook(what: "sys.UnraisableHookArgs") -> None:
+        if str(what.exc_value) != "Event loop is closed":
+            before(what)
+
+    sys.unraisablehook = hook

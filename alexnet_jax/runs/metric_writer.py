@@ -83,7 +83,8 @@ class MetricWriter:
         self._started = self._timed = False
         self.time = TimeSpent()
         self.time.add(LOST, sum(plan.batch_size / r for r in kept.lost_rates if r))
-        steps = (plan.batch_size / rate for rate in kept.rates if rate)
+        # Without the first, which was compiled.
+        steps = (plan.batch_size / rate for rate in kept.rates[1:] if rate)
         self._step_seconds = array("d", steps)
         self._spikes = LossSpikes(kept.losses)
         self._input_wait = InputWait(advice)
@@ -194,7 +195,8 @@ class MetricWriter:
         spike = self._spikes.add(step, written["loss"])
         if spike is not None:
             written[SPIKE_FIELD] = spike
-        self._step_seconds.append(seconds)
+        if self._timed:
+            self._step_seconds.append(seconds)
         self._write(step, "train", written)
         self._input_wait.add(waited, seconds)
         self._loss_rise.add(step, written["loss"], rate)

@@ -1,12 +1,14 @@
 """How commands read their arguments and how they end."""
 
 import argparse
+import functools
 import io
 import os
 import re
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -28,6 +30,7 @@ NO_DEVICE_MEMORY = (
     "holds the memory: a notebook that has used JAX holds most of a GPU's, so train "
     "inside it with alexnet_jax.train.run, or shut it down"
 )
+SECONDS_BEFORE_AGAIN = 0.01
 NO_THREADS = (
     "the system starts no more threads or processes: a limit of the user "
     "(`ulimit -u`), the container or the job is reached; raise it, then give the same "
@@ -153,6 +156,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     for number in signals.stopping():
         if number != signal.SIGINT:
             signal.signal(number, _stopped)
+    sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
     status = _status(main)
     # Here and not by Python at its end, where a full disk behind a stream is a
     # traceback, and another exit status.
@@ -225,3 +229,21 @@ def _flushed(stream: TextIO | None) -> OSError | None:
 
 def _stopped(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
+
+
+def _unraisable(
+    before: "Callable[[sys.UnraisableHookArgs], object]", what: "sys.UnraisableHookArgs"
+) -> None:
+    """What a signal raises where Python can't pass it on, as in a garbage collection,
+    is not lost: the signal comes once more."""
+    error = what.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(error, Interrupted):
+        number = error.exit_status - 128
+    else:
+        before(what)
+        return
+    again = threading.Timer(SECONDS_BEFORE_AGAIN, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()

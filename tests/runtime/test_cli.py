@@ -35,6 +35,12 @@ NO_ROOM = """import resource, threading
     limit = pages * resource.getpagesize() + 2**22
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     """
+IN_A_COLLECTION = """import gc, time
+    gc.callbacks.append(
+        lambda *_: gc.callbacks.clear() or os.kill(os.getpid(), signal.{})
+    )
+    gc.collect()
+    time.sleep(20)"""
 NO_THREADS = (
     "error: the system starts no more threads or processes: a limit of the user "
 )
@@ -57,6 +63,9 @@ NO_THREADS = (
         (NO_ROOM + "threading.Thread(target=int).start()", 1, NO_THREADS, False),
         ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", 143, "", True),
         ("os.kill(os.getpid(), signal.SIGINT); signal.pause()", 130, "", True),
+        # Where Python raises nothing.
+        (IN_A_COLLECTION.format("SIGINT"), 130, "", True),
+        (IN_A_COLLECTION.format("SIGTERM"), 143, "", True),
     ],
 )
 def test_status_and_one_line(body, status, line, in_order):
