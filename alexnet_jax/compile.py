@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = result.steps["train"]
     if given.text is not None and isinstance(training, Compiled):
         replace(given.text, training.text)
+    elif given.text is not None:
+        progress.say(f"no training step was compiled: {given.text} is not written")
     progress.print_result({"target": given.target, **summary.as_json(result)})
     if not result.fits:
         raise Failure(summary.advice(result))

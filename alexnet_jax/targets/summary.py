@@ -94,7 +94,7 @@ def compile_for(
             mesh,
         )
 
-    asked = {"train": network.batch_size, "evaluation": network.evaluation_batch}
+    asked = _asked(network)
     again = {"train": train, "evaluation": evaluation}
     steps = {name: again[name](images) for name, images in asked.items()}
     fixed = _bytes_of_a_state(network, mesh)
@@ -110,6 +110,11 @@ def compile_for(
         steps=steps,
         largest=largest,
     )
+
+
+def _asked(network: Network) -> dict[str, int]:
+    """Images of each step, by its name."""
+    return {"train": network.batch_size, "evaluation": network.evaluation_batch}
 
 
 def _tried(
@@ -211,10 +216,9 @@ def lines(result: Summary) -> list[str]:
     ]
     for name, step in result.steps.items():
         if isinstance(step, Overfull):
-            images = {"train": result.network.batch_size}.get(
-                name, result.network.evaluation_batch
-            )
-            said.append(f"{name}, batch {images}: does not fit{_in_gb(step.needed)}")
+            images = _asked(result.network)[name]
+            needs = f"; it needs {step.needed / 1e9:.1f} GB" if step.needed else ""
+            said.append(f"{name}, batch {images}: does not fit{needs}")
         else:
             said += _lines_of(name, step, result)
     peak = getattr(target, dtype)
@@ -265,10 +269,6 @@ def _arithmetic(step: Compiled, target: Card | Chip) -> list[str]:
     return said
 
 
-def _in_gb(needed: int | None) -> str:
-    return "" if needed is None else f"; it needs {needed / 1e9:.1f} GB"
-
-
 def advice(result: Summary) -> str:
     """What to do where a step does not fit."""
     target = result.target
@@ -279,11 +279,8 @@ def advice(result: Summary) -> str:
         needed = _needed(step)
         asks = f"needs {needed / 1e9:.1f} GB" if needed else "does not fit"
         found = f"{largest} fits" if largest else "none was found that fits"
-        batch, what, key = (
-            (result.network.batch_size, "training", "train")
-            if name == "train"
-            else (result.network.evaluation_batch, "evaluation", "eval")
-        )
+        what, key = ("training", "train") if name == "train" else (name, "eval")
+        batch = _asked(result.network)[name]
         said.append(
             f"the {what} step of batch {batch} {asks}, and {there}; of smaller batches "
             f"(--config.{key}.batch_size) {found}"
