@@ -20,7 +20,7 @@ COMMANDS = {
     "figures": ("figures", "draw the report of a run, or compare several"),
     "weights": ("weights", "import weights from files, or export them"),
     "prepare": ("prepare", "turn images into a data set that trains fast"),
-    "compile": ("compile", "compile for a GPU that is not there: does it fit?"),
+    "compile": ("compile", "compile for a GPU or TPU not there: does it fit?"),
     "verify": ("verify", "check a prepared data set, or how a device computes"),
 }
 # Those that train or evaluate on a CPU are faster with huge pages.
