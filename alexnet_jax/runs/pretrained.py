@@ -32,7 +32,7 @@ def found(workdir: Path) -> Path:
     if optional.is_installed("pooch") and workdir_of(workdir.name).is_dir():
         return workdir_of(workdir.name)
     raise InputError(
-        f"{workdir} is neither a work directory nor the name of imported weights; train "
-        f"with `python -m alexnet_jax.main --config=NAME --workdir={workdir}`, or see "
+        f"{workdir} is neither a work directory nor the name of imported weights; "
+        f"train with `python -m alexnet_jax.main --config=NAME --workdir={workdir}`, or see "
         "`python -m alexnet_jax.weights import --help`"
     )

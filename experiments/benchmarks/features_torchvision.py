@@ -99,7 +99,7 @@ def theirs(folder, images, output, workers):
     loader = torch.utils.data.DataLoader(
         Files(images), batch_size=BATCH_SIZE, num_workers=workers
     )
-    total = len(loader.dataset)
+    total = len(Files(images))
     rows = np.lib.format.open_memmap(output, "w+", np.float32, (total, 4096))
     written = []
     with torch.inference_mode():

@@ -199,6 +199,7 @@ def literal_torchvision(image, size=256):
     return np.asarray(image)[top : top + size, left : left + size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["owt", "caffe"])
 def test_imported_weights_see_what_their_publisher_showed_them(
     tmp_path, monkeypatch, photographs, preset, capsys
@@ -221,6 +222,8 @@ def test_imported_weights_see_what_their_publisher_showed_them(
     else:
         path = tmp_path / "x.caffemodel"
         path.write_bytes(caffemodel_bytes(layers))
+    with pytest.raises(InputError, match=r"tiny is neither .*weights import --help"):
+        alexnet_jax.load("tiny")
     workdir = pretrained.workdir_of("tiny")
     workdir.parent.mkdir(parents=True)
     import_weights(path, workdir, plain(config), origin)
