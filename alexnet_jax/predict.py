@@ -33,7 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "number of files in a folder that are no images.",
     )
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
+    add(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="of a run, or the name of imported weights",
+    )
     add(
         "images",
         nargs="+",

@@ -43,7 +43,8 @@ from alexnet_jax.interop.class_names import read_class_names
 from alexnet_jax.interop.export import OPSET, check_output, to_onnx, to_safetensors
 from alexnet_jax.interop.fetching import fetch, recorded_sha256
 from alexnet_jax.interop.importing import ORIGINS, import_weights
-from alexnet_jax.interop.published import PUBLISHED, error_in_words
+from alexnet_jax.interop.published import PUBLISHED, Published, error_in_words
+from alexnet_jax.interop.weight_layout import Origin
 from alexnet_jax.runs import pretrained
 from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime import progress
@@ -75,38 +76,67 @@ def _import(given: Namespace) -> None:
             "--preset is missing: it says which network the file is of; choose from "
             f"{', '.join(ORIGINS)}"
         )
-    origin, path, workdir = ORIGINS[preset], given.input, given.workdir
-    names = None if given.classes is None else read_class_names(given.classes)
-    result: dict[str, object] = {}
     if item is not None:
         if preset != item.preset:
             raise InputError(
                 f"{given.input} are weights for --preset={item.preset}, not {preset}"
             )
-        workdir = workdir or pretrained.workdir_of(str(given.input))
-        path = fetch(item, pretrained.cache() / "weights")
-        origin = origin._replace(resize=item.resize)
-        if names is None and item.imagenet:
-            names = tuple(imagenet_classes.words().values())
-        progress.say(f"{given.input}: {error_in_words(item)}; {item.about}")
-        result = {
-            "name": str(given.input),
-            "file": str(path),
-            "sha256": recorded_sha256(path),
-            "published_top1_error": item.top1_error,
-        }
-    if workdir is None:
+        _import_published(given, str(given.input), item)
+        return
+    if given.workdir is None:
         raise InputError("--workdir is missing: the directory to import the file into")
+    count = _import_file(given, given.input, given.workdir, preset, ORIGINS[preset])
+    progress.print_result({"workdir": str(given.workdir), "parameters": count})
+
+
+def _import_published(given: Namespace, name: str, item: Published) -> None:
+    """Fetch published weights, and import them into the cache or into --workdir."""
+    path = fetch(item, pretrained.cache() / "weights")
+    progress.say(f"{name}: {error_in_words(item)}; {item.about}")
+    result: dict[str, object] = {
+        "name": name,
+        "file": str(path),
+        "sha256": recorded_sha256(path),
+        "published_top1_error": item.top1_error,
+    }
+    origin = ORIGINS[item.preset]._replace(resize=item.resize)
+    names = tuple(imagenet_classes.words().values()) if item.imagenet else None
+    if given.workdir is not None:
+        workdir = given.workdir
+        count = _import_file(given, path, workdir, item.preset, origin, names)
+    else:
+        workdir = pretrained.workdir_of(name)
+        with pretrained.imported(workdir) as staging:
+            count = None
+            if staging is not None:
+                count = _import_file(given, path, staging, item.preset, origin, names)
+            elif given.classes is not None or given.mean is not None:
+                raise InputError(
+                    f"{name} is imported already, to {workdir}; for other --classes or "
+                    "another --mean give a --workdir"
+                )
+    progress.print_result({**result, "workdir": str(workdir), "parameters": count})
+
+
+def _import_file(
+    given: Namespace,
+    path: Path,
+    workdir: Path,
+    preset: str,
+    origin: Origin,
+    names: tuple[str, ...] | None = None,
+) -> int:
+    """Import a file; returns the number of parameters."""
     count = import_weights(
         path,
         workdir,
         plain(load_config("imagenet", preset)),
         origin,
-        class_names=names,
+        class_names=names if given.classes is None else read_class_names(given.classes),
         mean=given.mean,
     )
     progress.say(f"images: {RESIZES[origin.resize]}")
-    progress.print_result({**result, "workdir": str(workdir), "parameters": count})
+    return count
 
 
 def _names() -> str:

@@ -175,6 +175,7 @@ def test_arrays_in_doubt_are_refused(tmp_path):
     assert open_input(tmp_path / "stimuli.h5:right", 77, "all").total == 2
 
 
+@pytest.mark.slow
 def test_hdf5_has_names_labels_and_attributes(workdir, images, tmp_path, raw):
     """Of an untrained network, as a training of that seed begins."""
     h5py = pytest.importorskip("h5py")
@@ -244,7 +245,8 @@ def test_shorter_rows_are_those_of_a_direct_computation(workdir, images, tmp_pat
     assert lost < 1.1 * np.linalg.norm(left)
 
 
-@pytest.mark.parametrize("stopped_at", [1, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_at", [1, pytest.param(4, marks=pytest.mark.extended)])
 def test_a_pca_that_was_stopped_continues_to_the_same_bytes(
     workdir, images, tmp_path, monkeypatch, stopped_at, raw
 ):
@@ -322,9 +324,9 @@ def test_a_beginning_of_other_features_is_named(workdir, images, tmp_path, monke
     with monkeypatch.context() as patched:
         patched.setattr("alexnet_jax.inference.feature_npy.NpyFile.write", stop)
         with pytest.raises(RuntimeError):
-            write_features(workdir, images / "0", "fc6", output)
+            write_features(workdir, images, "fc6", output, batch_size=5)
     with pytest.raises(InputError, match=r"layers is \['fc6'\] there and \['fc7'\]"):
-        write_features(workdir, images / "0", "fc7", output)
+        write_features(workdir, images, "fc7", output, batch_size=5)
 
 
 @pytest.mark.slow

@@ -245,11 +245,15 @@ def _dataset(dataset: Dataset, given: str, size: int, split: str) -> Input:
             name = ""
         return max(_length(name), _length(source.where(index)))
 
+    def longest() -> int:
+        progress.say(f"reading the names of {len(places):,} images, to make room")
+        return max(image_paths.ahead(length, places))
+
     return Input(
         dataset.class_names,
         {name: len(source) for name, source in sources.items()},
         f"{dataset.fingerprint}/{split}",
         lambda start: image_paths.ahead(row, places[start:]),
-        lambda: max(image_paths.ahead(length, places)),
+        longest,
         cut=False,
     )

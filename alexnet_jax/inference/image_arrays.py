@@ -87,12 +87,18 @@ Opened = tuple[tuple[int, ...], np.dtype[Any], Callable[[int], np.ndarray]]
 
 
 def _npy(path: Path) -> Opened:
+    # Its header is read once: Python's parser, which NumPy has do it, can fail where
+    # several threads parse.
+    array = np.lib.format.open_memmap(path, mode="r")
+    shape, kind, begin = array.shape, array.dtype, array.offset
+    order = "C" if array.flags.c_contiguous else "F"
+
     def read(index: int) -> np.ndarray:
         # Mapped anew for each image: pages of a map that stays count as memory.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[index])
+        rows = np.memmap(path, kind, "r", begin, shape, order)
+        return np.array(rows[index])
 
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array.shape, array.dtype, read
+    return shape, kind, read
 
 
 def _hdf5(path: Path, dataset: str | None, where: str) -> Opened:

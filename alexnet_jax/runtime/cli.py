@@ -133,7 +133,8 @@ class Parser(argparse.ArgumentParser):
             action="append",
             required=True,
             metavar="DIR",
-            help=f"work directory of a run; give it again {several}",
+            help="work directory of a run, or the name of imported weights; give it "
+            f"again {several}",
         )
 
     def error(self, message: str) -> NoReturn:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -96,10 +97,11 @@ def theirs(folder, images, output, workers):
     network = torchvision.models.alexnet(weights=None).eval()
     network.load_state_dict(torch.load(folder / "alexnet.pth"))
     extractor = feature_extraction.create_feature_extractor(network, ["classifier.5"])
+    files: Any = Files(images)
     loader = torch.utils.data.DataLoader(
-        Files(images), batch_size=BATCH_SIZE, num_workers=workers
+        files, batch_size=BATCH_SIZE, num_workers=workers
     )
-    total = len(loader.dataset)
+    total = len(files)
     rows = np.lib.format.open_memmap(output, "w+", np.float32, (total, 4096))
     written = []
     with torch.inference_mode():

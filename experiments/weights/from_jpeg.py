@@ -162,7 +162,8 @@ def compare(folder):
         if values.ndim == 4:
             values = values.transpose(0, 2, 3, 1)
         with h5py.File(output) as file:
-            found[f"features, {name}"] = worst(file[layer][()], values)
+            ours = np.asarray(file[layer])
+        found[f"features, {name}"] = worst(ours, values)
     return found
 
 

@@ -199,6 +199,7 @@ def literal_torchvision(image, size=256):
     return np.asarray(image)[top : top + size, left : left + size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["owt", "caffe"])
 def test_imported_weights_see_what_their_publisher_showed_them(
     tmp_path, monkeypatch, photographs, preset, capsys
@@ -221,9 +222,17 @@ def test_imported_weights_see_what_their_publisher_showed_them(
     else:
         path = tmp_path / "x.caffemodel"
         path.write_bytes(caffemodel_bytes(layers))
+    with pytest.raises(InputError, match=r"tiny is neither .*weights import --help"):
+        alexnet_jax.load("tiny")
     workdir = pretrained.workdir_of("tiny")
-    workdir.parent.mkdir(parents=True)
-    import_weights(path, workdir, plain(config), origin)
+    # As an import that was killed leaves it.
+    left = workdir.with_name("tiny.part") / "checkpoints"
+    left.mkdir(parents=True)
+    with pretrained.imported(workdir) as staging:
+        assert staging is not None and not workdir.exists()
+        import_weights(path, staging, plain(config), origin)
+    with pretrained.imported(workdir) as staging:
+        assert staging is None
     monkeypatch.chdir(tmp_path)
     loaded = alexnet_jax.load("tiny")
     sizes = [(427, 640), (427, 301), (300, 257), (3, 5), (256, 256)]
