@@ -1,9 +1,11 @@
 """The images, and the places in them, at which each unit of a layer is strongest."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -113,45 +115,87 @@ def best_images(
     check_number("--top", top, least=1, whole=True)
     check_number("--batch_size", batch_size, least=1, whole=True)
     network = open_trained(workdir, checkpoint, dtype)
+    check_layer(network, layer)
+    images = open_input(given, network.data.size, split, source)
+    best = strongest(
+        network,
+        images.rows(0),
+        images.total,
+        layer,
+        top,
+        units=units,
+        batch_size=batch_size,
+    )
+    if len(best.units) > MOST_DRAWN:
+        progress.say(
+            f"the sheet shows the first {MOST_DRAWN} of {len(best.units):,} units; "
+            "--units names others"
+        )
+    return best
+
+
+def check_layer(network: TrainedNetwork, layer: str) -> None:
+    """Raise an InputError unless a network has this layer."""
     features = network.model.features
     if layer not in features:
         raise InputError(
-            f"--top takes one layer, and {layer!r} is none; choose from "
+            f"best images are of one layer, and {layer!r} is none; choose from "
             f"{', '.join(features)}"
         )
-    size, mesh = network.data.size, network.all_devices()
+
+
+def strongest(
+    network: TrainedNetwork,
+    rows: Iterable[Row],
+    total: int,
+    layer: str,
+    top: int,
+    *,
+    units: str | None = None,
+    batch_size: int = 64,
+) -> BestImages:
+    """The best images among rows, `total` of them; see `best_images`."""
+    mesh = network.all_devices()
     found = _Strongest(network, layer, units, top)
-    images = open_input(given, size, split, source)
-    found.best.count = images.total
+    found.best.count = total
     extract = network.extractor(mesh, [layer])
 
-    def strongest(batch: Batch) -> dict[str, Array]:
+    def run(batch: Batch) -> dict[str, Array]:
         return _strongest(extract(batch)[layer], found.best.units)
 
-    with progress.counted("images", images.total) as advance:
-        for rows, values in over_images(
-            strongest,
-            images.rows(0),
+    with progress.counted("images", total) as advance:
+        for group, values in over_images(
+            run,
+            rows,
             lambda row: row.image,
-            size=size,
-            batch_size=min(batch_size, images.total),
+            size=network.data.size,
+            batch_size=min(batch_size, total),
             mesh=mesh,
         ):
-            found.add(rows, values["value"], values["place"])
-            advance(len(rows))
-    if len(found.best.units) > MOST_DRAWN:
-        progress.say(
-            f"the sheet shows the first {MOST_DRAWN} of {len(found.best.units):,} "
-            "units; --units names others"
-        )
+            found.add(group, values["value"], values["place"])
+            advance(len(group))
     return found.best
 
 
 @jax.jit
-def _strongest(values: Array, units: Array) -> dict[str, Array]:
+def _strongest(values: Array, units: Array | np.ndarray) -> dict[str, Array]:
     """Each image's largest value of each unit, and its place, counted row by row."""
     flat = values.reshape(values.shape[0], -1, values.shape[-1])[..., units]
     return {"value": flat.max(axis=1), "place": flat.argmax(axis=1)}
+
+
+def _shape_of(network: TrainedNetwork, layer: str) -> tuple[int, ...]:
+    """The shape of a layer of one image, computed without running the network."""
+    crop = network.data.crop
+    blank = jax.ShapeDtypeStruct((1, crop, crop, 3), np.float32)
+    apply = functools.partial(network.model.apply, layers=layer)
+    outputs: Any = jax.eval_shape(apply, {"params": network.plain_params}, blank)
+    return outputs[1][layer].shape
+
+
+def width_of(network: TrainedNetwork, layer: str) -> int:
+    """How many units a layer has, over all towers."""
+    return _shape_of(network, layer)[-1]
 
 
 class _Strongest:
@@ -164,15 +208,7 @@ class _Strongest:
         crop = data.crop
         self.field = receptive_fields(model)[layer] or Field(0, crop, 1)
         self.crop, self.border = crop, (data.size - crop) // 2
-        blank = jax.ShapeDtypeStruct((1, crop, crop, 3), np.float32)
-        outputs = jax.eval_shape(
-            lambda params, images: model.apply(
-                {"params": params}, images, layers=layer
-            ),
-            network.plain_params,
-            blank,
-        )
-        shape = outputs[1][layer].shape
+        shape = _shape_of(network, layer)
         self.columns = shape[2] if len(shape) == 4 else 1
         chosen = chosen_units(units, shape[-1])
         places = (len(chosen), top)

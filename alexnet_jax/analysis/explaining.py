@@ -39,7 +39,7 @@ class Explanation:
       smooth_gradient: SmoothGrad.
       guided_gradient: guided backpropagation; None where the network has no ReLU.
       grad_cam: Grad-CAM at the last convolution.
-      activations: each convolution's output behind its non-linearity, by layer, height
+      activations: each convolution's output behind its non-linearity, by layer: height
         x width x channels; towers side by side in the last axis.
       fields: the receptive fields of these layers.
       towers: how many the network has.

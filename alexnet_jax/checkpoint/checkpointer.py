@@ -71,18 +71,27 @@ class CheckpointWriter(CheckpointReader):
       directory: where they lie; it is made, and freed of what a crash left.
       keep_latest: how many of the latest are kept.
       keep_best: how many of the best by validation error are kept beside them.
+      keep_every: those of every so many steps are kept as well, to look at the whole
+        run; 0 for none. A step must be saved to be kept (`train.save_steps`).
 
     Raises:
       InputError: if a number is out of range, or the directory can't be read.
     """
 
     def __init__(
-        self, directory: Path, *, keep_latest: int = 2, keep_best: int = 1
+        self,
+        directory: Path,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        keep_every: int = 0,
     ) -> None:
         check_number("checkpoint.keep_latest", keep_latest, least=1)
         check_number("checkpoint.keep_best", keep_best)
+        check_number("checkpoint.keep_every", keep_every, whole=True)
         super().__init__(directory)
         self._keep_latest, self._keep_best = keep_latest, keep_best
+        self._keep_every = keep_every
         consensus.in_main(lambda: directories.tidy(self._directory))
         # What all processes know alike, while the main process changes the disk.
         self._known = super().steps
@@ -239,6 +248,8 @@ class CheckpointWriter(CheckpointReader):
         )
         stay = {*sorted(self._known)[-self._keep_latest :]}
         stay |= {-negative for _, negative in validated[: self._keep_best]}
+        if self._keep_every:
+            stay |= {step for step in self._known if step % self._keep_every == 0}
         superseded = sorted(set(self._known) - stay)
         for step in superseded:
             del self._known[step]

@@ -46,9 +46,11 @@ def write_arrays(best: BestImages, path: Path) -> None:
         atomic.replace(path, content.getvalue())
 
 
-def draw(best: BestImages) -> UInt8[np.ndarray, "height width 3"]:
-    """The units whose patches were kept, each a square of its best images, the
-    strongest at the top left; towers below each other."""
+def draw(
+    best: BestImages, across_page: int = COLUMNS
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The units whose patches were kept, so many in a row, each a square of its best
+    images, the strongest at the top left; towers below each other."""
     drawn, top = best.patches.shape[:2]
     across = math.ceil(math.sqrt(top))
     down = -(-top // across)
@@ -58,7 +60,7 @@ def draw(best: BestImages) -> UInt8[np.ndarray, "height width 3"]:
     groups = [
         (tower, np.flatnonzero(tower_of == tower)) for tower in np.unique(tower_of)
     ]
-    columns = min(COLUMNS, max(len(members) for _, members in groups))
+    columns = min(across_page, max(len(members) for _, members in groups))
     rows = [-(-len(members) // columns) for _, members in groups]
     width = max(GAP + columns * cell[1], 420)
     height = sum(HEADING + count * cell[0] for count in rows)
