@@ -33,16 +33,15 @@ def flaw(monkeypatch):
     class Flawed(MemoryFileSystem):
         store: ClassVar = {}
         pseudo_dirs: ClassVar = [""]
-        cachable = False
 
         def _called(self, name: str, path: str) -> None:
             calls.append(f"{name} {path}")
             for flaw in flaws:
                 flaw(len(calls), name, path)
 
-        def find(self, path, **options):
+        def find(self, path, *arguments, **options):
             self._called("find", path)
-            return super().find(path, **options)
+            return super().find(path, *arguments, **options)
 
         def cat_file(self, path, *arguments, **options):
             self._called("read", path)

@@ -54,8 +54,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    fields = dict(reversed([line.partition(":")[::2] for line in lines]))
-    numbers = {key.strip(): value.strip() for key, value in fields.items()}
+    numbers: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        numbers.setdefault(key.strip(), value.strip())
     which = [
         f"{key} {numbers[key]}" for key in ("cpu family", "model") if key in numbers
     ]
