@@ -33,9 +33,9 @@ from kill_resume import SETTINGS, differing, what_is_left
 HERE = Path(__file__).parent
 # Where each is entered for the last time before the process stops: in the middle.
 PLACES = {"step": 10, "validation": 2, "save": 4}
-# Of `train.timeout`, for a quiet machine: a stuck save ends before JAX notices that a
-# process is silent (30 s).
-TIMEOUT = 5
+# Of a trial's `train.timeout`: so short that a stuck save ends before JAX notices that
+# a process is silent (30 s). The others have compiled what it needs.
+TIMEOUT = 4
 LONGEST = 300
 MORE = (
     "--config.mesh.data=1",
@@ -43,8 +43,9 @@ MORE = (
 )
 
 
-def start(workdir, timeout, stopped=None, place=""):
+def start(workdir, timeout=None, stopped=None, place=""):
     """Both processes of a run, of which one stops itself at a place."""
+    short = [f"--config.train.timeout={timeout}", "--config.data.timeout=2"]
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{found.getsockname()[1]}"
@@ -54,7 +55,7 @@ def start(workdir, timeout, stopped=None, place=""):
             [
                 *(sys.executable, str(HERE / "stopping.py"), "--config=quickstart"),
                 *(f"--workdir={workdir}", *SETTINGS, *MORE),
-                *(f"--config.{key}.timeout={timeout}" for key in ("train", "data")),
+                *(short if timeout else ()),
                 *(f"--distributed={address}", "--processes=2", f"--process={number}"),
             ],
             env={**environment, "STOP_AT": place if number == stopped else ""},
@@ -134,20 +135,20 @@ def run_all(phases, timeout):
     with tempfile.TemporaryDirectory(prefix="stuck_") as folder:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-        finish(Path(folder) / "alone", timeout)
+        finish(Path(folder) / "alone")
         expected = what_is_left(Path(folder) / "alone")
         for phase, stopped in phases:
             workdir = Path(folder) / f"{phase}{stopped}"
             records.append(trial(workdir, timeout, phase, stopped))
             print(json.dumps(records[-1]), file=sys.stderr, flush=True)
-            finish(workdir, timeout)
+            finish(workdir)
             found = differing(expected, what_is_left(workdir), exactly=True)
             differences += [f"{phase}, process {stopped}: {key}" for key in found]
     return records, differences
 
 
-def finish(workdir, timeout):
-    found = ended(start(workdir, timeout))
+def finish(workdir):
+    found = ended(start(workdir))
     if any(process["status"] != 0 for process in found):
         raise SystemExit(f"{workdir.name} did not end: {found}")
 

@@ -33,7 +33,6 @@ def flaw(monkeypatch):
     class Flawed(MemoryFileSystem):
         store: ClassVar = {}  # pyright: ignore[reportIncompatibleVariableOverride]
         pseudo_dirs: ClassVar = [""]
-        cachable = False
 
         def _called(self, name: str, path: str) -> None:
             calls.append(f"{name} {path}")
