@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from scipy.special import log_softmax, logsumexp
 
 from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.statistics import Statistics, mean_crop
 from alexnet_jax.distributed import mesh as meshes
@@ -243,9 +245,16 @@ def _drawn(program: Program, mesh: Mesh, seed: int) -> Draws:
         seed=seed,
         held=True,
     )
-    made = [batches[number] for number in range(program.plan.steps)]
+    made = [_batch(batches, number) for number in range(program.plan.steps)]
     whole = {name: np.stack([batch[name] for batch in made]) for name in made[0]}
     return jax.device_put(whole, placement.replicated(mesh))
+
+
+def _batch(batches: grain.MapDataset, number: int) -> HostBatch:
+    batch = batches[number]
+    # None is what a filter leaves out, and there is none.
+    assert batch is not None
+    return batch
 
 
 def by_epoch(sums: Sequence[np.ndarray], plan: Plan) -> list[float]:
@@ -264,7 +273,7 @@ def _logits(
     )
     computed = []
     for number in range(min(len(places), batches or len(places))):
-        batch = on.whole(placement.to_devices(places[number], on.mesh))
+        batch = on.whole(placement.to_devices(_batch(places, number), on.mesh))
         computed.append(program.evaluate(params, batch, program.mean)[1])
     return np.concatenate(jax.device_get(computed))[: len(on.labels)]
 

@@ -50,6 +50,8 @@ FREE = (
     "mesh",
     "checkpoint",
 )
+# Except these, where the rate falls to zero at the run's end.
+LENGTH = ("train.steps", "train.epochs")
 
 
 def create(workdir: Path) -> None:
@@ -167,13 +169,15 @@ def check_run(workdir: Path, config: Sections) -> None:
     if not has_checkpoints(workdir):
         return
     path = workdir / CONFIG_FILE
+    by_length = completed(config)["schedule"]["kind"] == "cosine"
+    may_change = [key for key in FREE if not (by_length and key in LENGTH)]
     if path.is_file():
         changes = [
             f"{key} {before!r} -> {after!r}"
             for key, before, after in differences(
                 completed(read_config(workdir)), completed(config)
             )
-            if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+            if not any(key == f or key.startswith(f"{f}.") for f in may_change)
             # The size of a prepared data set is its own: the fingerprint covers it.
             and not (key == "data.size" and _is_prepared(config))
         ]
