@@ -10,8 +10,9 @@ run that is cut is repeated.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -244,13 +245,14 @@ def _drawn(program: Program, mesh: Mesh, seed: int) -> Draws:
         seed=seed,
         held=True,
     )
-    made = [_at(batches, number) for number in range(program.plan.steps)]
+    made = [_batch(batches, number) for number in range(program.plan.steps)]
     whole = {name: np.stack([batch[name] for batch in made]) for name in made[0]}
     return jax.device_put(whole, placement.replicated(mesh))
 
 
-def _at(batches: Any, number: int) -> HostBatch:
+def _batch(batches: grain.MapDataset, number: int) -> HostBatch:
     batch = batches[number]
+    # None is what a filter leaves out, and there is none.
     assert batch is not None
     return batch
 
@@ -271,7 +273,7 @@ def _logits(
     )
     computed = []
     for number in range(min(len(places), batches or len(places))):
-        batch = on.whole(placement.to_devices(_at(places, number), on.mesh))
+        batch = on.whole(placement.to_devices(_batch(places, number), on.mesh))
         computed.append(program.evaluate(params, batch, program.mean)[1])
     return np.concatenate(jax.device_get(computed))[: len(on.labels)]
 

@@ -1,6 +1,7 @@
 """Experiments train on arrays in memory, by the package's own loop."""
 
 import argparse
+import base64
 import json
 import runpy
 import sys
@@ -10,11 +11,15 @@ import jax
 import numpy as np
 import pytest
 
+import alexnet_jax
 from alexnet_jax import preset_config
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.sources.arrays import array_dataset, save_arrays
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.config import completed, plain
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime.errors import InputError
 
@@ -22,9 +27,12 @@ from runs import checkpoint_steps, final_digests, lines
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "ablations"))
 
 import arrays
+import differences
 import experiment
+import many_runs
 from signals import signals
 
 
@@ -90,7 +98,11 @@ def test_a_prepared_set_is_written_into_one_file(
         written(tmp_path / "set.npy")
 
 
-def set_up(digits, *, epochs, rate=0.01, enough=lambda workdir: False):
+def set_up(digits, *, enough=lambda workdir: False, **settings):
+    return build_setup(config_of(**settings), digits, enough)
+
+
+def config_of(*, epochs, rate=0.01):
     config = preset_config("four_layers")
     for name in ("conv1", "conv2", "conv3"):
         config.model.layers[name].channels = 4
@@ -99,7 +111,63 @@ def set_up(digits, *, epochs, rate=0.01, enough=lambda workdir: False):
     config.train.update({"batch_size": 8, "epochs": epochs, "seed": 1})
     config.eval.batch_size = 50
     config.checkpoint.update(experiment.LATEST_ONLY)
-    return build_setup(config, digits, enough)
+    return config
+
+
+def recipes():
+    """What later years have added, all at once."""
+    config = config_of(epochs=3.0)
+    config.data.update({"crop_area": 0.3, "mixup": 0.2})
+    config.optimizer.average = 0.9
+    config.schedule.update({"kind": "cosine", "warmup_epochs": 0.5})
+    config.train.label_smoothing = 0.1
+    return config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(lambda: config_of(epochs=3.0), marks=pytest.mark.extended),
+        pytest.param(recipes, marks=pytest.mark.slow),
+    ],
+    ids=["as in 2012", "recipes"],
+)
+def test_many_runs_in_one_process_have_the_bits_of_the_command(
+    config, digits, tmp_path
+):
+    """One stopped and resumed, its images from the host; another one in between."""
+    config = config()
+    config.mesh.update({"data": "1", "tower": "1"})
+    experiment.fit(build_setup(config, digits, lambda workdir: True), tmp_path)
+    result = experiment.fit(build_setup(config, digits), tmp_path)
+    assert result is not None and result["step"] == 19
+    expected = alexnet_jax.load(tmp_path, checkpoint="latest").variables["params"]
+    on = many_runs.hold(Pipeline(digits, crop=12))
+    program = many_runs.make_program(config, Pipeline(digits, crop=12), on.mesh)
+    other = many_runs.run(program, on, seed=2)
+    found = many_runs.run(program, on, seed=1)
+    for layer, arrays_of in expected.items():
+        for name, array in arrays_of.items():
+            np.testing.assert_array_equal(found.params[layer][name], array)
+            assert (other.params[layer][name] != array).any()
+    assert found.one.top1_error == pytest.approx(result["top1_error"])
+    assert found.one.loss == pytest.approx(result["loss"], rel=1e-5)
+    train = experiment.metrics_of(tmp_path, "train")
+    by_epoch = [train[:7], train[7:13], train[13:]]
+    means = [np.mean([line["loss"] for line in part]) for part in by_epoch]
+    np.testing.assert_allclose(found.losses, means, rtol=1e-4)
+
+
+def test_the_length_belongs_to_a_rate_that_ends_at_zero(tmp_path):
+    config = completed(plain(recipes()))
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    longer = {**config, "train": {**config["train"], "epochs": 4.0}}
+    with pytest.raises(InputError, match=r"train.epochs 3.0 -> 4.0"):
+        workdirs.check_run(tmp_path, longer)
+    config["schedule"]["kind"] = longer["schedule"]["kind"] = "steps"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    workdirs.check_run(tmp_path, longer)
 
 
 @pytest.mark.slow
@@ -195,3 +263,44 @@ def test_the_gradient_beside_finite_differences(digits):
         slopes.append((loss(kernel + step) - loss(kernel - step)) / 2e-2)
     norm = np.sqrt(np.mean(np.square(slopes))) / np.linalg.norm(kernel)
     assert sizes[-1]["gradient"] == pytest.approx(norm, rel=0.15)
+
+
+def a_run(row, seed, correct):
+    return {
+        "row": row,
+        "seed": seed,
+        "examples": len(correct),
+        "epochs": 1.0,
+        "top1_error": 1 - correct.mean(),
+        "top1_error_one_crop": 1 - correct.mean(),
+        "hours": 1.0,
+        "correct": base64.b64encode(np.packbits(correct)).decode(),
+    }
+
+
+def test_a_difference_is_paired_and_its_interval_that_of_images_and_seeds():
+    """Runs of one base that agree on most images: pairs vary less than each run."""
+    rng = np.random.default_rng(0)
+    base = rng.random((3, 2001)) < 0.8
+    # A tenth of the right answers turn wrong, and a few of the wrong ones right.
+    row = np.where(base, rng.random(base.shape) < 0.9, rng.random(base.shape) < 0.1)
+    lines = [a_run("code2012", seed, c) for seed, c in enumerate(base)]
+    lines += [a_run("no_norm", seed, c) for seed, c in enumerate(row)]
+    lines += [a_run("no_crops", 0, row[0])]
+    found = differences.table(lines)
+    worse = 100 * (base.astype(float) - row)
+    own = found["no_norm"]
+    assert own["worse_by"] == pytest.approx(worse.mean(), abs=0.006)
+    np.testing.assert_allclose(own["worse_by_each"], worse.mean(axis=1), atol=0.006)
+    # Variances of both draws add up: of the mean over images, and of that over seeds.
+    deviation = np.sqrt(
+        worse.mean(axis=0).var() / 2001
+        + worse.mean(axis=1).var() / 3
+        + (worse.var() - worse.mean(axis=0).var()) / 2001 / 3
+    )
+    half = (own["interval"][1] - own["interval"][0]) / 2
+    assert half == pytest.approx(1.96 * deviation, rel=0.1)
+    assert own["published"]["paper"] == (1.4, 1.2)
+    assert found["code2012"]["worse_by"] is None
+    # One seed is compared with the same one of the base.
+    assert found["no_crops"]["worse_by_each"] == own["worse_by_each"][:1]

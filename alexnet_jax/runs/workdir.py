@@ -54,6 +54,8 @@ FREE = (
     "mesh",
     "checkpoint",
 )
+# Except these, where the rate falls to zero at the run's end.
+LENGTH = ("train.steps", "train.epochs")
 
 
 def create(workdir: Path) -> None:
@@ -184,10 +186,12 @@ def check_run(workdir: Path, config: Sections) -> None:
 def check_config(where: str, before: Sections, config: Sections, flag: str) -> None:
     """Raise an InputError if a start's config differs from that of before in what a
     step computes; the flag says where the run's files lie."""
+    by_length = completed(config)["schedule"]["kind"] == "cosine"
+    may_change = [key for key in FREE if not (by_length and key in LENGTH)]
     changes = [
         f"{key} {there!r} -> {here!r}"
         for key, there, here in differences(completed(before), completed(config))
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+        if not any(key == free or key.startswith(f"{free}.") for free in may_change)
         # The size of a prepared data set is its own: the fingerprint covers it.
         and not (key == "data.size" and _is_prepared(config))
     ]

@@ -1,0 +1,187 @@
+"""By how much each row of `imagenette.py` is worse than the whole network, with
+intervals, from the raw results of its runs.
+
+    python experiments/ablations/differences.py --output=FOLDER
+
+Reads FOLDER/imagenette.jsonl, and modern.jsonl where it is there, and writes tables
+beside them, and a figure of the first one. A difference is that of runs of one seed on
+the same images. Its 95 % interval is a bootstrap's over images and over seeds, both
+drawn with replacement 10,000 times.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment
+
+
+# isort: split
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from alexnet_jax.runtime import atomic, cli, progress
+from alexnet_jax.runtime.errors import InputError
+
+from published import PUBLISHED
+from rows import WHOLE
+
+
+FILES = ("imagenette", "modern")
+DRAWS = 10_000
+# A network that answers at random errs on nine in ten of ten classes; above this one a
+# run has not learned.
+LEARNED = 0.8
+
+Lines = Sequence[dict[str, Any]]
+
+
+def correct(line: dict[str, Any], key: str = "correct") -> Bool[np.ndarray, "examples"]:
+    """Of each validation image, whether a run gets it right."""
+    packed = np.frombuffer(base64.b64decode(line[key]), np.uint8)
+    return np.unpackbits(packed, count=line["examples"]).astype(bool)
+
+
+def interval(
+    worse: Float[np.ndarray, "seeds examples"], seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % interval of the mean of differences by seed and image."""
+    rng = np.random.default_rng(seed)
+    # Images with the same differences can't be told apart, and few kinds are there.
+    kinds, counts = np.unique(worse, axis=1, return_counts=True)
+    seeds, examples = worse.shape
+    images = rng.multinomial(examples, counts / examples, DRAWS) / examples
+    runs = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
+    means = ((images @ kinds.T) * runs).sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def base_of(row: str, rows: Sequence[str]) -> str:
+    """What a row is compared with: the whole network, at the row's rate, and over as
+    many epochs."""
+    _, at, rate = row.partition("@")
+    if row == "modern_long":
+        return "long"
+    return WHOLE + at + rate if WHOLE + at + rate in rows else WHOLE
+
+
+def table(lines: Lines) -> dict[str, dict[str, Any]]:
+    """A row's errors, and by how many points it is worse than its base."""
+    runs: dict[str, dict[int, dict[str, Any]]] = {}
+    for line in lines:
+        runs.setdefault(line["row"], {})[line["seed"]] = line
+    rows = {}
+    for row, by_seed in runs.items():
+        errors = [line["top1_error"] for line in by_seed.values()]
+        one = [line["top1_error_one_crop"] for line in by_seed.values()]
+        base = base_of(row, list(runs))
+        rows[row] = {
+            "seeds": len(by_seed),
+            "epochs": next(iter(by_seed.values()))["epochs"],
+            "top1_error": round(100 * float(np.mean(errors)), 2),
+            "top1_error_each": [round(100 * error, 2) for error in errors],
+            "top1_error_one_crop": round(100 * float(np.mean(one)), 2),
+            "learned": sum(error < LEARNED for error in errors),
+            "hours": round(sum(line["hours"] for line in by_seed.values()), 4),
+            "base": base,
+            **_difference(by_seed, runs.get(base, {})),
+            "published": PUBLISHED.get(row.partition("@")[0]),
+        }
+    return rows
+
+
+def _difference(
+    of_row: dict[int, dict[str, Any]], of_base: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
+    """By how much a row is worse than its base, over the seeds that both have."""
+    seeds = sorted(of_row.keys() & of_base.keys())
+    if not seeds or of_row is of_base:
+        return {"worse_by": None, "interval": None, "worse_by_each": []}
+    worse = np.stack(
+        [100.0 * (correct(of_base[s]) & ~correct(of_row[s])) for s in seeds]
+    ) - np.stack([100.0 * (correct(of_row[s]) & ~correct(of_base[s])) for s in seeds])
+    return {
+        "worse_by": round(float(worse.mean()), 2),
+        "interval": [round(end, 2) for end in interval(worse)],
+        "worse_by_each": [round(float(mean), 2) for mean in worse.mean(axis=1)],
+    }
+
+
+def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Measured differences with their intervals, and the published ones."""
+    from matplotlib import pyplot
+
+    # A row that has not learned would be far outside.
+    shown = [
+        (name, row)
+        for name, row in rows.items()
+        if row["worse_by"] is not None and row["learned"] == row["seeds"]
+    ]
+    figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.42 * len(shown)))
+    places = np.arange(len(shown))[::-1]
+    means = np.array([row["worse_by"] for _, row in shown])
+    ends = np.array([row["interval"] for _, row in shown]).reshape(-1, 2)
+    axes.errorbar(
+        means,
+        places,
+        xerr=np.abs(ends - means[:, None]).T,
+        fmt="o",
+        color="black",
+        capsize=3,
+        label="Imagenette, 99 pixels: measured, 95 % interval",
+    )
+    published = [
+        (place, row["published"][of][0])
+        for place, (_, row) in zip(places, shown, strict=True)
+        for of in ("paper", "logs")
+        if isinstance((row["published"] or {}).get(of), list | tuple)
+    ]
+    if published:
+        heights, points = zip(*published, strict=True)
+        axes.plot(
+            points,
+            heights,
+            "D",
+            mfc="none",
+            color="tab:red",
+            label="ImageNet: published",
+        )
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set_yticks(places, [name for name, _ in shown])
+    axes.set_xlabel("points of top-1 error worse than the whole network, ten crops")
+    figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.tight_layout()
+    figure.savefig(path, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = cli.Parser(description=__doc__, prog=f"python {sys.argv[0]}")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    given = parser.parse_args()
+    lines = [
+        line
+        for name in FILES
+        for line in experiment.kept(given.output / f"{name}.jsonl")
+        if not line["held_out"]
+    ]
+    if not lines:
+        raise InputError(f"no results in {given.output}; imagenette.py makes them")
+    rows = table(lines)
+    done = {"experiment": "ablations/differences", "draws": DRAWS, "table": rows}
+    text = json.dumps(done, indent=2) + "\n"
+    atomic.replace(given.output / "differences.json", text)
+    draw(rows, given.output / "differences.svg")
+    progress.print_result(done)
+
+
+if __name__ == "__main__":
+    cli.run_command(main)
