@@ -14,7 +14,8 @@ the index of this process.
 
 With --restarts=N a training that dies without having been asked to stop (a killed
 process, a lost one, a failing device) is started again, up to N times, after a pause
-that grows. It is not where the input is wrong, or where a restart has saved no step.
+that grows. It is not where the input is wrong, the loss is not finite, or a restart has
+saved no step.
 
 With --mirror what the run saves is copied in the background to an address of the kind
 gs://, s3://, file:// or memory://; the same command with an empty --workdir fetches it
@@ -47,7 +48,7 @@ from alexnet_jax.reporting import report
 from alexnet_jax.runs import config_file, config_help, overrides, restarts
 from alexnet_jax.runs.workdir import CHECKPOINTS
 from alexnet_jax.runtime import optional, paths, progress
-from alexnet_jax.runtime.errors import Failure, InputError, check_number
+from alexnet_jax.runtime.errors import Diverged, Failure, InputError, check_number
 
 
 WIDTH_OF_HELP = 88
@@ -160,8 +161,20 @@ def main() -> None:
         return
     given, changes = _parsed(arguments)
     check_number("--restarts", given.restarts)
-    if given.restarts and not restarts.is_supervised():
+    if not given.restarts:
+        train_network(given, changes)
+    elif not restarts.is_supervised():
         sys.exit(supervise(given))
+    else:
+        try:
+            train_network(given, changes)
+        except Diverged as error:
+            progress.complain(error)
+            sys.exit(restarts.DIVERGED)
+
+
+def train_network(given: argparse.Namespace, changes: Sequence[str]) -> None:
+    """Train as the arguments say, draw the report and print the result."""
     several = start_processes(given)
     config, workdir = _opened(given, changes), paths.local(given.workdir, "--workdir")
     # Asking how many processes there are opens the devices; the run does that itself.

@@ -1,9 +1,11 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -285,6 +287,24 @@ def test_signals_leave_with_their_status(tmp_path, number, status, workers):
     assert process.returncode == status, errors
     last = runs.lines(tmp_path / "run")[-1]["step"]
     assert last in runs.checkpoint_steps(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.extended
+@pytest.mark.skipif(sys.platform != "linux", reason="children are listed by Linux")
+def test_a_killed_training_starts_itself_again(tmp_path, straight):
+    process = runs.start(tmp_path, "run", "--restarts=2")
+    wait_for((tmp_path / "run" / "checkpoints" / "10").is_dir, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    os.kill(int(children), signal.SIGKILL)
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1])["step"] == 20
+    assert re.search(
+        r"exit status 137, saved at step \d+; restart 1 of 2 in 2 s", errors
+    )
+    assert "time over 2 starts: " in errors
+    assert_same_run(tmp_path / "run", straight)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
 SECONDS_BETWEEN_LOOKS = 0.1
 # Of a command with wrong input, which is wrong the next time too.
 BAD_INPUT = 2
+# Of a supervised training whose loss is no longer finite, which a restart repeats.
+DIVERGED = 3
 # Names the process that supervises, to the training that it starts.
 SUPERVISOR = "ALEXNET_JAX_SUPERVISOR"
 # Of Linux's prctl: a signal for this process when its parent ends.
@@ -30,9 +32,9 @@ def supervise(
 ) -> int:
     """Run a command that trains, and again after it has died.
 
-    It is not run again where it ended well, was given wrong input or was asked to stop,
-    nor where the last restart has saved no step beyond the one before it. A signal for
-    this process is passed on.
+    It is not run again where it ended well, was given wrong input, diverged or was
+    asked to stop, nor where the last restart has saved no step beyond the one before
+    it. A signal for this process is passed on.
 
     Args:
       command: the training; the same command continues it.
@@ -46,6 +48,8 @@ def supervise(
         pause, before = FIRST_PAUSE, latest()
         for number in range(restarts + 1):
             status = child.run(command)
+            if status == DIVERGED:
+                return 1
             if child.asked or status in (0, BAD_INPUT) or _is_asked(status):
                 return status
             died = f"the training has ended with exit status {status}"

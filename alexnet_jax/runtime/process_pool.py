@@ -114,12 +114,13 @@ def spread(
       Failure: if a worker was killed. What the function raises is raised here.
     """
     processes = min(processes, len(tasks))
+    if processes > 1:
+        check_main("workers=1")
+        processes = _allowed(processes)
     if processes <= 1:
         for task in tasks:
             yield function(task, advance)
         return
-    check_main("workers=1")
-    processes = _allowed(processes)
     # Not fork: it copies locks that threads of JAX or Rich may be holding.
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
@@ -148,18 +149,20 @@ def spread(
 
 
 def _allowed(processes: int) -> int:
-    """As many of so many processes as can start with their threads, and at least one;
-    fewer are said."""
+    """As many of so many processes as can start with their threads, or one, for which
+    none is started; fewer are said."""
     # Each has its main thread, one that waits for the parent, and those that NumPy
-    # starts for the other cores; another thread, of this process, serves them all.
-    each = 1 + cores()
-    possible = _startable(1 + each * processes)
-    if possible > each * processes:
+    # starts for the other cores. Beside them are Python's process that removes
+    # semaphores, and two threads of this process.
+    each, beside = 1 + cores(), 3
+    possible = _startable(beside + each * processes)
+    if possible == beside + each * processes:
         return processes
-    fewer = max(1, (possible - 1) // each)
+    fewer = max(1, (possible - beside) // each)
     progress.say(
-        f"warning: the system allows {possible} more processes and threads, so the "
-        f"work is spread over {fewer} processes and not {processes}"
+        f"warning: the system allows {possible} more processes and threads, so "
+        f"{progress.counting(fewer, 'process', 'processes')} and not {processes} "
+        f"{'does' if fewer == 1 else 'do'} the work"
     )
     return fewer
 
