@@ -34,6 +34,7 @@ with the names of the classes.
 
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from alexnet_jax import load_config
@@ -101,21 +102,22 @@ def _import_published(given: Namespace, name: str, item: Published) -> None:
     }
     origin = ORIGINS[item.preset]._replace(resize=item.resize)
     names = tuple(imagenet_classes.words().values()) if item.imagenet else None
-    if given.workdir is not None:
-        workdir = given.workdir
-        count = _import_file(given, path, workdir, item.preset, origin, names)
-    else:
-        workdir = pretrained.workdir_of(name)
-        with pretrained.imported(workdir) as staging:
-            count = None
-            if staging is not None:
-                count = _import_file(given, path, staging, item.preset, origin, names)
-            elif given.classes is not None or given.mean is not None:
-                raise InputError(
-                    f"{name} is imported already, to {workdir}; for other --classes or "
-                    "another --mean give a --workdir"
-                )
-    progress.print_result({**result, "workdir": str(workdir), "parameters": count})
+    workdir = given.workdir or pretrained.workdir_of(name)
+    result["workdir"] = str(workdir)
+    place = pretrained.imported if given.workdir is None else nullcontext
+    with place(workdir) as staging:
+        if staging is not None:
+            result["parameters"] = _import_file(
+                given, path, staging, item.preset, origin, names
+            )
+        elif given.classes is not None or given.mean is not None:
+            raise InputError(
+                f"{name} is imported already, to {workdir}; for other --classes or "
+                "another --mean give a --workdir"
+            )
+        else:
+            progress.say(f"{name} is imported already")
+    progress.print_result(result)
 
 
 def _import_file(

@@ -21,6 +21,7 @@ from alexnet_jax.runs import pretrained
 from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime.errors import Failure, InputError
 
+import runs
 from weight_files import SMALL, caffemodel_bytes, pth, random_layers, small
 
 
@@ -261,6 +262,11 @@ def test_an_image_too_long_to_resize_is_named(tmp_path):
 
     with pytest.raises(InputError, match="3000 x 1 pixels, too long to be resized"):
         stored(Image.new("RGB", (3000, 1)), 256, "torchvision")
+
+
+def test_a_run_from_a_name_that_is_not_imported_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="torchvison is neither a work directory nor"):
+        runs.run(tmp_path, "run", "--config.train.init_from=torchvison")
 
 
 def test_bad_names_and_missing_flags_are_one_line(tmp_path, monkeypatch):
