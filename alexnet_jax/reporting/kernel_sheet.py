@@ -79,8 +79,9 @@ def write_animation(kernels_at: Mapping[int, Kernels], path: Path) -> None:
     ]
     if path.suffix == ".gif":
         # One palette for all frames, or colours would flicker.
-        palette = frames[-1].quantize(256, dither=Image.Dither.NONE)
-        frames = [frame.quantize(palette=palette) for frame in frames]
+        plain = Image.Dither.NONE
+        palette = frames[-1].quantize(256, dither=plain)
+        frames = [frame.quantize(palette=palette, dither=plain) for frame in frames]
     content = io.BytesIO()
     frames[0].save(
         content,
@@ -109,7 +110,7 @@ def _largest(kernels: Kernels) -> Float[np.ndarray, "towers 1 1 1 channels"]:
 
 def _tiles(
     kernels: Kernels, largest: Float[np.ndarray, "towers 1 1 1 channels"]
-) -> UInt8[np.ndarray, "towers channels height width 3"]:
+) -> UInt8[np.ndarray, "towers channels rows columns 3"]:
     """Each kernel as an image."""
     grey = 0.5 + 0.5 * kernels / np.maximum(largest, np.finfo(np.float32).tiny)
     tiles = np.round(255 * grey).astype(np.uint8).transpose(0, 4, 1, 2, 3)
