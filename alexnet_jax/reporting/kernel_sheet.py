@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime import atomic, paths
 from alexnet_jax.runtime.atomic import writing
-from alexnet_jax.runtime.errors import InputError
 
 
 # Kernels in a row; side of a kernel's value, in pixels.
@@ -98,10 +97,7 @@ def write_animation(kernels_at: Mapping[int, Kernels], path: Path) -> None:
 
 def check_animation(path: Path) -> None:
     """Raise an InputError for a file that no animation can be written to."""
-    if path.suffix not in ANIMATIONS:
-        raise InputError(f"--animation={path} must end in {', '.join(ANIMATIONS)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path} can't be written: its folder isn't there")
+    paths.check_output(path, tuple(ANIMATIONS), "--animation", new=False)
 
 
 def _largest(kernels: Kernels) -> Float[np.ndarray, "towers 1 1 1 channels"]:
