@@ -40,7 +40,7 @@ from alexnet_jax.inference.reduction import POOLS
 from alexnet_jax.inference.trained import open_untrained
 from alexnet_jax.inference.trajectory import write_trajectory
 from alexnet_jax.runs import pretrained
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import Failure, InputError
 
@@ -238,6 +238,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
 
 def _write_best(given: Namespace) -> None:
     """The best images of each unit."""
+    from alexnet_jax.analysis.array_file import write_arrays
     from alexnet_jax.analysis.best_images import best_images
     from alexnet_jax.reporting import best_sheet
 
@@ -245,7 +246,8 @@ def _write_best(given: Namespace) -> None:
         if getattr(given, flag):
             raise InputError(f"--{flag} is not for --top; leave it out")
     output, sheet = given.output, given.output.with_suffix(".png")
-    best_sheet.check_places(output, sheet)
+    paths.check_output(output, [".npz"])
+    paths.check_output(sheet, [".png"])
     best = best_images(
         given.workdir,
         given.input,
@@ -258,7 +260,7 @@ def _write_best(given: Namespace) -> None:
         dtype=given.dtype,
         batch_size=given.batch_size,
     )
-    best_sheet.write_arrays(best, output)
+    write_arrays(output, best.arrays())
     best_sheet.write(best, sheet)
     progress.print_result({"output": str(output), "sheet": str(sheet), **best.about()})
     if best.refused:
