@@ -31,7 +31,7 @@ def flaw(monkeypatch):
     flaws = []
 
     class Flawed(MemoryFileSystem):
-        store: ClassVar = {}
+        store: ClassVar = {}  # type: ignore[reportIncompatibleVariableOverride]
         pseudo_dirs: ClassVar = [""]
 
         def _called(self, name: str, path: str) -> None:
