@@ -30,10 +30,15 @@ import harness
 from kill_resume import LONGEST, SETTINGS, differing, what_is_left
 
 
-# Steps that take so long that there is something to kill.
-MORE = ("--config.train.steps=400", "--config.train.validate_steps=40")
-# Seconds after the first line of metrics, at most.
-LATEST = 12.0
+# So many that there is something to kill.
+MORE = (
+    "--config.train.steps=160",
+    "--config.train.validate_steps=40",
+    "--config.train.save_steps=8",
+)
+# Three of four kills come so many seconds after a save at most, the others so many
+# after the start.
+LATEST = 6.0
 
 
 def start(workdir, mirror=None):
@@ -66,13 +71,19 @@ def newest(folder):
 def kill(workdir, mirror, draw):
     """Start a run, kill it at a random moment, and remove its work directory: a record
     of it, None if the run had ended before."""
+    seconds, saves = draw.uniform(0, LATEST), draw.random() < 0.75
     process = start(workdir, mirror)
-    metrics, begin = workdir / "metrics.jsonl", time.monotonic()
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+    begin, first = time.monotonic(), None
+    while saves and process.poll() is None:
+        now = newest(workdir / "checkpoints")
+        if first is None and (workdir / "run.json").exists():
+            # What was fetched, or nothing.
+            first = now
+        if first is not None and now > first:
+            break
         if time.monotonic() - begin > LONGEST:
-            raise SystemExit(f"no step within {LONGEST} s")
-        time.sleep(0.05)
-    seconds = draw.uniform(0, LATEST)
+            raise SystemExit(f"nothing saved within {LONGEST} s")
+        time.sleep(0.02)
     try:
         process.wait(timeout=seconds)
         errors = finish(process)
@@ -81,13 +92,15 @@ def kill(workdir, mirror, draw):
         errors = process.communicate()[1]
     fetched = [line for line in errors.splitlines() if "was fetched from" in line]
     record = {
+        "after_a_save": saves,
         "seconds": round(seconds, 2),
         "fetched": int(fetched[0].split()[1]) if fetched else 0,
         "step_there": newest(workdir / "checkpoints"),
     }
     if process.returncode == 0:
         return None
-    shutil.rmtree(workdir)
+    if workdir.exists():
+        shutil.rmtree(workdir)
     return record
 
 
