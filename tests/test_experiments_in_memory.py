@@ -274,7 +274,7 @@ def a_run(row, seed, correct):
         "top1_error": 1 - correct.mean(),
         "top1_error_one_crop": 1 - correct.mean(),
         "hours": 1.0,
-        "correct": base64.b64encode(np.packbits(correct)).decode(),
+        "correct": base64.b64encode(np.packbits(correct).tobytes()).decode(),
     }
 
 

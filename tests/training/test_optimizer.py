@@ -107,9 +107,9 @@ def test_thirty_steps_with_two_drops_equal_a_numpy_loop():
 def test_the_average_follows_what_learns():
     """A loop in NumPy over the parameters of the same rule without an average."""
     schedule = make_schedule(steps_per_epoch=10, learning_rate=0.01)
-    rule = {"weight_decay": 0.05, "bias_weight_decay": 0.05}
-    learning, _ = run(momentum_sgd(schedule, **rule), 12)
-    history, state = run(momentum_sgd(schedule, **rule, average=0.4), 12)
+    rule = partial(momentum_sgd, schedule, weight_decay=0.05, bias_weight_decay=0.05)
+    learning, _ = run(rule(), 12)
+    history, state = run(rule(average=0.4), 12)
     mean = jax.tree.map(np.float64, start())
     for step, params in enumerate(learning):
         kept = min(0.4, (1 + step) / (10 + step))
