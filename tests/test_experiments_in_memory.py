@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "ablations"))
 import arrays
 import differences
 import experiment
+import imagenette
 import many_runs
 from signals import signals
 
@@ -304,3 +305,39 @@ def test_a_difference_is_paired_and_its_interval_that_of_images_and_seeds():
     assert found["code2012"]["worse_by"] is None
     # One seed is compared with the same one of the base.
     assert found["no_crops"]["worse_by_each"] == own["worse_by_each"][:1]
+
+
+def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):
+    given = argparse.Namespace(
+        quick=False, data=tmp_path, epochs=30.0, dtype="bfloat16"
+    )
+
+    def changed(row, base="code2012"):
+        before, after = (
+            plain(imagenette.config_of(name, given, [])) for name in (base, row)
+        )
+        return {key: new for key, _, new in workdirs.differences(before, after)}
+
+    assert changed("no_dropout@0.003", "no_dropout") == {
+        "schedule.learning_rate": 0.003
+    }
+    assert changed("average") == {"optimizer.average": 0.999}
+    assert changed("initial_0.01") == {
+        f"model.layers.conv{n}.kernel_std": 0.01 for n in (3, 4, 5)
+    }
+    assert changed("long") == {"train.epochs": 90.0, "schedule.epochs": [60, 78]}
+    for row in ("paper", "paper_initial_0.03", "modern_long"):
+        changed(row)
+    with pytest.raises(InputError, match="no row no_lrn; choose from code2012, no_no"):
+        changed("no_lrn")
+
+
+def test_a_part_of_the_training_images_is_held_out(digits):
+    part = imagenette.training_part(digits, 0.2)
+    names = {
+        split: [source.name(index) for index in range(len(source))]
+        for split, source in part.splits.items()
+    }
+    assert not set(names["train"]) & set(names["validation"])
+    assert len(names["train"]) + len(names["validation"]) == 50
+    assert 8 <= len(names["validation"]) <= 12
