@@ -119,7 +119,7 @@ def recipes():
     """What later years have added, all at once."""
     config = config_of(epochs=3.0)
     config.data.update({"crop_area": 0.3, "mixup": 0.2})
-    config.optimizer.average = 0.9
+    config.optimizer.update({"average": 0.9, "decoupled_decay": True})
     config.schedule.update({"kind": "cosine", "warmup_epochs": 0.5})
     config.train.label_smoothing = 0.1
     return config
