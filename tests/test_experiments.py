@@ -248,3 +248,21 @@ def test_the_correctness_of_an_accelerator_is_measured_and_goes_on(tmp_path):
             assert all(0 <= error < 1 for error in line["result"].values())
     unknown = subprocess.run([*command, "Z9"], env=environment, capture_output=True)
     assert unknown.returncode == 2
+
+
+@pytest.mark.extended
+def test_rows_on_real_images_go_on_where_they_stood(tmp_path):
+    script = EXPERIMENTS / "ablations" / "imagenette.py"
+
+    def rows(*names):
+        arguments = ["--quick", f"--output={tmp_path}", "--rows", *names]
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return (tmp_path / "imagenette.jsonl").read_text().splitlines()
+
+    (first,) = rows("code2012")
+    again = rows("code2012", "no_exchange@0.02")
+    assert again[0] == first and len(again) == 2
+    assert json.loads(again[1])["row"] == "no_exchange@0.02"

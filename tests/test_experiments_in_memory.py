@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "ablations"))
 import arrays
 import differences
 import experiment
+import imagenette
 import many_runs
 from signals import signals
 
@@ -118,7 +119,7 @@ def recipes():
     """What later years have added, all at once."""
     config = config_of(epochs=3.0)
     config.data.update({"crop_area": 0.3, "mixup": 0.2})
-    config.optimizer.average = 0.9
+    config.optimizer.update({"average": 0.9, "decoupled_decay": True})
     config.schedule.update({"kind": "cosine", "warmup_epochs": 0.5})
     config.train.label_smoothing = 0.1
     return config
@@ -266,6 +267,8 @@ def test_the_gradient_beside_finite_differences(digits):
 
 
 def a_run(row, seed, correct):
+    # With one crop, one more in ten wrong.
+    one = correct & (np.arange(len(correct)) % 10 > 0)
     return {
         "row": row,
         "seed": seed,
@@ -275,6 +278,7 @@ def a_run(row, seed, correct):
         "top1_error_one_crop": 1 - correct.mean(),
         "hours": 1.0,
         "correct": base64.b64encode(np.packbits(correct).tobytes()).decode(),
+        "correct_one_crop": base64.b64encode(np.packbits(one).tobytes()).decode(),
     }
 
 
@@ -301,6 +305,44 @@ def test_a_difference_is_paired_and_its_interval_that_of_images_and_seeds():
     half = (own["interval"][1] - own["interval"][0]) / 2
     assert half == pytest.approx(1.96 * deviation, rel=0.1)
     assert own["published"]["paper"] == (1.4, 1.2)
+    gain = 100 * row[:, ::10].sum() / row.size
+    assert own["ten_crops"]["better_by"] == pytest.approx(gain, abs=0.006)
     assert found["code2012"]["worse_by"] is None
     # One seed is compared with the same one of the base.
     assert found["no_crops"]["worse_by_each"] == own["worse_by_each"][:1]
+
+
+def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):
+    given = argparse.Namespace(
+        quick=False, data=tmp_path, epochs=30.0, dtype="bfloat16"
+    )
+
+    def changed(row, base="code2012"):
+        before, after = (
+            plain(imagenette.config_of(name, given, [])) for name in (base, row)
+        )
+        return {key: new for key, _, new in workdirs.differences(before, after)}
+
+    assert changed("no_dropout@0.003", "no_dropout") == {
+        "schedule.learning_rate": 0.003
+    }
+    assert changed("average") == {"optimizer.average": 0.999}
+    assert changed("initial_0.01") == {
+        f"model.layers.conv{n}.kernel_std": 0.01 for n in (3, 4, 5)
+    }
+    assert changed("long") == {"train.epochs": 90.0, "schedule.epochs": [60, 78]}
+    for row in ("paper", "paper_initial_0.03", "modern_long"):
+        changed(row)
+    with pytest.raises(InputError, match="no row no_lrn; choose from code2012, no_no"):
+        changed("no_lrn")
+
+
+def test_a_part_of_the_training_images_is_held_out(digits):
+    part = imagenette.training_part(digits, 0.2)
+    names = {
+        split: [source.name(index) for index in range(len(source))]
+        for split, source in part.splits.items()
+    }
+    assert not set(names["train"]) & set(names["validation"])
+    assert len(names["train"]) + len(names["validation"]) == 50
+    assert 8 <= len(names["validation"]) <= 12

@@ -1,6 +1,7 @@
 """What a config trains, without its data: to check a device, or one not there."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,6 +39,8 @@ class Network:
       evaluation_batch: images in an evaluation step.
       views: of each of these.
       seed: of everything random.
+      label_smoothing: of training labels.
+      mixed: whether pairs of training images are mixed.
     """
 
     model: AlexNet
@@ -49,6 +52,8 @@ class Network:
     evaluation_batch: int
     views: int
     seed: int
+    label_smoothing: float = 0.0
+    mixed: bool = False
 
 
 def plan_network(config: Config) -> Network:
@@ -88,10 +93,12 @@ def plan_network(config: Config) -> Network:
         evaluation_batch=_value(evaluation, "eval", "batch_size"),
         views=_value(evaluation, "eval", "views"),
         seed=plan.seed,
+        label_smoothing=plan.label_smoothing,
+        mixed=bool(_value(reading, "data", "mixup")),
     )
 
 
-def _value(given: Arguments, section: str, key: str) -> int:
+def _value(given: Arguments, section: str, key: str) -> Any:
     return given.get(key, parameters(section)[key].default)
 
 
@@ -104,6 +111,8 @@ def train_arguments(
         **_images(network.batch_size, network.crop, mesh),
         "colour_shift": _rows((network.batch_size, 3), np.float32, mesh),
     }
+    if network.mixed:
+        batch["weight"] = _rows((network.batch_size,), np.float32, mesh)
     return state, batch, _mean(network, mesh)
 
 

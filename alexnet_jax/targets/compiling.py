@@ -141,7 +141,12 @@ def compile_training(network: Network, mesh: Mesh) -> Compiled:
     """
     check_batch(network.batch_size, mesh.shape[DATA], "--batch_size")
     step = make_train_step(
-        network.model, network.optimizer, network.schedule, mesh, network.seed
+        network.model,
+        network.optimizer,
+        network.schedule,
+        mesh,
+        network.seed,
+        label_smoothing=network.label_smoothing,
     )
     arguments = train_arguments(network, mesh)
     return _compiled(step, arguments, network.batch_size, mesh)

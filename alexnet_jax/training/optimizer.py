@@ -54,6 +54,7 @@ def momentum_sgd(
     layer_decays: Mapping[str, float] | None = None,
     trust_coefficient: float | None = None,
     average: float | None = None,
+    decoupled_decay: bool = False,
 ) -> optax.GradientTransformation:
     """The update rule of section 5, with the groups of the 2012 code.
 
@@ -74,6 +75,9 @@ def momentum_sgd(
       average: turns on an exponential moving average of the parameters, with this
         decay a step (0.999, say; at the start less, see `averaged`). The average is
         what is validated and saved as the network.
+      decoupled_decay: takes weight decay out of the velocity (Loshchilov and Hutter
+        2019): each step takes rate * decay of a parameter from it. A decay that is
+        1 / (1 - momentum) times as large has the same effect in the long run.
 
     Raises:
       InputError: if a number is out of range; at `init`, if a layer named here or in
@@ -98,10 +102,10 @@ def momentum_sgd(
 
     named = {*factors, *(layer for layer, _ in schedule.layer_rates)}
     trust = [] if trust_coefficient is None else [_trust_ratio(trust_coefficient)]
+    coupled = [] if decoupled_decay else [optax.stateless(partial(_add_decay, decay))]
+    own_decay = decay if decoupled_decay else None
     rule = optax.chain(
-        optax.stateless(partial(_add_decay, decay)),
-        *trust,
-        _momentum(schedule, momentum, bias_rate, named),
+        *coupled, *trust, _momentum(schedule, momentum, bias_rate, named, own_decay)
     )
     return rule if average is None else averaged(rule, average)
 
@@ -133,9 +137,13 @@ def _trust_ratio(coefficient: float) -> optax.GradientTransformation:
 
 
 def _momentum(
-    schedule: Schedule, momentum: float, bias_rate: float, named: set[str]
+    schedule: Schedule,
+    momentum: float,
+    bias_rate: float,
+    named: set[str],
+    decay: Callable[[str, bool], float] | None = None,
 ) -> optax.GradientTransformation:
-    """Rate, then momentum by `optax.trace`, except in frozen layers.
+    """Rate, then momentum by `optax.trace`, except in frozen layers; then a decay.
 
     The rates are computed here, since `optax.scale_by_learning_rate` sees a count
     alone, and these depend on the layer and on the plateaus as well.
@@ -159,8 +167,6 @@ def _momentum(
     def update(
         updates: Tree, state: PyTree, params: Tree = None
     ) -> tuple[Tree, RuleState]:
-        del params
-
         def rate(path: KeyPath, _: Array) -> Array:
             layer, bias = layer_and_kind(path)
             value = schedule.rate(state.step, state.drops, layer, bias)
@@ -174,6 +180,9 @@ def _momentum(
         moved, _ = trace.update(scaled, optax.TraceState(state.velocity))
         velocity = jax.tree.map(moving, rates, moved, state.velocity)
         moves = jax.tree.map(partial(moving, frozen=0.0), rates, velocity)
+        if decay is not None:
+            decayed = _add_decay(decay, jax.tree.map(jnp.zeros_like, moves), params)
+            moves = jax.tree.map(lambda m, rate, d: m - rate * d, moves, rates, decayed)
         return moves, state._replace(step=state.step + 1, velocity=velocity)
 
     return optax.GradientTransformation(init, update)

@@ -27,16 +27,15 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
 from alexnet_jax.training import losses
 from alexnet_jax.training.compilation import CompilerOptions
+from alexnet_jax.training.local_loss import Batch, local_loss
 from alexnet_jax.training.optimizer import (
     after_validation,
     learning_params,
     rule_state,
 )
-from alexnet_jax.training.preprocess import cut_views, mix_pairs, shift_colours
+from alexnet_jax.training.preprocess import cut_views
 from alexnet_jax.training.schedule import Schedule
 
-
-Batch = dict[str, Array]
 
 # Which mesh axis splits an axis that a parameter names.
 MESH_AXES = ((TOWERS, meshes.TOWER),)
@@ -215,8 +214,8 @@ def train_step(
     [Key[Array, ""], TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]
 ]:
     """What `make_train_step` jits, as a function of the seed's `root_key` as well."""
-    local_loss = partial(
-        _local_loss, model.clone(tower_axis=meshes.TOWER), label_smoothing
+    loss_of_part = partial(
+        local_loss, model.clone(tower_axis=meshes.TOWER), label_smoothing
     )
 
     def step(
@@ -227,7 +226,7 @@ def train_step(
         learning = learning_params(state.params, state.opt_state)
         parameters = placement.specs(learning)
         loss = meshes.sharded(
-            local_loss,
+            loss_of_part,
             mesh,
             in_specs=(parameters, EXAMPLES, EVERYWHERE, EVERYWHERE, EVERYWHERE),
             out_specs=EVERYWHERE,
@@ -243,42 +242,6 @@ def train_step(
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
-
-
-def _local_loss(
-    model: AlexNet,
-    label_smoothing: float,
-    params: PyTree,
-    batch: Batch,
-    mean: Array,
-    coefficient: Array,
-    key: Array,
-) -> tuple[Array, dict[str, Array]]:
-    """The loss of the whole batch, and the sums behind it, from one device's examples.
-
-    To be called on every device of the mesh, by `mesh.sharded`.
-    """
-    # The transpose of this cast is the sum of the gradients over the data axis.
-    params = jax.tree.map(lambda array: lax.pcast(array, DATA, to="varying"), params)
-    images = shift_colours(batch["image"], mean, batch["colour_shift"], coefficient)
-    weight = batch.get("weight")
-    if weight is not None:
-        images = mix_pairs(images, weight)
-    labels = batch["label"]
-    first = lax.axis_index(DATA) * labels.shape[0]
-    examples = first + jnp.arange(labels.shape[0], dtype=jnp.int32)
-    logits: PyTree = model.apply(
-        {"params": params}, images, dropout_key=key, examples=examples
-    )
-    log_probabilities = jax.nn.log_softmax(logits)
-    mask = jnp.ones_like(labels, dtype=jnp.bool_)
-    sums = losses.sums(log_probabilities, labels, mask)
-    if label_smoothing or weight is not None:
-        sums["loss"] = losses.of_targets(
-            log_probabilities, labels, weight=weight, smoothing=label_smoothing
-        )
-    loss = lax.pmean(sums["loss"] / labels.shape[0], DATA)
-    return loss, lax.psum(sums, DATA)
 
 
 def make_eval_step(

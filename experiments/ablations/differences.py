@@ -91,11 +91,24 @@ def table(lines: Lines) -> dict[str, dict[str, Any]]:
             "top1_error_one_crop": round(100 * float(np.mean(one)), 2),
             "learned": sum(error < LEARNED for error in errors),
             "hours": round(sum(line["hours"] for line in by_seed.values()), 4),
+            "ten_crops": _ten_crops(by_seed),
             "base": base,
             **_difference(by_seed, runs.get(base, {})),
             "published": PUBLISHED.get(row.partition("@")[0]),
         }
     return rows
+
+
+def _ten_crops(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """By how many points ten crops are better than one."""
+    gain = np.stack(
+        [
+            100.0 * correct(line) - 100.0 * correct(line, "correct_one_crop")
+            for line in by_seed.values()
+        ]
+    )
+    ends = [round(end, 2) for end in interval(gain)]
+    return {"better_by": round(float(gain.mean()), 2), "interval": ends}
 
 
 def _difference(

@@ -9,6 +9,10 @@ RECIPES = {
     "mixup": ["--config.data.mixup=0.2"],
     "resized_crops": ["--config.data.crop_area=0.35"],
     "average": ["--config.optimizer.average=0.999"],
+    "decoupled": [
+        "--config.optimizer.decoupled_decay=True",
+        "--config.optimizer.weight_decay=0.005",
+    ],
 }
 MODERN = [flag for flags in RECIPES.values() for flag in flags]
 LONG = 90.0

@@ -104,6 +104,26 @@ def test_thirty_steps_with_two_drops_equal_a_numpy_loop():
     assert_close(history[-1], numpy_rule(30, rate=rate, decay=decay))
 
 
+def test_a_decoupled_decay_stays_out_of_the_velocity():
+    schedule = make_schedule(
+        steps_per_epoch=10, learning_rate=0.01, layer_rates={"conv1": 0.0}
+    )
+    rule = momentum_sgd(
+        schedule, weight_decay=0.5, layer_decays={"fc3": 3.0}, decoupled_decay=True
+    )
+    history, _ = run(rule, 12)
+    params = jax.tree.map(np.float64, start())
+    velocity = jax.tree.map(np.zeros_like, params)
+    for step in range(12):
+        for layer in ("conv2", "fc3"):
+            for kind, rate in (("kernel", 0.01), ("bias", 0.02)):
+                v, w = velocity[layer], params[layer]
+                v[kind] = 0.9 * v[kind] - rate * gradients(step)[layer][kind]
+                decay = 0 if kind == "bias" else 0.5 * (3 if layer == "fc3" else 1)
+                w[kind] = w[kind] + v[kind] - rate * decay * w[kind]
+    assert_close(history[-1], params)
+
+
 def test_the_average_follows_what_learns():
     """A loop in NumPy over the parameters of the same rule without an average."""
     schedule = make_schedule(steps_per_epoch=10, learning_rate=0.01)

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from scipy.special import betaincinv, ndtri
 
+from alexnet_jax.runtime.errors import InputError, check_number
+
 
 # Philox is a counter-based generator. Each position owns eight 64-bit words, two of the
 # generator's blocks, and the words of a whole batch are drawn at once: a generator for
@@ -37,6 +39,18 @@ class Draws(NamedTuple):
     normals: Float[np.ndarray, "count 3"]
     uniforms: Float[np.ndarray, "count 4"]
     mixing: Float[np.ndarray, "count"]
+
+
+def check(*, crops: bool, crop_area: float | None, mixup: float) -> None:
+    """Raise an InputError if an option of the `data` section is out of range."""
+    if crop_area is not None and not 0 < crop_area <= 1:
+        raise InputError(f"data.crop_area={crop_area} must lie above 0 and up to 1")
+    if crop_area is not None and not crops:
+        raise InputError(
+            "data.crop_area is of random crops, and data.crops is False; leave one of "
+            "them out"
+        )
+    check_number("data.mixup", mixup)
 
 
 def draw(seed: int, start: int, count: int, *, border: int) -> Draws:

@@ -9,6 +9,7 @@ from jaxtyping import Integer
 
 from alexnet_jax.data.dataset import Source
 from alexnet_jax.data.loading import augment
+from alexnet_jax.data.loading.order import examples_at
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime.errors import DataStalled
 
@@ -156,6 +157,27 @@ def evaluation_batch(
 
     _in_parallel(make, source, indices, threads, timeout)
     return {"image": images, "label": labels, "mask": indices < len(source)}
+
+
+def train_slice(
+    number: int,
+    *,
+    make: Callable[[int, np.ndarray], HostBatch],
+    count: int,
+    examples: int,
+    order_seed: int,
+) -> HostBatch:
+    """Slice `number` of all batches, of `count` examples."""
+    start = number * count
+    indices = examples_at(start, count, examples=examples, seed=order_seed)
+    return make(number, indices)
+
+
+def evaluation_slice(
+    number: int, *, make: Callable[[np.ndarray], HostBatch], count: int
+) -> HostBatch:
+    """Slice `number` of all batches of places, of `count` places."""
+    return make(np.arange(number * count, (number + 1) * count))
 
 
 def _in_parallel(

@@ -9,16 +9,14 @@ import dataclasses
 import functools
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grain
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.loading import batching
-from alexnet_jax.data.loading.batching import HostBatch
-from alexnet_jax.data.loading.order import examples_at
+from alexnet_jax.data.loading import augment, batching
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import Statistics
@@ -93,17 +91,7 @@ class Pipeline:
                 f"data.crop={self.crop} must lie between 1 and the stored images' side "
                 f"of {self.dataset.size}"
             )
-        if self.crop_area is not None:
-            if not 0 < self.crop_area <= 1:
-                raise InputError(
-                    f"data.crop_area={self.crop_area} must lie above 0 and up to 1"
-                )
-            if not self.crops:
-                raise InputError(
-                    "data.crop_area is of random crops, and data.crops is False; leave "
-                    "one of them out"
-                )
-        check_number("data.mixup", self.mixup)
+        augment.check(crops=self.crops, crop_area=self.crop_area, mixup=self.mixup)
         check_choice("data.mean", self.mean, MEANS)
         for name, value in (("threads", self.threads), ("buffer", self.buffer)):
             if value is not None:
@@ -236,7 +224,7 @@ def train_dataset(
     )
     count = batch_size // slice_count
     make = functools.partial(
-        _train_slice,
+        batching.train_slice,
         make=draws if held else whole,
         count=count,
         examples=len(pipeline.dataset.splits["train"]),
@@ -248,20 +236,6 @@ def train_dataset(
     # so the draws are those of an example's position in the global stream.
     numbers = grain.MapDataset.range(sys.maxsize // (2 * count))
     return numbers[slice_index::slice_count].map(make)
-
-
-def _train_slice(
-    number: int,
-    *,
-    make: Callable[[int, np.ndarray], HostBatch],
-    count: int,
-    examples: int,
-    order_seed: int,
-) -> HostBatch:
-    """Slice `number` of all batches, of `count` examples."""
-    start = number * count
-    indices = examples_at(start, count, examples=examples, seed=order_seed)
-    return make(number, indices)
 
 
 def evaluation_dataset(
@@ -298,18 +272,12 @@ def evaluation_dataset(
     )
     places = functools.partial(batching.evaluation_places, examples=len(source))
     make = functools.partial(
-        _evaluation_slice,
+        batching.evaluation_slice,
         make=places if held else whole,
         count=batch_size // slice_count,
     )
     numbers = grain.MapDataset.range(count * slice_count)
     return numbers[slice_index::slice_count].map(make)
-
-
-def _evaluation_slice(
-    number: int, *, make: Callable[[np.ndarray], HostBatch], count: int
-) -> HostBatch:
-    return make(np.arange(number * count, (number + 1) * count))
 
 
 # What presets change of the defaults of `open_pipeline`.
