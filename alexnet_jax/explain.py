@@ -1,7 +1,8 @@
 """Show why a network gives an image a class.
 
     python -m alexnet_jax.explain --workdir=run cat.jpg
-    python -m alexnet_jax.explain --workdir=run cat.jpg --class=dog --output=cat.npz
+    python -m alexnet_jax.explain --workdir=run cat.jpg \\
+        --class=dog --output=cat.npz
 
 Draws one figure: the five best classes; the class's probability while a square covers a
 part of the image (occlusion); the derivative of its logit by the pixels, plain,
@@ -15,9 +16,8 @@ tower. Needs the extra `figures`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax.runtime import optional, progress
+from alexnet_jax.runtime import optional, paths, progress
 from alexnet_jax.runtime.cli import Parser, run_command
-from alexnet_jax.runtime.errors import InputError
 
 
 # How figures may be stored, as Matplotlib knows them.
@@ -50,9 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of their noise (default: 0)")
     given = vars(parser.parse_args(arguments))
     figure, output = given.pop("figure"), given.pop("output")
-    check_outputs(figure, output)
+    if figure is not None:
+        paths.check_output(figure, ENDINGS, "--figure", new=False)
+    if output is not None:
+        paths.check_output(output, [".npz"])
     # Behind the checks: these imports take a second or more.
     optional.require("matplotlib", "explain")
+    from alexnet_jax.analysis.array_file import write_arrays
     from alexnet_jax.analysis.explaining import explain
     from alexnet_jax.reporting import explanation_sheet
 
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     explained = explain(given.pop("workdir"), given.pop("image"), **given)
     explanation_sheet.write(explained, path)
     if output is not None:
-        explanation_sheet.write_arrays(explained, output)
+        write_arrays(output, explained.arrays())
     label, names = explained.label, explained.class_names
     best = int(explained.probabilities.argmax())
     progress.print_result(
@@ -73,19 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "output": None if output is None else str(output),
         }
     )
-
-
-def check_outputs(figure: Path | None, output: Path | None) -> None:
-    """Raise an InputError for a file that can't be written, before anything is done."""
-    if figure is not None and figure.suffix not in ENDINGS:
-        raise InputError(f"--figure={figure} must end in {', '.join(ENDINGS)}")
-    if output is not None and output.suffix != ".npz":
-        raise InputError(f"--output={output} must end in .npz")
-    if output is not None and output.exists():
-        raise InputError(f"{output} exists already; choose another --output")
-    for path in (figure, output):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{path} can't be written: its folder isn't there")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from alexnet_jax.inference.extraction import BATCH_SIZE, write_features
 from alexnet_jax.inference.extraction_input import SPLITS
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import Failure, InputError
 
@@ -90,11 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _write_best(given: Namespace) -> None:
     """The best images of each unit."""
+    from alexnet_jax.analysis.array_file import write_arrays
     from alexnet_jax.analysis.best_images import best_images
     from alexnet_jax.reporting import best_sheet
 
     output, sheet = given.output, given.output.with_suffix(".png")
-    best_sheet.check_places(output, sheet)
+    paths.check_output(output, [".npz"])
+    paths.check_output(sheet, [".png"])
     best = best_images(
         given.workdir,
         given.input,
@@ -107,7 +109,7 @@ def _write_best(given: Namespace) -> None:
         dtype=given.dtype,
         batch_size=given.batch_size,
     )
-    best_sheet.write_arrays(best, output)
+    write_arrays(output, best.arrays())
     best_sheet.write(best, sheet)
     progress.print_result({"output": str(output), "sheet": str(sheet), **best.about()})
     if best.refused:

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
+from alexnet_jax.analysis.unit_numbers import chosen_units
 from alexnet_jax.inference.extraction_input import Row, open_input
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
@@ -297,28 +297,3 @@ def _patch(
     small = bottom - top < PATCH
     how = Image.Resampling.NEAREST if small else Image.Resampling.BOX
     return np.asarray(Image.fromarray(patch).resize((PATCH, PATCH), how))
-
-
-def chosen_units(text: str | None, width: int) -> Int[np.ndarray, " units"]:
-    """The units that `0,7,32-63` names, in this order; all where that is None.
-
-    Raises:
-      InputError: if it names no unit of a layer so wide.
-    """
-    if text is None:
-        return np.arange(width)
-    numbers = [*_numbers(text, width)]
-    if len(set(numbers)) < len(numbers):
-        raise InputError(f"--units={text} names a unit twice")
-    return np.asarray(numbers)
-
-
-def _numbers(text: str, width: int) -> Iterator[int]:
-    for part in text.split(","):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if not first <= last < width:
-            raise InputError(
-                f"--units={text} must name units from 0 to {width - 1}, as 0,7,32-63"
-            )
-        yield from range(first, last + 1)

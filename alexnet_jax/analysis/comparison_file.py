@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from alexnet_jax.analysis.similarity import Tile
-from alexnet_jax.runtime import atomic, optional
+from alexnet_jax.runtime import atomic, optional, paths
 from alexnet_jax.runtime.atomic import writing
-from alexnet_jax.runtime.errors import InputError
 
 
 # Takes tiles of the matrix of a layer, by its number.
@@ -77,13 +76,9 @@ class File(NamedTuple):
 
 def check_output(output: Path) -> None:
     """Raise an InputError for an output that can't be written."""
-    if output.suffix not in (".npy", ".h5"):
-        raise InputError(f"--output={output} must end in .npy or .h5")
-    for path in (output, *_beside(output)):
-        if path.exists():
-            raise InputError(f"{path} exists already; choose another --output")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"{output} can't be written: its folder isn't there")
+    paths.check_output(output, (".npy", ".h5"))
+    for path in _beside(output):
+        paths.check_output(path, [path.suffix])
 
 
 def _beside(output: Path) -> tuple[Path, ...]:

@@ -1,7 +1,9 @@
 """A two-dimensional map of images, by scikit-learn's t-SNE."""
 
+import math
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 # As van der Maaten and Hinton's own: the distances of the first principal components.
@@ -31,3 +33,17 @@ def two_dimensional(
     ).fit_transform(reduced)
     low, high = found.min(axis=0), found.max(axis=0)
     return (found - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+
+
+def on_a_grid(places: Float[np.ndarray, "images 2"]) -> Int[np.ndarray, "images 2"]:
+    """A column and a row of its own for every place, in the smallest square that has
+    room for all; the sum of the squared ways there is the least."""
+    # Slow to import.
+    from scipy.optimize import linear_sum_assignment
+
+    side = math.ceil(math.sqrt(len(places)))
+    cells = np.stack(np.divmod(np.arange(side**2), side)[::-1], axis=1)
+    middles = (cells + 0.5) / side
+    ways = ((places[:, None] - middles[None]) ** 2).sum(axis=-1)
+    _, chosen = linear_sum_assignment(ways)
+    return cells[chosen]

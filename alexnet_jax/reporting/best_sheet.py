@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 from alexnet_jax.analysis.best_images import PATCH, BestImages
 from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.atomic import writing
-from alexnet_jax.runtime.errors import InputError
 
 
 # Units in a row, and pixels: between patches, around units, of a heading.
@@ -19,29 +18,10 @@ COLUMNS, LINE, GAP, LABEL, HEADING = 16, 1, 10, 16, 40
 INK, SOFT, PAPER, EMPTY = (18, 52, 84), (90, 104, 118), (255, 255, 255), (236, 239, 242)
 
 
-def check_places(output: Path, sheet: Path) -> None:
-    """Raise an InputError for files that can't be written, before anything is done."""
-    if output.suffix != ".npz":
-        raise InputError(f"--output={output} must end in .npz for --top")
-    for path in (output, sheet):
-        if path.exists():
-            raise InputError(f"{path} exists already; choose another --output")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"{output} can't be written: its folder isn't there")
-
-
 def write(best: BestImages, path: Path) -> None:
     """Draw the sheet to a PNG file."""
     content = io.BytesIO()
     Image.fromarray(draw(best)).save(content, "PNG")
-    with writing(path):
-        atomic.replace(path, content.getvalue())
-
-
-def write_arrays(best: BestImages, path: Path) -> None:
-    """Write every unit's images, values, places and boxes to an NPZ file."""
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **best.arrays())
     with writing(path):
         atomic.replace(path, content.getvalue())
 

@@ -6,7 +6,6 @@ Needs Matplotlib (the extra `figures`), which it imports.
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -56,15 +55,6 @@ def write(explanation: Explanation, path: Path) -> None:
         figure.savefig(content, format=kind, dpi=DOTS_PER_INCH, facecolor="white")
     with writing(path):
         path.parent.mkdir(exist_ok=True)
-        atomic.replace(path, content.getvalue())
-
-
-def write_arrays(explanation: Explanation, path: Path) -> None:
-    """Write every array of an explanation to an NPZ file."""
-    content = io.BytesIO()
-    arrays: Any = explanation.arrays()
-    np.savez(content, **arrays)
-    with writing(path):
         atomic.replace(path, content.getvalue())
 
 

@@ -108,14 +108,14 @@ def write_animation(workdir: Path, path: Path) -> None:
 def _map(insight: Insight, folder: Path) -> Section:
     if len(insight.images) < embedding.FEWEST:
         raise InputError(f"a map needs {embedding.FEWEST} validation images")
-    places = embedding.two_dimensional(insight.hidden)
-    sheet = image_map.draw(insight.images, places, insight.labels)
+    cells = embedding.on_a_grid(embedding.two_dimensional(insight.hidden))
+    sheet = image_map.draw(insight.images, cells, insight.labels)
     _save(sheet, folder / "map.png")
     shown = html.pixels(sheet, "Validation images by likeness", smooth=True)
     text = (
         f"{len(insight.images):,} validation images, near each other where the last "
-        "hidden layer is alike: t-SNE of its first principal components. Distances "
-        "between groups mean little."
+        "hidden layer is alike: t-SNE of its first principal components, then the "
+        "nearest free cell of a grid. Distances between groups mean little."
     )
     return Section("Map of the last hidden layer", [shown], text)
 

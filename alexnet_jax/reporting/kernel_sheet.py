@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from alexnet_jax.runtime import atomic
+from alexnet_jax.runtime import atomic, paths
 from alexnet_jax.runtime.atomic import writing
-from alexnet_jax.runtime.errors import InputError
 
 
 # Kernels in a row; side of a kernel's value, in pixels.
@@ -79,8 +78,9 @@ def write_animation(kernels_at: Mapping[int, Kernels], path: Path) -> None:
     ]
     if path.suffix == ".gif":
         # One palette for all frames, or colours would flicker.
-        palette = frames[-1].quantize(256, dither=Image.Dither.NONE)
-        frames = [frame.quantize(palette=palette) for frame in frames]
+        plain = Image.Dither.NONE
+        palette = frames[-1].quantize(256, dither=plain)
+        frames = [frame.quantize(palette=palette, dither=plain) for frame in frames]
     content = io.BytesIO()
     frames[0].save(
         content,
@@ -97,10 +97,7 @@ def write_animation(kernels_at: Mapping[int, Kernels], path: Path) -> None:
 
 def check_animation(path: Path) -> None:
     """Raise an InputError for a file that no animation can be written to."""
-    if path.suffix not in ANIMATIONS:
-        raise InputError(f"--animation={path} must end in {', '.join(ANIMATIONS)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path} can't be written: its folder isn't there")
+    paths.check_output(path, tuple(ANIMATIONS), "--animation", new=False)
 
 
 def _largest(kernels: Kernels) -> Float[np.ndarray, "towers 1 1 1 channels"]:
@@ -109,7 +106,7 @@ def _largest(kernels: Kernels) -> Float[np.ndarray, "towers 1 1 1 channels"]:
 
 def _tiles(
     kernels: Kernels, largest: Float[np.ndarray, "towers 1 1 1 channels"]
-) -> UInt8[np.ndarray, "towers channels height width 3"]:
+) -> UInt8[np.ndarray, "towers channels rows columns 3"]:
     """Each kernel as an image."""
     grey = 0.5 + 0.5 * kernels / np.maximum(largest, np.finfo(np.float32).tiny)
     tiles = np.round(255 * grey).astype(np.uint8).transpose(0, 4, 1, 2, 3)

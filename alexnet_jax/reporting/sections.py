@@ -221,11 +221,11 @@ def predictions(insight: Insight, folder: Path) -> list[Section]:
         narrow = charts.confusion(insight, narrow=True)
         matrix = _draw(charts.confusion(insight), path, "Confusion matrix", narrow)
         sections.append(Section("Confusions", [matrix], text))
-    sections.append(Section("Errors by class", [_errors_by_class(insight)], text))
+    sections.append(Section("Errors by class", [errors_by_class(insight)], text))
     return sections
 
 
-def _errors_by_class(insight: Insight) -> Table:
+def errors_by_class(insight: Insight) -> Table:
     """Every class, those with the largest errors first."""
     counts = insight.confusion()
     totals = counts.sum(axis=1)

@@ -8,7 +8,8 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import features as command
-from alexnet_jax.analysis.best_images import PATCH, best_images, chosen_units
+from alexnet_jax.analysis.best_images import PATCH, best_images
+from alexnet_jax.analysis.unit_numbers import chosen_units
 from alexnet_jax.data import image_paths
 from alexnet_jax.inference import image_input
 from alexnet_jax.nn.receptive_fields import receptive_fields
@@ -29,7 +30,9 @@ def by_hand(workdir, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [5, 64])
+@pytest.mark.parametrize(
+    "batch_size", [5, pytest.param(64, marks=pytest.mark.extended)]
+)
 def test_they_are_the_largest_values_of_each_unit(
     workdir, images, by_hand, batch_size, capsys
 ):
@@ -99,7 +102,7 @@ def test_what_is_wrong_is_said_before_the_network_is_opened(tmp_path):
         with pytest.raises(InputError, match=match):
             command.main([*given, "--layer=conv5"])
 
-    refused("must end in .npz for --top", "--top=9", f"--output={tmp_path / 'x.npy'}")
+    refused("x.npy must end in .npz", "--top=9", f"--output={tmp_path / 'x.npy'}")
     refused("folder isn't there", "--top=9", f"--output={tmp_path / 'none' / 'x.npz'}")
     refused("give --top=9 as well", "--units=3", f"--output={tmp_path / 'x.npy'}")
     refused("--top=0", "--top=0", f"--output={tmp_path / 'x.npz'}")

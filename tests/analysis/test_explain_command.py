@@ -15,6 +15,7 @@ from networks import logits_of
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_a_figure_and_all_arrays(workdir, images, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     # Smaller than the crop: enlarged, as in training.
@@ -56,6 +57,7 @@ def test_classes_by_name_and_number():
         class_number("9", names)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line(tmp_path, images, workdir):
     pytest.importorskip("matplotlib")
     image = str(images / "0" / "0.png")
@@ -64,7 +66,7 @@ def test_what_is_wrong_is_one_line(tmp_path, images, workdir):
         with pytest.raises(InputError, match=match):
             command.main([f"--workdir={workdir}", image, *options])
 
-    refused("must end in .png, .svg", f"--figure={tmp_path / 'x.txt'}")
+    refused("must end in .png, .svg or .pdf", f"--figure={tmp_path / 'x.txt'}")
     refused("must end in .npz", f"--output={tmp_path / 'x.npy'}")
     refused("folder isn't there", f"--output={tmp_path / 'none' / 'x.npz'}")
     refused("--patch=68 is larger than the crop", "--patch=68")

@@ -34,6 +34,7 @@ def image():
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_without_offsets_it_is_the_same_network(model, variables, image):
     explained = Explained.of(model.clone(dtype="bfloat16"))
     own = explanations.probabilities(explained, variables, image[None])
@@ -45,6 +46,7 @@ def test_without_offsets_it_is_the_same_network(model, variables, image):
         np.testing.assert_allclose(values, by_hand[layer][0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_occlusion_is_that_of_squares_covered_by_hand(model, variables, image):
     patch, stride = 20, 18
     found = explanations.occlusion(
@@ -71,6 +73,7 @@ def test_occlusion_is_that_of_squares_covered_by_hand(model, variables, image):
     assert np.ptp(found) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_finite_differences(model, variables, image):
     explained = Explained.of(model)
     found = explanations.gradient(explained, variables, image, LABEL)
@@ -85,6 +88,7 @@ def test_the_gradient_is_that_of_finite_differences(model, variables, image):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_smooth_gradient_is_the_mean_over_noisy_copies(model, variables, image):
     explained = Explained.of(model)
     about = (explained, variables, image, LABEL)
@@ -137,6 +141,7 @@ def test_guided_backpropagation_passes_what_is_above_zero_twice():
 
 
 @pytest.mark.slow
+@pytest.mark.extended
 def test_guided_backpropagation_goes_through_every_relu(image):
     """Without norms and kernels below zero no gradient is ever below zero, and it is
     the network's own; with both signs it is another."""

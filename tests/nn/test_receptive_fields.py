@@ -15,7 +15,9 @@ from networks import TINY, tiny
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["code2012", "owt"])
+@pytest.mark.parametrize(
+    "preset", ["code2012", pytest.param("owt", marks=pytest.mark.extended)]
+)
 def test_a_unit_sees_its_box_and_nothing_else(preset):
     """On a blank image all values of a map are equal, and a maximum passes gradients to
     all of them: every edge of the box is reached, and no pixel outside of it."""
