@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.analysis.similarity import DISTANCES
-from alexnet_jax.runtime import optional, progress
+from alexnet_jax.runtime import optional, paths, progress
 from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import InputError
 
@@ -53,19 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if len(given.features) > 2:
         raise InputError("--features can be given twice; compare two files at a time")
-    from alexnet_jax.analysis.comparison import compare
+    from alexnet_jax.analysis.comparison import check_output, compare
 
+    check_output(given.output)
+    draws = optional.is_installed("matplotlib")
+    figure = given.output.with_suffix(".png") if draws else None
+    if figure is not None:
+        paths.check_output(figure, [".png"])
     found = compare(
         given.features,
         given.output,
         layers=None if given.layer is None else given.layer.split(","),
         distance=given.distance,
     )
-    figure = None
-    if optional.is_installed("matplotlib"):
+    if figure is not None:
         from alexnet_jax.reporting import comparison_sheet
 
-        figure = given.output.with_suffix(".png")
         comparison_sheet.write(found, figure)
     else:
         progress.say(f"no figure is drawn; `{optional.install('matplotlib')}`")

@@ -1,7 +1,8 @@
 """Show why a network gives an image a class.
 
     python -m alexnet_jax.explain --workdir=run cat.jpg
-    python -m alexnet_jax.explain --workdir=run cat.jpg --class=dog --output=cat.npz
+    python -m alexnet_jax.explain --workdir=run cat.jpg \\
+        --class=dog --output=cat.npz
 
 Draws one figure: the five best classes; the class's probability while a square covers a
 part of the image (occlusion); the derivative of its logit by the pixels, plain,

@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,7 +231,7 @@ def test_a_moving_mean_is_shorter_at_the_ends():
     np.testing.assert_array_equal(charts.smoothed(values[:3]), values[:3])
 
 
-def test_charts_have_no_empty_panel():
+def test_charts_have_no_empty_panel(tmp_path):
     train = {
         "epoch": np.arange(5.0),
         "loss": np.ones(5),
@@ -244,7 +243,7 @@ def test_charts_have_no_empty_panel():
     run = metrics_file.Curves("run", {"train": train, "validation": {}})
     assert len(charts.training([run]).axes) == 2
     assert len(charts.throughput([run]).axes) == 1
-    assert "0.01 all along" in sections.training([run], Path()).text
+    assert "0.01 all along" in sections.training([run], tmp_path).text
     varying = {**train, "learning_rate": np.geomspace(1, 0.1, 5)}
     varying["input_wait_fraction"] = np.full(5, 0.5)
     other = metrics_file.Curves("run", {"train": varying, "validation": {}})
