@@ -46,7 +46,7 @@ from alexnet_jax.runtime.errors import Failure, InputError
 
 
 # Options that mean nothing where the best images are looked for.
-NOT_OF_TOP = ("files", "untrained", "pool", "project", "pca")
+NOT_OF_TOP = ("untrained", "pool", "project", "pca")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -245,6 +245,8 @@ def _write_best(given: Namespace) -> None:
     for flag in NOT_OF_TOP:
         if getattr(given, flag):
             raise InputError(f"--{flag} is not for --top; leave it out")
+    if given.checkpoint == "all":
+        raise InputError("--top takes one checkpoint; leave out --checkpoint=all")
     output, sheet = given.output, given.output.with_suffix(".png")
     paths.check_output(output, [".npz"])
     paths.check_output(sheet, [".png"])
@@ -256,6 +258,7 @@ def _write_best(given: Namespace) -> None:
         units=given.units,
         source=given.source,
         split=given.split,
+        files=given.files,
         checkpoint=given.checkpoint,
         dtype=given.dtype,
         batch_size=given.batch_size,

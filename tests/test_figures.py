@@ -339,7 +339,7 @@ def test_what_can_t_be_asked_for_is_one_line(workdir, tmp_path):
         with pytest.raises(InputError, match=match):
             figures.main([f"--workdir={workdir}", *options])
 
-    refused("'conv9' is none; choose from", "--best=conv9")
+    refused("no layer 'conv9'; choose from", "--best=conv9")
     refused("must end in .gif, .png or .webp", f"--animation={tmp_path / 'x.mp4'}")
     refused("none.jpg is not a file", f"--explain={tmp_path / 'none.jpg'}")
     refused("are for one run", f"--workdir={workdir}", "--map")

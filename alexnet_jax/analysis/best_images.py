@@ -14,6 +14,7 @@ from PIL import Image
 from alexnet_jax.analysis.unit_numbers import chosen_units
 from alexnet_jax.inference.extraction_input import Row, open_input
 from alexnet_jax.inference.image_batches import over_images
+from alexnet_jax.inference.layer_names import resolve
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.nn.receptive_fields import Field, receptive_fields
 from alexnet_jax.runtime import progress
@@ -93,6 +94,7 @@ def best_images(
     units: str | None = None,
     source: str | None = None,
     split: str = "all",
+    files: Path | None = None,
     checkpoint: str | int = "best",
     dtype: str | None = None,
     batch_size: int = 64,
@@ -101,8 +103,8 @@ def best_images(
 
     Args:
       workdir: of a run.
-      given, source, split: as in `extraction.write_features`.
-      layer: out of `model.features`.
+      given, source, split, files: as in `extraction.write_features`.
+      layer: by any of its names.
       top: how many images of each unit.
       units: which, as `0,7,32-63`; None for all.
       checkpoint: `best`, `latest` or a step.
@@ -115,8 +117,10 @@ def best_images(
     check_number("--top", top, least=1, whole=True)
     check_number("--batch_size", batch_size, least=1, whole=True)
     network = open_trained(workdir, checkpoint, dtype)
-    check_layer(network, layer)
-    images = open_input(given, network.data.size, split, source)
+    layer, data = layer_of(network, layer), network.data
+    images = open_input(
+        given, data.size, split, source, files=files, resize=data.resize
+    )
     best = strongest(
         network,
         images.rows(0),
@@ -134,14 +138,19 @@ def best_images(
     return best
 
 
-def check_layer(network: TrainedNetwork, layer: str) -> None:
-    """Raise an InputError unless a network has this layer."""
-    features = network.model.features
-    if layer not in features:
+def layer_of(network: TrainedNetwork, asked: str) -> str:
+    """The layer of a network that was asked for by any of its names.
+
+    Raises:
+      InputError: if there is no such layer, or it is more than one.
+    """
+    layers = resolve(network.model, asked.split(","))
+    if len(layers) > 1:
         raise InputError(
-            f"best images are of one layer, and {layer!r} is none; choose from "
-            f"{', '.join(features)}"
+            f"best images are of one layer, and {asked!r} is {len(layers)}; leave the "
+            "others out"
         )
+    return layers[0]
 
 
 def strongest(

@@ -121,7 +121,7 @@ def explain(
         raise InputError(f"--patch={patch} is larger than the crop of {crop} pixels")
     stride = max(1, patch // STEPS) if stride is None else stride
     check_number("--stride", stride, least=1, whole=True)
-    stored = image_input.stored(image, network.data.size)
+    stored = image_input.stored(image, network.data.size, network.data.resize)
     return _explained(
         network,
         statistics.centre(stored, crop)[0],

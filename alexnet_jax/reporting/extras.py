@@ -47,7 +47,7 @@ class Extras:
     def check(self, network: TrainedNetwork) -> None:
         """Raise an InputError for what can't be drawn, before anything is."""
         if self.best is not None:
-            best_images.check_layer(network, self.best)
+            best_images.layer_of(network, self.best)
         if self.animation is not None:
             kernel_sheet.check_animation(self.animation)
         for image in self.explain:
@@ -123,6 +123,7 @@ def _map(insight: Insight, folder: Path) -> Section:
 def _best(
     network: TrainedNetwork, data_path: Path | None, layer: str, folder: Path
 ) -> Section:
+    layer = best_images.layer_of(network, layer)
     path = network.data_path if data_path is None else str(data_path)
     source = open_data(network, path).dataset.splits["validation"]
     width = best_images.width_of(network, layer)
