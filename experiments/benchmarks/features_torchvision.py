@@ -99,7 +99,11 @@ def theirs(folder, images, output, workers):
     extractor = feature_extraction.create_feature_extractor(network, ["classifier.5"])
     files: Any = Files(images)
     loader = torch.utils.data.DataLoader(
-        files, batch_size=BATCH_SIZE, num_workers=workers
+        files,
+        batch_size=BATCH_SIZE,
+        num_workers=workers,
+        # A fork of a process that runs JAX may hang.
+        multiprocessing_context="spawn" if workers else None,
     )
     total = len(files)
     rows = np.lib.format.open_memmap(output, "w+", np.float32, (total, 4096))
