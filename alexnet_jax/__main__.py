@@ -15,10 +15,12 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure the errors of a run, or of an ensemble"),
     "predict": ("predict", "classify images"),
     "features": ("features", "store features of images, from any layer"),
+    "explain": ("explain", "show why a network gives an image a class"),
+    "compare": ("compare", "compare layers: dissimilarities of images, and CKA"),
     "figures": ("figures", "draw the report of a run, or compare several"),
     "weights": ("weights", "import weights from files, or export them"),
     "prepare": ("prepare", "turn images into a data set that trains fast"),
-    "compile": ("compile", "compile for a GPU that is not there: does it fit?"),
+    "compile": ("compile", "compile for a GPU or TPU not there: does it fit?"),
     "verify": ("verify", "check a prepared data set, or how a device computes"),
 }
 # Those that train or evaluate on a CPU are faster with huge pages.

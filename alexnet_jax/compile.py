@@ -1,4 +1,4 @@
-"""Compiles a config's steps for a GPU that is not there; `targets/` does the work."""
+"""Compiles a config's steps for a GPU or TPU that is not there; see `targets/`."""
 
 import dataclasses
 import os
@@ -9,22 +9,23 @@ from alexnet_jax.runtime import cli, progress
 from alexnet_jax.runtime.atomic import replace
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, check_number
-from alexnet_jax.targets.cards import CARDS, card
+from alexnet_jax.targets.catalogue import TARGETS, named
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    # The plugin for CUDA would look for a GPU, and print a traceback.
+    # The plugins would look for a GPU or a TPU, and print a traceback.
     os.environ["JAX_PLATFORMS"] = "cpu"
     parser = Parser(
         "compile",
-        description="Compile a config's training and evaluation step for a GPU that\n"
-        "is not there: does it fit, and what will limit it. Estimates come from a\n"
-        "data sheet; nothing is run. The exit status is 1 where a step does not fit.",
+        description="Compile a config's training and evaluation step for a GPU or\n"
+        "TPU that is not there: does it fit, and what will limit it. Estimates come\n"
+        "from a data sheet; nothing is run. The exit status is 1 where a step does\n"
+        "not fit.",
     )
     add = parser.add_argument
     add("--config", required=True, metavar="NAME[:VARIANT]", help="as in training")
-    add("--target", required=True, metavar="NAME", help=", ".join(CARDS))
+    add("--target", required=True, metavar="NAME", help=", ".join(TARGETS))
     add(
         "--mesh",
         type=cli.mesh_shape,
@@ -39,20 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from alexnet_jax.runs import overrides
     from alexnet_jax.runs.network import plan_network
     from alexnet_jax.targets import summary
+    from alexnet_jax.targets.compiling import Compiled
 
-    target = card(given.target)
+    target = named(given.target)
     network = plan_network(overrides.changed_config(given.config, changes))
     if given.batch_size is not None:
         check_number("--batch_size", given.batch_size, least=1, whole=True)
         network = dataclasses.replace(network, batch_size=given.batch_size)
     result = summary.compile_for(network, target, *given.mesh)
-    for line in summary.lines(result, target):
+    for line in summary.lines(result):
         progress.say(line)
-    if given.text is not None:
-        replace(given.text, result.training.text)
-    progress.print_result({"target": given.target, **summary.as_json(result, target)})
+    training = result.steps["train"]
+    if given.text is not None and isinstance(training, Compiled):
+        replace(given.text, training.text)
+    elif given.text is not None:
+        progress.say(f"no training step was compiled: {given.text} is not written")
+    progress.print_result({"target": given.target, **summary.as_json(result)})
     if not result.fits:
-        raise Failure(summary.advice(result, target))
+        raise Failure(summary.advice(result))
 
 
 if __name__ == "__main__":

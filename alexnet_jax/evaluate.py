@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alexnet_jax.inference import evaluations
 from alexnet_jax.inference.ensemble import evaluate
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="write names, labels, logits and mean probabilities of every example",
     )
     given = vars(parser.parse_args(arguments))
-    members = given.pop("workdir")
+    members = [*map(pretrained.found, given.pop("workdir"))]
     result = evaluate(members, **given)
     # First on standard output: what was measured must not hang on a disk.
     progress.print_result(result)

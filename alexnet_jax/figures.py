@@ -5,6 +5,11 @@
 
 One run gets `figures/*.png` and `report.html` in its work directory; several are
 compared, in `comparison.html` of the first. Needs the extra `figures`.
+
+Of one run the page also shows, where they are asked for, the best validation images of
+a layer's units (--best), a map of the validation images (--map) and what `explain`
+draws of an image (--explain). --animation draws the first layer's kernels at every
+checkpoint; `--config.checkpoint.keep_every=STEPS` of a training keeps more of them.
 """
 
 from collections.abc import Sequence
@@ -13,6 +18,7 @@ from pathlib import Path
 from alexnet_jax.reporting import report
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, run_command
+from alexnet_jax.runtime.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,12 +31,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="PATH",
         help="where the data lie (default: as in the run)",
     )
+    add = parser.add_argument
+    add("--best", metavar="LAYER", help="the best images of its units, as conv5")
+    add("--map", action="store_true", help="validation images by likeness")
+    add(
+        "--explain",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="why it gets its class; give it again for more",
+    )
+    add(
+        "--animation",
+        type=Path,
+        metavar="FILE",
+        help=".gif, .png or .webp of the kernels over the run",
+    )
     given = parser.parse_args(arguments)
+    wanted = {
+        "best": given.best,
+        "with_map": given.map,
+        "explain": given.explain,
+        "animation": given.animation,
+    }
     if len(given.workdir) == 1:
-        path = report.write_report(given.workdir[0], given.data_path)
+        path = report.write_report(given.workdir[0], given.data_path, **wanted)
+    elif any(wanted.values()):
+        raise InputError(
+            "--best, --map, --explain and --animation are for one run; give one "
+            "--workdir"
+        )
     else:
         path = report.write_comparison(given.workdir)
-    progress.print_result({"report": str(path)})
+    result = {"report": str(path)}
+    if given.animation is not None:
+        result["animation"] = str(given.animation)
+    progress.print_result(result)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
     python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] --workdir=DIR
                                [--config.SECTION.KEY=VALUE ...]
+                               [--restarts=N]
+                               [--mirror=gs://BUCKET/FOLDER]
                                [--distributed[=HOST:PORT --processes=N
                                                --process=I]]
 
@@ -9,6 +11,15 @@ With --distributed several processes train one network, each started with the sa
 command. On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) no more is
 needed; elsewhere give the address where process 0 waits, the number of processes, and
 the index of this process.
+
+With --restarts=N a training that dies without having been asked to stop (a killed
+process, a lost one, a failing device) is started again, up to N times, after a pause
+that grows. It is not where the input is wrong, the loss is not finite, or a restart has
+saved no step.
+
+With --mirror what the run saves is copied in the background to an address of the kind
+gs://, s3://, file:// or memory://; the same command with an empty --workdir fetches it
+and continues. For machines that lose their disks.
 
 A config is a Python file with a function `get_config`; it is executed as code. The
 configs of the package are also found by name: `--config=quickstart`. A single value of
@@ -31,11 +42,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax import train
+from alexnet_jax.checkpoint.directory import steps_in
 from alexnet_jax.distributed import multihost
 from alexnet_jax.reporting import report
-from alexnet_jax.runs import config_file, config_help, overrides
+from alexnet_jax.runs import config_file, config_help, overrides, restarts
+from alexnet_jax.runs.workdir import CHECKPOINTS
 from alexnet_jax.runtime import optional, paths, progress
-from alexnet_jax.runtime.errors import Failure, InputError
+from alexnet_jax.runtime.errors import Diverged, Failure, InputError, check_number
 
 
 WIDTH_OF_HELP = 88
@@ -64,9 +77,11 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = cli.Parser("main", add_help=False)
     parser.add_argument("--config")
     parser.add_argument("--workdir")
+    parser.add_argument("--mirror")
     parser.add_argument("--distributed", nargs="?", const="")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
+    parser.add_argument("--restarts", type=int, default=0)
     return parser.parse_known_args(overrides.expanded(arguments))
 
 
@@ -122,6 +137,22 @@ def start_processes(given: argparse.Namespace) -> bool:
     return given.distributed is not None
 
 
+def supervise(given: argparse.Namespace) -> int:
+    """Run this command in another process, and again when it dies; see
+    `restarts.supervise`. Returns its exit status.
+
+    Raises:
+      InputError: if `--workdir` is missing or no path of this machine.
+    """
+    if not given.workdir:
+        raise InputError(f"--workdir is missing; {USAGE}")
+    directory = paths.local(given.workdir, "--workdir") / CHECKPOINTS
+    command = [sys.executable, *sys.orig_argv[1:]]
+    return restarts.supervise(
+        command, given.restarts, lambda: max(steps_in(directory), default=None)
+    )
+
+
 def main() -> None:
     """The command."""
     arguments = sys.argv[1:]
@@ -129,11 +160,26 @@ def main() -> None:
         progress.show(help_text(arguments))
         return
     given, changes = _parsed(arguments)
+    check_number("--restarts", given.restarts)
+    if not given.restarts:
+        train_network(given, changes)
+    elif not restarts.is_supervised():
+        sys.exit(supervise(given))
+    else:
+        try:
+            train_network(given, changes)
+        except Diverged as error:
+            progress.complain(error)
+            sys.exit(restarts.DIVERGED)
+
+
+def train_network(given: argparse.Namespace, changes: Sequence[str]) -> None:
+    """Train as the arguments say, draw the report and print the result."""
     several = start_processes(given)
     config, workdir = _opened(given, changes), paths.local(given.workdir, "--workdir")
     # Asking how many processes there are opens the devices; the run does that itself.
     with multihost.together() if several else contextlib.nullcontext():
-        result = train.run(config, workdir)
+        result = train.run(config, workdir, given.mirror)
     if multihost.is_main():
         if not several:
             draw(workdir)

@@ -7,6 +7,7 @@ from pathlib import Path
 from alexnet_jax.data import image_paths
 from alexnet_jax.data.image_tree import printable
 from alexnet_jax.inference.prediction import Prediction, predict
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, path_text, run_command
 from alexnet_jax.runtime.errors import Failure
@@ -32,7 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "number of files in a folder that are no images.",
     )
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
+    add(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="of a run, or the name of imported weights",
+    )
     add(
         "images",
         nargs="+",
@@ -47,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     failed = 0
     for prediction in predict(
-        given.workdir,
+        pretrained.found(given.workdir),
         image_paths.find(given.images),
         views=given.views,
         checkpoint=given.checkpoint,

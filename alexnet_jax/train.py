@@ -28,17 +28,21 @@ from alexnet_jax.training.optimizer import begin_with
 from alexnet_jax.training.step import TrainState
 
 
-def run(config: Config, workdir: str | Path) -> dict[str, object]:
+def run(
+    config: Config, workdir: str | Path, mirror: str | None = None
+) -> dict[str, object]:
     """Train as a config says; see `train`.
 
     Args:
       config: the sections of `runs.config.SECTIONS`, as mappings or a ConfigDict.
       workdir: gets the run's files.
+      mirror: an address, as `gs://bucket/run`, that what is saved is copied to, and
+        fetched from where the work directory has nothing.
     """
     # Before the data are opened, which may take long.
     workdir = local(workdir)
     with workdirs.created(workdir):
-        setup = build_setup(config, workdir=workdir)
+        setup = build_setup(config, workdir=workdir, mirror=mirror)
     try:
         return train(setup, workdir)
     except UnreadableImage as error:
@@ -58,7 +62,8 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
     Raises:
       InputError: if something in the config, the data or the directory is wrong.
       Interrupted: after saving, if Ctrl-C or SIGTERM asked to stop.
-      Failure: if something breaks on the way; what was saved before is whole.
+      Failure: if something breaks on the way; what was saved before is whole. Numbers
+        that are not finite are computed again first (`runs.recomputing`).
     """
     workdir, plan, steps = local(workdir), setup.plan, setup.steps
     with open_run(setup, workdir, begin) as run:
@@ -77,14 +82,13 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
             if validates:
                 metrics.validates()
                 errors = run.validate(state)
-                metrics.validation(step, errors)
-                checkpoints.record_validation(step, errors)
+                run.record(step, errors)
                 state = steps.after_validation(state, errors["top1_error"])
             if step == plan.steps or (plan.validates(step) and setup.enough(workdir)):
                 break
             with run.saved_if_unreadable(step, state):
                 batch, waited = timed_next(run.batches, setup.mesh)
-            state, step_metrics = steps.train(state, run.cut(batch), run.mean)
+            state, step_metrics = run.train(state, run.cut(batch), run.mean)
             metrics.train(step + 1, step_metrics, waited)
     errors = metrics_file.last_validation(workdir)
     return {"step": int(jax.device_get(state.step)), "workdir": str(workdir), **errors}

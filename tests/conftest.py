@@ -66,3 +66,26 @@ def image_folder(tmp_path, photographs):
                 ending = "png" if kind == "RGBA" else "jpg"
                 image.convert(kind).save(folder / f"{split}{number}.{ending}")
     return root
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+    """A run of a tiny network on digits, of four steps."""
+    import runs
+
+    short = ("--config.train.steps=4", "--config.data.validation_fraction=0.98")
+    return runs.run(tmp_path_factory.mktemp("short"), "run", *short)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Twelve images in three folders; one is broken."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(12):
+        place = folder / str(number % 3)
+        place.mkdir(exist_ok=True)
+        coarse = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((110, 90)).save(place / f"{number}.png")
+    (folder / "1" / "4.png").write_bytes(b"no image")
+    return folder

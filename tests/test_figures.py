@@ -1,19 +1,23 @@
 """The report of a run, and what its numbers say."""
 
+import dataclasses
 import json
 import re
 import shutil
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from alexnet_jax import figures
+from alexnet_jax.analysis import embedding
 from alexnet_jax.inference import evaluations, inspection
 from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.inference.trained import open_trained
-from alexnet_jax.reporting import html, report, sections
+from alexnet_jax.reporting import charts, html, kernel_sheet, report, sections
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import InputError
 
@@ -46,6 +50,17 @@ def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
     assert "url(http" not in page
     assert "<script" not in page
     assert "Confusions" in page
+    assert "lost to restarts" in page and "a step, median" in page
+    assert "Loss spikes" not in page
+    # How what is shown was chosen, and what it is to be compared with.
+    for text in ("chance level", "validation images", "Chosen by rule from all"):
+        assert text in page
+    assert "chosen on the images that it is measured on" in page
+    assert "Training batches are seen with dropout and in random crops." in page
+    for tower in (0, 1):
+        assert f"<figcaption>tower {tower}</figcaption>" in page
+    # Each chart is there once more for a narrow window.
+    assert page.count('class="only-narrow"') == 4
     for name in ("training", "throughput", "predictions", "confusion", "kernels"):
         with Image.open(workdir / "figures" / f"{name}.png") as image:
             assert image.width > 100
@@ -60,6 +75,7 @@ def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, ca
         line = json.loads(text)
         nothing = {name: 0.0 for name in ("loss", "learning_rate") if name in line}
         lines.append(json.dumps({**line, **nothing}) + "\n")
+    lines[0] = lines[0].replace('{"step"', '{"loss_spike": 3.25, "step"')
     (still / "metrics.jsonl").write_text("".join(lines))
     insight = inspection.look(open_trained(still, "best"))
     names = ('<b>&"$x$', "猫", "собака", "\U00010348", *insight.class_names[4:])
@@ -70,6 +86,7 @@ def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, ca
     assert "&lt;b&gt;&amp;" in page
     assert "猫" in page
     assert "собака" in page
+    assert "Loss spikes" in page and "3.2" in page
     assert capsys.readouterr().err.count("note: no font here has all characters") == 1
 
 
@@ -84,6 +101,10 @@ def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
         )
     counts = insight.confusion()
     assert counts.sum() == len(insight.labels) == insight.total
+    np.testing.assert_array_equal(insight.every_label, insight.labels)
+    np.testing.assert_array_equal(insight.every_prediction, insight.predicted)
+    largest = np.unique(insight.labels, return_counts=True)[1].max()
+    assert insight.chance_level == pytest.approx(1 - largest / insight.total)
     error = 1 - counts.trace() / counts.sum()
     assert error == pytest.approx(result["top1_error"])
     near = insight.nearest(0, 3)
@@ -150,6 +171,179 @@ def test_long_runs_are_thinned_and_a_line_in_the_making_is_left_out(workdir, tmp
     assert len(x) == len(y) == metrics_file.POINTS
     assert x[0] < x[-1] <= 100
     assert run.rate_drops() == []
+
+
+def test_all_images_and_all_classes_are_counted_where_few_are_held(
+    workdir, monkeypatch, capsys
+):
+    network = open_trained(workdir, "best")
+    whole = inspection.look(network)
+    monkeypatch.setattr(inspection, "MOST_EXAMPLES", 7)
+    some = inspection.look(network)
+    assert len(some.images) == len(some.hidden) == 7
+    assert some.total == whole.total
+    np.testing.assert_array_equal(some.confusion(), whole.confusion())
+    chosen = np.linspace(0, whole.total - 1, 7).astype(int)
+    np.testing.assert_array_equal(some.labels, whole.labels[chosen])
+    np.testing.assert_array_equal(some.images, whole.images[chosen])
+    classes = 60
+    many = dataclasses.replace(
+        some,
+        class_names=tuple(map(str, range(classes))),
+        every_label=np.repeat(np.arange(classes - 1), 2).astype(np.int32),
+        every_prediction=np.arange(2 * classes - 2, dtype=np.int32) % (classes - 1),
+    )
+    table = sections.errors_by_class(many)
+    assert len(table.rows) == classes
+    assert table.summary == "All 60 classes"
+    assert table.rows[-1] == ("59", "0", "0", "no image")
+
+
+def test_an_image_that_can_t_be_read_is_left_out_and_counted(workdir, monkeypatch):
+    network = open_trained(workdir, "best")
+    dataset = network.open_data(None).dataset
+    source = dataset.splits["validation"]
+
+    class Broken:
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, index):
+            if index == 2:
+                raise InputError("broken")
+            return source[index]
+
+        def __getattr__(self, name):
+            return getattr(source, name)
+
+    broken = dataclasses.replace(
+        dataset, splits={**dataset.splits, "validation": Broken()}
+    )
+    pipeline = types.SimpleNamespace(dataset=broken)
+    monkeypatch.setattr(inspection, "open_data", lambda *_: pipeline)
+    insight = inspection.look(network)
+    assert (insight.total, insight.unreadable) == (len(source) - 1, 1)
+
+
+def test_a_moving_mean_is_shorter_at_the_ends():
+    values = np.random.default_rng(0).normal(size=200)
+    expected = [values[max(n - 5, 0) : n + 6].mean() for n in range(200)]
+    np.testing.assert_allclose(charts.smoothed(values), expected)
+    np.testing.assert_array_equal(charts.smoothed(values[:3]), values[:3])
+
+
+def test_charts_have_no_empty_panel():
+    train = {
+        "epoch": np.arange(5.0),
+        "loss": np.ones(5),
+        "top1_error": np.ones(5),
+        "learning_rate": np.full(5, 0.01),
+        "images_per_second": np.full(5, 9.0),
+        "input_wait_fraction": np.zeros(5),
+    }
+    run = metrics_file.Curves("run", {"train": train, "validation": {}})
+    assert len(charts.training([run]).axes) == 2
+    assert len(charts.throughput([run]).axes) == 1
+    assert "0.01 all along" in sections.training([run], Path()).text
+    varying = {**train, "learning_rate": np.geomspace(1, 0.1, 5)}
+    varying["input_wait_fraction"] = np.full(5, 0.5)
+    other = metrics_file.Curves("run", {"train": varying, "validation": {}})
+    assert len(charts.training([other]).axes) == 3
+    assert len(charts.throughput([other]).axes) == 2
+
+
+def test_errors_over_ten_crops_are_those_of_this_run_alone():
+    line = {"step": 1, "epoch": 1.0, "loss": 1.0, "images_per_second": 10.0}
+    splits = {"train": line, "validation": {"step": 1, "top1_error": 0.5}}
+    arrays = {
+        split: {name: np.array([value]) for name, value in values.items()}
+        for split, values in splits.items()
+    }
+    run = metrics_file.Curves("run", arrays)
+    alone = {"split": "validation", "members": 1, "views": 10, "top1_error": 0.25}
+    lines = [alone, {**alone, "members": 2}, {**alone, "views": 1}]
+    (numbers,) = sections.result(run, 5, measured=lines, batch_size=30).parts
+    assert isinstance(numbers, html.Numbers)
+    assert ("top-1 error, 10 crops", "25.00%") in numbers.pairs
+    assert ("time in steps", "0 min 03 s") in numbers.pairs
+
+
+def kernels(steps, towers=2):
+    rng = np.random.default_rng(0)
+    shape = (towers, 11, 11, 3, 20)
+    return {step: rng.normal(0, step, shape).astype(np.float32) for step in steps}
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp"])
+def test_kernels_over_a_run_are_an_animation(tmp_path, ending):
+    path = tmp_path / f"kernels.{ending}"
+    kernel_sheet.write_animation(kernels((5, 1, 3)), path)
+    with Image.open(path) as image:
+        assert sum(1 for _ in ImageSequence.Iterator(image)) == 3
+        spread = []
+        for frame in range(3):
+            image.seek(frame)
+            pixels = np.asarray(image.convert("RGB"), np.float32)
+            # The kernels of the first tower, below the headings.
+            spread.append(pixels[60:110].std())
+    # In their order, each stretched as at its largest.
+    assert spread[0] < spread[1] < spread[2]
+
+
+def test_kernels_of_each_tower_have_transparent_gaps():
+    (first,) = kernels((1,)).values()
+    whole = kernel_sheet.kernel_sheet(first)
+    sheets = kernel_sheet.tower_sheets(first)
+    assert len(sheets) == 2
+    shown = sheets[0][..., 3] > 0
+    assert 0 < shown.mean() < 1
+    np.testing.assert_array_equal(sheets[0][shown][:, :3], whole[: len(shown)][shown])
+    (only,) = kernel_sheet.tower_sheets(first[:1])
+    np.testing.assert_array_equal(only, sheets[0])
+
+
+def test_cells_of_a_map_are_near_the_places_and_its_own():
+    places = np.random.default_rng(0).random((23, 2))
+    cells = embedding.on_a_grid(places)
+    assert len({tuple(cell) for cell in cells.tolist()}) == 23
+    assert cells.min() >= 0
+    assert cells.max() <= 4
+    # Where every cell has one place, that is its image's.
+    grid = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2)
+    order = np.random.default_rng(1).permutation(16)
+    np.testing.assert_array_equal(
+        embedding.on_a_grid((grid[order] + 0.4) / 4), grid[order]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.extended
+def test_what_is_asked_for_is_in_the_report(workdir, tmp_path, photographs, capsys):
+    image, animation = tmp_path / "photo.png", tmp_path / "kernels.gif"
+    Image.fromarray(photographs[0]).save(image)
+    options = ["--map", "--best=conv2", f"--explain={image}"]
+    figures.main([f"--workdir={workdir}", *options, f"--animation={animation}"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["animation"] == str(animation)
+    page = (workdir / "report.html").read_text()
+    for title in ("Map of the last hidden layer", "Best images of conv2"):
+        assert f">{title}</h2>" in page
+    assert ">Explanation of photo.png</h2>" in page
+    for name in ("map", "best_conv2", "explain_photo"):
+        assert (workdir / "figures" / f"{name}.png").stat().st_size > 10_000
+    with Image.open(animation) as frames:
+        assert sum(1 for _ in ImageSequence.Iterator(frames)) > 1
+
+
+def test_what_can_t_be_asked_for_is_one_line(workdir, tmp_path):
+    def refused(match, *options):
+        with pytest.raises(InputError, match=match):
+            figures.main([f"--workdir={workdir}", *options])
+
+    refused("'conv9' is none; choose from", "--best=conv9")
+    refused("must end in .gif, .png or .webp", f"--animation={tmp_path / 'x.mp4'}")
+    refused("none.jpg is not a file", f"--explain={tmp_path / 'none.jpg'}")
+    refused("are for one run", f"--workdir={workdir}", "--map")
 
 
 def test_rate_drops_and_the_best():

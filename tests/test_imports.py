@@ -64,6 +64,7 @@ def test_importing_every_command_asks_for_no_device():
     run(
         "import alexnet_jax.main, alexnet_jax.evaluate, alexnet_jax.prepare\n"
         "import alexnet_jax.predict, alexnet_jax.features, alexnet_jax.weights\n"
+        "import alexnet_jax.explain, alexnet_jax.compare\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()"
     )

@@ -24,26 +24,6 @@ import runs
 from networks import features_of
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    short = ("--config.train.steps=4", "--config.data.validation_fraction=0.98")
-    return runs.run(tmp_path_factory.mktemp("predict"), "run", *short)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Twelve images in three folders; one is broken."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("images")
-    for number in range(12):
-        place = folder / str(number % 3)
-        place.mkdir(exist_ok=True)
-        coarse = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((110, 90)).save(place / f"{number}.png")
-    (folder / "1" / "4.png").write_bytes(b"no image")
-    return folder
-
-
 def by_hand(workdir, paths, layers=()):
     model, variables, preprocess, names = alexnet_jax.load(workdir)
     images = preprocess(paths)
@@ -119,8 +99,8 @@ LAYERS = ("conv5", "fc7.linear", "pool1")
 def test_features_are_those_of_a_forward_pass(workdir, images, tmp_path, capsys):
     zarr = pytest.importorskip("zarr")
     output = tmp_path / "features.zarr"
-    refused = write_features(workdir, images, LAYERS, output, batch_size=5)
-    assert refused == 1
+    written = write_features(workdir, images, LAYERS, output, batch_size=5)
+    assert (written.images, written.unreadable, written.step) == (12, 1, 4)
     assert "4.png is not a" in capsys.readouterr().err
     group = zarr.open_group(output, mode="r")
     paths = image_paths.find([str(images)])
@@ -165,15 +145,14 @@ def test_features_continue_where_they_were_stopped(
         return write_features(workdir, images, ["fc6"], output, batch_size=5)
 
     whole, stopped = tmp_path / "whole.npy", tmp_path / "stopped.npy"
-    refused = write(whole)
-    assert refused == 1
+    assert write(whole).unreadable == 1
     expected = np.load(whole)
     assert expected.shape == (12, 16)
     shown, asked = image_paths.shown, []
 
-    def power_cut(paths, size):
+    def power_cut(paths, *how):
         asked.append(len(paths))
-        for number, image in enumerate(shown(paths, size)):
+        for number, image in enumerate(shown(paths, *how)):
             if number == 11:
                 raise RuntimeError("power cut")
             yield image
@@ -187,7 +166,7 @@ def test_features_continue_where_they_were_stopped(
     with stopped.open("ab") as file:
         file.write(b"half a row")
     monkeypatch.setattr(image_paths, "shown", shown)
-    assert write(stopped) == refused
+    assert write(stopped).unreadable == 1
     assert asked == [12]
     np.testing.assert_array_equal(np.load(stopped), expected)
     assert stopped.read_bytes() == whole.read_bytes()
@@ -299,9 +278,9 @@ def test_a_file_of_features_says_which_parameters_made_it(workdir, images, tmp_p
 
 
 def test_an_unknown_layer_lists_them(workdir, images, tmp_path):
-    with pytest.raises(InputError, match="no layer 'fc9'; choose from conv1.linear"):
+    with pytest.raises(InputError, match="no layer 'fc9'; choose from .*fc8"):
         write_features(workdir, images, ["fc9"], tmp_path / "x.npy")
-    with pytest.raises(InputError, match="must end in .zarr or .npy"):
+    with pytest.raises(InputError, match="must end in .zarr or .h5 or"):
         write_features(workdir, images, ["fc7"], tmp_path / "x.txt")
     with pytest.raises(InputError, match="takes one layer"):
         write_features(workdir, images, LAYERS, tmp_path / "x.npy")

@@ -43,6 +43,21 @@ def test_power_cuts():
 
 
 @pytest.mark.slow
+@pytest.mark.extended
+def test_one_of_two_processes_hangs():
+    result = result_of("stuck.py", "--quick")
+    assert (result["tried"], result["ended_otherwise"]) == (1, 0)
+    assert (result["with_stacks"], result["differences"]) == (1, [])
+
+
+@pytest.mark.slow
+@pytest.mark.extended
+def test_killed_and_the_disk_removed():
+    result = result_of("lost_disk.py", "--quick")
+    assert (result["kills"], result["differences"]) == (2, [])
+
+
+@pytest.mark.slow
 def test_fuzzed_borders():
     pytest.importorskip("hypothesis")
     borders = result_of("fuzz.py", "--quick")["borders"]

@@ -1,10 +1,13 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,13 @@ from alexnet_jax.runtime.errors import (
     Diverged,
     InputError,
     Interrupted,
+    Miscomputed,
     UnreadableImage,
 )
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.training import evaluation
 from alexnet_jax.training.plan import make_plan
-from alexnet_jax.training.step import TrainState
+from alexnet_jax.training.step import TrainState, TrainStep
 
 import runs
 from networks import flat, mesh_of, replicated
@@ -185,6 +189,35 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
     assert_same_run(tmp_path / "run", straight)
 
 
+@pytest.mark.slow
+def test_a_run_whose_disk_is_lost_comes_back_from_its_mirror(
+    tmp_path, straight, monkeypatch, capsys
+):
+    """Twice: after a step that is not saved, and when it has ended."""
+    address, timed_next = f"file://{tmp_path}/there", train.timed_next
+    config, workdir = parse(runs.arguments(tmp_path, "run"))
+    count = 0
+
+    def crash(*arguments):
+        nonlocal count
+        count += 1
+        if count == 14:
+            raise RuntimeError("the machine is taken away")
+        return timed_next(*arguments)
+
+    monkeypatch.setattr(train, "timed_next", crash)
+    with pytest.raises(RuntimeError, match="taken away"):
+        train.run(config, workdir, address)
+    monkeypatch.setattr(train, "timed_next", timed_next)
+    for step in (10, 20):
+        shutil.rmtree(workdir)
+        train.run(config, workdir, address)
+        said = capsys.readouterr().err
+        assert f"step {step} was fetched from {address}" in said
+        assert f"continuing from step {step} of" in said
+        assert_same_run(workdir, straight)
+
+
 @pytest.mark.parametrize(
     ("first", "override"),
     [
@@ -254,6 +287,24 @@ def test_signals_leave_with_their_status(tmp_path, number, status, workers):
     assert process.returncode == status, errors
     last = runs.lines(tmp_path / "run")[-1]["step"]
     assert last in runs.checkpoint_steps(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.extended
+@pytest.mark.skipif(sys.platform != "linux", reason="children are listed by Linux")
+def test_a_killed_training_starts_itself_again(tmp_path, straight):
+    process = runs.start(tmp_path, "run", "--restarts=2")
+    wait_for((tmp_path / "run" / "checkpoints" / "10").is_dir, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    os.kill(int(children), signal.SIGKILL)
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1])["step"] == 20
+    assert re.search(
+        r"exit status 137, saved at step \d+; restart 1 of 2 in 2 s", errors
+    )
+    assert "time over 2 starts: " in errors
+    assert_same_run(tmp_path / "run", straight)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +505,12 @@ def test_a_signal_in_a_validation_leaves_what_was_learned(
 
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
     wild = ("--config.schedule.learning_rate=1e6", "--config.train.save_steps=1")
-    with pytest.raises(Diverged, match=r"step \d+, .*learning_rate in another"):
+    again = (
+        r"step \d+, .*again from step \d+: the training diverges, in step \d+ at a "
+        r"learning rate of .*; from the loss down, the gradient of fc8 is the first "
+        r"that is not finite; .*learning_rate in another"
+    )
+    with pytest.raises(Diverged, match=again):
         runs.run(tmp_path, "run", *wild)
     steps = runs.checkpoint_steps(tmp_path / "run")
     assert 1 in steps
@@ -741,3 +797,101 @@ def test_configs_are_the_arguments_of_one_function():
                 name,
                 section,
             )
+
+
+def loss_lost(step: int, result):
+    state, metrics = result
+    return state, {**metrics, "loss": metrics["loss"] * np.float32("nan")}
+
+
+def layer_lost(layer: str):
+    def lose(step: int, result):
+        state, metrics = result
+        broken = jax.tree.map(lambda a: a * np.float32("inf"), state.params[layer])
+        return state._replace(params={**state.params, layer: broken}), metrics
+
+    return lose
+
+
+def bit_flipped(step: int, result):
+    """The lowest bit of every number of one bias."""
+    state, metrics = result
+    bias = state.params["conv2"]["bias"]
+    host = (np.asarray(bias).view(np.uint32) ^ 1).view(np.float32)
+    bias = jax.device_put(host, bias.sharding)
+    layer = {**state.params["conv2"], "bias": bias}
+    return state._replace(params={**state.params, "conv2": layer}), metrics
+
+
+def faulty(step: TrainStep, fault, when: Callable[[int, int], bool]) -> TrainStep:
+    """A training step with a fault where `when` says so of the call and the step."""
+    calls = 0
+
+    def run(*arguments):
+        nonlocal calls
+        calls += 1
+        result = step(*arguments)
+        number = int(result[0].step)
+        return fault(number, result) if when(calls, number) else result
+
+    return run
+
+
+def train_with(folder: Path, fault, when, *overrides: str) -> None:
+    config, workdir = parse(runs.arguments(folder, "run", *overrides))
+    setup = build_setup(config)
+    broken = faulty(setup.steps.train, fault, when)
+    steps = dataclasses.replace(setup.steps, train=broken)
+    train.train(dataclasses.replace(setup, steps=steps), workdir)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (loss_lost, "step 13, .*: the loss is nan; not again from step 10"),
+        pytest.param(
+            *(
+                layer_lost("fc7"),
+                "step 14, .*: the loss is nan; not again from step 10",
+            ),
+            marks=[pytest.mark.slow, pytest.mark.extended],
+        ),
+    ],
+)
+def test_a_device_that_errs_once_is_named_and_the_run_goes_on(
+    tmp_path, straight, fault, said
+):
+    wrong = said + r": this device computes wrong \(.+: cpu:0, .*\); nothing of it is "
+    with pytest.raises(Miscomputed, match=wrong):
+        train_with(tmp_path, fault, lambda call, step: call == 13)
+    assert max(runs.checkpoint_steps(tmp_path / "run")) == 10
+    workdir = runs.run(tmp_path, "run")
+    assert_same_run(workdir, straight)
+
+
+@pytest.mark.slow
+@pytest.mark.extended
+@pytest.mark.parametrize("step", [3, 20])
+def test_a_program_that_diverges_does_so_again(tmp_path, step):
+    """Before the first save, from the start; in the last step, found by its save."""
+    said = (
+        f"again from step {0 if step == 3 else 16}: the training diverges, in step "
+        f"{step} at a learning rate of 0.01; from the loss down, the gradient of conv4 "
+    )
+    with pytest.raises(Diverged, match=said):
+        train_with(tmp_path, layer_lost("conv4"), lambda _, number: number == step)
+
+
+@pytest.mark.slow
+def test_a_step_computed_twice_shows_silent_corruption(tmp_path, straight):
+    """Calls 5 and 6 compute step 5. With every step computed twice the bits stay."""
+    said = r"step 5, computed twice .* other bytes in params.conv2.bias.*computes wrong"
+    often = "--config.train.check_every=5"
+    with pytest.raises(Miscomputed, match=said):
+        train_with(tmp_path, bit_flipped, lambda call, _: call == 6, often)
+    assert_same_run(runs.run(tmp_path, "run", "--config.train.check_every=1"), straight)
+
+
+def test_how_often_a_step_is_checked_is_a_positive_number():
+    with pytest.raises(InputError, match="train.check_every=0 must be at least 1"):
+        make_plan(examples=8, steps=1, check_every=0)

@@ -29,8 +29,19 @@ from alexnet_jax.checkpoint.reader import (
 )
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.errors import Failure, InputError, check_number
+from alexnet_jax.runtime.errors import (
+    Diverged,
+    Failure,
+    InputError,
+    Interrupted,
+    Miscomputed,
+    check_number,
+)
 from alexnet_jax.runtime.patience import is_away, until_reachable
+
+
+# What ends all processes at the same place.
+ENDS_ALL = (type(None), Interrupted, Diverged, Miscomputed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,18 +71,27 @@ class CheckpointWriter(CheckpointReader):
       directory: where they lie; it is made, and freed of what a crash left.
       keep_latest: how many of the latest are kept.
       keep_best: how many of the best by validation error are kept beside them.
+      keep_every: those of every so many steps are kept as well, to look at the whole
+        run; 0 for none. A step must be saved to be kept (`train.save_steps`).
 
     Raises:
       InputError: if a number is out of range, or the directory can't be read.
     """
 
     def __init__(
-        self, directory: Path, *, keep_latest: int = 2, keep_best: int = 1
+        self,
+        directory: Path,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        keep_every: int = 0,
     ) -> None:
         check_number("checkpoint.keep_latest", keep_latest, least=1)
         check_number("checkpoint.keep_best", keep_best)
+        check_number("checkpoint.keep_every", keep_every, whole=True)
         super().__init__(directory)
         self._keep_latest, self._keep_best = keep_latest, keep_best
+        self._keep_every = keep_every
         consensus.in_main(lambda: directories.tidy(self._directory))
         # What all processes know alike, while the main process changes the disk.
         self._known = super().steps
@@ -83,8 +103,16 @@ class CheckpointWriter(CheckpointReader):
         self._thread = self._open.enter_context(ThreadPoolExecutor(1, "read back"))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        *_: object,
+    ) -> None:
         with self._open:
+            if jax.process_count() > 1 and not isinstance(error, ENDS_ALL):
+                # A save by all processes together would wait for one that is lost.
+                return
             try:
                 self.wait()
             except Failure:
@@ -220,6 +248,8 @@ class CheckpointWriter(CheckpointReader):
         )
         stay = {*sorted(self._known)[-self._keep_latest :]}
         stay |= {-negative for _, negative in validated[: self._keep_best]}
+        if self._keep_every:
+            stay |= {step for step in self._known if step % self._keep_every == 0}
         superseded = sorted(set(self._known) - stay)
         for step in superseded:
             del self._known[step]

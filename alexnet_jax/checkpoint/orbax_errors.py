@@ -12,7 +12,7 @@ from pathlib import Path
 from alexnet_jax.checkpoint.errors import FILES_FILE, Damaged, Gone, not_readable
 from alexnet_jax.distributed.multihost import is_device_error
 from alexnet_jax.runtime.atomic import cannot_write
-from alexnet_jax.runtime.errors import Failure, InputError, first_line
+from alexnet_jax.runtime.errors import Failure, InputError, first_line, is_no_threads
 
 
 # Both log a page about what is raised as well.
@@ -39,7 +39,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_device_error(error):
+        if is_device_error(error) or is_no_threads(error):
             # A device's own trouble, such as too little memory, is no damage.
             raise
         # Orbax leaves unfinished coroutines, which complain when they are collected:
@@ -97,16 +97,21 @@ def writable(directory: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         # TensorStore reports the disk in errors of all three types, on many lines.
-        if is_device_error(error):
+        if is_device_error(error) or is_no_threads(error):
             raise
         reason = first_line(error)[:160]
-        sys.unraisablehook = _without_echo
+        _hide_echo()
         raise Failure(cannot_write(directory, reason)) from error
 
 
-def _without_echo(what: "sys.UnraisableHookArgs") -> None:
-    """Report an exception that Python can't raise, except for the echo of a failed
-    save: the rest of it, still running in TensorStore's threads, finds Orbax's event
-    loop closed."""
-    if str(what.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(what)
+def _hide_echo() -> None:
+    """Report what Python can't raise as before, except for the echo of a failed save:
+    the rest of it, still running in TensorStore's threads, finds Orbax's event loop
+    closed."""
+    before = sys.unraisablehook
+
+    def hook(what: "sys.UnraisableHookArgs") -> None:
+        if str(what.exc_value) != "Event loop is closed":
+            before(what)
+
+    sys.unraisablehook = hook

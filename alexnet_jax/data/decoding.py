@@ -57,6 +57,14 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 RESIZE_FILTER = "bicubic"
+# How an image becomes a square, and the same in words.
+RESIZES = {
+    "square": "the centre square resized (Pillow's bicubic with antialiasing)",
+    "torchvision": "as torchvision does it: the short side resized (Pillow's bilinear "
+    "with antialiasing), the long side rounded down, the centre cut out",
+    "squash": "as Caffe does it: the whole image squeezed to a square (Pillow's "
+    "Lanczos with antialiasing)",
+}
 JPEG_QUALITY = 95
 
 MAX_BYTES = 2**28
@@ -77,12 +85,13 @@ class Decoded(NamedTuple):
     repaired: tuple[str, ...]
 
 
-def decode(data: bytes, name: str, *, size: int) -> Decoded:
+def decode(data: bytes, name: str, *, size: int, resize: str = "square") -> Decoded:
     """An image file of any format, as the paper prepares it (section 2).
 
-    The short side becomes `size` pixels, then the centre square is cut out. Greyscale,
-    CMYK and palette images become RGB, transparent images are laid on white, and the
-    camera's orientation is applied.
+    The short side becomes `size` pixels, then the centre square is cut out; `resize` is
+    another of `RESIZES` for networks that were trained otherwise. Greyscale, CMYK and
+    palette images become RGB, transparent images are laid on white, and the camera's
+    orientation is applied.
 
     Raises:
       UnreadableImage: if it can't be read as an image, or is too large; it names the
@@ -97,7 +106,7 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
                 repaired = [*_peculiarities(opened, name)]
                 upright = _orientation(opened)
                 pixels, damaged = _pixels(opened, data)
-                image = _finished(pixels, upright, size)
+                image = _finished(pixels, upright, size, resize)
     except UnidentifiedImageError as error:
         what = "is not an image; fix it or move it away"
         if data.startswith(POINTERS):
@@ -116,16 +125,18 @@ def decode(data: bytes, name: str, *, size: int) -> Decoded:
     return Decoded(image, tuple(repaired))
 
 
-def prepared(opened: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def prepared(
+    opened: Image.Image, size: int, resize: str = "square"
+) -> UInt8[np.ndarray, "size size 3"]:
     """An open Pillow image, as `decode` prepares that of a file."""
-    return _finished(_to_rgb(opened), _orientation(opened), size)
+    return _finished(_to_rgb(opened), _orientation(opened), size, resize)
 
 
 def _finished(
-    opened: Image.Image, upright: Image.Transpose | None, size: int
+    opened: Image.Image, upright: Image.Transpose | None, size: int, resize: str
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Cut; then turn and lay on white, where there are fewest pixels."""
-    opened = square(opened, size)
+    opened = _CUTS[resize](opened, size)
     if upright is not None:
         opened = opened.transpose(upright)
     if opened.mode == "RGBA":
@@ -229,6 +240,33 @@ def square(opened: Image.Image, size: int) -> Image.Image:
     left, top = (width - short) / 2, (height - short) / 2
     box = (left, top, left + short, top + short)
     return opened.resize((size, size), Image.Resampling.BICUBIC, box)
+
+
+def short_side(opened: Image.Image, size: int) -> Image.Image:
+    """The centre square of `size` pixels a side, cut from the image whose short side
+    was resized to that, as torchvision's `Resize` and `CenterCrop` do."""
+    short = min(opened.size)
+    # Rounded down, as there; in whole numbers, which a quotient of floats may miss.
+    width, height = (size * side // short for side in opened.size)
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{opened.width} x {opened.height} pixels, too long to be resized"
+        )
+    if opened.size != (width, height):
+        opened = opened.resize((width, height), Image.Resampling.BILINEAR)
+    # Python's rounding of halves, as there.
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return opened.crop((left, top, left + size, top + size))
+
+
+def squash(opened: Image.Image, size: int) -> Image.Image:
+    """The whole image, of `size` pixels a side whatever its shape was. Caffe's guide
+    has ImageMagick do so, whose filter this is."""
+    return opened.resize((size, size), Image.Resampling.LANCZOS)
+
+
+# By the names of `RESIZES`.
+_CUTS = {"square": square, "torchvision": short_side, "squash": squash}
 
 
 def encode_jpeg(image: Pixels) -> bytes:

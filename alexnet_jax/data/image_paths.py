@@ -68,14 +68,15 @@ def _files(path: Path) -> list[Path]:
     return [path / image.path for image in found.images]
 
 
-def shown(paths: Iterable[Path], size: int) -> Iterator[Shown]:
-    """Every image in its order, decoded ahead by threads."""
+def shown(paths: Iterable[Path], size: int, resize: str = "square") -> Iterator[Shown]:
+    """Every image in its order, decoded ahead by threads; see `decoding.decode`."""
 
     def decode(path: Path) -> Shown:
         name = image_tree.printable(path)
         try:
             decoding.check_bytes(path.stat().st_size, name)
-            image = decoding.decode(path.read_bytes(), name, size=size).image
+            data = path.read_bytes()
+            image = decoding.decode(data, name, size=size, resize=resize).image
         except OSError as error:
             return Shown(path, None, image_tree.cannot_read(path, error))
         except InputError as error:

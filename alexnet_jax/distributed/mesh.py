@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, check_number, first_line
-from alexnet_jax.runtime.process_pool import cores
+from alexnet_jax.runtime.process_pool import check_startable, cores
 
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -112,11 +112,14 @@ def open_devices() -> list[Any]:
 
     Raises:
       InputError: if it can't be opened: there is no such device, or its driver fails;
-        or if JAX is set to a way of debugging that does not work here.
+        if the system does not allow its threads; or if JAX is set to a way of debugging
+        that does not work here.
     """
     for name, reason in NOT_WITH.items():
         if getattr(jax.config, name, False):
             raise InputError(f"{name.upper()} is on, and {reason}; unset it")
+    # Where a thread can't start XLA ends the process. 12 were counted on 2 cores.
+    check_startable(12 + 2 * cores(), "JAX")
     try:
         return jax.devices()
     except Exception as error:

@@ -17,20 +17,23 @@ from alexnet_jax.runtime.paths import local
 CHANNELS = (2, 3, 4)
 
 
-def stored(images: object, size: int) -> UInt8[np.ndarray, "batch size size 3"]:
-    """Images as a data set stores them: RGB, the centre square, `size` pixels a side.
+def stored(
+    images: object, size: int, resize: str = "square"
+) -> UInt8[np.ndarray, "batch size size 3"]:
+    """Images as a network takes them: RGB, a square of `size` pixels a side.
 
     Args:
       images: one image, or any number of them. An image is a file's name, a PIL image,
         or an array of height x width x 3, of uint8 or other integers of 0 to 255; grey
         and transparent images become RGB. An array of four axes is a batch.
       size: side in pixels.
+      resize: how an image becomes a square, one of `decoding.RESIZES`.
 
     Raises:
       InputError: if a file is missing or can't be read, or if it is not certain what an
         array means: floats, or channels that come first.
     """
-    rows = [_stored(image, size) for image in _several(images)]
+    rows = [_stored(image, size, resize) for image in _several(images)]
     return np.stack(rows) if rows else np.zeros((0, size, size, 3), np.uint8)
 
 
@@ -44,12 +47,13 @@ def _several(images: object) -> Iterable[object]:
     return images if isinstance(images, Iterable) else [images]
 
 
-def _stored(image: object, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def _stored(image: object, size: int, resize: str) -> UInt8[np.ndarray, "size size 3"]:
     if isinstance(image, str | os.PathLike):
         path = local(Path(image) if isinstance(image, os.PathLike) else image)
         if not path.is_file():
             raise InputError(f"{path} is not a file")
-        return decoding.decode(path.read_bytes(), str(path), size=size).image
+        data = path.read_bytes()
+        return decoding.decode(data, str(path), size=size, resize=resize).image
     if hasattr(image, "shape"):
         image = Image.fromarray(_pixels(np.asarray(image)))
     if not isinstance(image, Image.Image):
@@ -58,7 +62,7 @@ def _stored(image: object, size: int) -> UInt8[np.ndarray, "size size 3"]:
             f"{type(image).__name__}"
         )
     try:
-        return decoding.prepared(image, size)
+        return decoding.prepared(image, size, resize)
     except Exception as error:
         # A PIL image reads its file now, which makes Pillow raise nearly anything.
         raise InputError(f"an image can't be read ({first_line(error)})") from error

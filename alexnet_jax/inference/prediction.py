@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from alexnet_jax.data import image_paths
 from alexnet_jax.inference.image_batches import over_images
-from alexnet_jax.inference.trained import open_trained
+from alexnet_jax.inference.trained import open_trained, say_resize
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import losses
 from alexnet_jax.training.step import Batch
@@ -56,13 +56,14 @@ def predict(
     mesh, names = network.all_devices(), network.data.class_names
     evaluate = network.evaluator(mesh, views)
     size = network.data.size
+    say_resize(network)
 
     def averaged(batch: Batch) -> dict[str, Array]:
         return {"mean": losses.log_mean_probabilities(evaluate(batch)[1])}
 
     for group, results in over_images(
         averaged,
-        image_paths.shown(paths, size),
+        image_paths.shown(paths, size, network.data.resize),
         lambda shown: shown.image,
         size=size,
         batch_size=min(batch_size, len(paths)),

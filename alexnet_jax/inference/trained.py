@@ -11,21 +11,26 @@ from typing import NamedTuple, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from alexnet_jax.checkpoint import integrity
 from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.data import statistics
+from alexnet_jax.data.decoding import RESIZES
 from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
 from alexnet_jax.inference import image_input
+from alexnet_jax.inference.reduction import pool
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.presets import PRESETS
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.run_data import Data, read_data
+from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.paths import local
 from alexnet_jax.training import step as steps
@@ -58,6 +63,8 @@ class TrainedNetwork:
         if a running training has deleted it meanwhile.
       checkpoint: which one was asked for: `best`, `latest` or a step.
       dtype: type of the computation; None for the run's own.
+      seed: where it is given, the parameters are the initial ones of that seed, and the
+        step is 0.
     """
 
     workdir: Path
@@ -66,6 +73,7 @@ class TrainedNetwork:
     step: int
     checkpoint: str | int
     dtype: str | None = None
+    seed: int | None = None
 
     @functools.cached_property
     def model(self) -> AlexNet:
@@ -117,7 +125,10 @@ class TrainedNetwork:
         return steps.abstract_params(self.model, mesh, self.data.crop)
 
     def params(self, mesh: Mesh) -> Params:
-        """The parameters, restored onto a mesh."""
+        """The parameters, restored or initialised onto a mesh."""
+        if self.seed is not None:
+            nothing, crop = optax.identity(), self.data.crop
+            return steps.init_state(self.model, nothing, mesh, crop, self.seed).params
         abstract = self.abstract_params(mesh)
         checkpoints = CheckpointReader(self.workdir / workdirs.CHECKPOINTS)
         self.step, state = checkpoints.restore_chosen(
@@ -157,11 +168,12 @@ class TrainedNetwork:
         return lambda batch: evaluate(params, batch, mean)
 
     def extractor(
-        self, mesh: Mesh, layers: Sequence[str]
+        self, mesh: Mesh, layers: Sequence[str], pooling: str | None = None
     ) -> Callable[[Batch], dict[str, Array]]:
         """A function from a batch to layers of the centre crops, in float32.
 
-        Layers are named as in `AlexNet.features`; the mesh has no tower axis.
+        Layers are named as in `AlexNet.features`; the mesh has no tower axis. Maps may
+        be pooled; see `reduction.pool`.
         """
         model, crop, names = self.model, self.data.crop, tuple(layers)
 
@@ -169,7 +181,8 @@ class TrainedNetwork:
             centre = cut_views(batch["image"], crop=crop, views=1)[:, 0]
             centre = centre.astype(jnp.float32) - mean[None]
             outputs: PyTree = model.apply({"params": params}, centre, layers=names)
-            return {name: x.astype(jnp.float32) for name, x in outputs[1].items()}
+            kept = {n: x.astype(jnp.float32) for n, x in outputs[1].items()}
+            return {name: pool(x, pooling) for name, x in kept.items()}
 
         # Parameters lie whole on every device, so the network needs no tower axis.
         whole = placement.replicated(mesh)
@@ -183,6 +196,20 @@ class TrainedNetwork:
             )
         )
         return lambda batch: run(params, batch, mean)
+
+
+def open_untrained(
+    workdir: Path, seed: int, dtype: str | None = None
+) -> TrainedNetwork:
+    """A run's network with its preprocessing and the initial parameters of a seed: the
+    same bits as a training of that seed starts with.
+
+    Raises:
+      InputError: if there is no run.
+    """
+    _check_workdir(workdir)
+    config = plain(workdirs.read_config(workdir))
+    return TrainedNetwork(workdir, config, read_data(workdir), 0, 0, dtype, seed)
 
 
 def open_trained(
@@ -219,6 +246,12 @@ def _check_workdir(workdir: Path) -> None:
             )
 
 
+def say_resize(network: TrainedNetwork) -> None:
+    """Print how images become squares, if it is not this library's way."""
+    if network.data.resize != Data.resize:
+        progress.say(f"images: {RESIZES[network.data.resize]}")
+
+
 def _which(checkpoint: str | SupportsIndex) -> str | int:
     """`best`, `latest` or a step, which may be text or a number of NumPy."""
     if checkpoint in ("best", "latest"):
@@ -241,23 +274,23 @@ def load(workdir: str | Path, checkpoint: str | SupportsIndex = "best") -> Loade
     >>> logits, features = model.apply(variables, images, layers=("conv5", "fc7"))
 
     Args:
-      workdir: of a run.
+      workdir: of a run; or the name of imported weights, such as "torchvision".
       checkpoint: `best` by validation error, `latest`, or a step.
 
     Raises:
       InputError: if there is no such checkpoint.
     """
-    network = open_trained(local(workdir), checkpoint)
+    network = open_trained(pretrained.found(local(workdir)), checkpoint)
     data, mean = network.data, network.mean
 
     def preprocess(images: object) -> Float[np.ndarray, "batch crop crop 3"]:
         """Network input from image files' names, PIL images or uint8 arrays: one image
-        or a list of them; see `image_input.stored`.
+        or a list of them, with the network's own resizing; see `image_input.stored`.
 
         Raises:
           InputError: if a file can't be read, or an array has no certain meaning.
         """
-        stored = image_input.stored(images, data.size)
+        stored = image_input.stored(images, data.size, data.resize)
         return statistics.centre(stored, data.crop).astype(np.float32) - mean
 
     variables = {"params": network.plain_params}

@@ -25,7 +25,7 @@ from alexnet_jax.training.step import TrainState, abstract_state
 
 
 # Caffe's means of ImageNet's channels, as RGB; it feeds BGR, not divided.
-CAFFE = Origin(227, True, (122.679, 116.669, 104.007), (1.0, 1.0, 1.0))
+CAFFE = Origin(227, True, (122.679, 116.669, 104.007), (1.0, 1.0, 1.0), "squash")
 # By preset: what its published weights take as pixels.
 ORIGINS = {
     "caffe": CAFFE,
@@ -36,6 +36,7 @@ ORIGINS = {
         False,
         (255 * 0.485, 255 * 0.456, 255 * 0.406),
         (255 * 0.229, 255 * 0.224, 255 * 0.225),
+        "torchvision",
     ),
 }
 # Side of the stored images that the crops are cut from, in pixels.
@@ -86,7 +87,14 @@ def import_weights(
     # No colour shift: the statistics of the images they were trained on are not known.
     image = mean_image(mean, origin, SIZE)
     statistics = Statistics(image, np.zeros(3), np.eye(3))
-    data = Data(names, SIZE, origin.crop, f"weights of {path.name}", statistics)
+    data = Data(
+        names,
+        SIZE,
+        origin.crop,
+        f"weights of {path.name}",
+        statistics,
+        resize=origin.resize,
+    )
     workdirs.create(workdir)
     workdirs.start_run(workdir, settings)
     write_data(workdir, data)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.data.decoding import POINTERS
-from alexnet_jax.interop import caffemodel, onnx_file, torch_pickle
+from alexnet_jax.interop import caffemodel, onnx_file, torch_legacy, torch_pickle
 from alexnet_jax.interop.weight_layout import EXPORTED_HERE, Layer, from_bfloat16
 from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.optional import require
@@ -103,7 +103,8 @@ def _numbers(data: bytes | bytearray, kind: str) -> np.ndarray:
 
 
 def _from_torch(path: Path) -> list[Layer]:
-    return _from_state_dict(torch_pickle.read(path), path)
+    form = torch_legacy if torch_legacy.is_legacy(path) else torch_pickle
+    return _from_state_dict(form.read(path), path)
 
 
 def _rank(part: str) -> tuple[int, int, str]:

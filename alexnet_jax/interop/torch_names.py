@@ -3,7 +3,7 @@
 # NumPy has no name for it.
 BFLOAT16 = "bfloat16"
 # NumPy's names for the numbers of PyTorch's storages.
-STORAGES = {
+_STORAGES = {
     "torch.FloatStorage": "<f4",
     "torch.HalfStorage": "<f2",
     "torch.BFloat16Storage": BFLOAT16,
@@ -14,6 +14,10 @@ STORAGES = {
     "torch.CharStorage": "i1",
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "?",
+}
+# Older files name the device's as well.
+STORAGES = _STORAGES | {
+    name.replace("torch.", "torch.cuda."): kind for name, kind in _STORAGES.items()
 }
 # Under these keys most training scripts save the network's tensors, beside epoch,
 # optimizer and their own arguments.
@@ -60,6 +64,7 @@ INSTRUCTIONS = (
     "PROTO FRAME STOP MARK POP "
     "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG1 BINFLOAT "
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES "
+    "SHORT_BINSTRING BINSTRING "
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
     "EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET "
     "GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID "

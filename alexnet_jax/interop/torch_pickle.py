@@ -18,6 +18,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ MAX_PROGRAM_BYTES = 2**24
 MAX_NUMBERS = 2**29
 
 
-class _Storage(NamedTuple):
+class Storage(NamedTuple):
     """Numbers of the zip that tensors share: their type, the member's name, count."""
 
     kind: str
@@ -58,10 +59,10 @@ class _Storage(NamedTuple):
         return np.frombuffer(data, self.kind)
 
 
-class _Tensor(NamedTuple):
+class Tensor(NamedTuple):
     """A tensor still without its numbers; offset and strides count numbers."""
 
-    storage: _Storage
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -121,25 +122,52 @@ def _read(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     if len(programs) != 1 or programs[0].file_size > MAX_PROGRAM_BYTES:
         raise InputError(f"{path} must hold one dictionary of tensors, and does not")
     folder = programs[0].filename.removesuffix("data.pkl")
-    program = archive.read(programs[0])
+    result, _ = load_program(archive.read(programs[0]), path)
+    tensors = tensors_of(result, path)
+    numbers: dict[Storage, np.ndarray] = {}
+    for tensor in tensors.values():
+        storage = tensor.storage
+        if storage not in numbers:
+            member = archive.getinfo(f"{folder}data/{storage.key}")
+            if member.file_size != storage.length or storage.numbers > MAX_NUMBERS:
+                raise ValueError(f"{member.filename} has {member.file_size} bytes")
+            numbers[storage] = storage.decoded(archive.read(member))
+    return arrays(tensors, numbers)
+
+
+def load_program(program: bytes, path: Path) -> tuple[object, list["Storage"]]:
+    """What a program builds, and the storages that it names.
+
+    Raises:
+      InputError: if it asks to run anything.
+    """
     _check_instructions(program, path)
-    tensors = _tensors(_Unpickler(program, path).load())
+    unpickler = _Unpickler(program, path)
+    return unpickler.load(), unpickler.storages
+
+
+def tensors_of(result: object, path: Path) -> dict[str, "Tensor"]:
+    """The tensors of a state dictionary by name, or of the one that lies in it.
+
+    Raises:
+      InputError: if there is none.
+    """
+    tensors = _tensors(result)
     if not tensors:
         raise InputError(
             f"{path} holds no dictionary of tensors; save model.state_dict() there"
         )
-    storages: dict[_Storage, np.ndarray] = {}
-    for tensor in tensors.values():
-        storage = tensor.storage
-        if storage not in storages:
-            member = archive.getinfo(f"{folder}data/{storage.key}")
-            if member.file_size != storage.length or storage.numbers > MAX_NUMBERS:
-                raise ValueError(f"{member.filename} has {member.file_size} bytes")
-            storages[storage] = storage.decoded(archive.read(member))
-    return {name: _array(t, storages[t.storage]) for name, t in tensors.items()}
+    return tensors
 
 
-def _tensors(result: object) -> dict[str, _Tensor]:
+def arrays(
+    tensors: Mapping[str, "Tensor"], numbers: Mapping["Storage", np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Each tensor's array, out of the numbers of the storages."""
+    return {name: _array(t, numbers[t.storage]) for name, t in tensors.items()}
+
+
+def _tensors(result: object) -> dict[str, Tensor]:
     """The tensors of a dictionary by name, or of the one that lies in it."""
     # At most one in another: a dictionary could lie in itself.
     for _ in range(4):
@@ -156,17 +184,17 @@ def _tensors(result: object) -> dict[str, _Tensor]:
     return {}
 
 
-def _named(value: object) -> dict[str, _Tensor]:
+def _named(value: object) -> dict[str, Tensor]:
     """The tensors of a state dictionary; none of any other value."""
     if not isinstance(value, dict):
         return {}
-    tensors = {n: v for n, v in value.items() if isinstance(v, _Tensor)}
+    tensors = {n: v for n, v in value.items() if isinstance(v, Tensor)}
     # An optimizer's and the best error so far have no such names.
     weights = any(isinstance(name, str) and name.endswith("weight") for name in tensors)
     return {n: v for n, v in tensors.items() if isinstance(n, str)} if weights else {}
 
 
-def _array(tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
+def _array(tensor: Tensor, numbers: np.ndarray) -> np.ndarray:
     """A tensor's array. as_strided checks nothing, so that is done here."""
     reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     steps = (*tensor.shape, *tensor.strides, tensor.offset)
@@ -209,12 +237,14 @@ def _check_instructions(program: bytes, path: Path) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds dictionaries of `_Tensor`; its program passed `_check_instructions`."""
+    """Builds dictionaries of `Tensor`; its program passed `_check_instructions`."""
 
     def __init__(self, program: bytes, path: Path) -> None:
-        # Without fix_imports a message has the names as in the file.
-        super().__init__(io.BytesIO(program), fix_imports=False)
+        # Without fix_imports a message has the names as in the file. Python 2 wrote
+        # text as bytes.
+        super().__init__(io.BytesIO(program), fix_imports=False, encoding="latin1")
         self._path = path
+        self.storages: list[Storage] = []
 
     def find_class(self, module_name: str, global_name: str, /) -> object:
         """What stands for a name that the program looks up; nothing is imported."""
@@ -223,6 +253,7 @@ class _Unpickler(pickle.Unpickler):
         known: dict[str, object] = {
             **STORAGES,
             "collections.OrderedDict": OrderedDict,
+            "torch._utils._rebuild_tensor": lambda *given: _tensor(given),
             "torch._utils._rebuild_tensor_v2": lambda *given: _tensor(given),
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         }
@@ -238,17 +269,25 @@ class _Unpickler(pickle.Unpickler):
             )
         return known[name]
 
-    def persistent_load(self, pid: object, /) -> _Storage:
-        """The numbers that the program names; they are read from the zip afterwards."""
+    def persistent_load(self, pid: object, /) -> Storage:
+        """The numbers that the program names; they are read afterwards."""
         match pid:
-            case ("storage", str(kind), key, _, int(numbers)):
-                if kind in STORAGES.values():
-                    return _Storage(kind, str(key), numbers)
+            # The last, of older files, is a part of another storage.
+            case ("storage", str(kind), key, _, int(numbers)) | (
+                "storage",
+                str(kind),
+                key,
+                _,
+                int(numbers),
+                None,
+            ) if kind in STORAGES.values():
+                self.storages.append(Storage(kind, str(key), numbers))
+                return self.storages[-1]
         raise ValueError("numbers of an unknown kind")
 
 
-def _tensor(given: tuple[object, ...]) -> _Tensor:
+def _tensor(given: tuple[object, ...]) -> Tensor:
     match given:
-        case (_Storage() as storage, int(offset), tuple(shape), tuple(strides), *_):
-            return _Tensor(storage, offset, shape, strides)
+        case (Storage() as storage, int(offset), tuple(shape), tuple(strides), *_):
+            return Tensor(storage, offset, shape, strides)
     raise ValueError("a tensor without numbers, or without a shape")

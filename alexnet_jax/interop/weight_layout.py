@@ -51,12 +51,14 @@ class Origin(NamedTuple):
       bgr: whether its first channel is blue.
       mean: what is subtracted from RGB pixels of 0 to 255.
       deviations: what they are divided by.
+      resize: how images become squares; see `decoding.RESIZES`.
     """
 
     crop: int
     bgr: bool
     mean: tuple[float, float, float]
     deviations: tuple[float, float, float]
+    resize: str = "square"
 
 
 def from_bfloat16(

@@ -257,7 +257,7 @@ class AlexNet(nn.Module):
                     xs = dropped(xs, layer=index)
                 else:
                     with jax.named_scope(name):
-                        xs = self._after(step, xs)
+                        xs = self._after(name, step, xs)
                 if step == "activation":
                     keep(name, xs)
                 elif step in FEATURES:
@@ -332,8 +332,8 @@ class AlexNet(nn.Module):
             kernels, biases = ([gather(list(a), None)] for a in (kernels, biases))
         return in_each_tower(product, xs, list(kernels)), list(biases)
 
-    def _after(self, step: str, xs: list[Array]) -> list[Array]:
-        """What follows a linear operation, in each local tower."""
+    def _after(self, name: str, step: str, xs: list[Array]) -> list[Array]:
+        """A step that follows a layer's linear operation, in each local tower."""
         act = self._steps()[step]
         if step == "norm" and self.norm_across_towers:
             together = act(gather(xs, self.tower_axis))

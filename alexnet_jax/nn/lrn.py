@@ -14,6 +14,12 @@ slice alive. The window is symmetric, so its transpose is itself:
     dx = g * s**-beta - 2 * alpha * beta * x * (sum of g * x * s**(-beta - 1))
 
 Only `x` is kept for the backward pass; `s` is cheaper to compute again than to store.
+
+A window is a sum of shifted slices. On a TPU a slice is a copy in memory, and its
+compiler merges none of them: there the window over channels is a product with a matrix
+of a band of ones, and the window over places XLA's own (`experiments/targets/`). The
+sums are the same, in float32; in half precision the band's products take operands that
+are rounded to it.
 """
 
 import functools
@@ -23,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from alexnet_jax.runtime.errors import InputError, check_number
@@ -106,8 +113,19 @@ def _odd(size: int) -> int:
     return size
 
 
-def _window_sum(x: Array, axes: tuple[int, ...], size: int) -> Array:
-    """Sum over a centred window along each axis, as a sum of shifted slices."""
+def _window_sum(x: Array, axes: tuple[int, ...], size: int, dtype: DTypeLike) -> Array:
+    """Sum over a centred window along each axis; `dtype` is that of the features."""
+    on_a_tpu = (
+        functools.partial(window_by_band, size=size, dtype=dtype)
+        if axes == (x.ndim - 1,)
+        else functools.partial(window_by_xla, axes=axes, size=size)
+    )
+    by_slices = functools.partial(window_by_slices, axes=axes, size=size)
+    return lax.platform_dependent(x, tpu=on_a_tpu, default=by_slices)
+
+
+def window_by_slices(x: Array, *, axes: tuple[int, ...], size: int) -> Array:
+    """Sums over a centred window along each axis, as sums of shifted slices."""
     for axis in axes:
         length = x.shape[axis]
         widths = [(0, 0)] * x.ndim
@@ -119,6 +137,32 @@ def _window_sum(x: Array, axes: tuple[int, ...], size: int) -> Array:
         ]
         x = functools.reduce(jnp.add, slices)
     return x
+
+
+def window_by_xla(x: Array, *, axes: tuple[int, ...], size: int) -> Array:
+    """The same, in one window of all axes."""
+    window = [size if axis in axes else 1 for axis in range(x.ndim)]
+    around = [(length // 2, length // 2) for length in window]
+    zero = jnp.zeros((), x.dtype)
+    return lax.reduce_window(x, zero, lax.add, window, [1] * x.ndim, around)
+
+
+def window_by_band(x: Array, *, size: int, dtype: DTypeLike) -> Array:
+    """The same along the last axis, as a product with ones in a band around the
+    diagonal, of values rounded to `dtype`; added up in the type of `x`."""
+    square = (x.shape[-1],) * 2
+    # Made by the program: an array would stand in the text of every other platform's.
+    apart = lax.broadcasted_iota(np.int32, square, 0) - lax.broadcasted_iota(
+        np.int32, square, 1
+    )
+    band = jnp.abs(apart) <= size // 2
+    return jnp.matmul(
+        x.astype(dtype),
+        band.astype(dtype),
+        # Of float32, all of it; half precision is one product in any case.
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=x.dtype,
+    )
 
 
 def _power(s: Array, beta: float) -> Array:
@@ -139,7 +183,7 @@ def _response_norm(
     x: Array, axes: tuple[int, ...], size: int, k: float, alpha: float, beta: float
 ) -> Array:
     wide = _wide(x)
-    s = k + alpha * _window_sum(wide * wide, axes, size)
+    s = k + alpha * _window_sum(wide * wide, axes, size, x.dtype)
     return (wide * _power(s, beta)).astype(x.dtype)
 
 
@@ -159,9 +203,9 @@ def _response_norm_backward(
     g: Array,
 ) -> tuple[Array]:
     wide, g = _wide(x), _wide(g)
-    s = k + alpha * _window_sum(wide * wide, axes, size)
+    s = k + alpha * _window_sum(wide * wide, axes, size, x.dtype)
     scaled = g * _power(s, beta)
-    neighbours = _window_sum(scaled * wide / s, axes, size)
+    neighbours = _window_sum(scaled * wide / s, axes, size, x.dtype)
     return ((scaled - (2 * alpha * beta) * wide * neighbours).astype(x.dtype),)
 
 

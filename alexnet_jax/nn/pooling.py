@@ -6,8 +6,13 @@ receives that window's gradient, as a sum of strided slices put back in their pl
 There is no select-and-scatter, which is slow on CPU and not deterministic on GPU.
 
 Ties: **every** value equal to the maximum receives the whole gradient of its window, as
-in the 2012 code. (XLA and cuDNN pick one of them.) In the network ties are mostly zeros
-behind a ReLU, whose own derivative there is zero.
+in the 2012 code. In the network ties are mostly zeros behind a ReLU, whose own
+derivative there is zero.
+
+On a TPU, XLA's own window and select-and-scatter take their place: slices are copies in
+its memory, a sixth of which these need (`experiments/targets/`). There **one** of equal
+values receives the gradient, the first of its window by rows and then columns; which
+makes no difference between zeros behind a ReLU. Sums of gradients are float32 in both.
 """
 
 import functools
@@ -123,10 +128,55 @@ def _spread_along(
     return functools.reduce(jnp.add, pieces)
 
 
+def pool_by_slices(x: Array, *, window: int, stride: int, partial: bool) -> Array:
+    """Maxima along rows, then along columns."""
+    rows = _maximum_along(x, _ROWS, window, stride, partial)
+    return _maximum_along(rows, _COLUMNS, window, stride, partial)
+
+
+def gradient_by_slices(
+    x: Array, g: Array, *, window: int, stride: int, partial: bool
+) -> Array:
+    """The input's gradient, to every value that equals its window's maximum."""
+    rows = _maximum_along(x, _ROWS, window, stride, partial)
+    columns = _maximum_along(rows, _COLUMNS, window, stride, partial)
+    # Sums of gradients are carried in float32, as the other derivatives are.
+    wide = g.astype(np.promote_types(g.dtype, np.float32))
+    rows_g = _spread_along(rows, columns, wide, _COLUMNS, window, stride)
+    return _spread_along(x, rows, rows_g, _ROWS, window, stride).astype(g.dtype)
+
+
+def pool_by_xla(x: Array, *, window: int, stride: int, partial: bool) -> Array:
+    """The same maxima, over whole windows."""
+    axes = (x.ndim + _ROWS, x.ndim + _COLUMNS)
+    windows, strides = [1] * x.ndim, [1] * x.ndim
+    behind = [(0, 0)] * x.ndim
+    for axis in axes:
+        windows[axis], strides[axis] = window, stride
+        size = x.shape[axis]
+        count = pooled_size(size, window=window, stride=stride, partial=partial)
+        behind[axis] = (0, max(0, (count - 1) * stride + window - size))
+    return lax.reduce_window(x, -jnp.inf, lax.max, windows, strides, behind)
+
+
+def gradient_by_xla(
+    x: Array, g: Array, *, window: int, stride: int, partial: bool
+) -> Array:
+    """The input's gradient, to the first value that equals its window's maximum."""
+    pool = functools.partial(pool_by_xla, window=window, stride=stride, partial=partial)
+    wide = np.promote_types(g.dtype, np.float32)
+    _, pull_back = jax.vjp(pool, x.astype(wide))
+    return pull_back(g.astype(wide))[0].astype(g.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: Array, window: int, stride: int, partial: bool) -> Array:
-    rows = _maximum_along(_shared_rounding(x), _ROWS, window, stride, partial)
-    return _maximum_along(rows, _COLUMNS, window, stride, partial)
+    how = {"window": window, "stride": stride, "partial": partial}
+    return lax.platform_dependent(
+        _shared_rounding(x),
+        tpu=functools.partial(pool_by_xla, **how),
+        default=functools.partial(pool_by_slices, **how),
+    )
 
 
 def _max_pool_forward(
@@ -139,12 +189,14 @@ def _max_pool_forward(
 def _max_pool_backward(
     window: int, stride: int, partial: bool, x: Array, g: Array
 ) -> tuple[Array]:
-    rows = _maximum_along(x, _ROWS, window, stride, partial)
-    columns = _maximum_along(rows, _COLUMNS, window, stride, partial)
-    # Sums of gradients are carried in float32, as the other derivatives are.
-    wide = g.astype(np.promote_types(g.dtype, np.float32))
-    rows_g = _spread_along(rows, columns, wide, _COLUMNS, window, stride)
-    return (_spread_along(x, rows, rows_g, _ROWS, window, stride).astype(g.dtype),)
+    how = {"window": window, "stride": stride, "partial": partial}
+    gradient = lax.platform_dependent(
+        x,
+        g,
+        tpu=functools.partial(gradient_by_xla, **how),
+        default=functools.partial(gradient_by_slices, **how),
+    )
+    return (gradient,)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

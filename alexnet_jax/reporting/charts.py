@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import matplotlib.font_manager
 import matplotlib.ticker
 import numpy as np
@@ -27,7 +28,6 @@ NEIGHBOURS = 6
 SIDE, GAP, LEFT, PANEL_TOP, ROW_HEIGHT = 0.9, 0.08, 0.1, 0.35, 1.15
 BARS = (LEFT + SIDE + 0.15, 2.0)
 NEAR = sum(BARS) + 0.15
-PANEL_WIDTH = NEAR + NEIGHBOURS * (SIDE + GAP)
 # Untyped, because Matplotlib types its keys one by one.
 STYLE: Any = {
     "figure.facecolor": "none",
@@ -84,37 +84,79 @@ def styled() -> Iterator[None]:
             )
 
 
-def training(runs: Sequence[Curves]) -> Figure:
-    """Loss, top-1 error and learning rate over epochs, for one run or several."""
-    figure = Figure(figsize=(7.5, 7.5), layout="constrained")
-    loss, error, rate = figure.subplots(3, 1, sharex=True)
+def training(
+    runs: Sequence[Curves], chance: float | None = None, narrow: bool = False
+) -> Figure:
+    """Loss, top-1 error and learning rate over epochs, for one run or several.
+
+    The batches of training vary much: behind each smoothed curve they are pale. With
+    `chance` a line marks that error; `narrow` is for a telephone.
+    """
+    varies = any((np.diff(_rates(run)) != 0).any() for run in runs)
+    panels = 3 if varies else 2
+    size = (3.7, 2.3 * panels) if narrow else (7.5, 2.5 * panels)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(panels, 1, sharex=True)
+    loss, error = axes[:2]
     for number, run in enumerate(runs):
-        colour = COLOURS[number % len(COLOURS)]
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
-        for axes, name in ((loss, "loss"), (error, "top1_error")):
-            for split, style in (("train", ":"), ("validation", "-")):
-                lines = run.splits[split]
-                if lines:
-                    x, y = thinned(lines["epoch"], lines[name])
-                    marker = "o" if split == "validation" and len(x) < 30 else None
-                    label = f"{prefix}{split}"
-                    axes.plot(
-                        x, y, style, color=colour, label=label, marker=marker, ms=3
-                    )
-        lines = run.splits["train"]
-        rate.plot(*thinned(lines["epoch"], lines["learning_rate"]), color=colour)
+        for panel, name in ((loss, "loss"), (error, "top1_error")):
+            _curves(panel, run, name, None if len(runs) == 1 else number)
+        if varies:
+            colour = COLOURS[number % len(COLOURS) if len(runs) > 1 else 2]
+            x, y = thinned(run.splits["train"]["epoch"], _rates(run))
+            axes[2].plot(x, y, color=colour)
         for epoch in run.rate_drops() if len(runs) == 1 else ():
-            for axes in (loss, error):
-                axes.axvline(epoch, color=INK, alpha=0.4, lw=0.8, ls="--")
-    drops = " (dashed: the rate drops)" if len(runs) == 1 else ""
+            for panel in (loss, error):
+                panel.axvline(epoch, color=INK, alpha=0.4, lw=0.8, ls="--")
+    if chance is not None:
+        error.axhline(chance, color=INK, alpha=0.6, lw=0.8, ls=":")
+        place = error.get_yaxis_transform()
+        style = {"ha": "right", "va": "top", "fontsize": 8, "transform": place}
+        error.text(1, chance, "chance level", **style)
     loss.set(ylabel="loss")
     _logarithmic(loss)
     error.set(ylabel="top-1 error", ylim=(0, None))
     error.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-    rate.set(ylabel="learning rate", xlabel=f"epoch{drops}")
-    _logarithmic(rate)
-    loss.legend()
+    axes[-1].set(xlabel="epoch")
+    if varies:
+        axes[2].set(ylabel="learning rate")
+        _logarithmic(axes[2])
+    loss.legend(fontsize=8 if narrow else 9)
     return figure
+
+
+def _rates(run: Curves) -> np.ndarray:
+    return run.splits["train"]["learning_rate"]
+
+
+def _curves(axes: Axes, run: Curves, name: str, number: int | None) -> None:
+    """A number of the training batches and of the validations; of a single run
+    (`number` is None) each in a colour of its own."""
+    prefix = "" if number is None else f"{run.name}: "
+    own = 0 if number is None else number % len(COLOURS)
+    lines = run.splits["train"]
+    if lines:
+        colour = COLOURS[1] if number is None else COLOURS[own]
+        x, y = thinned(lines["epoch"], lines[name])
+        axes.plot(x, y, color=colour, alpha=0.25, lw=0.8)
+        style = {"color": colour, "lw": 1.4, "ls": "-" if number is None else ":"}
+        axes.plot(x, smoothed(y), label=f"{prefix}training batches", **style)
+    lines = run.splits["validation"]
+    if lines:
+        x, y = thinned(lines["epoch"], lines[name])
+        marker = "o" if len(x) < 30 else None
+        style = {"color": COLOURS[own], "marker": marker, "ms": 3}
+        axes.plot(x, y, label=f"{prefix}validation", **style)
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Means over a window of a twentieth of the values, shorter at the ends."""
+    half = len(values) // 40
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    first = np.maximum(places - half, 0)
+    stop = np.minimum(places + half + 1, len(values))
+    return (sums[stop] - sums[first]) / (stop - first)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -129,64 +171,80 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(plain)
 
 
-def throughput(runs: Sequence[Curves]) -> Figure:
-    """Images a second, and the fraction of the time spent waiting for data."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    rate, wait = figure.subplots(2, 1, sharex=True)
-    for number, run in enumerate(runs):
-        lines, colour = run.splits["train"], COLOURS[number % len(COLOURS)]
-        for axes, name in ((rate, "images_per_second"), (wait, "input_wait_fraction")):
+def throughput(runs: Sequence[Curves], narrow: bool = False) -> Figure:
+    """Images a second, and the fraction of the time spent waiting for data if any
+    was."""
+    shown = [("images_per_second", "images a second")]
+    waits = [run.splits["train"]["input_wait_fraction"] for run in runs]
+    if any((wait > 0).any() for wait in waits):
+        shown.append(("input_wait_fraction", "waiting for data"))
+    size = (3.7, 1.9 * len(shown)) if narrow else (7.5, 2.1 * len(shown))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = np.ravel(figure.subplots(len(shown), 1, sharex=True))
+    for axes, (name, label) in zip(panels, shown, strict=True):
+        for number, run in enumerate(runs):
+            lines, colour = run.splits["train"], COLOURS[number % len(COLOURS)]
             x, y = thinned(lines["epoch"], lines[name])
             axes.plot(x, y, color=colour, label=run.name)
-    rate.set(ylabel="images a second", ylim=(0, None))
-    wait.set(ylabel="waiting for data", ylim=(0, None), xlabel="epoch")
-    wait.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.set(ylabel=label, ylim=(0, None))
+    panels[-1].set(xlabel="epoch")
+    if len(shown) > 1:
+        fraction = matplotlib.ticker.PercentFormatter(1.0)
+        panels[1].yaxis.set_major_formatter(fraction)
     if len(runs) > 1:
-        rate.legend()
+        panels[0].legend()
     return figure
 
 
-def confusion(insight: Insight) -> Figure:
+def confusion(insight: Insight, narrow: bool = False) -> Figure:
     """How often examples of a class (row) were classified as each class (column)."""
     counts = insight.confusion()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [_short(name) for name in insight.class_names]
-    side = 2.2 + 0.42 * len(names)
-    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    names = [short(name, 12 if narrow else 18) for name in insight.class_names]
+    side = 1.0 + 0.265 * len(names) if narrow else 2.2 + 0.42 * len(names)
+    figure = Figure(figsize=(side + 0.2, side), layout="constrained")
     axes = figure.subplots()
     axes.grid(False)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    # A colour whose strength is its opacity: what is behind it may be light or dark.
+    cells = np.empty((*counts.shape, 4))
+    cells[..., :3] = matplotlib.colors.to_rgb(COLOURS[0])
+    cells[..., 3] = 0.9 * share
+    axes.imshow(cells, interpolation="nearest")
+    size = 6 if narrow else 8
     for row, column in np.ndindex(*counts.shape):
         if counts[row, column]:
-            light = share[row, column] > 0.5
-            style = {"color": "white" if light else "#102030", "fontsize": 8}
-            count = str(counts[row, column])
-            axes.text(column, row, count, ha="center", va="center", **style)
+            style = {"ha": "center", "va": "center", "fontsize": size}
+            axes.text(column, row, str(counts[row, column]), **style)
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes.set_yticks(range(len(names)), names)
+    axes.tick_params(labelsize=7 if narrow else 10)
     axes.set(xlabel="predicted class", ylabel="class")
     return figure
 
 
-def panel(insight: Insight) -> Figure:
+def panel(insight: Insight, narrow: bool = False) -> Figure:
     """Images with their five best classes and nearest neighbours (figure 4)."""
     chosen = _for_panel(insight)
+    near = min(1 if narrow else NEIGHBOURS, len(insight.images) - 1)
+    width = NEAR + max(near, 1) * (SIDE + GAP)
     height = PANEL_TOP + ROW_HEIGHT * len(chosen)
-    figure = Figure(figsize=(PANEL_WIDTH, height))
+    figure = Figure(figsize=(width, height))
     # One pair of axes in inches holds it all: a pair for each image takes seconds.
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, PANEL_WIDTH), ylim=(height, 0))
+    axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     few = len(insight.class_names) <= 5
     title = "classes" if few else "five best classes"
     axes.text(BARS[0], 0.25, title, fontsize=9)
-    axes.text(NEAR, 0.25, "nearest by the last hidden layer", fontsize=9)
+    if near:
+        text = "nearest" if narrow else "nearest by the last hidden layer"
+        axes.text(NEAR, 0.25, text, fontsize=9)
     for row, example in enumerate(chosen):
         top = PANEL_TOP + row * ROW_HEIGHT
         _image(axes, insight, example, LEFT, top)
         _bars(axes, insight, example, top)
-        for column, near in enumerate(insight.nearest(example, NEIGHBOURS)):
-            _image(axes, insight, int(near), NEAR + column * (SIDE + GAP), top)
+        for column, other in enumerate(insight.nearest(example, near)):
+            _image(axes, insight, int(other), NEAR + column * (SIDE + GAP), top)
     return figure
 
 
@@ -209,7 +267,7 @@ def _image(axes: Axes, insight: Insight, example: int, left: float, top: float) 
     # The axes keep their limits, in inches.
     axes.imshow(insight.images[example], extent=place, aspect="auto")
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-    name = _short(insight.class_names[insight.labels[example]])
+    name = short(insight.class_names[insight.labels[example]])
     below = {"ha": "center", "va": "top", "fontsize": 7}
     axes.text(left + SIDE / 2, top + SIDE + 0.04, name, **below)
 
@@ -225,9 +283,10 @@ def _bars(axes: Axes, insight: Insight, example: int, top: float) -> None:
     bars = {"left": left, "height": 0.8 * step, "color": colours, "alpha": 0.7}
     axes.barh(middles, width * given[best], **bars)
     for middle, label in zip(middles, best, strict=True):
-        name = _short(insight.class_names[label])
+        name = short(insight.class_names[label])
         axes.text(left + 0.04, middle, name, va="center", fontsize=8)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 18 else f"{name[:17]}…"
+def short(name: str, length: int = 18) -> str:
+    """A name, cut after so many characters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"

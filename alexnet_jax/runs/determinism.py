@@ -85,11 +85,13 @@ class Determinism:
       options: of XLA.
       same_bits: whether another start on the same kind of device, with the same
         versions, is promised to give the same bits.
+      repeats: whether the same program gives the same bits twice.
       autotuning: what is kept for that start.
     """
 
     options: CompilerOptions = dataclasses.field(default_factory=dict)
     same_bits: bool = False
+    repeats: bool = True
     autotuning: Autotuning | None = None
 
     def noted(self) -> dict[str, object]:
@@ -113,7 +115,7 @@ def choose(
         return Determinism(same_bits=platform == "cpu")
     wanted = AUTO if deterministic == "auto" else deterministic
     if wanted == "false":
-        return Determinism()
+        return Determinism(repeats=False)
     name = re.sub(r"[^\w.-]+", "_", kind)
     autotuning = None if folder is None else Autotuning(folder / f"{name}{ENDING}")
     options: dict[str, bool | str] = {EXCLUDE: True}
@@ -121,7 +123,9 @@ def choose(
         options |= autotuning.options()
     taken = compilation.known(options)
     same = taken.keys() == options.keys() and autotuning is not None
-    return Determinism(options=taken, same_bits=same, autotuning=autotuning)
+    return Determinism(
+        options=taken, same_bits=same, repeats=EXCLUDE in taken, autotuning=autotuning
+    )
 
 
 def of_run(deterministic: str, mesh: Mesh, folder: Path | None) -> Determinism:

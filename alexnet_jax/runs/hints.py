@@ -1,7 +1,9 @@
 """What a run says of itself at its start, and what it advises while it trains."""
 
 import re
+import sys
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -28,6 +30,10 @@ BFLOAT16_OF_AMD = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
 STEPS_OF_THE_START = 10
 STEPS_BEFORE_A_HINT = 100
 INPUT_WAIT_WORTH_A_HINT = 0.1
+# A loss spike is so much over the median of so many steps before it, and over the
+# largest of them: small losses of single batches scatter by more than the first.
+SPIKE, SPIKE_OVER_LARGEST, STEPS_BEFORE_A_SPIKE = 2.0, 1.5, 100
+SPIKES_SHOWN = 10
 # The steps over which a loss should fall; their first and last tenth are compared.
 FIRST_STEPS = 100
 # A larger quotient is no noise of single batches.
@@ -225,3 +231,37 @@ class LossRise:
                 f"{FIRST_STEPS} steps, at a learning rate of {learning_rate:g}; set a "
                 "lower --config.schedule.learning_rate, with another --workdir"
             )
+
+
+class LossSpikes:
+    """Finds steps whose loss is far above that of the steps before.
+
+    Args:
+      losses: of the last steps before the first that is added, oldest first.
+    """
+
+    def __init__(self, losses: Iterable[float] = ()) -> None:
+        self._losses = deque(losses, maxlen=STEPS_BEFORE_A_SPIKE)
+        self._said = 0
+
+    def add(self, step: int, loss: float) -> float | None:
+        """Count a step's loss; returns how many times the median of the steps before it
+        is, where that is a spike, and says so for the first ones."""
+        before = sorted(self._losses)
+        self._losses.append(loss)
+        if len(before) < STEPS_BEFORE_A_SPIKE:
+            return None
+        median = before[len(before) // 2]
+        if loss <= max(SPIKE * median, SPIKE_OVER_LARGEST * before[-1]):
+            return None
+        # A median of zero has no multiple.
+        factor = loss / max(median, sys.float_info.min)
+        self._said += 1
+        if self._said <= SPIKES_SHOWN:
+            last = self._said == SPIKES_SHOWN
+            more = "; later ones are only in metrics.jsonl" if last else ""
+            progress.say(
+                f"step {step}: the loss rose to {loss:.3g}, {factor:.1f} times the "
+                f"median of the last {STEPS_BEFORE_A_SPIKE} steps{more}"
+            )
+        return factor

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from array import array
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,16 +11,20 @@ from typing import Any
 
 import jax
 
-from alexnet_jax.runs.hints import InputWait, LossRise
+from alexnet_jax.runs import time_spent
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.hints import InputWait, LossRise, LossSpikes
 from alexnet_jax.runs.metrics_file import (
     CLASSES_WITHOUT_TOP5,
     METRICS_FILE,
+    SPIKE_FIELD,
+    Kept,
     cut_metrics,
 )
-from alexnet_jax.runs.waits import DATA, Waits
+from alexnet_jax.runs.time_spent import DATA, LOST, TimeSpent
 from alexnet_jax.runtime import atomic, optional, progress
 from alexnet_jax.runtime.atomic import cannot_write, writing
-from alexnet_jax.runtime.errors import Failure
+from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.patience import until_reachable
 from alexnet_jax.training import losses
 from alexnet_jax.training.finite import check_loss
@@ -35,7 +40,7 @@ class MetricWriter:
 
     A step's metrics are written when the next step has been started, so that nothing
     waits for the device; `flush` writes what is pending. A context manager, which says
-    at the end how long the devices waited (`waits`), and for what.
+    at the end where the time of the run went (`time`), over all its starts.
 
     Args:
       workdir: where the files go.
@@ -59,10 +64,12 @@ class MetricWriter:
         writes: bool = True,
     ) -> None:
         path = workdir / METRICS_FILE
+        self._workdir = workdir
         self._lines: _Lines | None = None
+        kept = Kept.nothing()
         if writes:
             with writing(path):
-                cut_metrics(path, start, keep_validation=validated)
+                kept = cut_metrics(path, start, keep_validation=validated)
                 self._lines = _Lines(path)
         self._plan = plan
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
@@ -73,8 +80,13 @@ class MetricWriter:
         )
         self._classes = classes
         # The first step's time is mostly that of compiling it.
-        self._timed = False
-        self.waits = Waits()
+        self._started = self._timed = False
+        self.time = TimeSpent()
+        self.time.add(LOST, sum(plan.batch_size / r for r in kept.lost_rates if r))
+        # Without the first, which was compiled.
+        steps = (plan.batch_size / rate for rate in kept.rates[1:] if rate)
+        self._step_seconds = array("d", steps)
+        self._spikes = LossSpikes(kept.losses)
         self._input_wait = InputWait(advice)
         self._loss_rise = LossRise()
         self._board = None
@@ -90,10 +102,14 @@ class MetricWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._progress.stop()
-        if kind is None and self._timed:
-            progress.say(self.waits.line())
         if self._lines is not None:
             self._lines.close()
+            # What keeps it from being written was reported already.
+            with suppress(InputError, Failure):
+                self.note_time()
+                if kind is None and self._timed:
+                    starts = workdirs.read_starts(self._workdir)
+                    progress.say(time_spent.line(starts))
         if self._board is not None:
             self._board.close()
 
@@ -107,8 +123,11 @@ class MetricWriter:
         # While the step before runs, no device waits for the next batch.
         loss: Any = None if previous is None else previous[1]["loss"]
         if loss is None or loss.is_ready():
-            self.waits.add(DATA, waited)
+            self.time.add(DATA, waited)
         # The first step is compiled before it is started.
+        if not self._started:
+            self._started = True
+            self.time.compiled()
         self._progress.update(self._task, description="training")
         if previous is not None:
             self._write_train(*previous)
@@ -124,7 +143,7 @@ class MetricWriter:
           Diverged: if the loss is not finite.
           Failure: if the disk is full, or the directory has gone.
         """
-        check_loss(metrics["loss"], f"step {step}: the validation loss")
+        check_loss(metrics["loss"], step, ": the validation loss")
         self._write(step, "validation", metrics)
         top5 = f", top-5 error {metrics['top5_error']:.2%}"
         progress.say(
@@ -149,14 +168,22 @@ class MetricWriter:
         if self._lines is not None:
             self._lines.flush()
 
+    def note_time(self) -> None:
+        """Write where the time of this start went so far into run.json.
+
+        Raises:
+          Failure: if the disk is full, or the directory has gone.
+        """
+        if self._lines is not None and self._started:
+            steps = time_spent.percentiles(self._step_seconds)
+            workdirs.note_time(self._workdir, self.time.seconds(), steps)
+
     def _write_train(
         self, step: int, metrics: dict[str, jax.Array], waited: float
     ) -> None:
         host = {name: float(v) for name, v in jax.device_get(metrics).items()}
         rate = host["learning_rate"]
-        check_loss(
-            host["loss"], f"step {step}, at a learning rate of {rate:g}: the loss"
-        )
+        check_loss(host["loss"], step, f", at a learning rate of {rate:g}: the loss")
         now = time.monotonic()
         seconds, self._last = max(now - self._last, 1e-9), now
         written = {
@@ -165,6 +192,11 @@ class MetricWriter:
             "images_per_second": self._plan.batch_size / seconds,
             "input_wait_fraction": min(1.0, waited / seconds),
         }
+        spike = self._spikes.add(step, written["loss"])
+        if spike is not None:
+            written[SPIKE_FIELD] = spike
+        if self._timed:
+            self._step_seconds.append(seconds)
         self._write(step, "train", written)
         self._input_wait.add(waited, seconds)
         self._loss_rise.add(step, written["loss"], rate)

@@ -1,6 +1,8 @@
 """Reading metrics.jsonl: as arrays, its last validation, cutting it back."""
 
 import json
+from array import array
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,8 @@ METRICS_FILE = "metrics.jsonl"
 # Fields of a line that read a clock, and so differ between two runs of one seed.
 CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
 SPLITS = ("train", "validation")
+# Of a training line whose loss is a spike: over the median of those before it.
+SPIKE_FIELD = "loss_spike"
 # Of as many classes or fewer, the five best are all: no top-5 error is shown.
 CLASSES_WITHOUT_TOP5 = 5
 # More could not be distinguished in a chart.
@@ -68,6 +72,8 @@ def read_curves(workdir: Path) -> Curves:
         try:
             row = json.loads(text)
             of_split = rows[row.pop("split")]
+            # Of few lines: `read_spikes` has it.
+            row.pop(SPIKE_FIELD, None)
             # The same names in every line of a split.
             of_split.append({name: float(row[name]) for name in (of_split or [row])[0]})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -103,6 +109,27 @@ def thinned(
     )
 
 
+class Spike(NamedTuple):
+    """A step whose loss was so many times the median of those before it."""
+
+    step: int
+    loss: float
+    factor: float
+
+
+def read_spikes(workdir: Path) -> list[Spike]:
+    """The loss spikes that a run has noted."""
+    path = workdir / METRICS_FILE
+    found = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        if SPIKE_FIELD in text:
+            # A last line that is being written is none yet.
+            with suppress(ValueError, KeyError, TypeError):
+                row = json.loads(text)
+                found.append(Spike(row["step"], row["loss"], float(row[SPIKE_FIELD])))
+    return found
+
+
 def last_validation(workdir: Path) -> dict[str, float]:
     """Loss and errors of a run's last validation; empty where there is none."""
     path = workdir / METRICS_FILE
@@ -113,7 +140,26 @@ def last_validation(workdir: Path) -> dict[str, float]:
     return {}
 
 
-def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
+class Kept(NamedTuple):
+    """What metrics.jsonl has of a run's training steps when it is continued.
+
+    Attributes:
+      losses: of every step.
+      rates: images a second of every step.
+      lost_rates: those of the steps that were cut off.
+    """
+
+    losses: "array[float]"
+    rates: "array[float]"
+    lost_rates: "array[float]"
+
+    @classmethod
+    def nothing(cls) -> "Kept":
+        """Of a run that begins."""
+        return cls(array("d"), array("d"), array("d"))
+
+
+def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> Kept:
     """Cut metrics.jsonl back to a step, and off a line that was not finished.
 
     Args:
@@ -121,11 +167,15 @@ def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
       step: the last step whose lines stay.
       keep_validation: whether that step's validation stays too.
 
+    Returns:
+      What it has of the training steps.
+
     Raises:
       InputError: if a line before the last is damaged.
     """
+    found = Kept.nothing()
     if not path.exists():
-        return
+        return found
     kept = []
     lines = path.read_bytes().splitlines()
     for number, data in enumerate(lines, start=1):
@@ -134,6 +184,11 @@ def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
             line = json.loads(text)
             later = line["step"] > step
             repeated = line["step"] == step and line["split"] == "validation"
+            if line["split"] == "train" and "images_per_second" in line:
+                rate, loss = float(line["images_per_second"]), float(line["loss"])
+                (found.lost_rates if later else found.rates).append(rate)
+                if not later:
+                    found.losses.append(loss)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines):
                 # The process that wrote it was killed.
@@ -145,3 +200,4 @@ def cut_metrics(path: Path, step: int, *, keep_validation: bool = True) -> None:
         if not later and (keep_validation or not repeated):
             kept.append(text + "\n")
     atomic.replace(path, "".join(kept))
+    return found

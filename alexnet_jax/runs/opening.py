@@ -19,15 +19,25 @@ from alexnet_jax.runs import hints, holding, run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
+from alexnet_jax.runs.mirror import Mirror
+from alexnet_jax.runs.recomputing import Replay, checked
 from alexnet_jax.runs.setup import Setup
-from alexnet_jax.runs.waits import SAVING, VALIDATION
-from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import Failure, InputError
+from alexnet_jax.runs.time_spent import SAVING, VALIDATING
+from alexnet_jax.runs.watching import TrainingWatchdog
+from alexnet_jax.runtime import process_pool, progress
+from alexnet_jax.runtime.errors import Diverged, Failure, InputError
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
 from alexnet_jax.training.finite import check_state
 from alexnet_jax.training.held import Cut, make_evaluation_cut, make_train_cut
-from alexnet_jax.training.step import TrainState
+from alexnet_jax.training.step import TrainState, TrainStep
+
+
+Batches = contextlib.AbstractContextManager[Iterator[HostBatch]]
+# Threads that a training starts once its devices are open, most of them Orbax's in a
+# save, beside two for each core: 36 were counted on 2 cores. Where one of them can't
+# start, a save may wait for ever.
+THREADS = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,9 +50,11 @@ class Run:
       mean: the mean image's centre crop, on every device.
       batches: what the host sends of the batches from there on.
       cut: from that, on the devices, to the batches.
+      train: one step, from state, batch and mean image to state and metrics.
       validate: measures the errors of a state on the validation split.
       checkpoints: where it saves.
       metrics: where it writes what it measures.
+      watchdog: ends this process if it is stuck.
       autotuning: what must be on the disk before a checkpoint is.
       signal: the number of a signal that asks all processes to stop after this step,
         0 for none; to be called once a step.
@@ -53,9 +65,11 @@ class Run:
     mean: jax.Array
     batches: Iterator[HostBatch]
     cut: Cut
+    train: TrainStep
     validate: Callable[[TrainState], dict[str, float]]
     checkpoints: CheckpointWriter
     metrics: MetricWriter
+    watchdog: TrainingWatchdog
     autotuning: Autotuning | None
     signal: Callable[[], int]
 
@@ -66,12 +80,24 @@ class Run:
           Failure: if it has numbers that are not finite, or can't be written.
         """
         if step > self.start:
+            self.watchdog.saves()
             self.metrics.flush()
-            with self.metrics.waits.counted(SAVING):
+            with self.metrics.time.counted(SAVING):
                 check_state(step, state)
                 if self.autotuning is not None and multihost.is_main():
                     self.autotuning.keep()
                 self.checkpoints.save(step, state)
+            self.metrics.note_time()
+
+    def record(self, step: int, errors: dict[str, float]) -> None:
+        """Note a step's validation, in the metrics and beside its checkpoint.
+
+        Raises:
+          Failure: if it is not finite, or the checkpoint or this can't be written.
+        """
+        self.metrics.validation(step, errors)
+        with self.metrics.time.counted(SAVING):
+            self.checkpoints.record_validation(step, errors)
 
     @contextlib.contextmanager
     def saved_if_unreadable(self, step: int, state: TrainState) -> Iterator[None]:
@@ -104,12 +130,15 @@ def open_run(
     Raises:
       InputError: if another run holds the directory, or has left something in it that
         this one can't continue.
+      Miscomputed: if numbers of the block are no longer finite, and were when they were
+        computed again.
     """
     workdirs.create(workdir)
     with contextlib.ExitStack() as stack:
         fingerprint = setup.pipeline.dataset.fingerprint
         agreed = {**workdirs.comparable(setup.config), "the data": fingerprint}
         consensus.check_same(agreed)
+        _check_threads(setup)
         lock = locked(workdir, f"{workdir} is in use")
         consensus.in_main(lambda: stack.enter_context(lock))
         workdirs.check_run(workdir, setup.config)
@@ -118,6 +147,11 @@ def open_run(
             progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
         interrupts = stack.enter_context(Interrupts())
+        # Left after the checkpoints, whose last save is copied too, and not watched.
+        if setup.mirror is not None:
+            stack.enter_context(Mirror(setup.mirror, workdir).following())
+        watchdog = TrainingWatchdog(setup, workdir)
+        stack.enter_context(watchdog)
         checkpoints = stack.enter_context(
             CheckpointWriter(workdir / workdirs.CHECKPOINTS, **setup.checkpoint)
         )
@@ -126,7 +160,9 @@ def open_run(
         check = interrupts.check if jax.process_count() == 1 else lambda: None
         statistics = _note_start(workdir, setup)
         mean = mean_crop(statistics, setup.pipeline.crop)
-        start, state, validated = _first_state(setup, checkpoints, workdir, begin)
+        start, state, validated = _first_state(setup, checkpoints, begin)
+        if start:
+            progress.say(f"continuing from step {start} of {workdir}")
         # Where nothing is left to train, nothing is read.
         held = setup.held if start < setup.plan.steps else ()
         cuts = _hold(setup, held, check)
@@ -141,37 +177,76 @@ def open_run(
         )
         mean = jax.device_put(mean, placement.replicated(setup.mesh))
         own = [cuts["validation"]] if "validation" in cuts else []
-        batches = _batches(setup, statistics, start, held="train" in held)
+
+        def batches(start: int) -> Batches:
+            return _batches(setup, statistics, start, held="train" in held)
 
         def validate(state: TrainState) -> dict[str, float]:
-            with metrics.waits.counted(VALIDATION):
-                return setup.validate(state, mean, check, *own)
+            watchdog.validates()
+            with metrics.time.counted(VALIDATING):
+                errors = setup.validate(state, mean, watchdog.checked(check), *own)
+            # Its result is added to what is saved.
+            watchdog.saves()
+            return errors
 
-        yield Run(
+        every = setup.plan.check_every
+        run = Run(
             start=start,
             state=state,
             mean=mean,
             metrics=stack.enter_context(metrics),
-            batches=stack.enter_context(batches),
+            batches=watchdog.batches(stack.enter_context(batches(start))),
             cut=cuts.get("train", dict),
+            train=checked(setup.steps.train, every) if every else setup.steps.train,
             validate=validate,
             checkpoints=checkpoints,
+            watchdog=watchdog,
             autotuning=setup.determinism.autotuning,
             signal=lambda: stop.largest(interrupts.received or 0),
         )
+
+        def latest() -> tuple[int, TrainState]:
+            watchdog.saves()
+            checkpoints.wait()
+            return _first_state(setup, checkpoints, begin)[:2]
+
+        replay = Replay(
+            setup=setup,
+            first=latest,
+            batches=batches,
+            watched=watchdog.batches,
+            cut=run.cut,
+            mean=mean,
+            validate=validate,
+            stopped=lambda: run.signal() > 0,
+        )
+        try:
+            yield run
+        except Diverged as error:
+            raise replay.explained(error) from error
+        finally:
+            watchdog.saves()
+
+
+def _check_threads(setup: Setup) -> None:
+    """Raise an InputError if the system does not allow a training's threads."""
+    pipeline = setup.pipeline
+    workers = 0 if "train" in setup.held else pipeline.workers
+    needed = THREADS + 2 * process_pool.cores()
+    needed += prefetch.threads_needed(workers, pipeline.threads_each)
+    otherwise = prefetch.WITHOUT_WORKERS if workers else ""
+    process_pool.check_startable(needed, "training", otherwise)
 
 
 def _first_state(
     setup: Setup,
     checkpoints: CheckpointWriter,
-    workdir: Path,
     begin: Callable[[Setup], TrainState],
 ) -> tuple[int, TrainState, bool]:
     """The step that a run continues from, its state, and whether it is validated."""
     if not checkpoints.steps:
         return 0, begin(setup), False
     start, state = checkpoints.restore_latest(setup.steps.abstract)
-    progress.say(f"continuing from step {start} of {workdir}")
     # A run may have been stopped between a step and the end of its validation.
     error = checkpoints.validation_error(start)
     if error is None:
@@ -211,7 +286,7 @@ def _hold(
 
 def _batches(
     setup: Setup, statistics: Statistics, start: int, *, held: bool
-) -> contextlib.AbstractContextManager[Iterator[HostBatch]]:
+) -> Batches:
     """This process's slice of every training batch from a step on."""
     # Nothing is decoded where the devices hold the images, so no worker helps.
     workers = 0 if held else setup.pipeline.workers

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from alexnet_jax.data.dataset import LARGEST_SIZE
+from alexnet_jax.data.decoding import RESIZES
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.sources import imagenet_classes
 from alexnet_jax.data.statistics import Statistics, load_statistics
@@ -24,7 +25,12 @@ from alexnet_jax.runtime.errors import InputError, first_line
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-    """What a work directory knows of its data without opening them; see `Dataset`."""
+    """What a work directory knows of its data without opening them; see `Dataset`.
+
+    Attributes:
+      resize: how an image becomes a square where the network is used, one of
+        `decoding.RESIZES`; imported weights have their publisher's way.
+    """
 
     class_names: tuple[str, ...]
     size: int
@@ -32,6 +38,7 @@ class Data:
     fingerprint: str
     statistics: Statistics
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    resize: str = "square"
 
 
 def read_data(workdir: Path) -> Data:
@@ -53,6 +60,9 @@ def read_data(workdir: Path) -> Data:
             raise ValueError(f"{len(names)} class_names, size {size}, crop {crop}")
         if not isinstance(fingerprint, str):
             raise ValueError("fingerprint")
+        resize = str(description.get("resize", Data.resize))
+        if resize not in RESIZES:
+            raise ValueError(f"resize {resize!r:.40}")
         statistics = load_statistics(workdir, description)
     except InputError:
         raise
@@ -60,7 +70,7 @@ def read_data(workdir: Path) -> Data:
         raise InputError(f"{path} is damaged ({first_line(error)[:160]})") from error
     # Older runs on ImageNet's folders noted WNIDs, as other data sets may.
     names = imagenet_classes.readable(names)
-    return Data(names, size, crop, fingerprint, statistics)
+    return Data(names, size, crop, fingerprint, statistics, resize=resize)
 
 
 def check_data(workdir: Path, pipeline: Pipeline) -> None:
@@ -112,6 +122,7 @@ def write_data(workdir: Path, data: Data) -> None:
         "crop": data.crop,
         "fingerprint": data.fingerprint,
         "parts": dict(data.parts),
+        "resize": data.resize,
         **data.statistics.to_json(),
     }
     workdirs.write_json(workdir / workdirs.DATA_FILE, description)

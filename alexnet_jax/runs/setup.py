@@ -10,9 +10,10 @@ from jax.sharding import Mesh
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.distributed import consensus
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs import determinism, holding
+from alexnet_jax.runs import determinism, holding, pretrained
 from alexnet_jax.runs.config import (
     Arguments,
     Config,
@@ -23,11 +24,14 @@ from alexnet_jax.runs.config import (
     section,
 )
 from alexnet_jax.runs.determinism import Determinism
+from alexnet_jax.runs.fetching import open_mirror
 from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.run_data import pretrained_mean
 from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runs.workdir import AUTOTUNING, has_checkpoints
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.paths import local
+from alexnet_jax.runtime.store import Store
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
@@ -52,6 +56,7 @@ class Setup:
       checkpoint: how many checkpoints are kept.
       enough: asked after every validation with the work directory whether the run ends
         here; experiments train until a network has learned.
+      mirror: where what is saved is copied to; None in all processes but the main one.
       held: the splits that this process's devices hold.
       determinism: how the steps are compiled, so that they give the same bits again.
     """
@@ -65,6 +70,7 @@ class Setup:
     validate: Callable[..., dict[str, float]]
     checkpoint: Mapping[str, int]
     enough: Callable[[Path], bool] = lambda workdir: False
+    mirror: Store | None = None
     held: tuple[str, ...] = ()
     determinism: Determinism = dataclasses.field(default_factory=Determinism)
 
@@ -74,6 +80,7 @@ def build_setup(
     dataset: Dataset | None = None,
     enough: Callable[[Path], bool] = lambda workdir: False,
     workdir: Path | None = None,
+    mirror: str | None = None,
 ) -> Setup:
     """The set-up of a run. Opens the devices and the data.
 
@@ -84,6 +91,8 @@ def build_setup(
       enough: see `Setup`.
       workdir: of the run, where it is decided which images are left out; without it all
         must be readable.
+      mirror: an address, as `gs://bucket/run`, where what is saved in the work
+        directory is copied to, and fetched from if that has nothing.
 
     Raises:
       InputError: if something in the config or the data is wrong.
@@ -95,16 +104,25 @@ def build_setup(
     towers = network.get("towers", AlexNet.towers)
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
     pipeline = _open_data(section(settings, "data"), dataset)
+    training = section(settings, "train")
+    if training.get("init_from") is not None:
+        # The name of imported weights may stand for their work directory.
+        begin = local(training["init_from"], "train.init_from")
+        training["init_from"] = str(pretrained.found(begin))
     # What does not fit is refused now, before all images are read.
     held = holding.choose(pipeline, mesh)
+    stores: list[Store] = []
+    if workdir is not None and mirror is not None:
+        address, target = mirror, workdir
+        consensus.in_main(lambda: stores.append(open_mirror(address, target, settings)))
     if workdir is not None:
-        start = section(settings, "train").get("init_from")
+        start = training.get("init_from")
         if start is not None and not has_checkpoints(workdir):
             pretrained_mean(pipeline, Path(start))
         pipeline = open_readable(workdir, pipeline)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
-    plan = plans.make_plan(examples=examples, **section(settings, "train"))
+    plan = plans.make_plan(examples=examples, **training)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
     if pipeline.mixup and plan.batch_size // mesh.shape["data"] % 2:
         raise InputError(
@@ -118,6 +136,12 @@ def build_setup(
     optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
     kept = None if workdir is None else workdir / AUTOTUNING
     compiled = determinism.of_run(plan.deterministic, mesh, kept)
+    if plan.check_every and not compiled.repeats:
+        raise InputError(
+            "train.check_every compares the bytes of a step that is computed twice, "
+            "and this GPU may add in another order each time; set "
+            "train.deterministic=true, or leave train.check_every out"
+        )
     validate = make_validation(
         model=model,
         mesh=mesh,
@@ -144,6 +168,7 @@ def build_setup(
         validate=lambda state, *given: validate(state.params, *given),
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
+        mirror=next(iter(stores), None),
         held=held,
         determinism=compiled,
     )

@@ -4,6 +4,7 @@ config.json      the run's config
 run.json         the format, and of every start: versions, commit, command, devices
 data.json        class names, sizes, colour PCA and fingerprint of the data
 mean.npy         the mean image
+stacks-0.txt     of a run that was stuck (`train.timeout`), process 0: what it did
 autotuning/      the algorithms that XLA chose, where `train.deterministic` is true
 """
 
@@ -18,6 +19,7 @@ from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.runs.config import Sections, completed
 from alexnet_jax.runs.provenance import environment
+from alexnet_jax.runs.time_spent import SECONDS, STEP_SECONDS
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, first_line
@@ -45,6 +47,8 @@ FREE = (
     "train.epochs",
     "train.save_steps",
     "train.deterministic",
+    "train.check_every",
+    "train.timeout",
     "model.implementation",
     "eval.batch_size",
     "mesh",
@@ -100,17 +104,24 @@ def check_format(workdir: Path) -> None:
     path = workdir / RUN_FILE
     if not path.exists():
         return
-    version = read_json(path).get("format_version")
+    check_version(str(workdir), read_json(path).get("format_version"), "--workdir")
+
+
+def check_version(where: str, version: object, flag: str) -> None:
+    """Raise an InputError if a run's files are of another format; the flag says where
+    they lie."""
     if not isinstance(version, int) or version < 1:
-        raise InputError(f"{path} is damaged (format_version {version!r:.40})")
+        raise InputError(
+            f"{RUN_FILE} in {where} is damaged (format_version {version!r:.40})"
+        )
     if version < FORMAT_VERSION:
         raise InputError(
-            f"{workdir} is a work directory of format {version}, written by "
-            "alexnet_jax 0.1; use that version for it, or give another --workdir"
+            f"{where} is a work directory of format {version}, written by "
+            f"alexnet_jax 0.1; use that version for it, or give another {flag}"
         )
     if version > FORMAT_VERSION:
         raise InputError(
-            f"{workdir} is a work directory of format {version}, newer than the "
+            f"{where} is a work directory of format {version}, newer than the "
             f"{FORMAT_VERSION} read here; upgrade alexnet_jax"
         )
 
@@ -168,24 +179,27 @@ def check_run(workdir: Path, config: Sections) -> None:
     """
     if not has_checkpoints(workdir):
         return
-    path = workdir / CONFIG_FILE
+    if (workdir / CONFIG_FILE).is_file():
+        check_config(str(workdir), read_config(workdir), config, "--workdir")
+
+
+def check_config(where: str, before: Sections, config: Sections, flag: str) -> None:
+    """Raise an InputError if a start's config differs from that of before in what a
+    step computes; the flag says where the run's files lie."""
     by_length = completed(config)["schedule"]["kind"] == "cosine"
     may_change = [key for key in FREE if not (by_length and key in LENGTH)]
-    if path.is_file():
-        changes = [
-            f"{key} {before!r} -> {after!r}"
-            for key, before, after in differences(
-                completed(read_config(workdir)), completed(config)
-            )
-            if not any(key == f or key.startswith(f"{f}.") for f in may_change)
-            # The size of a prepared data set is its own: the fingerprint covers it.
-            and not (key == "data.size" and _is_prepared(config))
-        ]
-        if changes:
-            raise InputError(
-                f"{workdir} holds a run of another config ({'; '.join(changes)}); "
-                "give the run's own config, or another --workdir"
-            )
+    changes = [
+        f"{key} {there!r} -> {here!r}"
+        for key, there, here in differences(completed(before), completed(config))
+        if not any(key == free or key.startswith(f"{free}.") for free in may_change)
+        # The size of a prepared data set is its own: the fingerprint covers it.
+        and not (key == "data.size" and _is_prepared(config))
+    ]
+    if changes:
+        raise InputError(
+            f"{where} holds a run of another config ({'; '.join(changes)}); "
+            f"give the run's own config, or another {flag}"
+        )
 
 
 def _is_prepared(config: Sections) -> bool:
@@ -213,6 +227,20 @@ def start_run(
         workdir / RUN_FILE,
         {"format_version": FORMAT_VERSION, "starts": [*starts, now]},
     )
+
+
+def note_time(
+    workdir: Path, seconds: Mapping[str, float], step_seconds: Mapping[str, float]
+) -> None:
+    """Write into run.json where the time of its last start went so far; see
+    `time_spent`. Nothing happens where no start is noted."""
+    *before, last = read_starts(workdir) or [{}]
+    if last:
+        noted = {**last, SECONDS: seconds, STEP_SECONDS: step_seconds}
+        write_json(
+            workdir / RUN_FILE,
+            {"format_version": FORMAT_VERSION, "starts": [*before, noted]},
+        )
 
 
 def _warn_of_other_digits(

@@ -1,19 +1,27 @@
 """How commands read their arguments and how they end."""
 
 import argparse
+import functools
 import io
 import os
 import re
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from alexnet_jax.runtime import library_warnings, paths, progress, signals
-from alexnet_jax.runtime.errors import Failure, InputError, Interrupted, first_line
+from alexnet_jax.runtime.errors import (
+    Failure,
+    InputError,
+    Interrupted,
+    first_line,
+    is_no_threads,
+)
 
 
 DEVICE_MEMORY = "RESOURCE_EXHAUSTED"
@@ -21,6 +29,12 @@ NO_DEVICE_MEMORY = (
     "the device's memory is full; take a smaller batch, or see whether another process "
     "holds the memory: a notebook that has used JAX holds most of a GPU's, so train "
     "inside it with alexnet_jax.train.run, or shut it down"
+)
+SECONDS_BEFORE_AGAIN = 0.01
+NO_THREADS = (
+    "the system starts no more threads or processes: a limit of the user "
+    "(`ulimit -u`), the container or the job is reached; raise it, then give the same "
+    "command again"
 )
 
 
@@ -119,7 +133,8 @@ class Parser(argparse.ArgumentParser):
             action="append",
             required=True,
             metavar="DIR",
-            help=f"work directory of a run; give it again {several}",
+            help="work directory of a run, or the name of imported weights; give it "
+            f"again {several}",
         )
 
     def error(self, message: str) -> NoReturn:
@@ -142,6 +157,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     for number in signals.stopping():
         if number != signal.SIGINT:
             signal.signal(number, _stopped)
+    sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
     status = _status(main)
     # Here and not by Python at its end, where a full disk behind a stream is a
     # traceback, and another exit status.
@@ -182,15 +198,19 @@ def _status(main: Callable[[], None]) -> int:
     except BrokenPipeError:
         # The reader of the output has ended (as `| head`); nothing more can be written.
         return 0
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
+        if is_no_threads(error):
+            progress.complain(NO_THREADS)
+            # An ordinary exit would wait for threads that wait for one not started.
+            os._exit(1)
+        if isinstance(error, OSError):
+            # A full disk or a missing file: the system's message names it.
+            progress.complain(error)
+            return 1
         # JAX's error, by its text: nothing here imports JAX.
         if DEVICE_MEMORY not in str(error):
             raise
         progress.complain(f"{NO_DEVICE_MEMORY} ({first_line(error)[:160]})")
-        return 1
-    except OSError as error:
-        # A full disk or a missing file: the system's message names it.
-        progress.complain(error)
         return 1
     return 0
 
@@ -210,3 +230,21 @@ def _flushed(stream: TextIO | None) -> OSError | None:
 
 def _stopped(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
+
+
+def _unraisable(
+    before: "Callable[[sys.UnraisableHookArgs], object]", what: "sys.UnraisableHookArgs"
+) -> None:
+    """What a signal raises where Python can't pass it on, as in a garbage collection,
+    is not lost: the signal comes once more."""
+    error = what.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(error, Interrupted):
+        number = error.exit_status - 128
+    else:
+        before(what)
+        return
+    again = threading.Timer(SECONDS_BEFORE_AGAIN, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()

@@ -41,13 +41,32 @@ class DataStalled(Failure):
     abrupt = True
 
 
+NOT_SAVED = "nothing of it is saved, and the latest checkpoint is whole"
+
+
 class Diverged(Failure):
-    """The loss or the state is no longer finite."""
+    """The loss or the state is no longer finite.
+
+    Attributes:
+      step: after which it is so.
+      what: is not finite; the beginning of the message.
+    """
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(
+            f"{what}; {NOT_SAVED}; try a lower config.schedule.learning_rate in "
+            "another --workdir"
+        )
+        self.step, self.what = step, what
+
+
+class Miscomputed(Failure):
+    """A device gave other numbers when it computed the same step again."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what}; nothing of it is saved, and the latest checkpoint is whole; try "
-            "a lower config.schedule.learning_rate in another --workdir"
+            f"{what}; {NOT_SAVED}; give the same command again on another device: it "
+            "continues from that checkpoint"
         )
 
 
@@ -93,3 +112,16 @@ def check_choice(name: str, value: object, known: Collection[str]) -> None:
 def first_line(error: BaseException) -> str:
     """An exception's message in one line, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_no_threads(error: BaseException | None) -> bool:
+    """Whether an exception, or what came before it, says that the system did not start
+    a thread or a process: a limit of the user, a container or a job is reached."""
+    while error is not None:
+        # Of a thread Python raises the one, of a process the other.
+        if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+            return True
+        if isinstance(error, BlockingIOError) and error.filename is None:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

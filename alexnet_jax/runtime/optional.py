@@ -10,12 +10,17 @@ from alexnet_jax.runtime.errors import InputError
 
 # The extra that each of them belongs to.
 EXTRAS = {
+    "fsspec": "mirror",
+    "gcsfs": "mirror",
     "google_crc32c": "tfds",
+    "h5py": "features",
     "jinja2": "figures",
     "matplotlib": "figures",
     "onnx": "weights",
+    "pooch": "weights",
     "pillow_heif": "heif",
     "pyarrow": "parquet",
+    "s3fs": "mirror",
     "safetensors": "weights",
     "tensorboardX": "tensorboard",
     "tensorflow_datasets": "tfds",

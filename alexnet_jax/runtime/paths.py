@@ -1,6 +1,7 @@
 """Paths that users give: `~` is the home, and an address of a cloud is no path."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.runtime.errors import InputError
@@ -46,3 +47,24 @@ def local(given: str | Path, name: str = "") -> Path:
         raise InputError(
             f"{text} begins with a home that is not known; give the whole path"
         ) from error
+
+
+def check_output(
+    path: Path, endings: Sequence[str], flag: str = "--output", *, new: bool = True
+) -> None:
+    """Raise an InputError for a file that can't be written, before anything is done.
+
+    Args:
+      path: of the file.
+      endings: those that its name may have.
+      flag: that gave it.
+      new: whether it must not exist yet.
+    """
+    if path.suffix not in endings:
+        *others, last = endings
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise InputError(f"{flag}={path} must end in {known}")
+    if new and path.exists():
+        raise InputError(f"{path} exists already; choose another {flag}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path} can't be written: its folder isn't there")

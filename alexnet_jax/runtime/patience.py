@@ -24,6 +24,11 @@ Result = TypeVar("Result")
 _waited_for: set[Path] = set()
 
 
+def is_waiting() -> bool:
+    """Whether a thread of this process waits for a drive that is away."""
+    return bool(_waited_for)
+
+
 def is_away(error: BaseException | None) -> bool:
     """Whether an exception, or what caused it, is of a drive that may come back."""
     while error is not None:

@@ -19,8 +19,8 @@ from multiprocessing import spawn
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from alexnet_jax.runtime import library_warnings, signals
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime import library_warnings, progress, signals
+from alexnet_jax.runtime.errors import Failure, InputError, is_no_threads
 
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 SECONDS_BETWEEN_UPDATES = 0.1
+# The exit status of a worker that can't start its threads.
+NO_THREADS = 70
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -46,6 +48,46 @@ def cores() -> int:
     import joblib
 
     return joblib.cpu_count()
+
+
+def check_startable(needed: int, what: str, otherwise: str = "") -> None:
+    """Check that so many more processes and threads can start.
+
+    Args:
+      needed: how many, of all kinds.
+      what: what needs them, for the message.
+      otherwise: what else can be done than to raise the limit, if anything.
+
+    Raises:
+      InputError: if a limit of the user, a container or a job is below that.
+    """
+    possible = _startable(needed)
+    if possible < needed:
+        raise InputError(
+            f"{what} needs {needed} more processes and threads, and the system allows "
+            f"{possible}; raise the limit of the user (`ulimit -u`), the container or "
+            f"the job{otherwise and f', or {otherwise}'}"
+        )
+
+
+def _startable(count: int) -> int:
+    """How many of so many threads can start and run at once: all, or fewer where the
+    user, a container or a job has a limit on processes and threads."""
+    end = threading.Event()
+    threads: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError as error:
+        if not is_no_threads(error):
+            raise
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+    return len(threads)
 
 
 def spread(
@@ -68,15 +110,17 @@ def spread(
       The results, in the order in which the tasks end.
 
     Raises:
-      InputError: if a worker was killed, or can't start (see `check_main`). What the
-        function raises is raised here.
+      InputError: if workers can't start from this program (see `check_main`).
+      Failure: if a worker was killed. What the function raises is raised here.
     """
     processes = min(processes, len(tasks))
+    if processes > 1:
+        check_main("workers=1")
+        processes = _allowed(processes)
     if processes <= 1:
         for task in tasks:
             yield function(task, advance)
         return
-    check_main("workers=1")
     # Not fork: it copies locks that threads of JAX or Rich may be holding.
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
@@ -95,13 +139,32 @@ def spread(
             for future in finished:
                 yield future.result()
     except BrokenProcessPool as error:
-        raise InputError(
-            "a worker process was killed, possibly for lack of memory; give the same "
-            "command again with fewer --workers"
+        raise Failure(
+            "a worker process was killed, possibly for lack of memory or by a limit on "
+            "processes; give the same command again with fewer --workers"
         ) from error
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+def _allowed(processes: int) -> int:
+    """As many of so many processes as can start with their threads, or one, for which
+    none is started; fewer are said."""
+    # Each has its main thread, one that waits for the parent, and those that NumPy
+    # starts for the other cores. Beside them are Python's process that removes
+    # semaphores, and two threads of this process.
+    each, beside = 1 + cores(), 3
+    possible = _startable(beside + each * processes)
+    if possible == beside + each * processes:
+        return processes
+    fewer = max(1, (possible - beside) // each)
+    progress.say(
+        f"warning: the system allows {possible} more processes and threads, so "
+        f"{progress.counting(fewer, 'process', 'processes')} and not {processes} "
+        f"{'does' if fewer == 1 else 'do'} the work"
+    )
+    return fewer
 
 
 def check_main(key: str) -> None:
@@ -192,10 +255,31 @@ def _start(done: "Synchronized[int]", stop: "Event") -> None:
 
 
 def follow_parent() -> None:
-    """To be called first in a worker: it ends when the main process ends."""
+    """To be called first in a worker: it ends when the main process ends, or when it
+    can't start a thread."""
+    _end_without_threads()
     signals.ignore()
     library_warnings.silence()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_without_threads() -> None:
+    """A worker ends with the exit status NO_THREADS where Python can't start a thread.
+
+    The thread that sends what it makes may be among them; then it would wait for ever,
+    and its error would not be sent.
+    """
+    start = threading.Thread.start
+
+    def start_or_end(thread: threading.Thread) -> None:
+        try:
+            start(thread)
+        except RuntimeError as error:
+            if not is_no_threads(error):
+                raise
+            os._exit(NO_THREADS)
+
+    threading.Thread.start = start_or_end  # type: ignore[method-assign]
 
 
 def _end_with_parent() -> None:

@@ -187,11 +187,11 @@ def counted(
             bar.update(task, advance=count, note=per_second(rate))
             if not shows_bars() and now - last_line > SECONDS_BETWEEN_LINES:
                 last_line = now
-                left = (total - completed - done) / max(rate, 1e-9)
-                say(
-                    f"{description} {completed + done}/{total}  {per_second(rate)}"
-                    f"  {left:.0f} s left"
-                )
+                line = f"{description} {completed + done}/{total}"
+                if done:
+                    left = (total - completed - done) / rate
+                    line += f"  {per_second(rate)}  {left:.0f} s left"
+                say(line)
 
         yield advance
 

@@ -1,16 +1,15 @@
-"""The devices that a step can be compiled for without one, and their data sheets."""
+"""NVIDIA's GPUs: what XLA's compiler has described of each, and their data sheets."""
 
 import dataclasses
 
-from alexnet_jax.runtime.errors import check_choice
+from alexnet_jax.targets.target import Target
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Card:
+class Card(Target):
     """A GPU as XLA's compiler has it described, and what its data sheet promises.
 
     Attributes:
-      name: as CUDA has it.
       capability: compute capability.
       processors: streaming multiprocessors.
       lanes: float32 units of each.
@@ -19,13 +18,8 @@ class Card:
       shared_by_block: the most of it that a block can ask for.
       cache: bytes of the second cache.
       gigahertz: of its clock, boosted.
-      memory: bytes.
-      bandwidth: bytes a second to and from its memory.
-      bfloat16: operations a second of products in bfloat16, dense.
-      float32: the same where a program's type is float32 (TF32 where the card has it).
     """
 
-    name: str
     capability: tuple[int, int]
     processors: int
     lanes: int
@@ -34,10 +28,12 @@ class Card:
     shared_by_block: int
     cache: int
     gigahertz: float
-    memory: int
-    bandwidth: float
-    bfloat16: float
-    float32: float
+    platform: str = "cuda"
+    share: float = 0.75
+    because: str = "JAX takes no more by default (XLA_PYTHON_CLIENT_MEM_FRACTION)"
+    # Values that one instruction of the units contracts in bfloat16, and its outputs.
+    unit: tuple[int, int] = (16, 8)
+    contracts_taps: bool = False
 
     def described(self) -> str:
         """The description that XLA's CUDA compiler takes (`GpuTargetConfigProto`)."""
@@ -73,7 +69,8 @@ device_description_str: "{self.name}"
 """
 
 
-# From NVIDIA's data sheets and CUDA's device queries.
+# From NVIDIA's data sheets and CUDA's device queries; float32 is TF32, where a card has
+# it.
 CARDS = {
     "h100": Card(
         name="NVIDIA H100 80GB HBM3",
@@ -137,13 +134,3 @@ CARDS = {
         float32=8.1e12,
     ),
 }
-
-
-def card(target: str) -> Card:
-    """The card of a name on the command line.
-
-    Raises:
-      InputError: if there is none of the name.
-    """
-    check_choice("--target", target, CARDS)
-    return CARDS[target]

@@ -1,37 +1,38 @@
-"""A config's own training and evaluation step, compiled for a GPU that is not there."""
+"""A config's own training and evaluation step, compiled for devices not there."""
 
 import dataclasses
-import importlib.metadata
-import shutil
+import functools
+import itertools
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
-from alexnet_jax.distributed.mesh import DATA, TOWER, check_batch
+from alexnet_jax.distributed.mesh import DATA, check_batch
 from alexnet_jax.runs.network import (
     Network,
     evaluation_arguments,
     train_arguments,
 )
-from alexnet_jax.runtime.errors import Failure, InputError, first_line
-from alexnet_jax.targets.arithmetic import products
-from alexnet_jax.targets.cards import Card
+from alexnet_jax.runtime.errors import Failure, first_line
+from alexnet_jax.targets.arithmetic import Product, read_products
+from alexnet_jax.targets.cycles import Cycles, cycles_by_layer
 from alexnet_jax.targets.program import Program, read_program
+from alexnet_jax.targets.target import Target
 from alexnet_jax.targets.traffic import traffic
 from alexnet_jax.training.step import make_eval_step, make_train_step
 
 
-PLATFORM, PLUGIN, TOOLS = "cuda", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"
-# What JAX takes of a GPU's memory by default (XLA_PYTHON_CLIENT_MEM_FRACTION).
-SHARE_OF_MEMORY = 0.75
 COLLECTIVES = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all"),
     *("collective-permute", "collective-broadcast"),
 )
+# What XLA raises where a program does not fit, and what a TPU's compiler says of it.
 FULL = "RESOURCE_EXHAUSTED"
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,17 +50,33 @@ class Collective:
     bytes: int
 
 
+def find_collectives(program: Program) -> Iterator[Collective]:
+    """The exchanges between devices, in the order of a program."""
+    for computation in program.computations.values():
+        for which in computation.values():
+            kind = which.operation.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            # A gather's result is the whole, a scatter's operand.
+            given = (computation[name].arrays for name in which.operands)
+            arrays = [*which.arrays, *itertools.chain.from_iterable(given)]
+            yield Collective(
+                kind=kind, layer=which.layer, bytes=max(a.bytes for a in arrays)
+            )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Compiled:
-    """A step that was compiled for a mesh of one kind of card.
+    """A step that was compiled for a mesh of one kind of device.
 
     Attributes:
       images: that one run of it computes, on all devices.
       devices: of the mesh.
-      text: of the program before the compiler (StableHLO), and after (HLO).
+      lowered: the program's text before the compiler (StableHLO).
+      text: after it (HLO).
       program: the latter, parsed.
       memory: bytes of a device by kind.
-      operations: of a device in one run, in products, two for each multiply-add.
+      products: of a device in one run.
     """
 
     images: int
@@ -68,86 +85,50 @@ class Compiled:
     text: str
     program: Program
     memory: dict[str, int]
-    operations: int
+    products: list[Product]
 
+    @functools.cached_property
     def collectives(self) -> list[Collective]:
         """The exchanges between devices, in the order of the program."""
-        found = []
-        for instruction in self.program.instructions():
-            kind = instruction.operation.removesuffix("-start")
-            if kind in COLLECTIVES:
-                sizes = [shape.bytes for shape in instruction.arrays]
-                found.append(
-                    Collective(kind=kind, layer=instruction.layer, bytes=max(sizes))
-                )
-        return found
+        return list(find_collectives(self.program))
 
-    def report(self, card: Card, dtype: str) -> dict[str, object]:
+    @functools.cached_property
+    def cycles(self) -> Cycles:
+        """XLA's estimate by layer; of TPUs alone."""
+        return cycles_by_layer(self.program)
+
+    def report(self, target: Target, dtype: str) -> dict[str, object]:
         """What the step needs and what limits it, in a command's words."""
         moved = traffic(self.program)
-        seconds = max(moved / card.bandwidth, self.operations / getattr(card, dtype))
+        operations = sum(product.operations for product in self.products)
+        seconds = max(moved / target.bandwidth, operations / getattr(target, dtype))
         each = self.devices / self.images
         return {
             "memory_gb": {k: round(v / 1e9, 3) for k, v in self.memory.items()},
             "traffic_mb_per_image": round(moved * each / 1e6, 2),
-            "gflop_per_image": round(self.operations * each / 1e9, 3),
-            # XLA estimates cycles for TPUs alone.
-            "estimated_cycles": None,
+            "gflop_per_image": round(operations * each / 1e9, 3),
+            "estimated_cycles": self.cycles.total() or None,
             "estimated_images_per_second": round(self.images / seconds),
-            "collectives": [dataclasses.asdict(c) for c in self.collectives()],
+            "collectives": [dataclasses.asdict(c) for c in self.collectives],
         }
 
 
-def fits(memory: dict[str, int], card: Card) -> bool:
-    """Whether a step fits in what JAX takes of a card's memory by default."""
-    return memory["total"] <= SHARE_OF_MEMORY * card.memory
+class Overfull(Failure):
+    """A step that the compiler gives up, since it needs more memory than there is.
 
-
-def check_plugin() -> None:
-    """Raise an InputError if what compiles for CUDA is not installed."""
-    versions = {}
-    for package in ("jaxlib", PLUGIN, TOOLS):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    jaxlib, plugin = versions["jaxlib"], versions[PLUGIN]
-    assembler = versions[TOOLS] is not None or shutil.which("ptxas") is not None
-    if plugin == jaxlib and assembler:
-        return
-    what = (
-        f"{PLUGIN} is not installed"
-        if plugin is None
-        else f"{PLUGIN} is {plugin}, and jaxlib {jaxlib}"
-        if plugin != jaxlib
-        else "there is no ptxas"
-    )
-    raise InputError(
-        f"compiling for CUDA needs JAX's plugin of jaxlib's version, and {what}; in an "
-        f'environment of its own: `pip install "{PLUGIN}=={jaxlib}" {TOOLS}`'
-    )
-
-
-def open_target(card: Card, data: int, tower: int) -> Mesh:
-    """A mesh of cards that are not there.
-
-    Raises:
-      InputError: if the plugin is missing.
+    Attributes:
+      needed: bytes of a device, None where the compiler does not say.
     """
-    check_plugin()
-    count = data * tower
-    topology = f"1x1x{count}"
-    try:
-        described = topologies.get_topology_desc(
-            topology, PLATFORM, target_config=card.described(), topology=topology
-        )
-    except Exception as error:
-        # The plugin raises what it likes.
-        raise InputError(
-            f"JAX can't describe {count} x {card.name} ({first_line(error)[:200]})"
-        ) from error
-    devices = np.array(described.devices[:count]).reshape(data, tower)
-    return Mesh(devices, (DATA, TOWER), axis_types=(AxisType.Explicit,) * 2)
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        found = _USED.search(message)
+        self.needed = None if found is None else int(float(found[1]) * _UNITS[found[2]])
+
+
+def fits(memory: dict[str, int], target: Target) -> bool:
+    """Whether a step fits in what a program can have of a target's memory."""
+    return memory["total"] <= target.usable
 
 
 def compile_training(network: Network, mesh: Mesh) -> Compiled:
@@ -155,7 +136,8 @@ def compile_training(network: Network, mesh: Mesh) -> Compiled:
 
     Raises:
       InputError: if the batch does not divide over the devices.
-      Failure: if the compiler gives up, as where one array alone fills the memory.
+      Overfull: if the compiler gives up, since it needs more memory than there is.
+      Failure: if XLA can't compile it for another reason.
     """
     check_batch(network.batch_size, mesh.shape[DATA], "--batch_size")
     step = make_train_step(
@@ -181,25 +163,35 @@ def compile_evaluation(network: Network, mesh: Mesh) -> Compiled:
 def _compiled(
     step: Any, arguments: tuple[Any, ...], images: int, mesh: Mesh
 ) -> Compiled:
-    lowered = step.trace(*arguments).lower(lowering_platforms=(PLATFORM,))
+    platform = _platform(mesh)
+    lowered = step.trace(*arguments).lower(lowering_platforms=(platform,))
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
+        if FULL in str(error):
+            raise Overfull(str(error)) from error
         reason = first_line(error)[:200]
         raise Failure(f"XLA can't compile it: {reason}") from error
     sizes = compiled.memory_analysis()
-    arguments_, outputs = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
     # The new state takes the place of the old one.
-    outputs -= sizes.alias_size_in_bytes
-    temporary = sizes.temp_size_in_bytes
-    memory = {"arguments": arguments_, "outputs": outputs, "temporary": temporary}
-    text, stable = compiled.as_text(), lowered.as_text()
+    memory = {
+        "arguments": sizes.argument_size_in_bytes,
+        "outputs": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+        "temporary": sizes.temp_size_in_bytes,
+    }
+    text = compiled.as_text()
     return Compiled(
         images=images,
         devices=mesh.devices.size,
-        lowered=stable,
+        lowered=lowered.as_text(),
         text=text,
         program=read_program(text),
         memory={**memory, "total": sum(memory.values())},
-        operations=sum(products(stable)),
+        products=list(read_products(lowered.as_text(debug_info=True))),
     )
+
+
+def _platform(mesh: Mesh) -> str:
+    """The platform that a program for a mesh is lowered for."""
+    platform = mesh.devices.flat[0].platform
+    return "cuda" if platform == "gpu" else platform

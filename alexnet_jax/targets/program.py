@@ -23,6 +23,12 @@ _CALLED = re.compile(
 )
 
 
+def served_layer(path: str) -> str | None:
+    """The layer of the network that a path of scopes names, if it names one."""
+    found = re.findall(r"/((?:conv|fc)\d+)/", path)
+    return found[-1] if found else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """An array of a program: its type, sides, and whether it lies in main memory."""
@@ -48,7 +54,7 @@ class Instruction:
       name: unique within its computation.
       operation: such as `fusion` or `all-gather-start`.
       arrays: of its result, those of a tuple in order.
-      operands: names of instructions of the same computation.
+      handed: names of instructions of the same computation, as they are handed in.
       called: names of the computations that it runs.
       is_root: whether its result is the computation's.
       text: the whole line.
@@ -57,10 +63,15 @@ class Instruction:
     name: str
     operation: str
     arrays: tuple[Shape, ...]
-    operands: tuple[str, ...]
+    handed: tuple[str, ...]
     called: tuple[str, ...]
     is_root: bool
     text: str
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Each of `handed` once."""
+        return tuple(dict.fromkeys(self.handed))
 
     @property
     def source(self) -> str:
@@ -71,8 +82,13 @@ class Instruction:
     @property
     def layer(self) -> str | None:
         """The layer of the network that it serves, if its path names one."""
-        found = re.findall(r"/((?:conv|fc)\d+)/", self.source)
-        return found[-1] if found else None
+        return served_layer(self.source)
+
+
+def trip_count(loop: Instruction) -> int:
+    """How often a loop runs, where the program says so; else 1."""
+    found = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)
+    return int(found[1]) if found else 1
 
 
 Computation = Mapping[str, Instruction]
@@ -130,8 +146,7 @@ def _read(name: str, rest: str, is_root: bool, line: str) -> Instruction:
         name=name,
         operation=operation[1],
         arrays=tuple(_shapes(shape)),
-        # An operand may stand twice; its values are read once.
-        operands=tuple(dict.fromkeys(re.findall(r"%([\w.\-]+)", inside))),
+        handed=tuple(re.findall(r"%([\w.\-]+)", inside)),
         called=tuple(called),
         is_root=is_root,
         text=line,

@@ -1,21 +1,27 @@
 """What `compile` says of a config's steps on a target: to read, and as JSON."""
 
 import dataclasses
+import math
+from collections.abc import Callable, Mapping
 
 import jax
+from jax.sharding import Mesh
 
 from alexnet_jax.distributed.mesh import check_batch
 from alexnet_jax.runs.network import Network
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.targets.arithmetic import work_by_layer
 from alexnet_jax.targets.cards import Card
+from alexnet_jax.targets.chips import Chip
 from alexnet_jax.targets.compiling import (
-    SHARE_OF_MEMORY,
     Compiled,
+    Overfull,
     compile_evaluation,
     compile_training,
     fits,
-    open_target,
 )
+from alexnet_jax.targets.plugins import open_target
+from alexnet_jax.training.step import abstract_state
 
 
 # Measured on one H100 in bfloat16, batch 1,024, with conv1 folded and the towers' conv1
@@ -29,29 +35,38 @@ REACHED = (
 TRIES = 4
 
 
+# What a step needs where the compiler gave up, in the JSON as that of others.
+KINDS = ("arguments", "outputs", "temporary", "total")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Summary:
-    """A config's steps, compiled for a mesh of one kind of card.
+    """A config's steps, compiled for a mesh of one kind of device.
 
     Attributes:
       network: of the config.
+      target: the device.
       shape: of the mesh, devices along data and tower.
-      training: the training step.
-      evaluation: the evaluation step.
-      fits: whether both fit in what JAX takes of the memory.
-      largest: the largest batch found to fit, where the one asked for does not; 0 where
-        none was found.
+      steps: by name, as they were compiled, or why the compiler gave up.
+      largest: by the same names, where one does not fit: the largest batch found to
+        fit; 0 where none was found.
     """
 
     network: Network
+    target: Card | Chip
     shape: tuple[int, int]
-    training: Compiled
-    evaluation: Compiled
-    fits: bool
-    largest: int | None = None
+    steps: Mapping[str, Compiled | Overfull]
+    largest: Mapping[str, int]
+
+    @property
+    def fits(self) -> bool:
+        """Whether every step fits in what a program can have of the memory."""
+        return not self.largest
 
 
-def compile_for(network: Network, card: Card, data: int, tower: int) -> Summary:
+def compile_for(
+    network: Network, target: Card | Chip, data: int, tower: int
+) -> Summary:
     """Compile both steps.
 
     Raises:
@@ -65,44 +80,102 @@ def compile_for(network: Network, card: Card, data: int, tower: int) -> Summary:
             "towers"
         )
     check_batch(network.batch_size, data, "--batch_size")
-    mesh = open_target(card, data, tower)
-    training = compile_training(network, mesh)
-    evaluation = compile_evaluation(network, mesh)
-    fitting = fits(training.memory, card)
+    mesh = open_target(target, data, tower)
+
+    def train(images: int) -> Compiled | Overfull:
+        return _tried(
+            compile_training, dataclasses.replace(network, batch_size=images), mesh
+        )
+
+    def evaluation(images: int) -> Compiled | Overfull:
+        return _tried(
+            compile_evaluation,
+            dataclasses.replace(network, evaluation_batch=images),
+            mesh,
+        )
+
+    asked = _asked(network)
+    again = {"train": train, "evaluation": evaluation}
+    steps = {name: again[name](images) for name, images in asked.items()}
+    fixed = _bytes_of_a_state(network, mesh)
+    largest = {
+        name: _largest(again[name], asked[name], step, fixed, mesh, target)
+        for name, step in steps.items()
+        if not _fits(step, target)
+    }
     return Summary(
         network=network,
+        target=target,
         shape=(data, tower),
-        training=training,
-        evaluation=evaluation,
-        fits=fitting and fits(evaluation.memory, card),
-        largest=None if fitting else _largest(network, card, mesh, training),
+        steps=steps,
+        largest=largest,
+    )
+
+
+def _asked(network: Network) -> dict[str, int]:
+    """Images of each step, by its name."""
+    return {"train": network.batch_size, "evaluation": network.evaluation_batch}
+
+
+def _tried(
+    compile_step: Callable[[Network, Mesh], Compiled], network: Network, mesh: Mesh
+) -> Compiled | Overfull:
+    try:
+        return compile_step(network, mesh)
+    except Overfull as full:
+        return full
+
+
+def _needed(step: Compiled | Overfull) -> int | None:
+    """Bytes of a device, if they are known."""
+    return step.needed if isinstance(step, Overfull) else step.memory["total"]
+
+
+def _fits(step: Compiled | Overfull, target: Card | Chip) -> bool:
+    return isinstance(step, Compiled) and fits(step.memory, target)
+
+
+def _bytes_of_a_state(network: Network, mesh: Mesh) -> int:
+    """Of a device: what a training step needs whatever its batch."""
+    state = abstract_state(network.model, network.optimizer, mesh, network.crop)
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array in jax.tree.leaves(state)
     )
 
 
 def _largest(
-    network: Network, card: Card, mesh: jax.sharding.Mesh, first: Compiled
+    compile_batch: Callable[[int], Compiled | Overfull],
+    asked: int,
+    step: Compiled | Overfull,
+    fixed: int,
+    mesh: Mesh,
+    target: Card | Chip,
 ) -> int:
     """A batch that fits, compiled; the largest that grows in proportion would."""
-    step = 8 * mesh.shape["data"]
-    fixed = first.memory["total"] - first.memory["temporary"]
-    each = first.memory["temporary"] / network.batch_size
-    batch = int((SHARE_OF_MEMORY * card.memory - fixed) / each)
+    multiple = 8 * mesh.shape["data"]
+    needed = _needed(step) or 2 * target.usable
+    each = max(needed - fixed, 1) / asked
+    batch = min(int((target.usable - fixed) / each), asked * 9 // 10)
     for _ in range(TRIES):
-        batch = batch // step * step
+        batch = batch // multiple * multiple
         if batch < 1:
             return 0
-        smaller = dataclasses.replace(network, batch_size=batch)
-        if fits(compile_training(smaller, mesh).memory, card):
+        if _fits(compile_batch(batch), target):
             return batch
         batch = batch * 9 // 10
     return 0
 
 
-def as_json(result: Summary, card: Card) -> dict[str, object]:
+def as_json(result: Summary) -> dict[str, object]:
     """The command's result."""
     data, tower = result.shape
-    dtype = result.network.model.dtype
-    more = {} if result.largest is None else {"largest_batch_size": result.largest}
+    dtype, target = result.network.model.dtype, result.target
+    more = {}
+    if "train" in result.largest:
+        more["largest_batch_size"] = result.largest["train"]
+    if "evaluation" in result.largest:
+        more["largest_evaluation_batch_size"] = result.largest["evaluation"]
     return {
         "jax": jax.__version__,
         "mesh": f"{data}x{tower}",
@@ -111,56 +184,105 @@ def as_json(result: Summary, card: Card) -> dict[str, object]:
         "classes": result.network.model.num_classes,
         "fits": result.fits,
         **more,
-        "train": result.training.report(card, dtype),
-        "evaluation": result.evaluation.report(card, dtype),
+        **{
+            name: _report_of_none(step)
+            if isinstance(step, Overfull)
+            else step.report(target, dtype)
+            for name, step in result.steps.items()
+        },
     }
 
 
-def lines(result: Summary, card: Card) -> list[str]:
-    """The same to read."""
-    dtype = result.network.model.dtype
+def _report_of_none(step: Overfull) -> dict[str, object]:
+    """The keys of a report where there is no program to say more of."""
+    total = None if step.needed is None else round(step.needed / 1e9, 3)
+    return {
+        "memory_gb": {**dict.fromkeys(KINDS), "total": total},
+        "traffic_mb_per_image": None,
+        "gflop_per_image": None,
+        "estimated_cycles": None,
+        "estimated_images_per_second": None,
+        "collectives": [],
+    }
+
+
+def lines(result: Summary) -> list[str]:
+    """The same to read, and the arithmetic by layer."""
+    dtype, target = result.network.model.dtype, result.target
     data, tower = result.shape
     said = [
-        f"{data * tower} x {card.name} (data {data} x tower {tower}), {dtype}, "
+        f"{data * tower} x {target.name} (data {data} x tower {tower}), {dtype}, "
         f"{result.network.model.num_classes:,} classes; nothing was run"
     ]
-    for name, step in (("train", result.training), ("evaluation", result.evaluation)):
-        report = step.report(card, dtype)
-        kinds = ", ".join(f"{k} {v / 1e9:.2f}" for k, v in step.memory.items())
-        verdict = "fits" if fits(step.memory, card) else "does not fit"
-        said += [
-            f"{name}, batch {step.images}: {verdict}; GB of a device: {kinds}",
-            f"  an image: {report['gflop_per_image']} GFLOP, "
-            f"{report['traffic_mb_per_image']} MB to and from memory",
-            f"  estimate: at most {report['estimated_images_per_second']:,} images/s",
-        ]
-        said += [
-            f"  {c.kind} for {c.layer or 'all layers'}: {c.bytes / 1e6:.2f} MB"
-            for c in step.collectives()
-        ]
-    peak = getattr(card, dtype)
+    for name, step in result.steps.items():
+        if isinstance(step, Overfull):
+            images = _asked(result.network)[name]
+            needs = f"; it needs {step.needed / 1e9:.1f} GB" if step.needed else ""
+            said.append(f"{name}, batch {images}: does not fit{needs}")
+        else:
+            said += _lines_of(name, step, result)
+    peak = getattr(target, dtype)
     return [
         *said,
-        f"estimates are the slower of memory ({card.bandwidth / 1e12:.2f} TB/s) and "
+        f"estimates are the slower of memory ({target.bandwidth / 1e12:.2f} TB/s) and "
         f"arithmetic ({peak / 1e12:.0f} TFLOP/s), of the data sheet, without waiting "
         f"and without exchanges; {REACHED}",
-        f"fits: in {SHARE_OF_MEMORY:.0%} of {card.memory / 1e9:.1f} GB, what JAX takes "
-        "by default (XLA_PYTHON_CLIENT_MEM_FRACTION)",
+        f"fits: in {target.usable / 1e9:.1f} GB of {target.memory / 1e9:.1f}; "
+        f"{target.because}",
     ]
 
 
-def advice(result: Summary, card: Card) -> str:
-    """What to do where a step does not fit."""
-    needed = result.training.memory["total"] / 1e9
-    there = SHARE_OF_MEMORY * card.memory / 1e9
-    if result.largest is None:
-        needed = result.evaluation.memory["total"] / 1e9
-        return (
-            f"the evaluation step needs {needed:.1f} GB and JAX takes {there:.1f} GB "
-            f"of a {card.name}; set a lower --config.eval.batch_size"
+def _lines_of(name: str, step: Compiled, result: Summary) -> list[str]:
+    target = result.target
+    report = step.report(target, result.network.model.dtype)
+    kinds = ", ".join(f"{k} {v / 1e9:.2f}" for k, v in step.memory.items())
+    verdict = "fits" if _fits(step, target) else "does not fit"
+    return [
+        f"{name}, batch {step.images}: {verdict}; GB of a device: {kinds}",
+        f"  an image: {report['gflop_per_image']} GFLOP, "
+        f"{report['traffic_mb_per_image']} MB to and from memory",
+        f"  estimate: at most {report['estimated_images_per_second']:,} images/s",
+        *_arithmetic(step, target),
+        *(
+            f"  {c.kind} for {c.layer or 'all layers'}: {c.bytes / 1e6:.2f} MB"
+            for c in step.collectives
+        ),
+    ]
+
+
+def _arithmetic(step: Compiled, target: Card | Chip) -> list[str]:
+    """A line a layer: operations, the share of the unit that their shapes can use, and
+    XLA's cycles of all that the layer does."""
+    work = work_by_layer(step.products, target)
+    each = step.devices / step.images
+    head = "  layer       GFLOP an image   of the matrix unit at most"
+    said = [head + ("   million cycles, by XLA" if step.cycles else "")]
+    for layer in [*work, *(n for n in step.cycles if n not in work)]:
+        done = work.get(layer)
+        shown = (
+            f"{'':>14}   {'':>26}"
+            if done is None
+            else f"{done.operations * each / 1e9:14.3f}   {done.filled:26.2f}"
         )
-    largest = f"{result.largest} fits" if result.largest else "none was found that fits"
-    return (
-        f"the training step of batch {result.network.batch_size} needs {needed:.1f} GB "
-        f"and JAX takes {there:.1f} GB of a {card.name}; of smaller batches {largest}"
-    )
+        cycles = f"   {step.cycles[layer] / 1e6:22.2f}" if step.cycles else ""
+        said.append(f"  {layer or 'all':<11} {shown}{cycles}")
+    return said
+
+
+def advice(result: Summary) -> str:
+    """What to do where a step does not fit."""
+    target = result.target
+    there = f"a program can have {target.usable / 1e9:.1f} GB of a {target.name}"
+    said = []
+    for name, largest in result.largest.items():
+        step = result.steps[name]
+        needed = _needed(step)
+        asks = f"needs {needed / 1e9:.1f} GB" if needed else "does not fit"
+        found = f"{largest} fits" if largest else "none was found that fits"
+        what, key = ("training", "train") if name == "train" else (name, "eval")
+        batch = _asked(result.network)[name]
+        said.append(
+            f"the {what} step of batch {batch} {asks}, and {there}; of smaller batches "
+            f"(--config.{key}.batch_size) {found}"
+        )
+    return "; ".join(said)

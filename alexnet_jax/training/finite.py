@@ -21,10 +21,10 @@ def check_state(step: int, state: TrainState) -> None:
     """Raise Diverged if the parameters are not finite: a gradient may have overflowed
     where the loss did not. A velocity that is not finite has made them so as well."""
     if not jax.device_get(is_finite(state.params)):
-        raise Diverged(f"step {step}: the state is no longer finite")
+        raise Diverged(step, f"step {step}: the state is no longer finite")
 
 
-def check_loss(loss: float, what: str) -> None:
-    """Raise Diverged, beginning with `what`, if a loss is not finite."""
+def check_loss(loss: float, step: int, what: str) -> None:
+    """Raise Diverged, beginning with `what`, if the loss of a step is not finite."""
     if not math.isfinite(loss):
-        raise Diverged(f"{what} is {loss}")
+        raise Diverged(step, f"step {step}{what} is {loss}")

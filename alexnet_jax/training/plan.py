@@ -22,6 +22,8 @@ class Plan:
     freeze: tuple[str, ...] = ()
     deterministic: str = "auto"
     label_smoothing: float = 0.0
+    check_every: int | None = None
+    timeout: float | None = None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -59,6 +61,8 @@ def make_plan(
     freeze: Sequence[str] = (),
     deterministic: str | bool = "auto",
     label_smoothing: float = 0.0,
+    check_every: int | None = None,
+    timeout: float | None = 300.0,
 ) -> Plan:
     """How a run trains.
 
@@ -80,6 +84,15 @@ def make_plan(
         `auto` is `false`, until the cost on a GPU is measured. A CPU always does.
       label_smoothing: the part of each training label that is spread evenly over all
         classes (Szegedy et al. 2016; 0.1 there). Validation does not.
+      check_every: computes every so many steps one step twice, and ends the run where
+        the bytes differ: the device computes wrong. The cost is the time of that step,
+        and the memory of a second state; None never does. A GPU needs
+        `deterministic=true` for it.
+      timeout: seconds after which a step that does not end counts as stuck: the stacks
+        of all threads are written into the work directory, and the run ends with status
+        1. The limit is 20 times the slowest of the last 100 steps where that is longer;
+        12 times as long while compiling, 6 times while saving, and beside
+        `data.timeout` while data are read. None waits for ever.
 
     Raises:
       InputError: if no length is given, or a number is not positive.
@@ -97,6 +110,8 @@ def make_plan(
                 f"{examples / batch_size:.3g} steps of train.batch_size={batch_size}; "
                 "give more epochs, or train.steps"
             )
+    if timeout is not None:
+        check_number("train.timeout", timeout, least=1)
     # From Python also True and False.
     deterministic = str(deterministic).lower()
     check_choice("train.deterministic", deterministic, ("auto", "true", "false"))
@@ -106,6 +121,7 @@ def make_plan(
         "train.steps": steps,
         "train.validate_steps": validate_steps,
         "train.save_steps": save_steps,
+        "train.check_every": check_every,
     }
     for name, value in lengths.items():
         if value is not None:
@@ -121,4 +137,6 @@ def make_plan(
         freeze=(freeze,) if isinstance(freeze, str) else tuple(freeze),
         deterministic=deterministic,
         label_smoothing=label_smoothing,
+        check_every=check_every,
+        timeout=timeout,
     )

@@ -8,7 +8,9 @@ on the device. `ratio` is Zarr's speed over the bare network's.
 
 Memory: a small network over 50,000 images of a prepared set, in a separate process
 whose memory is read from /proc ten times a second (Linux); `growth` is the median
-of its last tenth over that of its second tenth, less one.
+of its last tenth over that of its second tenth, less one. Two layers to Zarr, and two
+with a random projection to HDF5; the latter once more with a process that is killed
+three times and continued, whose `same_bytes` must be true.
 """
 
 import argparse
@@ -134,17 +136,21 @@ def rates(folder, images, batch_size, rounds):
     return harness.in_turn(sides, rounds)
 
 
-def memory(folder, images):
-    make_data(folder, images, 77)
-    make_workdir(folder / "run", 77, 67, {"layers": harness.TINY_ROWS})
-    command = [
+def command(folder, name, *more):
+    return [
         *(sys.executable, "-m", "alexnet_jax.features", f"--workdir={folder / 'run'}"),
-        f"--input={folder / 'prepared'}",
-        "--layer=fc7,conv5",
-        f"--output={folder / 'features.zarr'}",
+        *(f"--input={folder / 'prepared'}", "--layer=fc7,conv5", *more),
+        f"--output={folder / name}",
     ]
+
+
+def memory(folder, images, name, *more):
+    """How the memory of a process grows, and its seconds."""
     samples = []
-    with subprocess.Popen(command) as process:
+    begin = time.monotonic()
+    with subprocess.Popen(
+        command(folder, name, *more), stdout=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None:
             text = Path(f"/proc/{process.pid}/status").read_text()
             line = [part for part in text.splitlines() if part.startswith("VmRSS")]
@@ -158,10 +164,35 @@ def memory(folder, images):
     late = statistics.median(samples[-tenth:])
     return {
         "images": images,
+        "seconds": time.monotonic() - begin,
         "growth": late / early - 1,
         "peak": max(samples),
         "samples": samples[:: max(1, len(samples) // 200)],
     }
+
+
+def same_after_kills(folder, whole, seconds, name, *more):
+    """Whether a process that is killed thrice ends with the bytes of another."""
+    for part in (0.4, 0.4, 0.3):
+        with subprocess.Popen(
+            command(folder, name, *more), stdout=subprocess.DEVNULL
+        ) as process:
+            time.sleep(part * seconds)
+            process.kill()
+    subprocess.run(command(folder, name, *more), check=True, stdout=subprocess.DEVNULL)
+    return (folder / name).read_bytes() == (folder / whole).read_bytes()
+
+
+def streams(folder, images):
+    """Memory of two formats, and what kills leave."""
+    make_data(folder, images, 77)
+    make_workdir(folder / "run", 77, 67, {"layers": harness.TINY_ROWS})
+    grown = memory(folder, images, "features.zarr")
+    hdf5 = memory(folder, images, "features.h5", "--project=64")
+    same = same_after_kills(
+        folder, "features.h5", hdf5["seconds"], "killed.h5", "--project=64"
+    )
+    return grown, {**hdf5, "same_bytes": same}
 
 
 def main():
@@ -178,7 +209,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="features_") as name:
         measured = rates(Path(name), given.images, given.batch_size, given.rounds)
     with tempfile.TemporaryDirectory(prefix="features_") as name:
-        grown = memory(Path(name), given.many)
+        grown, hdf5 = streams(Path(name), given.many)
     result = {
         "benchmark": "features",
         "unit": "images per second, from the first batch written to the last",
@@ -188,8 +219,9 @@ def main():
             side: harness.ratio(measured, side, "bare") for side in ("zarr", "npy")
         },
         "memory": grown,
+        "hdf5": hdf5,
         "rounds": measured,
-        **harness.machine("jax", "zarr"),
+        **harness.machine("jax", "zarr", "h5py"),
     }
     harness.write(result, given.output)
 

@@ -110,6 +110,8 @@ class Side:
         environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
         if name == "ours" and hugepages.on_request():
             environment[hugepages.TUNABLES] = hugepages.REQUEST
+        # All sides are there at once, and JAX takes three quarters of a GPU by default.
+        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.25")
         self.process = subprocess.Popen(
             [*command, f"--dtype={given.dtype}"],
             env=environment,

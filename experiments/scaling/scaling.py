@@ -10,10 +10,11 @@ A step on a mesh of `data` x `tower` devices is the sum of four times:
     python experiments/scaling/scaling.py --output=experiments/scaling
 
 prints one table for each machine, what the model predicts for published runs (fitted
-on the smallest of each series alone), and the batch up to which
-two devices are faster as two towers than as two halves of the batch. With `--measure`
-it also measures this machine: its step on one device, on meshes (1, 2) and (2, 1) of
-virtual devices, and on two processes, and compares.
+on the smallest of each series alone), what it predicts for a small batch of one device
+(fitted on a large one alone), and the batch up to which two devices are faster as two
+towers than as two halves of the batch. With `--measure` it also measures this machine:
+its step on one device, on meshes (1, 2) and (2, 1) of virtual devices, and on two
+processes, and compares.
 """
 
 import argparse
@@ -141,6 +142,36 @@ PUBLISHED = {
 }
 
 
+# Images a second of one device by batch, bfloat16, and its memory's bytes a second by
+# the data sheet; `experiments/accelerator/` has the raw results.
+ALONE = {
+    "H100, XLA, commit 2326e68": {
+        "memory": 3.35e12,
+        "rates": {1024: 27003, 128: 20314},
+    },
+    "H100, fused by hand": {"memory": 3.35e12, "rates": {1024: 64589, 128: 37182}},
+    "H200, XLA, conv1 folded": {"memory": 4.8e12, "rates": {1024: 43719, 128: 26667}},
+}
+
+
+def small_batch(entry):
+    """Fit the speed on the largest batch of one device; predict the smaller ones."""
+    rates = entry["rates"]
+    largest = max(rates)
+    update = FLOATS_OF_UPDATE * 4 * PARAMETERS / entry["memory"]
+    image = (largest / rates[largest] - update) / largest
+    result = {}
+    for batch in rates:
+        if batch != largest:
+            ours = batch / (batch * image + update)
+            result[batch] = {
+                "predicted": ours,
+                "measured": rates[batch],
+                "error": ours / rates[batch] - 1,
+            }
+    return result
+
+
 def predicted(entry):
     """Fit the speed on one device and the link on the next count; predict the rest."""
     counts = sorted(entry["rates"])
@@ -182,7 +213,13 @@ def main():
     parser.add_argument("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     machines = {"H100 NVLink": H100, "H100 hosts": H100_HOSTS}
-    result = {"benchmark": "scaling", "tables": {}, "even_batch": {}, "published": {}}
+    result = {
+        "benchmark": "scaling",
+        "tables": {},
+        "even_batch": {},
+        "alone": {},
+        "published": {},
+    }
     for name, machine in machines.items():
         rows = table(name, machine, (128, 1024))
         result["tables"][name] = rows
@@ -190,6 +227,9 @@ def main():
         print(f"{name}: {machine.source}")
         show(rows)
         print(f"two devices: towers are faster up to batch {even_batch(machine)}\n")
+    for name, entry in ALONE.items():
+        result["alone"][name] = small_batch(entry)
+        print(name, json.dumps(result["alone"][name]))
     for name, entry in PUBLISHED.items():
         result["published"][name] = predicted(entry)
         print(name, json.dumps(result["published"][name]))

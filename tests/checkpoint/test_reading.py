@@ -100,6 +100,15 @@ def test_an_older_checkpoint_goes_when_the_next_is_read_back(directory, monkeypa
     assert set(CheckpointReader(directory).steps) == {3}
 
 
+def test_checkpoints_of_every_so_many_steps_stay(directory):
+    with CheckpointWriter(directory, keep_latest=1, keep_every=4) as checkpoints:
+        for step in (2, 4, 6, 8, 9):
+            checkpoints.save(step, state(step))
+    assert set(CheckpointReader(directory).steps) == {4, 8, 9}
+    with pytest.raises(InputError, match="checkpoint.keep_every=-1"):
+        CheckpointWriter(directory, keep_every=-1)
+
+
 @pytest.mark.parametrize(
     ("fault", "noted"),
     [

@@ -6,6 +6,7 @@ import resource
 import numpy as np
 import pytest
 
+from alexnet_jax.inference.feature_file import Contents
 from alexnet_jax.inference.feature_store import open_output
 from alexnet_jax.runtime.errors import Failure, InputError
 
@@ -18,8 +19,9 @@ ABOUT = {"class_names": ["cat", "dög"]}
 
 def write(path, upto=10, job=JOB):
     """Append rows, four at a time, as far as `upto`."""
-    shapes = {"fc7": ROWS.shape}
-    with open_output(path, shapes, rows_at_once=4, job=job, attributes=ABOUT) as output:
+    longest = max(len(name.encode()) for name in NAMES)
+    contents = Contents({"fc7": ROWS.shape}, 4, ABOUT, lambda: longest)
+    with open_output(path, contents, job=job) as output:
         for start in range(output.done, upto, 4):
             part = slice(start, min(start + 4, len(ROWS)))
             labels = list(range(len(ROWS)))[part]

@@ -28,6 +28,7 @@ from weight_files import (
     blob,
     caffemodel_bytes,
     evaluated,
+    legacy_pth,
     pth,
     random_layers,
     torchvision_state,
@@ -556,3 +557,20 @@ def test_what_a_failed_download_leaves_is_said(tmp_path, name, data, shown):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=shown):
         read_layers(tmp_path / name)
+
+
+def test_files_from_before_pytorch_1_6(tmp_path):
+    layers = random_layers(OWT, 64)
+    path = tmp_path / "alexnet_places365.pth.tar"
+    legacy_pth(path, torchvision_state(layers))
+    for read, layer in zip(read_layers(path), layers, strict=True):
+        np.testing.assert_array_equal(read.kernel, layer.kernel)
+        np.testing.assert_array_equal(read.bias, layer.bias)
+    whole = path.read_bytes()
+    for cut in (40, 400, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=r"tar is cut off or damaged"):
+            read_layers(path)
+    path.write_bytes(whole.replace(b"ctorch._utils\n", b"cposix\n"))
+    with pytest.raises(InputError, match="asks for posix._rebuild"):
+        read_layers(path)

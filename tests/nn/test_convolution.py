@@ -13,6 +13,8 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import Conv
 from alexnet_jax.nn.presets import PRESETS
 
+from networks import lowered
+
 
 # Height, width, side of the kernel, stride.
 SHAPES = [
@@ -178,15 +180,6 @@ def test_towers_on_one_input_are_towers_by_themselves(dense):
     assert len(alone) == 2 * len(kernels) + 1
     for expected, ours in zip(alone, together, strict=True):
         assert distance(ours, np.asarray(expected, np.float64)) < 1e-6
-
-
-def lowered(function, *arguments):
-    """A program's text for each platform."""
-    traced = jax.jit(function).trace(*arguments)
-    return {
-        platform: traced.lower(lowering_platforms=(platform,)).as_text()
-        for platform in ("cpu", "cuda", "tpu")
-    }
 
 
 def test_the_platform_decides_the_kernel_gradient():

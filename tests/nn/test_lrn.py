@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 
 from alexnet_jax.nn import lrn
 
+from networks import as_on_a_tpu, lowered
 from references import channel_loop, map_loop
 
 
@@ -24,28 +26,46 @@ CONSTANTS = [
 ]
 
 
+def here(function, *arguments):
+    return jax.jit(function)(*arguments)
+
+
+WAYS = pytest.mark.parametrize("computed", [here, as_on_a_tpu])
+
+
 def values(shape, scale=100.0):
     """Of the size of activations of raw pixels, so that the norm matters."""
     return (scale * np.random.default_rng(1).standard_normal(shape)).astype(np.float32)
 
 
+@WAYS
 @pytest.mark.parametrize("constants", CONSTANTS)
 @pytest.mark.parametrize(("norm", "loop", "shape"), NORMS)
-def test_equals_a_literal_loop(norm, loop, shape, constants):
+def test_equals_a_literal_loop(norm, loop, shape, constants, computed):
     x = values(shape)
-    y = jax.jit(lambda x: norm(x, **constants))(x)
+    y = computed(lambda x: norm(x, **constants), x)
     np.testing.assert_allclose(y, loop(x, **constants), rtol=1e-6, atol=0)
 
 
+def derivative_of(norm, **constants):
+    """A function from features and the output's gradient to output and gradient."""
+
+    def run(x, g):
+        y, pull_back = jax.vjp(functools.partial(norm, **constants), x)
+        return y, pull_back(g)[0]
+
+    return run
+
+
+@WAYS
 @pytest.mark.parametrize("constants", CONSTANTS)
 @pytest.mark.parametrize(("norm", "loop", "shape"), NORMS)
 def test_derivative_equals_central_differences_of_the_loop(
-    norm, loop, shape, constants
+    norm, loop, shape, constants, computed
 ):
     shape = (1, *shape[1:])
     x, direction = values(shape), values(shape, 1.0)
-    _, pull_back = jax.vjp(lambda x: norm(x, **constants), jnp.asarray(x))
-    (derivative,) = pull_back(jnp.asarray(direction))
+    _, derivative = computed(derivative_of(norm, **constants), x, direction)
     expected = np.empty(shape)
     step = 1e-3
     for place in np.ndindex(shape):
@@ -57,8 +77,9 @@ def test_derivative_equals_central_differences_of_the_loop(
     assert np.abs(derivative - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
+@WAYS
 @pytest.mark.parametrize(("norm", "loop", "shape"), NORMS)
-def test_half_precision_to_its_precision(norm, loop, shape):
+def test_half_precision_to_its_precision(norm, loop, shape, computed):
     constants = PAPERS
     if loop is map_loop:
         # Those of `cnorm2` in the 2012 code, the defaults of `same_map_norm`.
@@ -66,8 +87,7 @@ def test_half_precision_to_its_precision(norm, loop, shape):
     else:
         norm = papers_norm
     x = jnp.asarray(values(shape), jnp.bfloat16)
-    y, pull_back = jax.vjp(norm, x)
-    (derivative,) = pull_back(jnp.ones_like(y))
+    y, derivative = computed(derivative_of(norm), x, jnp.ones_like(x))
     assert y.dtype == derivative.dtype == jnp.bfloat16
     wide = x.astype(jnp.float32)
     _, wide_pull_back = jax.vjp(norm, wide)
@@ -90,3 +110,18 @@ def test_the_derivative_contains_no_power():
 def test_an_even_window_is_an_error():
     with pytest.raises(ValueError, match="odd, not 4"):
         papers_norm(jnp.ones((1, 8)), size=4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("norm", [lrn.local_response_norm, lrn.same_map_norm])
+def test_a_tpu_has_windows_of_its_own_and_the_others_slices(norm, dtype):
+    x = jnp.ones((1, 7, 6, 11), dtype)
+    text = lowered(derivative_of(norm), x, x)
+    own = "dot_general" if norm is lrn.local_response_norm else "reduce_window"
+    for platform, program in text.items():
+        assert (f"stablehlo.{own}" in program) == (platform == "tpu")
+        assert ("stablehlo.slice" in program) == (platform != "tpu")
+    assert text["cpu"] == text["cuda"]
+    # No window adds in half precision.
+    results = re.findall(rf"stablehlo\.{own}[^$]*? -> (\S+)", text["tpu"])
+    assert set(results) == {"tensor<1x7x6x11xf32>"}

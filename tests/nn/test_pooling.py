@@ -8,11 +8,26 @@ import pytest
 from alexnet_jax.nn import lrn
 from alexnet_jax.nn.pooling import max_pool, pooled_size
 
+from networks import as_on_a_tpu, lowered
 from references import pool_loop, windows
 
 
 # Section 3.4: overlapping windows.
 papers_pool = functools.partial(max_pool, window=3, stride=2)
+
+
+def here(function, *arguments):
+    return jax.jit(function)(*arguments)
+
+
+def with_gradient(pool):
+    """A function from features and the output's gradient to output and gradient."""
+
+    def run(x, g):
+        y, pull_back = jax.vjp(pool, x)
+        return y, pull_back(g)[0]
+
+    return run
 
 
 def gradient_loop(x, g, window, stride, partial):
@@ -43,16 +58,18 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("shape", "window", "stride", "partial"), SHAPES)
+@pytest.mark.parametrize("computed", [here, as_on_a_tpu])
 def test_equals_a_literal_loop_and_so_does_its_derivative(
-    shape, window, stride, partial
+    shape, window, stride, partial, computed
 ):
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    pool = jax.jit(lambda x: max_pool(x, window=window, stride=stride, partial=partial))
-    y, pull_back = jax.vjp(pool, jnp.asarray(x))
-    np.testing.assert_array_equal(y, pool_loop(x, window, stride, partial))
-    g = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    expected = pool_loop(x, window, stride, partial)
+    g = np.random.default_rng(1).standard_normal(expected.shape).astype(np.float32)
+    how = {"window": window, "stride": stride, "partial": partial}
+    y, derivative = computed(with_gradient(functools.partial(max_pool, **how)), x, g)
+    np.testing.assert_array_equal(y, expected)
     expected = gradient_loop(x, g, window, stride, partial)
-    np.testing.assert_allclose(pull_back(jnp.asarray(g))[0], expected, atol=1e-6)
+    np.testing.assert_allclose(derivative, expected, atol=1e-6)
     assert y.shape[1] == pooled_size(
         shape[1], window=window, stride=stride, partial=partial
     )
@@ -81,6 +98,22 @@ def test_every_tied_maximum_gets_the_whole_gradient():
     expected = np.zeros((3, 3))
     expected[0, 0] = expected[2, 1] = 7
     np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_on_a_tpu_the_first_of_tied_maxima_gets_the_gradient(dtype):
+    """By rows, then columns; each window by itself, so that a value gets the sum."""
+    x = np.random.default_rng(6).integers(0, 3, (2, 9, 9, 2)).astype(np.float32)
+    g = np.random.default_rng(7).integers(1, 9, (2, 4, 4, 2)).astype(np.float32)
+    expected = np.zeros_like(x)
+    for n, i, j, channel in np.ndindex(g.shape):
+        part = x[n, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, channel]
+        row, column = np.unravel_index(part.argmax(), part.shape)
+        expected[n, 2 * i + row, 2 * j + column, channel] += g[n, i, j, channel]
+    x, g = jnp.asarray(x, dtype), jnp.asarray(g, dtype)
+    _, gradient = as_on_a_tpu(with_gradient(papers_pool), x, g)
+    assert gradient.dtype == dtype
+    np.testing.assert_array_equal(gradient.astype(jnp.float32), expected)
 
 
 def test_ties_of_overlapping_windows_equal_the_loop():
@@ -116,11 +149,17 @@ def test_no_gradient_is_lost_behind_other_layers(dtype):
     assert received(x, kernel, g) >= 0.999 * g.astype(jnp.float32).sum()
 
 
-def test_there_is_no_select_and_scatter():
-    gradient = jax.grad(lambda x: papers_pool(x).sum())
-    text = jax.jit(gradient).lower(jnp.ones((1, 7, 7, 1))).as_text()
-    assert "select_and_scatter" not in text
-    assert "reduce_window" not in text
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_there_is_no_select_and_scatter_but_on_a_tpu(dtype):
+    x, g = jnp.ones((1, 7, 7, 1), dtype), jnp.ones((1, 3, 3, 1), dtype)
+    text = lowered(with_gradient(papers_pool), x, g)
+    assert text["cpu"] == text["cuda"]
+    for name in ("select_and_scatter", "reduce_window"):
+        assert name not in text["cpu"] and name in text["tpu"]
+    assert "stablehlo.slice" in text["cpu"] and "stablehlo.slice" not in text["tpu"]
+    # Several windows give to one value: their gradients add up in float32.
+    added = "(tensor<1x7x7x1xf32>, tensor<1x3x3x1xf32>, tensor<f32>) -> "
+    assert added in text["tpu"]
 
 
 def test_too_small_a_map_is_an_error():

@@ -5,12 +5,13 @@ import re
 import time
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from alexnet_jax.runs import hints, metric_writer
+from alexnet_jax.runs import hints, metric_writer, time_spent, workdir
 from alexnet_jax.runs.metric_writer import MetricWriter
-from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics
-from alexnet_jax.runs.waits import SAVING
+from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics, read_spikes
+from alexnet_jax.runs.time_spent import KINDS, SAVING
 from alexnet_jax.runtime.errors import Diverged, Failure, InputError
 from alexnet_jax.training.plan import make_plan
 
@@ -168,30 +169,97 @@ def test_one_hint_where_the_data_are_the_limit(
     assert fractions == {1.0 if said else 0.0}
 
 
-def test_the_last_line_says_what_the_devices_waited_for(tmp_path, capsys):
-    """Not for a batch that was there before the last step had ended."""
+def started(tmp_path):
+    """Note a start in run.json, as `start_run` does."""
+    path = tmp_path / workdir.RUN_FILE
+    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    noted = {"format_version": workdir.FORMAT_VERSION, "starts": [*starts, {"time": 0}]}
+    path.write_text(json.dumps(noted))
+
+
+def test_the_last_line_says_where_the_time_went(tmp_path, capsys):
+    """Not waiting for a batch that was there before the last step had ended."""
+    started(tmp_path)
     with writer(tmp_path) as written:
-        written.train(1, metrics(1.0), 10.0)
+        time.sleep(0.05)
+        written.train(1, metrics(1.0), 0.0)
         written.train(2, metrics(1.0), 20.0)
         runs.slow(jnp.float32(0)).block_until_ready()
         written.train(3, {**metrics(1.0), "loss": runs.slow(jnp.float32(0))}, 30.0)
         written.train(4, metrics(1.0), 1000.0)
-        with written.waits.counted(SAVING):
+        with written.time.counted(SAVING):
             time.sleep(0.1)
         written.flush()
+    (start,) = workdir.read_starts(tmp_path)
+    seconds, steps = start["seconds"], start["step_seconds"]
+    assert isinstance(seconds, dict) and isinstance(steps, dict)
+    assert list(seconds) == list(KINDS)
+    assert seconds["waiting for data"] == 50.0
+    assert seconds["validating"] == seconds["lost to restarts"] == 0
+    assert 0.1 <= seconds["saving"] < 10
+    assert 0.05 <= seconds["compiling"] < 10
+    assert 0 < steps["median"] <= steps["90 %"] <= steps["99 %"]
     last = capsys.readouterr().err.splitlines()[-1]
-    numbers = r"waited ([\d.]+) s for data, ([\d.]+) s for validation, ([\d.]+) s for"
-    waited = re.search(numbers, last)
-    assert waited is not None
-    data, validation, saving = map(float, waited.groups())
-    assert (data, validation) == (60.0, 0.0)
-    assert 0.1 <= saving < 10
+    assert last.startswith("time: ") and " 50.0 s waiting for data, 0.0 s val" in last
+    assert re.search(r"; a step took [\d.]+ s \(median\), [\d.]+ s \(90 %\), ", last)
 
 
-def test_a_run_that_trained_nothing_says_nothing_of_waits(tmp_path, capsys):
+def test_the_time_is_that_of_all_starts(tmp_path, capsys):
+    """One was killed after step 4 and had saved step 2; what it had noted counts."""
+    started(tmp_path)
+    killed = writer(tmp_path).__enter__()
+    for step in range(1, 5):
+        killed.train(step, metrics(1.0), 0.0)
+        if step == 2:
+            killed.flush()
+            killed.time.add(SAVING, 7.0)
+            killed.note_time()
+    killed.flush()
+    third, fourth = (4 / line["images_per_second"] for line in lines(tmp_path)[2:])
+    started(tmp_path)
+    with writer(tmp_path, start=2) as written:
+        for step in (3, 4, 5):
+            written.train(step, metrics(1.0), 0.0)
+        written.time.add(SAVING, 2.0)
+        written.flush()
+    starts = workdir.read_starts(tmp_path)
+    total = time_spent.total([*starts, {"seconds": "damaged"}, {}])
+    assert total["saving"] == 9.0
+    assert total["lost to restarts"] == pytest.approx(third + fourth, abs=1e-3)
+    # Not of the steps that each start compiled.
+    took = [4 / lines(tmp_path)[place]["images_per_second"] for place in (1, 3, 4)]
+    assert time_spent.latest_percentiles(starts)["median"] == sorted(took)[1]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("time over 2 starts: ") and " 9.0 s saving, " in last
+
+
+def test_a_run_that_trained_nothing_says_nothing_of_its_time(tmp_path, capsys):
+    started(tmp_path)
     with writer(tmp_path):
         pass
     assert capsys.readouterr().err == ""
+    assert "seconds" not in workdir.read_starts(tmp_path)[0]
+
+
+def test_a_loss_spike_is_an_event_also_after_a_restart(tmp_path, capsys):
+    """Against NumPy's median of the 100 steps before."""
+    losses = np.random.default_rng(0).uniform(0.8, 1.2, 160)
+    losses[[50, 130, 131, 140]] = 4.0, 2.6, 3.0, 7.0
+    losses[120] = 1.9
+    for stop in (135, 160):
+        begin = 0 if stop == 135 else 128
+        with writer(tmp_path, start=begin) as written:
+            for place in range(begin, stop):
+                written.train(place + 1, metrics(losses[place]), 0.0)
+            written.flush()
+    expected = {
+        place + 1: losses[place] / np.median(losses[place - 100 : place])
+        for place in (140,)
+    }
+    found = {spike.step: spike.factor for spike in read_spikes(tmp_path)}
+    assert found == pytest.approx(expected, rel=0.01)
+    assert next(s for s in lines(tmp_path) if "loss_spike" in s)["step"] == 141
+    assert capsys.readouterr().err.count("step 141: the loss rose to 7, 6") == 1
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(5, 0), (6, 1)])

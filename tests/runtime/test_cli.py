@@ -29,6 +29,23 @@ finally:
 """
 
 
+# No room for another thread's stack.
+NO_ROOM = """import resource, threading
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit = pages * resource.getpagesize() + 2**22
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    """
+IN_A_COLLECTION = """import gc, time
+    gc.callbacks.append(
+        lambda *_: gc.callbacks.clear() or os.kill(os.getpid(), signal.{})
+    )
+    gc.collect()
+    time.sleep(20)"""
+NO_THREADS = (
+    "error: the system starts no more threads or processes: a limit of the user "
+)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "line", "in_order"),
     [
@@ -43,8 +60,12 @@ finally:
             True,
         ),
         ("raise OSError(28, 'No space left')", 1, "error: [Errno 28] No space", True),
+        (NO_ROOM + "threading.Thread(target=int).start()", 1, NO_THREADS, False),
         ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", 143, "", True),
         ("os.kill(os.getpid(), signal.SIGINT); signal.pause()", 130, "", True),
+        # Where Python raises nothing.
+        (IN_A_COLLECTION.format("SIGINT"), 130, "", True),
+        (IN_A_COLLECTION.format("SIGTERM"), 143, "", True),
     ],
 )
 def test_status_and_one_line(body, status, line, in_order):

@@ -52,4 +52,6 @@ def test_outside_a_checkout_packages_are_named(tmp_path):
         text=True,
         check=True,
     )
-    assert done.stdout == 'pip install onnx safetensors\npip install "jax[cuda12]"\n'
+    assert (
+        done.stdout == 'pip install onnx pooch safetensors\npip install "jax[cuda12]"\n'
+    )

@@ -46,9 +46,31 @@ def test_every_result_comes_and_all_progress_is_counted(tmp_path, processes):
 def test_a_killed_worker_is_an_error_and_not_a_wait(tmp_path):
     done = run(tmp_path, "list(spread(die, [1, 2], processes=2, advance=seen.append))")
     assert done.stderr.splitlines()[-1].endswith(
-        "a worker process was killed, possibly for lack of memory; give the same "
-        "command again with fewer --workers"
+        "a worker process was killed, possibly for lack of memory or by a limit on "
+        "processes; give the same command again with fewer --workers"
     )
+
+
+def test_where_few_threads_start_there_are_fewer_processes(tmp_path):
+    limited = """import joblib, resource
+    from alexnet_jax.runtime import errors, process_pool
+    pages = int(open("/proc/self/statm").read().split()[0])
+    # Room for the stacks of some ten threads.
+    limit = pages * resource.getpagesize() + 10 * 2**23
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    process_pool.check_startable(3, "little")
+    try:
+        process_pool.check_startable(40, "JAX", "stay")
+    except errors.InputError as error:
+        print(error)
+    """
+    call = "sorted(spread(count, [1] * 9, processes=9, advance=seen.append))"
+    done = run(tmp_path, f"{limited}print(len({call}))")
+    line, nine = done.stdout.splitlines()
+    assert line.startswith("JAX needs 40 more processes and threads, and the system al")
+    assert line.endswith("the container or the job, or stay")
+    assert nine == "9"
+    assert done.stderr.startswith("warning: the system allows ")
 
 
 WORK = "def count(task, advance):\n    advance(1)\n    return 10 * task\n"

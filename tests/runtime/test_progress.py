@@ -113,3 +113,13 @@ def test_numbers_of_things():
     assert progress.per_second(0.03) == "0.03/s"
     assert progress.per_second(9.96, "images") == "10 images/s"
     assert progress.per_second(1234.5, "images") == "1234 images/s"
+
+
+def test_no_time_left_is_said_before_anything_is_done(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    with progress.counted("preparing", 9) as advance:
+        advance(0)
+        advance(3)
+    before, after = capsys.readouterr().err.splitlines()
+    assert before == "preparing 0/9"
+    assert after.startswith("preparing 3/9  ") and after.endswith(" s left")

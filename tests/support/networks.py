@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.sharding import Mesh, NamedSharding
@@ -153,6 +154,24 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
                 yield from equations(value.jaxpr)
             elif isinstance(value, Jaxpr):
                 yield from equations(value)
+
+
+def as_on_a_tpu(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the program that is lowered for a TPU gives, computed on this device."""
+    unchecked = [jax.export.DisabledSafetyCheck.platform()]
+    export = jax.export.export(
+        jax.jit(function), platforms=["tpu"], disabled_checks=unchecked
+    )
+    return export(*arguments).call(*arguments)
+
+
+def lowered(function: Callable[..., Any], *arguments: Any) -> dict[str, str]:
+    """A program's text for each platform."""
+    program = jax.jit(function).trace(*arguments)
+    return {
+        platform: program.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
 
 
 def traced(model: AlexNet, size: int) -> Any:

@@ -262,6 +262,24 @@ def pth(
             archive.writestr(f"net/data/{key}", array.tobytes())
 
 
+def legacy_pth(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """A file as PyTorch wrote it before 1.6, with a tensor beside the state."""
+    file = io.BytesIO()
+    for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        Writer(file, 2).dump(value)
+    every = {**state, "momentum": np.zeros(3, np.float32)}
+    tensors = OrderedDict(
+        (name, Tensor(array, str(key)))
+        for key, (name, array) in enumerate(every.items())
+    )
+    momentum = tensors.pop("momentum")
+    Writer(file, 2).dump({"epoch": 9, "state_dict": tensors, "optimizer": [momentum]})
+    Writer(file, 2).dump([*map(str, range(len(every)))])
+    for array in every.values():
+        file.write(np.int64(array.size).tobytes() + array.tobytes())
+    path.write_bytes(file.getvalue())
+
+
 def torchvision_state(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
     names = [f"features.{n}" for n in (0, 3, 6, 8, 10)]
     names += [f"classifier.{n}" for n in (1, 4, 6)]

@@ -3,76 +3,32 @@
 `.ci/run` makes that environment, and sees that the plugin is there.
 """
 
-import functools
 import json
 import re
 
 import pytest
 
 from alexnet_jax import compile as command
-from alexnet_jax.runs.config_file import load_config
-from alexnet_jax.runs.network import plan_network
-from alexnet_jax.runtime.errors import Failure, InputError
-from alexnet_jax.targets.cards import CARDS
-from alexnet_jax.targets.compiling import (
-    check_plugin,
-    compile_evaluation,
-    compile_training,
-    fits,
-    open_target,
-)
+from alexnet_jax.runtime.errors import Failure
+from alexnet_jax.targets.catalogue import TARGETS
+from alexnet_jax.targets.compiling import fits
 from alexnet_jax.targets.traffic import traffic
 
 from networks import exchanges
+from programs import compiled, narrow_sums, plugin_is_missing
 
 
-H100 = CARDS["h100"]
-
-
-def plugin_is_missing():
-    try:
-        check_plugin()
-    except InputError:
-        return True
-    return False
-
+H100 = TARGETS["h100"]
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.deviceless,
-    pytest.mark.skipif(plugin_is_missing(), reason="JAX's plugin for CUDA is missing"),
+    pytest.mark.skipif(
+        plugin_is_missing("h100"), reason="JAX's plugin for CUDA is missing"
+    ),
     # XLA sorts without a GPU's library, and says so.
     pytest.mark.filterwarnings("default"),
 ]
-
-
-@functools.cache
-def compiled(preset, dtype, towers, training, batch_size=None, **changes):
-    config = load_config("imagenet", preset)
-    config.model.dtype = dtype
-    config.model.update(changes)
-    if batch_size is not None:
-        config.train.batch_size = batch_size
-    network = plan_network(config)
-    mesh = open_target(H100, 1, towers)
-    made = (compile_training if training else compile_evaluation)(network, mesh)
-    return network, made
-
-
-def narrow_sums(program):
-    """The sums of a program that add in half precision, exchanges aside."""
-    found = []
-    for instruction in program.instructions():
-        if instruction.operation not in ("reduce", "reduce-window", "scatter"):
-            continue
-        added = any(
-            step.operation == "add"
-            for name in instruction.called
-            for step in program.computations[name].values()
-        )
-        if added and any(a.kind in ("bf16", "f16") for a in instruction.arrays):
-            found.append(instruction.text)
-    return found
 
 
 CASES = [
@@ -96,7 +52,7 @@ MOST_TRAFFIC = {
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_step_compiles_and_fits_and_has_its_exchanges(case):
-    network, made = compiled(*case)
+    network, made = compiled("h100", *case)
     assert fits(made.memory, H100)
     assert narrow_sums(made.program) == []
     kinds = {shape.kind for i in made.program.instructions() for shape in i.arrays}
@@ -107,14 +63,14 @@ def test_a_step_compiles_and_fits_and_has_its_exchanges(case):
     assert not [target for target in targets if "callback" in target]
     alone = case[2] == 1
     expected = [] if alone else exchanges(network.model, training=case[3])
-    assert sorted((c.kind, c.layer) for c in made.collectives()) == expected
+    assert sorted((c.kind, c.layer) for c in made.collectives) == expected
     if case in MOST_TRAFFIC:
         moved = traffic(made.program) / made.images / 1e6
         assert 0 < moved < MOST_TRAFFIC[case]
 
 
 def test_conv1_is_folded_and_serves_both_towers():
-    _, made = compiled("code2012", "bfloat16", 1, True)
+    _, made = compiled("h100", "code2012", "bfloat16", 1, True)
     convolutions = [
         re.findall(r"tensor<([0-9x]*)x[a-z]", line.rpartition(" : ")[2])
         for line in made.lowered.splitlines()
@@ -135,7 +91,9 @@ def test_conv1_is_folded_and_serves_both_towers():
     ],
 )
 def test_fused_kernels_compile_inside_shard_map(preset, towers):
-    network, made = compiled(preset, "bfloat16", towers, True, implementation="fused")
+    network, made = compiled(
+        "h100", preset, "bfloat16", towers, True, implementation="fused"
+    )
     kernels = made.text.count("gpu.triton")
     # A stage has a kernel each way at least, and ReLU alone one back.
     assert kernels >= 2 * len([n for n in network.model.layers if "conv" in n]) - 2
@@ -147,7 +105,9 @@ def test_fused_kernels_compile_inside_shard_map(preset, towers):
 def test_a_fused_step_moves_and_keeps_less():
     """At batch 1,024: 2.64 GB beside the arguments, and 17 MB an image to and from
     memory, kernels and convolutions included."""
-    _, made = compiled("code2012", "bfloat16", 1, True, 1024, implementation="fused")
+    _, made = compiled(
+        "h100", "code2012", "bfloat16", 1, True, 1024, implementation="fused"
+    )
     assert made.memory["temporary"] < 2.7e9
     assert 0 < traffic(made.program) / made.images / 1e6 < 19
 

@@ -207,7 +207,10 @@ def test_the_step_compiles_once():
 
 
 NARROW = (jnp.bfloat16, jnp.float16)
-SUMS = {"reduce_sum", "cumsum", "reduce_window_sum", "scatter-add", "scatter_add"}
+SUMS = {
+    *("reduce_sum", "cumsum", "reduce_window_sum", "scatter-add", "scatter_add"),
+    "select_and_scatter_add",
+}
 
 
 def narrow_sums(model, size):

@@ -17,7 +17,12 @@ import grain
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
-from alexnet_jax.runtime.process_pool import follow_parent
+from alexnet_jax.runtime.process_pool import (
+    NO_THREADS,
+    check_startable,
+    cores,
+    follow_parent,
+)
 
 
 # Batches made at once: the next batch keeps the threads busy while the last one ends.
@@ -28,6 +33,10 @@ SHARED_MEMORY = Path("/dev/shm")
 # Open files of a training, and of each worker's pipes and shared memory in it: 33, and
 # 30 for each, were counted.
 FILES_ALONE, FILES_OF_A_WORKER = 48, 32
+# Of a worker, beside its process, those that read examples and those that NumPy starts
+# for the other cores: 5 were counted.
+THREADS_OF_A_WORKER = 6
+WITHOUT_WORKERS = "use threads alone with --config.data.workers=0"
 
 
 @contextmanager
@@ -39,7 +48,8 @@ def read(
     Raises:
       DataStalled: if a batch does not arrive in time.
       Failure: if a worker has died.
-      InputError: if there is too little shared memory for the workers.
+      InputError: if there is too little shared memory for the workers, or they may not
+        open enough files or start enough threads.
     """
     buffer = pipeline.buffer or BUFFER
     options = grain.ReadOptions(min(BATCHES_AT_ONCE, buffer), buffer)
@@ -47,6 +57,8 @@ def read(
     if pipeline.workers:
         _check_shared_memory(pipeline, dataset)
         _check_open_files(pipeline.workers)
+        needed = threads_needed(pipeline.workers, pipeline.threads_each)
+        check_startable(needed, f"data.workers={pipeline.workers}", WITHOUT_WORKERS)
         _start_resource_tracker()
         # Grain reads an absl flag, and in a notebook nothing has parsed the flags.
         if not absl.flags.FLAGS.is_parsed():
@@ -98,11 +110,18 @@ class _Watched(Iterator[HostBatch]):
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
                 raise
-            status = re.search(r"exit code (-?\d+)", str(error))
+            found = re.search(r"exit code (-?\d+)", str(error))
+            status = found[1] if found else "?"
+            cause = {
+                "-9": "; often a lack of memory",
+                str(
+                    NO_THREADS
+                ): "; often a limit on processes and threads, as `ulimit -u`",
+            }.get(status, "")
             raise Failure(
-                f"a worker that reads the data has died (exit code "
-                f"{status[1] if status else '?'}; -9 is often a lack of memory); give "
-                "the same command again, with fewer --config.data.workers if need be"
+                f"a worker that reads the data has died (exit code {status}{cause}); "
+                "give the same command again, with fewer --config.data.workers if need "
+                "be"
             ) from error
 
 
@@ -120,7 +139,7 @@ def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:
         raise InputError(
             f"data.workers={pipeline.workers} needs {needed >> 20} MiB of shared "
             f"memory, and {SHARED_MEMORY} has {free >> 20} free; enlarge it (docker "
-            "run --shm-size), or use threads alone with --config.data.workers=0"
+            f"run --shm-size), or {WITHOUT_WORKERS}"
         )
 
 
@@ -134,10 +153,14 @@ def _check_open_files(workers: int) -> None:
     if most != resource.RLIM_INFINITY and most < needed:
         raise InputError(
             f"data.workers={workers} needs {needed} open files, and {most} are allowed "
-            "here; `ulimit -n 1024` may allow more, or use threads alone with "
-            "--config.data.workers=0"
+            f"here; `ulimit -n 1024` may allow more, or {WITHOUT_WORKERS}"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+
+
+def threads_needed(workers: int, threads_each: int) -> int:
+    """How many processes and threads so many workers are, with their threads."""
+    return workers * (1 + THREADS_OF_A_WORKER + threads_each + cores() - 1)
 
 
 def _start_resource_tracker() -> None:

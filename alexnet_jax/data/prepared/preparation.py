@@ -26,7 +26,7 @@ from alexnet_jax.data.prepared.shard_writer import ShardTask
 from alexnet_jax.data.sources import own, registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
 from alexnet_jax.runtime import atomic, clutter, process_pool, progress
-from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.errors import Failure, InputError, check_number
 
 
 EXAMPLES_IN_SHARD = 4096
@@ -67,7 +67,8 @@ def prepare(
       workers: processes; None for one for each core.
 
     Raises:
-      InputError: if images can't be read, or the output can't be written.
+      InputError: if images can't be read, or the output's folder can't be made.
+      Failure: if the disk fails or is full, or a worker is killed.
     """
     output = output.absolute()
     _check_arguments(source, input_path, output, size, workers)
@@ -95,11 +96,8 @@ def prepare(
             _publish(finished, output)
             staging.remove(folder)
     except OSError as error:
-        raise InputError(
-            f"{error.filename or folder} can't be written "
-            f"({error.strerror or error}); fix that and give the same command again: "
-            "finished shards are kept"
-        ) from error
+        path, reason = error.filename or folder, error.strerror or str(error)
+        raise Failure(staging.cannot_write(path, reason)) from error
     return content
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from alexnet_jax.data.encoded import EncodedSource
-from alexnet_jax.data.prepared import manifest, record
+from alexnet_jax.data.prepared import manifest, record, staging
 from alexnet_jax.data.prepared.pixel_source import PixelSource
 from alexnet_jax.data.statistics import PixelSums
 from alexnet_jax.runtime import atomic, progress
@@ -50,7 +50,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
     done since. Returns the shard's path.
 
     Raises:
-      InputError: if it can't be written.
+      Failure: if it can't be written, or the input's drive is away.
     """
     part = task.path.with_suffix(atomic.PART)
     sums = PixelSums.zeros(task.source.size)
@@ -93,10 +93,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
         raise
     except (OSError, RuntimeError) as error:
         # ArrayRecord raises RuntimeError, with the system's reason in its text.
-        raise InputError(
-            f"{task.path} can't be written ({first_line(error)}); fix that and give "
-            "the same command again: finished shards are kept"
-        ) from error
+        raise Failure(staging.cannot_write(task.path, first_line(error))) from error
 
 
 def missing(tasks: Sequence[ShardTask], *, skip: bool) -> list[ShardTask]:

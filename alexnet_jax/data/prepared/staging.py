@@ -36,9 +36,16 @@ def hold(staging: Path, output: Path, job: dict[str, object]) -> Iterator[None]:
     `job` holds the options that decide the bytes; `output` is for messages.
 
     Raises:
-      InputError: if another process holds it, or it has files that are not ours.
+      InputError: if it can't be made, another process holds it, or it has files that
+        are not ours.
     """
-    staging.mkdir(parents=True, exist_ok=True)
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--output={output} can't be written ({error.strerror}); choose another "
+            "folder"
+        ) from error
     with locked(staging, f"{output} is being prepared"):
         _resume(staging, job)
         yield
@@ -80,6 +87,14 @@ def remove(staging: Path) -> None:
             f"warning: {staging} is no longer needed and can't be removed "
             f"({error.strerror})"
         )
+
+
+def cannot_write(path: object, reason: str) -> str:
+    """The message for a disk that is full or fails while a set is prepared."""
+    return (
+        f"{path} can't be written ({reason}); fix that and give the same command "
+        "again: finished shards are kept"
+    )
 
 
 def check_unreadable(content: Content, on_error: str, staging: Path) -> None:

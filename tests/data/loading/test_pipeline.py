@@ -2,10 +2,12 @@ import dataclasses
 import hashlib
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -400,6 +402,31 @@ def test_a_worker_that_dies_or_hangs_is_reported(digits, number, error, message)
     (worker,) = workers
     worker.join(30)
     assert not worker.is_alive()
+
+
+class WithoutThreads(WrappedSource):
+    """The digits; a worker that has read one can start no more threads."""
+
+    def __getitem__(self, index: int) -> Example:
+        if multiprocessing.parent_process() is not None:
+            used = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = used * resource.getpagesize() + 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return self.source[index]
+
+
+def test_a_worker_that_starts_no_threads_is_reported(digits):
+    """It can't send its error, since a thread would send it."""
+    opened, statistics = digits
+    splits = {"train": WithoutThreads(opened.dataset.splits["train"])}
+    dataset = dataclasses.replace(opened.dataset, splits=splits)
+    opened = dataclasses.replace(opened, dataset=dataset, workers=1, timeout=30)
+    batches = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    with (
+        pytest.raises(Failure, match=r"has died \(exit code 70; often a limit on "),
+        prefetch.read(opened, batches) as iterator,
+    ):
+        next(iterator)
 
 
 @pytest.mark.parametrize("name", ["threads", "buffer", "workers"])

@@ -113,7 +113,17 @@ def test_without_names_and_in_another_order(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["Parquet", "TFRecord", "WebDataset"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Kaggle's tree",
+        "Parquet",
+        *(
+            pytest.param(form, marks=pytest.mark.extended)
+            for form in ("class folders", "TFRecord", "WebDataset")
+        ),
+    ],
+)
 def test_a_killed_preparation_continues_and_ends_the_same(
     tmp_path, monkeypatch, capsys, form
 ):

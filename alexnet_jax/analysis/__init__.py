@@ -1,0 +1,1 @@
+"""Looking into networks: explanations, best images, maps, comparisons of layers."""

@@ -1,0 +1,133 @@
+"""Shared by the parts: the mission's network, its steps, and a batch."""
+
+import hashlib
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import experiment  # noqa: F401
+
+
+# isort: split
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.distributed import placement
+from alexnet_jax.nn.presets import CODE2012
+from alexnet_jax.runs import overrides
+from alexnet_jax.runs.network import Network, plan_network
+from alexnet_jax.training import device_check
+from alexnet_jax.training.compilation import CompilerOptions
+from alexnet_jax.training.step import (
+    TrainState,
+    abstract_state,
+    init_state,
+    make_train_step,
+)
+
+from commands import narrow
+
+
+class Steps(NamedTuple):
+    """A network's training step, compiled for one fixed batch of random images."""
+
+    network: Network
+    mesh: Mesh
+    images: int
+    program: jax.stages.Compiled
+    batch: dict[str, jax.Array]
+    mean: jax.Array
+
+    def start(self, seed: int) -> TrainState:
+        """A state before the first step."""
+        ours = self.network
+        return init_state(ours.model, ours.optimizer, self.mesh, ours.crop, seed)
+
+    def next(self, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+        """The state after a step, and the step's metrics."""
+        return self.program(state, self.batch, self.mean)
+
+    @property
+    def text(self) -> str:
+        """The compiled program."""
+        return self.program.as_text() or ""
+
+    @property
+    def temporary_bytes(self) -> int | None:
+        """What the program needs beside its arguments and results, where known."""
+        memory = self.program.memory_analysis()
+        return None if memory is None else memory.temp_size_in_bytes
+
+    def rates(self, state: TrainState, rounds: int, steps: int) -> list[float]:
+        """Images a second in some rounds of so many steps."""
+        found = []
+        for _ in range(rounds):
+            jax.block_until_ready(state)
+            begin = time.perf_counter()
+            for _ in range(steps):
+                state, _ = self.next(state)
+            jax.block_until_ready(state)
+            seconds = time.perf_counter() - begin
+            found.append(round(self.images * steps / seconds, 1))
+        return found
+
+
+def network(dry: bool, dtype: str, implementation: str) -> Network:
+    """`code2012` as the mission trains it, or a narrow one of the quickstart."""
+    changes = {"dtype": dtype, "implementation": implementation}
+    if dry:
+        rows = narrow(CODE2012)
+        changes |= {f"layers.{key}": str(value) for key, value in rows.items()}
+    arguments = [f"--config.model.{key}={value}" for key, value in changes.items()]
+    name = "quickstart" if dry else "imagenet"
+    return plan_network(overrides.changed_config(name, arguments))
+
+
+def steps(
+    dry: bool,
+    dtype: str,
+    implementation: str,
+    images: int,
+    mesh: Mesh | None = None,
+    *,
+    precision: str | None = None,
+    compiler_options: CompilerOptions | None = None,
+) -> Steps:
+    """Steps of `network` on a batch of so many images, on the first device or a mesh.
+
+    `precision` is that of products in float32, as JAX names it.
+    """
+    ours = network(dry, dtype, implementation)
+    mesh = mesh or meshes.one_device()
+    size = ours.crop
+    batch = device_check.random_batch(images, size, ours.model.num_classes)
+    placed = placement.to_devices(batch, mesh)
+    filled = np.full((size, size, 3), 120, np.float32)
+    mean = jax.device_put(filled, placement.replicated(mesh))
+    step: Any = make_train_step(
+        ours.model, ours.optimizer, ours.schedule, mesh, 0, compiler_options
+    )
+    state = abstract_state(ours.model, ours.optimizer, mesh, size)
+    with jax.default_matmul_precision(precision):
+        program = step.lower(state, placed, mean).compile()
+    return Steps(ours, mesh, images, program, placed, mean)
+
+
+def fused(dry: bool) -> str:
+    """What runs the fused kernels: a GPU, or NumPy where it is dry."""
+    return "interpret" if dry else "fused"
+
+
+def digest(state: TrainState) -> str:
+    """The SHA-256 of all bytes of a state."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(state)):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()

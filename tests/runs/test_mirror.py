@@ -1,0 +1,276 @@
+"""A run is copied to a store that fails, is slow or loses things, and comes back."""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from alexnet_jax.checkpoint import directory
+from alexnet_jax.runs import fetching
+from alexnet_jax.runs import snapshot as snapshots
+from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.mirror import Mirror
+from alexnet_jax.runtime.errors import Failure, InputError
+from alexnet_jax.runtime.store import Store
+
+
+CONFIG = {"data": {"source": "digits"}, "train": {"seed": 1}}
+
+
+@pytest.fixture
+def flaw(monkeypatch):
+    """What a store in memory does before each call; it begins empty."""
+    calls: list[str] = []
+    flaws = []
+
+    class Flawed(MemoryFileSystem):
+        store: ClassVar = {}  # pyright: ignore[reportIncompatibleVariableOverride]
+        pseudo_dirs: ClassVar = [""]
+
+        def _called(self, name: str, path: str) -> None:
+            calls.append(f"{name} {path}")
+            for flaw in flaws:
+                flaw(len(calls), name, path)
+
+        def find(self, path, *arguments, **options):
+            self._called("find", path)
+            return super().find(path, *arguments, **options)
+
+        def cat_file(self, path, *arguments, **options):
+            self._called("read", path)
+            return super().cat_file(path, *arguments, **options)
+
+        def pipe_file(self, path, value, *arguments, **options):
+            self._called("write", path)
+            super().pipe_file(path, value, *arguments, **options)
+
+        def rm_file(self, path):
+            self._called("delete", path)
+            super().rm_file(path)
+
+    fsspec.register_implementation("memory", Flawed, clobber=True)
+    yield flaws.append
+    fsspec.register_implementation("memory", MemoryFileSystem, clobber=True)
+
+
+def save(workdir: Path, step: int, *, deleted: tuple[int, ...] = ()) -> None:
+    """What a run leaves that has saved a step: random arrays, and its small files."""
+    rng = np.random.default_rng(step)
+    workdir.mkdir(exist_ok=True)
+    workdirs.write_json(workdir / "config.json", CONFIG)
+    workdirs.write_json(workdir / "run.json", {"format_version": 2, "starts": []})
+    workdirs.write_json(workdir / "data.json", {"fingerprint": "f"})
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step}) + "\n")
+    path = workdir / "checkpoints" / f"{step}"
+    (path / "d").mkdir(parents=True)
+    (path / "d" / "array").write_bytes(rng.bytes(1000))
+    (path / "empty").touch()
+    directory.write_note(path / "files.json", {"files": {}})
+    directory.delete(workdir / "checkpoints", deleted)
+
+
+def contents(workdir: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(workdir).as_posix(): path.read_bytes()
+        for path in workdir.rglob("*")
+        if path.is_file()
+    }
+
+
+def store_at(address: str = "memory://bucket/run") -> Store:
+    return Store(address, "--mirror")
+
+
+def copy(workdir: Path, *, seconds: float = 30.0, address="memory://bucket/run"):
+    with Mirror(store_at(address), workdir, seconds_at_end=seconds).following():
+        pass
+
+
+def fetched(tmp_path: Path, name: str = "back", address="memory://bucket/run") -> Path:
+    workdir = tmp_path / name
+    workdir.mkdir()
+    fetching.open_mirror(address, workdir, CONFIG, seconds=1.0)
+    return workdir
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_what_is_saved_comes_back_and_what_is_deleted_goes(tmp_path, kind, flaw):
+    address = f"{kind}://{tmp_path}/there"
+    for last in range(1, 5):
+        save(tmp_path / "run", last * 10, deleted=((last - 2) * 10,) * (last > 2))
+        copy(tmp_path / "run", address=address)
+    assert contents(fetched(tmp_path, address=address)) == contents(tmp_path / "run")
+    store = store_at(address)
+    assert snapshots.numbers(store) == [3, 4]
+    kept = [snapshots.load(store, number).pieces() for number in (3, 4)]
+    assert store.names("blobs") == kept[0] | kept[1]
+    # Two arrays, and a piece for each of the rest, are shared.
+    assert len(kept[0].keys() & kept[1].keys()) >= 5
+
+
+def third_fails(number, name, path):
+    if number % 3 == 0:
+        raise ConnectionError("the link is broken")
+
+
+def slow(number, name, path):
+    if name == "write":
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("what", [third_fails, slow])
+def test_a_store_that_fails_every_third_call_or_is_slow(tmp_path, flaw, what, capsys):
+    save(tmp_path / "run", 10)
+    flaw(what)
+    copy(tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "memory://bucket/run has step 10 of this run" in said
+    assert ("made again" in said) == (what is third_fails)
+    assert "warning" not in said
+    assert contents(fetched(tmp_path)) == contents(tmp_path / "run")
+
+
+@pytest.mark.parametrize("folder", ["blobs", "snapshots"])
+def test_what_a_store_lost_while_it_wrote_is_written_again(tmp_path, flaw, folder):
+    save(tmp_path / "run", 10)
+    store = store_at()
+    written, lost = store.write, []
+
+    def write(name, data):
+        if name.startswith(folder) and not lost:
+            lost.append(name)
+        else:
+            written(name, data)
+
+    store.write = write
+    with Mirror(store, tmp_path / "run").following():
+        pass
+    assert lost
+    assert contents(fetched(tmp_path)) == contents(tmp_path / "run")
+
+
+def test_of_a_store_that_lost_its_last_object_the_snapshot_before_is_taken(
+    tmp_path, flaw, capsys
+):
+    save(tmp_path / "run", 10)
+    copy(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    save(tmp_path / "run", 20)
+    copy(tmp_path / "run")
+    store = store_at()
+    first, second = (snapshots.load(store, number) for number in (1, 2))
+    piece = sorted(second.pieces().keys() - first.pieces().keys())[-1]
+    store.delete(f"blobs/{piece}")
+    assert contents(fetched(tmp_path)) == before
+    assert "is incomplete (a piece of" in capsys.readouterr().err
+    store.write(f"blobs/{piece}", b"other")
+    assert contents(fetched(tmp_path, "again")) == before
+    # The next copy makes it whole.
+    copy(tmp_path / "run")
+    assert contents(fetched(tmp_path, "whole")) == contents(tmp_path / "run")
+    for name in store.names("blobs"):
+        store.delete(f"blobs/{name}")
+    with pytest.raises(
+        InputError, match="has no whole snapshot of a run; give another"
+    ):
+        fetched(tmp_path, "nothing")
+    assert list((tmp_path / "nothing").iterdir()) == []
+
+
+def test_a_broken_link_is_a_warning_and_a_line_at_the_end(tmp_path, flaw, capsys):
+    broken = threading.Event()
+    broken.set()
+
+    def link(number, name, path):
+        if broken.is_set():
+            raise ConnectionError("the link is broken")
+
+    flaw(link)
+    save(tmp_path / "run", 10)
+    copy(tmp_path / "run", seconds=0.5)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("warning: memory://bucket/run can't be reached (the link")
+    assert "has no step of this start, and not all of step 10 (the link is" in said[1]
+    # A run that has checkpoints goes on; one that has none doesn't begin anew.
+    fetching.open_mirror("memory://bucket/run", tmp_path / "run", CONFIG, seconds=0.2)
+    assert "the run goes on, and is copied when it can" in capsys.readouterr().err
+    with pytest.raises(
+        Failure, match="no checkpoint; give the same command again when"
+    ):
+        fetched(tmp_path)
+    mirror = Mirror(store_at(), tmp_path / "run")
+    with mirror.following():
+        time.sleep(0.4)
+        broken.clear()
+    said = capsys.readouterr().err
+    assert "is back" in said and "has step 10 of this run" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"config.json": {**CONFIG, "train": {"seed": 2}}},
+            "config .*train.seed 2 -> 1",
+        ),
+        ({"run.json": {"format_version": 99}}, "of format 99, newer than the 2 read"),
+        ({"data.json": {"fingerprint": "g"}}, "a run on other data than that in"),
+    ],
+)
+def test_another_runs_mirror_is_refused(tmp_path, flaw, change, said):
+    save(tmp_path / "other", 10)
+    for name, content in change.items():
+        workdirs.write_json(tmp_path / "other" / name, content)
+    copy(tmp_path / "other")
+    save(tmp_path / "run", 20)
+    before = store_at().names("blobs")
+    with pytest.raises(InputError, match=f"^memory://bucket/run .*{said}"):
+        fetching.open_mirror("memory://bucket/run", tmp_path / "run", CONFIG)
+    assert store_at().names("blobs") == before
+
+
+def test_a_mirror_ahead_or_of_a_newer_format_is_refused(tmp_path, flaw):
+    save(tmp_path / "other", 30)
+    copy(tmp_path / "other")
+    save(tmp_path / "run", 20)
+    with pytest.raises(InputError, match="has step 30 of this run, .* only step 20"):
+        fetching.open_mirror("memory://bucket/run", tmp_path / "run", CONFIG)
+    store_at().write("snapshots/00000002", b'{"format_version": 2}')
+    with pytest.raises(InputError, match="is a mirror of format 2, newer than the 1"):
+        fetched(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../config.json", "checkpoints/1/../../x", "/etc/x"])
+def test_a_mirror_of_a_stranger_writes_nowhere_else(tmp_path, flaw, path):
+    listed = snapshots.Snapshot(step=1, files={path: (0, [])})
+    store_at().write("snapshots/00000001", listed.encoded())
+    with pytest.raises(InputError, match="was not written by alexnet_jax alone"):
+        fetched(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ftp://host/run", r"gs://, s3://, file://, memory:// are known"),
+        ("bucket/run", r"must be an address as gs://bucket/folder"),
+        ("memory://", r"must be an address as gs://bucket/folder"),
+    ],
+)
+def test_an_address_that_is_none(address, said):
+    with pytest.raises(InputError, match=f"--mirror={address} .*{said}"):
+        store_at(address)
+
+
+def test_an_address_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(InputError, match=r"gcsfs; `pip install .*\[mirror\]"):
+        store_at("gs://bucket/run")
