@@ -307,27 +307,33 @@ def test_mixed_pairs_and_smoothed_labels_are_those_of_the_images_on_every_mesh()
     (batch,) = batches(1, batch_size=8, size=12)
     weight = np.repeat(np.linspace(0, 1, 4, dtype=np.float32), 2)
 
-    def after(shape, batch):
+    def on(shape):
         mesh = mesh_of(*shape, towers=1)
         schedule = make_schedule(steps_per_epoch=9, learning_rate=0.01)
-        start = step.init_state(model, rule, mesh, 12, 0)
+        initial = step.make_initial(model, rule, mesh, 12)
         train = step.make_train_step(
             model, rule, schedule, mesh, 0, label_smoothing=0.1
         )
         mean = jax.device_put(np.zeros((12, 12, 3), np.float32), replicated(mesh))
-        state, sums = train(start, placed(batch, mesh), mean)
-        return flat(state.params), float(sums["loss"])
 
-    params, loss = after((1, 1), {**batch, "weight": weight})
-    divided, same = after((2, 1), {**batch, "weight": weight})
+        def after(batch):
+            start = initial(step.root_key(0))
+            state, sums = train(start, placed(batch, mesh), mean)
+            return flat(state.params), float(sums["loss"])
+
+        return after
+
+    alone = on((1, 1))
+    params, loss = alone({**batch, "weight": weight})
+    divided, same = on((2, 1))({**batch, "weight": weight})
     assert same == pytest.approx(loss, rel=1e-5)
     for name, array in params.items():
         np.testing.assert_allclose(divided[name], array, rtol=1e-4, atol=1e-6)
     # All weight on the partner is the batch in another order.
     order = [1, 0, 3, 2, 5, 4, 7, 6]
     swapped = {name: array[order] for name, array in batch.items()}
-    _, ours = after((1, 1), {**batch, "weight": np.zeros(8, np.float32)})
-    _, theirs = after((1, 1), swapped)
+    _, ours = alone({**batch, "weight": np.zeros(8, np.float32)})
+    _, theirs = alone(swapped)
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
