@@ -29,19 +29,8 @@ from alexnet_jax.checkpoint.reader import (
 )
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.errors import (
-    Diverged,
-    Failure,
-    InputError,
-    Interrupted,
-    Miscomputed,
-    check_number,
-)
+from alexnet_jax.runtime.errors import ENDS_ALL, Failure, InputError, check_number
 from alexnet_jax.runtime.patience import is_away, until_reachable
-
-
-# What ends all processes at the same place.
-ENDS_ALL = (type(None), Interrupted, Diverged, Miscomputed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +99,8 @@ class CheckpointWriter(CheckpointReader):
         *_: object,
     ) -> None:
         with self._open:
-            if jax.process_count() > 1 and not isinstance(error, ENDS_ALL):
+            alone = error is not None and not isinstance(error, ENDS_ALL)
+            if jax.process_count() > 1 and alone:
                 # A save by all processes together would wait for one that is lost.
                 return
             try:

@@ -23,7 +23,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from alexnet_jax.runtime import progress
-from alexnet_jax.runtime.errors import InputError, Interrupted, ProcessLost, first_line
+from alexnet_jax.runtime.errors import ENDS_ALL, InputError, ProcessLost, first_line
 
 
 SECONDS_TO_JOIN = 120
@@ -215,8 +215,8 @@ def together() -> Iterator[None]:
         reason = first_line(error)[:160]
         lost = LOST.format(process=jax.process_index(), reason=reason)
         raise ProcessLost(lost) from error
-    except Interrupted:
-        # A signal stops all processes at the same step, so all of them come here.
+    except ENDS_ALL:
+        # At the same step, so all of them come here.
         leave()
         raise
     else:

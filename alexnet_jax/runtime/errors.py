@@ -78,6 +78,10 @@ class Interrupted(Exception):
         self.exit_status = 128 + number
 
 
+# What ends all processes of a run at the same place.
+ENDS_ALL = (Interrupted, Diverged, Miscomputed)
+
+
 def check_number(
     name: str,
     value: object,
