@@ -13,7 +13,10 @@ from alexnet_jax.targets.compiling import (
     compile_training,
 )
 from alexnet_jax.targets.plugins import check_plugin, open_target
-from alexnet_jax.targets.program import Program
+from alexnet_jax.targets.program import Computation, Instruction, Program
+
+
+REDUCING = ("reduce", "reduce-window", "scatter", "select-and-scatter")
 
 
 def plugin_is_missing(target: str) -> bool:
@@ -47,16 +50,27 @@ def compiled(
 
 def narrow_sums(program: Program) -> list[str]:
     """The sums of a program that add in half precision, exchanges aside."""
-    reducing = ("reduce", "reduce-window", "scatter", "select-and-scatter")
-    found = []
-    for instruction in program.instructions():
-        if instruction.operation not in reducing:
-            continue
-        added = any(
-            step.operation == "add"
-            for name in instruction.called
-            for step in program.computations[name].values()
-        )
-        if added and any(a.kind in ("bf16", "f16") for a in instruction.arrays):
-            found.append(instruction.text)
-    return found
+    return [
+        which.text
+        for computation in program.computations.values()
+        for which in computation.values()
+        if which.operation in REDUCING
+        and any(array.kind in ("bf16", "f16") for array in which.arrays)
+        and _adds(program, which)
+        and _adds_several(computation, which)
+    ]
+
+
+def _adds(program: Program, which: Instruction) -> bool:
+    return any(
+        step.operation == "add"
+        for name in which.called
+        for step in program.computations[name].values()
+    )
+
+
+def _adds_several(computation: Computation, which: Instruction) -> bool:
+    """Whether more than one value is added: on a TPU, XLA takes away an axis of one
+    value by such a sum."""
+    given = computation[which.operands[0]].arrays[0]
+    return which.operation != "reduce" or given.bytes > which.arrays[0].bytes
