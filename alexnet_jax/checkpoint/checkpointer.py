@@ -29,7 +29,13 @@ from alexnet_jax.checkpoint.reader import (
 )
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.errors import Failure, InputError, check_number
+from alexnet_jax.runtime.errors import (
+    Diverged,
+    Failure,
+    InputError,
+    Interrupted,
+    check_number,
+)
 from alexnet_jax.runtime.patience import is_away, until_reachable
 
 
@@ -84,9 +90,14 @@ class CheckpointWriter(CheckpointReader):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Reading back is an exchange of all processes. They come here together without
+        # an exception or with one of these; of another, such as a lost process, the
+        # others may not know.
+        together = kind is None or issubclass(kind, Interrupted | Diverged)
         with self._open:
             try:
-                self.wait()
+                if together or jax.process_count() == 1:
+                    self.wait()
             except Failure:
                 # Where something else went wrong first, that is what is reported.
                 if kind is None:
