@@ -52,6 +52,8 @@ from alexnet_jax.runtime.errors import Diverged, Failure, InputError, check_numb
 
 
 WIDTH_OF_HELP = 88
+# Seconds until every process has noticed that one is lost, and has left.
+PAUSE_OF_SEVERAL = multihost.SECONDS_OF_SILENCE + multihost.SECONDS_TO_REPORT + 5.0
 HELP = ("--help", "-h", "--helpshort", "--helpfull")
 USAGE = (
     "usage: python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] "
@@ -147,9 +149,13 @@ def supervise(given: argparse.Namespace) -> int:
     if not given.workdir:
         raise InputError(f"--workdir is missing; {USAGE}")
     directory = paths.local(given.workdir, "--workdir") / CHECKPOINTS
-    command = [sys.executable, *sys.orig_argv[1:]]
+    # Of several processes all must have ended before one of them starts again.
+    alone = given.distributed is None
     return restarts.supervise(
-        command, given.restarts, lambda: max(steps_in(directory), default=None)
+        [sys.executable, *sys.orig_argv[1:]],
+        given.restarts,
+        lambda: max(steps_in(directory), default=None),
+        pause=restarts.FIRST_PAUSE if alone else PAUSE_OF_SEVERAL,
     )
 
 

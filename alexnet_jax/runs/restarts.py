@@ -14,7 +14,7 @@ from alexnet_jax.runtime import progress, signals
 from alexnet_jax.runtime.progress import counting
 
 
-# Seconds before the first restart; each later one waits twice as long, up to a limit.
+# Seconds before the first restart, and at most before one.
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
 SECONDS_BETWEEN_LOOKS = 0.1
 # Of a command with wrong input, which is wrong the next time too.
@@ -28,7 +28,11 @@ SIGNAL_OF_PARENT = 1
 
 
 def supervise(
-    command: Sequence[str], restarts: int, latest: Callable[[], int | None]
+    command: Sequence[str],
+    restarts: int,
+    latest: Callable[[], int | None],
+    *,
+    pause: float = FIRST_PAUSE,
 ) -> int:
     """Run a command that trains, and again after it has died.
 
@@ -40,12 +44,14 @@ def supervise(
       command: the training; the same command continues it.
       restarts: how often it is started again, at most.
       latest: the step of the latest checkpoint, None where there is none.
+      pause: seconds before the first restart; each later one waits twice as long, up to
+        `LONGEST_PAUSE`.
 
     Returns:
       The exit status of its last run, 128 and the number of a signal that ended it.
     """
     with _Child() as child:
-        pause, before = FIRST_PAUSE, latest()
+        before = latest()
         for number in range(restarts + 1):
             status = child.run(command)
             if status == DIVERGED:

@@ -26,9 +26,8 @@ KILLED, FAILED = "os.kill(os.getpid(), 9)", "sys.exit(1)"
 
 
 @pytest.fixture
-def supervised(tmp_path, monkeypatch):
+def supervised(tmp_path):
     """Runs tries under supervision; gives the exit status and how many there were."""
-    monkeypatch.setattr(restarts, "FIRST_PAUSE", 0.1)
     tries, step = tmp_path / "tries", tmp_path / "tries-step"
 
     def run(number, *planned):
@@ -36,7 +35,10 @@ def supervised(tmp_path, monkeypatch):
             left.unlink(missing_ok=True)
         command = [sys.executable, "-c", TRY, str(tries), *planned]
         status = restarts.supervise(
-            command, number, lambda: int(step.read_text()) if step.exists() else None
+            command,
+            number,
+            lambda: int(step.read_text()) if step.exists() else None,
+            pause=0.1,
         )
         return status, int(tries.read_text())
 
