@@ -118,7 +118,7 @@ def test_the_table_of_commands(checkout, tmp_path):
     for name in ("run", "images", "cat.jpg"):
         (tmp_path / name).symlink_to(checkout / name)
     made = examples()
-    assert len(made) == 8
+    assert len(made) == 10
     run("python -m alexnet_jax.main --config=quickstart --workdir=run2", tmp_path)
     # A data set must be prepared before it is verified: in the table's own order.
     for command in made:
