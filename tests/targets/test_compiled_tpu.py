@@ -11,7 +11,6 @@ import re
 import pytest
 
 from alexnet_jax import compile as command
-from alexnet_jax.runtime.errors import Failure
 from alexnet_jax.targets.catalogue import TARGETS
 from alexnet_jax.targets.compiling import fits
 from alexnet_jax.targets.traffic import traffic
@@ -89,14 +88,3 @@ def test_the_command_says_what_limits_a_step(capsys):
         found = [(c["kind"], c["layer"]) for c in step["collectives"]]
         assert spelt(found) == sorted([*expected, ("all-reduce", "fc8")])
     assert re.search(r"^  conv1 +[\d.]+ +0\.[\d]+ +[\d.]+$", shown.err, re.MULTILINE)
-
-
-@pytest.mark.extended
-def test_a_batch_that_does_not_fit_names_one_that_does(capsys):
-    batch = 2**20
-    arguments = ["--config=cifar10:four_layers", f"--batch_size={batch}"]
-    with pytest.raises(Failure, match=f"batch {batch} needs .* GB .* [1-9][0-9]* fits"):
-        command.main([*arguments, "--target=v5e"])
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert not result["fits"]
-    assert 0 < result["largest_batch_size"] < batch
