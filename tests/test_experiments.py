@@ -17,7 +17,10 @@ TABLES = ("ablations", "ensembles", "generalisation", "imagenette")
 NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "quickstart", "relu")
 
 # Others show the same, in less time.
-LONG = {"ablations", "ensembles", "imagenette", "initialisation", "lrn_cifar", "relu"}
+LONG = {
+    *("ablations", "ensembles", "imagenette", "initialisation", "lrn_cifar"),
+    *("quickstart", "relu"),
+}
 # What keeps a short form short here, beside --quick.
 SHORTER = {
     "ablations": ("--ablations", "no_exchange"),

@@ -65,6 +65,7 @@ def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
             assert image.width > 100
 
 
+@pytest.mark.slow
 def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, capsys):
     # What Matplotlib warns of would be an error here.
     still = tmp_path / "run"
@@ -89,6 +90,7 @@ def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, ca
     assert capsys.readouterr().err.count("note: no font here has all characters") == 1
 
 
+@pytest.mark.slow
 def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
     insight = inspection.look(open_trained(workdir, "best"))
     file = tmp_path / "predictions.npz"
@@ -121,6 +123,7 @@ def test_a_missing_package_is_one_line(workdir, monkeypatch, missing):
         figures.main([f"--workdir={workdir}"])
 
 
+@pytest.mark.slow
 def test_a_comparison(workdir, tmp_path):
     other = runs.run(tmp_path, "other", "--config.train.steps=3")
     path = report.write_comparison([workdir, other])

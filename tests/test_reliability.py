@@ -25,6 +25,14 @@ def result_of(script, *arguments):
 
 
 @pytest.mark.slow
+def test_killed_while_it_saves():
+    phases = ("save started", "written, not committed", "clean-up")
+    result = result_of("kill_resume.py", "--quick", "--phases", *phases)
+    assert result["kills"] == 3
+    assert result["differences"] == []
+
+
+@pytest.mark.extended
 def test_killed_in_every_phase():
     result = result_of("kill_resume.py", "--quick")
     assert result["kills"] == 7

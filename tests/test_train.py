@@ -151,7 +151,7 @@ def test_the_next_batch_is_placed_while_a_step_runs(tmp_path, monkeypatch, capsy
     )
     # Were a step waited for before, none would be running.
     assert len(overlapped) == 4 and any(overlapped)
-    assert "s for data, " in capsys.readouterr().err
+    assert "s waiting for data, " in capsys.readouterr().err
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path):
@@ -259,10 +259,10 @@ def test_kill_9_and_resume(tmp_path, straight, first, override):
     [
         pytest.param(signal.SIGTERM, 143, 0, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, 0, marks=pytest.mark.extended),
-        pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.extended),
         pytest.param(signal.SIGHUP, 129, 2, marks=pytest.mark.extended),
         pytest.param(
-            *(signal.SIGUSR1, 128 + signal.SIGUSR1, 0), marks=pytest.mark.slow
+            *(signal.SIGUSR1, 128 + signal.SIGUSR1, 0), marks=pytest.mark.extended
         ),
     ],
 )
@@ -607,7 +607,7 @@ def shared_memory():
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.extended),
         pytest.param(signal.SIGTERM, marks=pytest.mark.extended),
     ],
 )
@@ -848,7 +848,10 @@ def train_with(folder: Path, fault, when, *overrides: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (loss_lost, "step 13, .*: the loss is nan; not again from step 10"),
+        pytest.param(
+            *(loss_lost, "step 13, .*: the loss is nan; not again from step 10"),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *(
                 layer_lost("fc7"),

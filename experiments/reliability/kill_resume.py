@@ -182,6 +182,7 @@ def kill_and_resume(given):
     of the kills, the differences from an undisturbed run, the number of runs."""
     number = getattr(signal, f"SIG{given.signal}")
     phases = PHASES if given.signal == "KILL" else AWAKE
+    phases = [phase for phase in phases if phase in (given.phases or phases)]
     kills = len(phases) if given.quick else given.kills
     draw = random.Random(given.seed)
     records, differences, runs = [], [], 0
@@ -223,6 +224,7 @@ def main():
     add("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
     add("--seed", type=int, default=0)
     add("--quick", action="store_true", help="one kill in each phase")
+    add("--phases", nargs="+", choices=PHASES, help="in these (default: all)")
     add("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
     records, differences, runs = kill_and_resume(given)

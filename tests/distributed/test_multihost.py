@@ -123,7 +123,7 @@ def same_digests(folder: Path, step: int) -> None:
     np.testing.assert_equal(two, one)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
     started = start_both(tmp_path, "run", "--config.train.steps=100000")
     metrics = tmp_path / "run" / "metrics.jsonl"

@@ -286,7 +286,13 @@ def test_a_step_does_the_same_on_every_mesh_and_as_in_xla():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layers", [(), ("pool1", "conv3", "norm2")])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param((), marks=pytest.mark.extended),
+        ("pool1", "conv3", "norm2"),
+    ],
+)
 def test_layers_can_be_asked_for(layers):
     images = jax.random.uniform(jax.random.key(1), (2, 67, 67, 3), maxval=255.0)
     model = tiny(EIGHTS, dtype="bfloat16", implementation="xla")

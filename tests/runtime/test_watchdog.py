@@ -52,6 +52,7 @@ def start(stacks: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_stuck_process_ends_with_its_stacks_and_one_line(tmp_path):
     stacks = tmp_path / "stacks-3.txt"
     process = start(stacks)

@@ -66,7 +66,7 @@ def test_a_frozen_layer_passes_unless_it_moves():
     assert off(exact, frozen) == ["conv1"]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_layer_whose_gradient_is_wrong_on_a_device_is_found():
     """Half of conv2's, in a step of a small network in bfloat16."""
     batch, mesh = device_check.random_batch(8, 67, 5), mesh_of(1, 1)

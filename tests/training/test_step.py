@@ -78,6 +78,7 @@ def assert_same(states, others):
 SMALL = {"model": tiny(), "size": 67, "batch_size": 4}
 
 
+@pytest.mark.slow
 def test_every_mesh_trains_alike():
     assert_alike_on_every_mesh(**SMALL)
 
