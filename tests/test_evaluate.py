@@ -95,6 +95,7 @@ def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
 
 @pytest.mark.slow
 @IN_ONE_PROCESS
+@pytest.mark.extended
 def test_bfloat16_measures_nearly_the_same(two_runs, capsys):
     expected = ensemble.evaluate(two_runs[:1])
     command.main([f"--workdir={two_runs[0]}", "--dtype=bfloat16"])
@@ -169,6 +170,7 @@ def test_load_takes_a_step_in_any_form_and_only_a_work_directory(two_runs, tmp_p
         alexnet_jax.load(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_kept(two_runs, tmp_path, capsys):
     """Of an ensemble in the first work directory; on a disk that can't be written, a
     line says so, and the result is printed all the same."""

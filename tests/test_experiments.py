@@ -19,7 +19,7 @@ NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "quickstart", "rel
 # Others show the same, in less time.
 LONG = {
     *("ablations", "ensembles", "imagenette", "initialisation", "lrn_cifar"),
-    *("quickstart", "relu"),
+    *("generalisation", "quickstart", "relu"),
 }
 # What keeps a short form short here, beside --quick.
 SHORTER = {
@@ -107,6 +107,7 @@ def test_an_unknown_ablation_lists_the_known_ones(tmp_path):
     assert "no ablation no_lrn; choose from no_norm, pool_2x2, one_tower" in line
 
 
+@pytest.mark.slow
 def test_what_a_command_refuses_is_printed_once(tmp_path):
     wrong = "--config.data.path=nowhere"
     done = run("ablations", tmp_path, "--ablations", "--seeds", "0", wrong)

@@ -201,6 +201,7 @@ def test_enough_ends_a_run_also_when_it_is_started_again(digits, tmp_path):
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_a_result(digits, tmp_path, capsys):
     run = tmp_path / "run"
     assert experiment.fit(set_up(digits, epochs=2.0, rate=1e30), run) is None

@@ -34,13 +34,8 @@ def test_no_program_has_changed(name):
         assert digest == expected["programs"][key], f"another StableHLO: {key}; {AGAIN}"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("imagenet", marks=pytest.mark.slow),
-        pytest.param("quickstart", marks=[pytest.mark.slow, pytest.mark.extended]),
-    ],
-)
+@pytest.mark.extended
+@pytest.mark.parametrize("name", ["imagenet", "quickstart"])
 def test_the_first_losses(name, tmp_path, capsys):
     """The same to the last digit, or to rounding on another processor."""
     expected = golden.read()

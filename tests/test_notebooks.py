@@ -58,7 +58,7 @@ def test_a_notebook_installs_before_it_imports_and_keeps_no_outputs(name):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("first_tour", marks=pytest.mark.slow),
+        pytest.param("first_tour", marks=pytest.mark.extended),
         pytest.param("paper_figures", marks=pytest.mark.extended),
         pytest.param("random_labels", marks=pytest.mark.extended),
     ],

@@ -128,7 +128,7 @@ def test_the_table_of_commands(checkout, tmp_path):
     assert made[0].endswith("main --config=quickstart --workdir=run")
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_python_blocks_alone_and_in_one_process(checkout):
     """One process is a notebook's: JAX has opened its devices, and one of them."""
     paths = [README, *sorted((ROOT / "alexnet_jax").rglob("README.md"))]

@@ -166,6 +166,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path):
     assert runs.lines(workdir) == before
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
     """Between a step and its validation, where a resume has to validate first."""
     timed_next = train.timed_next
@@ -466,6 +467,7 @@ def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     assert runs.checkpoint_steps(workdir).keys() == {1}
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_save_does_not_end_it(tmp_path, monkeypatch):
     """The loop is over then, and the run only waits for the disk."""
     leave = CheckpointWriter.__exit__
@@ -503,6 +505,7 @@ def test_a_signal_in_a_validation_leaves_what_was_learned(
     assert_same_run(tmp_path / "run", straight)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
     wild = ("--config.schedule.learning_rate=1e6", "--config.train.save_steps=1")
     again = (
@@ -635,7 +638,7 @@ def wait_for(condition, process):
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_full_disk_loses_nothing(tmp_path, straight):
     """No file may have more bytes: of the mean image, then of a checkpoint."""
 

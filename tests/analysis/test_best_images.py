@@ -18,6 +18,10 @@ from alexnet_jax.runtime.errors import Failure, InputError
 from networks import features_of
 
 
+# In one process, since all need what `by_hand` computes.
+pytestmark = pytest.mark.xdist_group("best images")
+
+
 @pytest.fixture(scope="module")
 def by_hand(workdir, images):
     """Paths in order, the stored images and a layer of those that can be read."""

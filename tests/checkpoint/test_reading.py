@@ -112,9 +112,9 @@ def test_checkpoints_of_every_so_many_steps_stay(directory):
 @pytest.mark.parametrize(
     ("fault", "noted"),
     [
-        pytest.param("removed", True, marks=pytest.mark.slow),
-        pytest.param("cut", True, marks=pytest.mark.slow),
-        ("flipped", True),
+        pytest.param("removed", True, marks=pytest.mark.extended),
+        pytest.param("cut", True, marks=pytest.mark.extended),
+        pytest.param("flipped", True, marks=pytest.mark.slow),
         pytest.param("flipped", False, marks=pytest.mark.slow),
     ],
 )

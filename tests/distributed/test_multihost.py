@@ -160,7 +160,9 @@ def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
 @pytest.mark.parametrize(
     ("second", "named"),
     [
-        ("--config.train.seed=7", "train.seed"),
+        pytest.param(
+            *("--config.train.seed=7", "train.seed"), marks=pytest.mark.extended
+        ),
         ("--config.data.validation_fraction=0.9", "data.validation_fraction"),
     ],
 )

@@ -263,7 +263,9 @@ def test_a_tower_does_not_see_the_other_before_conv3():
         assert np.abs(difference).max() > 0
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    "shape", [pytest.param((1, 1), marks=pytest.mark.slow), (1, 2), (2, 1)]
+)
 def test_a_mesh_gives_what_no_mesh_gives(shape):
     model, mesh = tiny(), mesh_of(*shape)
     images = 50 * jax.random.normal(jax.random.key(3), (4, 67, 67, 3))
@@ -276,6 +278,7 @@ def test_a_mesh_gives_what_no_mesh_gives(shape):
     assert np.ptp(expected) > 0.1
 
 
+@pytest.mark.slow
 def test_dropout_masks_belong_to_layer_tower_and_example():
     wide = {"width": 400, "bias": 100.0}
     model = tiny({"fc6": wide, "fc7": wide})

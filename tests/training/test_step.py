@@ -140,7 +140,7 @@ def test_the_bits_depend_on_the_tower_in_the_dropout_key(monkeypatch):
         assert_same(whole, split)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_gradients_equal_those_of_the_network_without_a_mesh():
     """One plain step, written out, against the sharded one on every mesh. The first
     step's velocity shows the gradient without the rounding of the parameters."""
@@ -175,6 +175,7 @@ def test_gradients_equal_those_of_the_network_without_a_mesh():
             assert np.linalg.norm(velocity - expected) <= tolerance, (shape, name)
 
 
+@pytest.mark.slow
 def test_every_mesh_starts_with_the_same_bits():
     model = tiny()
     schedule = make_schedule(steps_per_epoch=1)
