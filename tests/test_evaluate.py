@@ -36,7 +36,7 @@ def two_runs(tmp_path_factory):
     ("views", "members"),
     [
         (1, 1),
-        (10, 2),
+        pytest.param(10, 2, marks=pytest.mark.slow),
         pytest.param(10, 1, marks=pytest.mark.extended),
         pytest.param(1, 2, marks=pytest.mark.extended),
     ],

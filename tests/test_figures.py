@@ -33,6 +33,7 @@ def workdir(tmp_path_factory):
     return runs.run(tmp_path_factory.mktemp("figures"), "run", few)
 
 
+@pytest.mark.slow
 def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
     figures.main([f"--workdir={workdir}"])
     result = json.loads(capsys.readouterr().out)

@@ -65,6 +65,7 @@ def test_predictions_are_those_of_a_forward_pass(workdir, images, batch_size):
         np.testing.assert_allclose(values, expected[best], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named_and_the_others_continue(workdir, images, capsys):
     arguments = [f"--workdir={workdir}", "--views=10", "--json", str(images)]
     with pytest.raises(Failure, match="1 of the images"):
@@ -138,6 +139,7 @@ def test_features_in_bfloat16_are_rounded(workdir, images, tmp_path):
     assert 0 < difference < 0.02 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_features_continue_where_they_were_stopped(
     workdir, images, tmp_path, monkeypatch
 ):
@@ -214,6 +216,7 @@ def test_no_other_file_is_overwritten_and_a_damaged_one_is_not_continued(
         write()
 
 
+@pytest.mark.slow
 def test_features_of_a_prepared_set(workdir, images, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(images, source)

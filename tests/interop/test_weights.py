@@ -119,10 +119,8 @@ def test_the_layer_that_differs_is_named():
         weight_layout.to_params(model, layers, PLAIN, where="file")
 
 
-@pytest.mark.parametrize(
-    ("standardize", "opset"),
-    [pytest.param(False, 18, marks=pytest.mark.slow), (True, 13)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("standardize", "opset"), [(False, 18), (True, 13)])
 def test_what_is_exported_gives_our_logits(tmp_path, standardize, opset):
     """From a file of weights to a work directory, to ONNX and through the reference
     evaluator."""
