@@ -113,7 +113,7 @@ def test_the_shell_blocks_in_their_order(checkout):
             run(command, checkout)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_table_of_commands(checkout, tmp_path):
     for name in ("run", "images", "cat.jpg"):
         (tmp_path / name).symlink_to(checkout / name)
