@@ -54,7 +54,7 @@ def interval(
 ) -> tuple[float, float]:
     """The 95 % interval of the mean of differences by seed and image."""
     rng = np.random.default_rng(seed)
-    # Images with the same differences can't be told apart, and few kinds are there.
+    # Images with the same differences are counted as one kind: there are few.
     kinds, counts = np.unique(worse, axis=1, return_counts=True)
     seeds, examples = worse.shape
     images = rng.multinomial(examples, counts / examples, DRAWS) / examples
