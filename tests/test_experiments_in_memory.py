@@ -18,6 +18,7 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.sources.arrays import array_dataset, save_arrays
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import config_changes
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import completed, plain
 from alexnet_jax.runs.setup import build_setup
@@ -322,7 +323,7 @@ def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):
         before, after = (
             plain(imagenette.config_of(name, given, [])) for name in (base, row)
         )
-        return {key: new for key, _, new in workdirs.differences(before, after)}
+        return {key: new for key, _, new in config_changes.differences(before, after)}
 
     assert changed("no_dropout@0.003", "no_dropout") == {
         "schedule.learning_rate": 0.003

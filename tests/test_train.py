@@ -26,7 +26,7 @@ from alexnet_jax.inference import finetune, trained
 from alexnet_jax.main import parse
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.runs import config as sections
-from alexnet_jax.runs import run_data
+from alexnet_jax.runs import config_changes, run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime.errors import (
@@ -784,7 +784,7 @@ def test_plans():
 def test_differences_are_found_at_any_depth():
     before = {"a": {"b": (1, 2), "c": None}, "d": 1}
     after = {"a": {"b": [1, 3]}, "d": 1, "e": "x"}
-    assert workdirs.differences(before, after) == [
+    assert config_changes.differences(before, after) == [
         ("a.b", [1, 2], [1, 3]),
         ("e", None, "x"),
     ]

@@ -13,6 +13,7 @@ import numpy as np
 from alexnet_jax.inference import inspection
 from alexnet_jax.inference.evaluations import read_evaluations
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
+from alexnet_jax.runs import config_changes
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import completed
 from alexnet_jax.runs.metrics_file import METRICS_FILE, Curves, read_curves, read_spikes
@@ -130,8 +131,8 @@ def _sections(
         *course.time(starts),
         *course.spikes(read_spikes(workdir)),
         sections.settings(
-            workdirs.flat(workdirs.read_config(workdir)),
-            [workdirs.flat(start) for start in starts],
+            config_changes.flat(workdirs.read_config(workdir)),
+            [config_changes.flat(start) for start in starts],
         ),
     ]
 
@@ -146,7 +147,7 @@ def write_comparison(workdirs_given: Sequence[Path]) -> Path:
     from alexnet_jax.reporting import charts, html, sections
 
     runs = [_curves(workdir) for workdir in workdirs_given]
-    configs = [workdirs.flat(workdirs.read_config(w)) for w in workdirs_given]
+    configs = [config_changes.flat(workdirs.read_config(w)) for w in workdirs_given]
     first = workdirs_given[0]
     folder = first / workdirs.FIGURES
     with charts.styled():

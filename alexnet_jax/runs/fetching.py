@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.checkpoint import directory as directories
+from alexnet_jax.runs import config_changes
 from alexnet_jax.runs import snapshot as snapshots
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import Sections
@@ -104,7 +105,7 @@ def _check(store: Store, found: Snapshot, workdir: Path, config: Sections) -> No
     before = _json(store, found, workdirs.CONFIG_FILE)
     if not all(isinstance(keys, dict) for keys in before.values()):
         raise Incomplete(f"{workdirs.CONFIG_FILE} has no sections")
-    workdirs.check_config(store.address, before, config, FLAG)
+    config_changes.check_config(store.address, before, config, FLAG)
     steps = directories.steps_in(workdir / workdirs.CHECKPOINTS)
     if not steps:
         return

@@ -15,7 +15,7 @@ from alexnet_jax.data.sources.registry import say_about
 from alexnet_jax.data.statistics import Statistics, mean_crop
 from alexnet_jax.distributed import consensus, multihost, placement
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.runs import hints, holding, run_data
+from alexnet_jax.runs import config_changes, hints, holding, run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
@@ -136,7 +136,7 @@ def open_run(
     workdirs.create(workdir)
     with contextlib.ExitStack() as stack:
         fingerprint = setup.pipeline.dataset.fingerprint
-        agreed = {**workdirs.comparable(setup.config), "the data": fingerprint}
+        agreed = {**config_changes.comparable(setup.config), "the data": fingerprint}
         consensus.check_same(agreed)
         _check_threads(setup)
         lock = locked(workdir, f"{workdir} is in use")

@@ -17,7 +17,8 @@ from pathlib import Path
 from alexnet_jax.data.image_tree import check_utf8
 from alexnet_jax.data.prepared.manifest import DATASET_FILE as MANIFEST_FILE
 from alexnet_jax.data.statistics import MEAN_FILE
-from alexnet_jax.runs.config import Sections, completed
+from alexnet_jax.runs.config import Sections
+from alexnet_jax.runs.config_changes import check_config, differences
 from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runs.time_spent import SECONDS, STEP_SECONDS
 from alexnet_jax.runtime import atomic, progress
@@ -31,31 +32,6 @@ FORMAT_VERSION = 2
 LARGEST_FILE = 2**26
 CONFIG_FILE, RUN_FILE, DATA_FILE = "config.json", "run.json", "data.json"
 CHECKPOINTS, FIGURES, AUTOTUNING = "checkpoints", "figures", "autotuning"
-
-# Where a process finds the data, and how it reads them.
-OWN = tuple(
-    f"data.{key}" for key in ("path", "threads", "workers", "buffer", "timeout", "hold")
-)
-
-# A resumed run may change these: they decide how fast, how long and on what it runs,
-# and where the same data lies, not what is computed in a step. When it validates is not
-# among them, because the plateau rule's rate depends on it.
-FREE = (
-    *OWN,
-    "data.on_error",
-    "train.steps",
-    "train.epochs",
-    "train.save_steps",
-    "train.deterministic",
-    "train.check_every",
-    "train.timeout",
-    "model.implementation",
-    "eval.batch_size",
-    "mesh",
-    "checkpoint",
-)
-# Except these, where the rate falls to zero at the run's end.
-LENGTH = ("train.steps", "train.epochs")
 
 
 def create(workdir: Path) -> None:
@@ -158,12 +134,6 @@ def read_starts(workdir: Path) -> list[dict[str, object]]:
     return starts
 
 
-def comparable(config: Sections) -> dict[str, object]:
-    """A config by dotted key, without what may differ between the processes of a run:
-    where each finds its data and how it reads them."""
-    return {key: value for key, value in flat(config).items() if key not in OWN}
-
-
 def has_checkpoints(workdir: Path) -> bool:
     """Whether a run has saved anything; before that any run may take the directory."""
     folder = workdir / CHECKPOINTS
@@ -181,29 +151,6 @@ def check_run(workdir: Path, config: Sections) -> None:
         return
     if (workdir / CONFIG_FILE).is_file():
         check_config(str(workdir), read_config(workdir), config, "--workdir")
-
-
-def check_config(where: str, before: Sections, config: Sections, flag: str) -> None:
-    """Raise an InputError if a start's config differs from that of before in what a
-    step computes; the flag says where the run's files lie."""
-    by_length = completed(config)["schedule"]["kind"] == "cosine"
-    may_change = [key for key in FREE if not (by_length and key in LENGTH)]
-    changes = [
-        f"{key} {there!r} -> {here!r}"
-        for key, there, here in differences(completed(before), completed(config))
-        if not any(key == free or key.startswith(f"{free}.") for free in may_change)
-        # The size of a prepared data set is its own: the fingerprint covers it.
-        and not (key == "data.size" and _is_prepared(config))
-    ]
-    if changes:
-        raise InputError(
-            f"{where} holds a run of another config ({'; '.join(changes)}); "
-            f"give the run's own config, or another {flag}"
-        )
-
-
-def _is_prepared(config: Sections) -> bool:
-    return completed(config)["data"]["source"] == "prepared"
 
 
 def start_run(
@@ -262,29 +209,6 @@ def _warn_of_other_digits(
             f"warning: {workdir} continues with other versions or settings than it had "
             f"({'; '.join(changes)}); the last digits of its numbers may differ"
         )
-
-
-def differences(
-    before: Mapping[str, object], after: Mapping[str, object]
-) -> list[tuple[str, object, object]]:
-    """The dotted keys at which two configs differ, each with both values."""
-    flat_before, flat_after = flat(before), flat(after)
-    return [
-        (key, flat_before.get(key), flat_after.get(key))
-        for key in sorted({*flat_before, *flat_after})
-        if flat_before.get(key) != flat_after.get(key)
-    ]
-
-
-def flat(config: Mapping[str, object]) -> dict[str, object]:
-    """A config, or any nested mapping, by dotted key, in the values of JSON."""
-    found: dict[str, object] = {}
-    for key, value in json.loads(json.dumps(config)).items():
-        if isinstance(value, dict) and value:
-            found |= {f"{key}.{inner}": v for inner, v in flat(value).items()}
-        else:
-            found[key] = value
-    return found
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -32,9 +32,9 @@ from alexnet_jax import preset_config
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.nn.presets import CODE2012
 from alexnet_jax.runs.config import plain
+from alexnet_jax.runs.config_changes import differences
 from alexnet_jax.runs.config_file import ConfigDict
 from alexnet_jax.runs.setup import build_setup
-from alexnet_jax.runs.workdir import differences
 from alexnet_jax.runtime import cli, progress
 
 import arrays

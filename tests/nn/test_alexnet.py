@@ -16,8 +16,8 @@ from alexnet_jax.nn.towers import add_bias
 from alexnet_jax.runs.config import PRESETS as SECTION_PRESETS
 from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.config import preset as preset_changes
+from alexnet_jax.runs.config_changes import differences, flat
 from alexnet_jax.runs.config_file import load_config
-from alexnet_jax.runs.workdir import differences, flat
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import step
 
