@@ -118,10 +118,18 @@ def config_of(*, epochs, rate=0.01):
 def recipes():
     """What later years have added, all at once."""
     config = config_of(epochs=3.0)
-    config.data.update({"crop_area": 0.3, "mixup": 0.2})
+    config.data.update({"crop_area": 0.3, "mixup": 0.2, "randaugment": 0.3})
     config.optimizer.update({"average": 0.9, "decoupled_decay": True})
     config.schedule.update({"kind": "cosine", "warmup_epochs": 0.5})
     config.train.label_smoothing = 0.1
+    return config
+
+
+def further_recipes():
+    """Those that exclude some of the others."""
+    config = config_of(epochs=3.0)
+    config.data.cutmix = 1.0
+    config.schedule.swa_epochs = 1.0
     return config
 
 
@@ -130,8 +138,9 @@ def recipes():
     [
         pytest.param(lambda: config_of(epochs=3.0), marks=pytest.mark.extended),
         pytest.param(recipes, marks=pytest.mark.slow),
+        pytest.param(further_recipes, marks=pytest.mark.extended),
     ],
-    ids=["as in 2012", "recipes"],
+    ids=["as in 2012", "recipes", "further recipes"],
 )
 def test_many_runs_in_one_process_have_the_bits_of_the_command(
     config, digits, tmp_path
@@ -331,6 +340,13 @@ def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):
     assert changed("initial_0.01") == {
         f"model.layers.conv{n}.kernel_std": 0.01 for n in (3, 4, 5)
     }
+    assert changed("cutmix") == {"data.cutmix": 1.0}
+    assert changed("swa") == {
+        "schedule.epochs": [20],
+        "schedule.factor": 0.2,
+        "schedule.swa_epochs": 20,
+    }
+    assert changed("five_networks") == {}
     assert changed("long") == {"train.epochs": 90.0, "schedule.epochs": [60, 78]}
     for row in ("paper", "paper_initial_0.03", "modern_long"):
         changed(row)

@@ -26,13 +26,10 @@ from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
 from alexnet_jax.training import losses
+from alexnet_jax.training.averaging import learning_params
 from alexnet_jax.training.compilation import CompilerOptions
 from alexnet_jax.training.local_loss import Batch, local_loss
-from alexnet_jax.training.optimizer import (
-    after_validation,
-    learning_params,
-    rule_state,
-)
+from alexnet_jax.training.optimizer import after_validation, rule_state
 from alexnet_jax.training.preprocess import cut_views
 from alexnet_jax.training.schedule import Schedule
 
