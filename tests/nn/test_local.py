@@ -89,6 +89,7 @@ def small(**changes):
     return AlexNet(num_classes=3, layers=ROWS, **settings)
 
 
+@pytest.mark.slow
 def test_a_network_adds_a_bias_of_each_place():
     model = small(towers=2)
     assert model.features[3:5] == ("local2.linear", "local2")
