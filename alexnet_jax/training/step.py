@@ -185,8 +185,8 @@ def make_train_step(
     """The jitted training step: `step(state, batch, mean) -> (state, metrics)`.
 
     The state is donated. A batch has `image` (uint8 crops), `label` and `colour_shift`
-    (float32, three for each image), and where images are mixed `weight` (see
-    `preprocess.mix_pairs`); `mean` is the mean image's centre crop. Metrics are
+    (float32, three for each image), and where recipes are on what they take (see
+    `data.loading.recipes.drawn`); `mean` is the mean image's centre crop. Metrics are
     the sums of `losses.sums` over the batch, with the loss that is minimised, and
     the `learning_rate`.
     """
