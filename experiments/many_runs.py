@@ -75,10 +75,12 @@ class Errors(NamedTuple):
       loss: cross-entropy of the probabilities averaged over the views.
       correct: whether an image's class has the highest probability; false where a
         probability is not a number.
+      log_probabilities: of each class, averaged over the views as probabilities.
     """
 
     loss: float
     correct: Bool[np.ndarray, "examples"]
+    log_probabilities: Float[np.ndarray, "examples classes"]
 
     @property
     def top1_error(self) -> float:
@@ -230,7 +232,8 @@ def run(program: Program, on: Held, seed: int, batches: int | None = None) -> Re
 def _draws(program: Program, on: Held, seed: int) -> Draws:
     """What decides the batches of a run, on the device."""
     reading, of_run = program.pipeline, program.plan
-    drawn_by = (reading.crops, reading.flip, reading.crop_area, reading.mixup)
+    recipes = (reading.crop_area, *reading.recipes.values())
+    drawn_by = (reading.crops, reading.flip, *recipes)
     key = (*drawn_by, of_run.batch_size, of_run.steps, seed)
     if key not in on.drawn:
         on.drawn[key] = _drawn(program, on.mesh, seed)
@@ -287,4 +290,4 @@ def errors(
     mean = logsumexp(each, axis=1) - np.log(logits.shape[1])
     own = np.take_along_axis(mean, labels[:, None], axis=1)[:, 0]
     found = np.isfinite(mean).all(axis=1) & (mean.argmax(axis=1) == labels)
-    return Errors(float(-own.mean()), found)
+    return Errors(float(-own.mean()), found, mean)

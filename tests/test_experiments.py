@@ -25,7 +25,8 @@ LONG = {
 SHORTER = {
     "ablations": ("--ablations", "no_exchange"),
     "generalisation": ("--networks", "mlp", "--rows", "plain", "random labels"),
-    "relu": ("--activations", "tanh"),
+    "lrn_cifar": ("--networks", "four_layers_norm", "cifar_11pct"),
+    "relu": ("--activations", "tanh", "--pixels", "whitened", "example"),
 }
 
 

@@ -18,12 +18,14 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.sources.arrays import array_dataset, save_arrays
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.presets import ABLATIONS
 from alexnet_jax.runs import config_changes
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import completed, plain
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime.errors import InputError
 
+from references import recount
 from runs import checkpoint_steps, final_digests, lines
 
 
@@ -35,6 +37,8 @@ import differences
 import experiment
 import imagenette
 import many_runs
+import outcomes
+import rows
 from signals import signals
 
 
@@ -119,10 +123,18 @@ def config_of(*, epochs, rate=0.01):
 def recipes():
     """What later years have added, all at once."""
     config = config_of(epochs=3.0)
-    config.data.update({"crop_area": 0.3, "mixup": 0.2})
+    config.data.update({"crop_area": 0.3, "mixup": 0.2, "randaugment": 0.3})
     config.optimizer.update({"average": 0.9, "decoupled_decay": True})
     config.schedule.update({"kind": "cosine", "warmup_epochs": 0.5})
     config.train.label_smoothing = 0.1
+    return config
+
+
+def further_recipes():
+    """Those that exclude some of the others."""
+    config = config_of(epochs=3.0)
+    config.data.cutmix = 1.0
+    config.schedule.swa_epochs = 1.0
     return config
 
 
@@ -131,8 +143,9 @@ def recipes():
     [
         pytest.param(lambda: config_of(epochs=3.0), marks=pytest.mark.extended),
         pytest.param(recipes, marks=pytest.mark.slow),
+        pytest.param(further_recipes, marks=pytest.mark.extended),
     ],
-    ids=["as in 2012", "recipes"],
+    ids=["as in 2012", "recipes", "further recipes"],
 )
 def test_many_runs_in_one_process_have_the_bits_of_the_command(
     config, digits, tmp_path
@@ -332,11 +345,71 @@ def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):
     assert changed("initial_0.01") == {
         f"model.layers.conv{n}.kernel_std": 0.01 for n in (3, 4, 5)
     }
+    assert changed("cutmix") == {"data.cutmix": 1.0}
+    assert changed("swa") == {
+        "schedule.epochs": [20],
+        "schedule.factor": 0.2,
+        "schedule.swa_epochs": 20,
+    }
+    assert changed("five_networks") == {}
     assert changed("long") == {"train.epochs": 90.0, "schedule.epochs": [60, 78]}
     for row in ("paper", "paper_initial_0.03", "modern_long"):
         changed(row)
     with pytest.raises(InputError, match="no row no_lrn; choose from code2012, no_no"):
         changed("no_lrn")
+
+
+def test_networks_together_have_the_mean_of_their_probabilities():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 60)
+    each = rng.normal(0, 2, (5, 60, 10, 7))
+    results = [
+        many_runs.Result(
+            params=None,
+            losses=[place, 2.0 * place],
+            one=many_runs.errors(logits[:, 2:3], labels),
+            ten=many_runs.errors(logits, labels),
+            seconds=(1.0, 0.25),
+        )
+        for place, logits in enumerate(each)
+    ]
+    found = outcomes.described_together(results, labels)
+    whole = np.concatenate(list(each), axis=1)
+    expected = recount(whole, labels, np.ones(60, bool))
+    assert found["top1_error"] == pytest.approx(expected["top1_error"] / 60)
+    assert found["loss"] == pytest.approx(expected["loss"] / 60, abs=1e-5)
+    centre = recount(whole[:, 2::10], labels, np.ones(60, bool))
+    assert found["top1_error_one_crop"] == pytest.approx(centre["top1_error"] / 60)
+    alone = [
+        recount(logits, labels, np.ones(60, bool))["top1_error"] / 60 for logits in each
+    ]
+    np.testing.assert_allclose(found["top1_error_alone"], alone)
+    right = differences.correct(found)
+    assert 1 - right.mean() == pytest.approx(found["top1_error"])
+    assert found["train_losses"] == [2.0, 4.0] and found["seconds"] == [5.0, 1.25]
+
+
+def test_every_row_is_in_one_table_and_none_is_forgotten(tmp_path):
+    """What has a line is not trained again, whichever command made it."""
+    for row in rows.BY_VALUE:
+        assert [row in table for table in rows.TABLES.values()].count(True) == 1
+    assert set(rows.CHANGED) <= set(rows.BY_VALUE) and rows.BY_VALUE[0] == rows.WHOLE
+    assert {row.partition("@")[0] for row in rows.BY_VALUE} >= set(ABLATIONS)
+    given = argparse.Namespace(
+        quick=False, output=tmp_path, epochs=30.0, seeds=[0, 1], rows=rows.BY_VALUE
+    )
+    what = {"set": "a", "held_out": 0.0, "dtype": "float32", "overrides": []}
+    for name, line in (
+        ("imagenette", {"row": "no_norm", "seed": 1, "epochs": 30.0, **what}),
+        ("modern", {"row": "long", "seed": 0, "epochs": 90.0, **what}),
+        ("modern", {"row": "cosine", "seed": 0, "epochs": 30.0, **what, "set": "b"}),
+    ):
+        experiment.keep(tmp_path / f"{name}.jsonl", line, *imagenette.IDENTITY)
+    missing = imagenette.missing(given, what)
+    assert list(missing) == list(rows.BY_VALUE)
+    seeds = {row: [run["seed"] for run in runs] for row, runs in missing.items()}
+    assert seeds.pop("no_norm") == [0] and seeds.pop("long") == [1]
+    assert set(map(tuple, seeds.values())) == {(0, 1)}
 
 
 def test_a_part_of_the_training_images_is_held_out(digits):

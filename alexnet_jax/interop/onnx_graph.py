@@ -7,7 +7,7 @@ import numpy as np
 from alexnet_jax.interop.weight_layout import Layer
 from alexnet_jax.nn import convolution, lrn
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.nn.layers import Conv
+from alexnet_jax.nn.layers import POOLS, Conv
 
 
 class Graph:
@@ -128,14 +128,17 @@ def _step(graph: Graph, model: AlexNet, name: str, step: str, x: str) -> str:
     if step == "activation":
         kinds = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
         return graph.add(kinds[model.activation], [x], output)
-    if step == "pool":
+    if step in POOLS:
+        # Where a window hangs over the border, the mean is of the values inside.
+        mean = {"count_include_pad": 0} if step == "average_pool" else {}
         return graph.add(
-            "MaxPool",
+            "AveragePool" if mean else "MaxPool",
             [x],
             output,
             kernel_shape=[model.pool_window] * 2,
             strides=[model.pool_stride] * 2,
             ceil_mode=int(model.pool_partial),
+            **mean,
         )
     if step == "same_map_norm":
         return _same_map(graph, x, output)

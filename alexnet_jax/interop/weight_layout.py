@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt16
 
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.nn.layers import Conv, Row
+from alexnet_jax.nn.layers import Conv, Local, Row
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -84,6 +84,7 @@ def to_params(
     Raises:
       InputError: naming the layer that differs.
     """
+    _check_layers(model)
     crop = origin.crop
     expected = jax.eval_shape(
         model.init, jax.random.key(0), jnp.zeros((1, crop, crop, 3))
@@ -115,6 +116,16 @@ def to_params(
         }
         before = row
     return params
+
+
+def _check_layers(model: AlexNet) -> None:
+    for name, row in model.layers.items():
+        if isinstance(row, Local):
+            raise InputError(
+                f"{name} is locally connected, which weights of other libraries are "
+                "not; only networks of convolutions and fully connected layers are "
+                "imported and exported"
+            )
 
 
 def _check_layer(name: str, layer: Layer, needed: tuple[int, ...], where: str) -> None:
@@ -165,7 +176,11 @@ def from_params(
     """The layers in the other layout: what `to_params` takes, for the same pixels.
 
     A fully connected layer whose towers do not see each other has zeros between them.
+
+    Raises:
+      InputError: if the network has a locally connected layer.
     """
+    _check_layers(model)
     sides = model.sizes(crop) or []
     layers = []
     before: Row | None = None

@@ -27,7 +27,8 @@ from alexnet_jax.nn import lrn, pooling, shapes
 from alexnet_jax.nn.convolution import convolve_shared
 from alexnet_jax.nn.fused import support
 from alexnet_jax.nn.fused.stages import OF_TOWERS
-from alexnet_jax.nn.layers import FEATURES, Conv, Row, as_rows, feature_names
+from alexnet_jax.nn.layers import FEATURES, Conv, Local, Row, as_rows, feature_names
+from alexnet_jax.nn.local import connect_shared
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.nn.products import in_each_tower, multiply_shared
 from alexnet_jax.nn.standardize import standardize
@@ -71,9 +72,9 @@ class AlexNet(nn.Module):
 
     Attributes:
       num_classes: how many logits.
-      layers: a row for each layer by name, a `Conv` for `conv1` to `convK`, then a
-        `Dense` for `fcK+1` to `fcN`, the last of which gives the logits. A config has
-        mappings of a row's keys instead.
+      layers: a row for each layer by name, a `Conv` for `conv1` to `convK` (a `Local`
+        is called `local3`), then a `Dense` for `fcK+1` to `fcN`, the last of which
+        gives the logits. A config has mappings of a row's keys instead.
       towers: how many towers; the paper's GPUs.
       image_padding: zeros to the left of images and above them; torchvision's network
         has two.
@@ -301,13 +302,16 @@ class AlexNet(nn.Module):
     def _tower_indices(self) -> list[int | Array]:
         return tower_indices(self.towers, self.tower_axis)
 
-    def _parameters(self, name: str, shape: tuple[int, ...]) -> TowerParameters:
+    def _parameters(
+        self, name: str, shape: tuple[int, ...], places: tuple[int, ...] = ()
+    ) -> TowerParameters:
         row: Row = self.layers[name]
         return TowerParameters(
             shape=shape,
             kernel_std=row.kernel_std,
             bias=row.bias,
             bias_by_tower=name != list(self.layers)[-1],
+            places=places,
             name=name,
         )
 
@@ -317,16 +321,20 @@ class AlexNet(nn.Module):
         """A convolution or a matrix product in each local tower, and the biases that
         are to be added; or, `together`, those of all towers side by side."""
         row: Row = self.layers[name]
+        places = ()
         if isinstance(row, Conv):
             sides = (row.kernel, row.kernel)
             shape = (*sides, xs[0].shape[-1], row.channels // self.towers)
             product = functools.partial(convolve_shared, stride=row.stride)
+            if isinstance(row, Local):
+                places, product = xs[0].shape[1:3], connect_shared
         else:
             assert row.width is not None
             xs = flat(xs)
             shape = (xs[0].shape[-1], row.width // self.towers)
             product = multiply_shared
-        kernels, biases = self._parameters(name, shape)(self._tower_indices())
+        parameters = self._parameters(name, shape, places)
+        kernels, biases = parameters(self._tower_indices())
         if together:
             xs = xs[:1]
             kernels, biases = ([gather(list(a), None)] for a in (kernels, biases))
@@ -341,6 +349,11 @@ class AlexNet(nn.Module):
         return [act(x) for x in xs]
 
     def _steps(self) -> dict[str, Callable[[Array], Array]]:
+        windows = {
+            "window": self.pool_window,
+            "stride": self.pool_stride,
+            "partial": self.pool_partial,
+        }
         return {
             "activation": ACTIVATIONS[self.activation],
             "norm": functools.partial(
@@ -351,12 +364,8 @@ class AlexNet(nn.Module):
                 beta=self.norm_beta,
             ),
             "same_map_norm": lrn.same_map_norm,
-            "pool": functools.partial(
-                pooling.max_pool,
-                window=self.pool_window,
-                stride=self.pool_stride,
-                partial=self.pool_partial,
-            ),
+            "pool": functools.partial(pooling.max_pool, **windows),
+            "average_pool": functools.partial(pooling.average_pool, **windows),
         }
 
     def _logits(self, name: str, xs: list[Array]) -> Float[Array, "batch classes"]:

@@ -1,12 +1,14 @@
 """A layer of the network as a row: the numbers that figure 2 of the paper gives it.
 
 A network is a mapping from layer names to rows: `conv1` to `convK`, then `fcK+1` to
-`fcN`. `then` of a row lists what follows the layer's linear operation, in order:
+`fcN`; a locally connected layer is called `local3` where it is the third. `then` of a
+row lists what follows the layer's linear operation, in order:
 
     activation      the network's non-linearity (section 3.1)
     norm            local response normalisation (section 3.3)
     same_map_norm   the 2012 code's second normalisation, directly behind `norm`
     pool            max pooling (section 3.4)
+    average_pool    the mean in the place of the maximum
     dropout         dropout (section 4.2)
 """
 
@@ -14,14 +16,19 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
+from string import ascii_lowercase, digits
 
 from alexnet_jax.runtime.errors import InputError, check_number
 
 
-AFTER_CONV = ("activation", "norm", "same_map_norm", "pool", "dropout")
+POOLS = ("pool", "average_pool")
+AFTER_CONV = ("activation", "norm", "same_map_norm", *POOLS, "dropout")
 AFTER_DENSE = ("activation", "dropout")
 # What the values after a step are called, beside the layer's number.
-FEATURES = {"norm": "norm", "same_map_norm": "norm", "pool": "pool"}
+FEATURES = {
+    **{"norm": "norm", "same_map_norm": "norm"},
+    **{"pool": "pool", "average_pool": "pool"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Conv:
         (224 becomes 227). With stride 1 the size is kept, and kernels must be odd.
       exchange: whether the layer sees the features of every tower (figure 2: conv3).
       then: what follows, in order: `activation`, and any of `norm`, `same_map_norm`,
-        `pool` and `dropout`.
+        `pool` or `average_pool`, and `dropout`.
       kernel_std: standard deviation of the initial kernels (section 5).
       bias: initial bias (section 5).
     """
@@ -63,6 +70,20 @@ class Conv:
             )
         _check_initial(key, self)
         _check_then(key, self.then, AFTER_CONV)
+
+
+@dataclasses.dataclass(frozen=True)
+class Local(Conv):
+    """A locally connected layer: a convolution with kernels and biases of its own at
+    each place, as in the 2012 code's examples for CIFAR-10. Its stride is 1."""
+
+    def check(self, key: str, towers: int = 1) -> None:
+        """Raise an InputError where a value of the row called `key` is wrong."""
+        super().check(key, towers)
+        if self.stride != 1:
+            raise InputError(
+                f"{key}.stride={self.stride} must be 1: the layer is locally connected"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +130,10 @@ class Dense:
         _check_initial(key, self)
 
 
-Row = Conv | Dense
+Row = Conv | Local | Dense
 Rows = Mapping[str, Row]
+_KINDS: dict[str, type[Row]] = {"conv": Conv, "local": Local, "fc": Dense}
+_NAME = re.compile(rf"({'|'.join(_KINDS)})[1-9][0-9]*")
 
 
 def _check_divides(key: str, width: int, towers: int) -> None:
@@ -132,6 +155,8 @@ def _check_then(key: str, then: tuple[str, ...], known: tuple[str, ...]) -> None
         )
     if len(set(then)) < len(then):
         raise InputError(f"{key}={then} names a step twice")
+    if set(POOLS) <= set(then):
+        raise InputError(f"{key}={then} pools twice")
     if "activation" not in then:
         raise InputError(f"{key}={then} lacks activation")
     neighbours = zip(("", *then), then, strict=False)
@@ -160,15 +185,15 @@ def as_rows(layers: Mapping[str, object], towers: int = 1) -> dict[str, Row]:
 
 def _in_order(names: Iterable[str]) -> list[str]:
     for name in names:
-        if not re.fullmatch(r"(conv|fc)[1-9][0-9]*", str(name)):
+        if not _NAME.fullmatch(str(name)):
             raise InputError(
                 f"model.layers.{name} is no name of a layer; layers are conv1, conv2 "
-                "and so on, then fc6 and so on"
+                "and so on (local3 for a locally connected one), then fc6 and so on"
             )
-    ordered = sorted(names, key=lambda name: int(name.lstrip("convf")))
-    convolutions = sum(name.startswith("conv") for name in ordered)
-    expected = _numbered(convolutions, len(ordered))
-    if ordered != expected or convolutions == len(ordered):
+    ordered = sorted(names, key=lambda name: int(name.lstrip(ascii_lowercase)))
+    kinds = sorted(map(_kind, ordered), key=lambda kind: kind is Dense)
+    expected = _numbered(kinds)
+    if ordered != expected or kinds[-1:] != [Dense]:
         raise InputError(
             f"model.layers are named {', '.join(ordered)}; layers are counted without "
             f"a gap, convolutions first: {', '.join(expected)}, and the last is an fc"
@@ -176,9 +201,13 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return ordered
 
 
+def _kind(name: str) -> type[Row]:
+    return _KINDS[name.rstrip(digits)]
+
+
 def _as_row(key: str, row: object) -> Row:
-    kind = Conv if ".conv" in key else Dense
-    if isinstance(row, kind):
+    kind = _kind(key.rpartition(".")[2])
+    if type(row) is kind:
         return row
     if isinstance(row, Conv | Dense):
         raise InputError(f"{key} must be a {kind.__name__}, not {row!r}")
@@ -197,18 +226,15 @@ def _as_row(key: str, row: object) -> Row:
     return kind(**{**row, "then": tuple(then)})
 
 
-def _numbered(convolutions: int, layers: int) -> list[str]:
-    return [
-        f"{'conv' if number <= convolutions else 'fc'}{number}"
-        for number in range(1, layers + 1)
-    ]
+def _numbered(kinds: Iterable[type[Row]]) -> list[str]:
+    names = {kind: name for name, kind in _KINDS.items()}
+    return [f"{names[kind]}{number}" for number, kind in enumerate(kinds, start=1)]
 
 
 def numbered(rows: Iterable[Row]) -> dict[str, Row]:
     """Rows by name, named by their place: convolutions first."""
     rows = list(rows)
-    convolutions = sum(isinstance(row, Conv) for row in rows)
-    return dict(zip(_numbered(convolutions, len(rows)), rows, strict=True))
+    return dict(zip(_numbered(map(type, rows)), rows, strict=True))
 
 
 def changed(rows: Rows, **fields: Mapping[str, object]) -> dict[str, Row]:

@@ -16,6 +16,7 @@ makes no difference between zeros behind a ReLU. Sums of gradients are float32 i
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,26 @@ def max_pool(
     return _max_pool(x, window, stride, partial)
 
 
+def average_pool(
+    x: Float[Array, "*batch height width channels"],
+    *,
+    window: int,
+    stride: int,
+    partial: bool = False,
+) -> Float[Array, "*batch rows columns channels"]:
+    """The mean of the values in each window of `max_pool`, of those that lie inside
+    where it hangs over the border. In half precision sums are float32."""
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    for axis in (_ROWS, _COLUMNS):
+        wide = _along(wide, axis, window, stride, partial, jnp.add, 0.0)
+        starts = stride * np.arange(wide.shape[axis])
+        inside = np.minimum(window, x.shape[axis] - starts).astype(wide.dtype)
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        wide = wide / inside.reshape(shape)
+    return wide.astype(x.dtype)
+
+
 def check_windows(window: int, stride: int, partial: bool, cut: bool) -> None:
     """Raise an InputError if a network's settings of pooling do not fit together."""
     if not 1 <= stride <= window:
@@ -92,6 +113,19 @@ def _places(size: int, offset: int, stride: int, windows: int) -> tuple[int, int
 def _maximum_along(
     x: Array, axis: int, window: int, stride: int, partial: bool
 ) -> Array:
+    return _along(x, axis, window, stride, partial, jnp.maximum, -jnp.inf)
+
+
+def _along(
+    x: Array,
+    axis: int,
+    window: int,
+    stride: int,
+    partial: bool,
+    combine: Callable[[Array, Array], Array],
+    outside: float,
+) -> Array:
+    """The values of each window along an axis, combined."""
     axis = x.ndim + axis
     size = x.shape[axis]
     windows = pooled_size(size, window=window, stride=stride, partial=partial)
@@ -104,9 +138,9 @@ def _maximum_along(
         if count < windows:
             widths = [(0, 0)] * x.ndim
             widths[axis] = (0, windows - count)
-            piece = jnp.pad(piece, widths, constant_values=-jnp.inf)
+            piece = jnp.pad(piece, widths, constant_values=outside)
         slices.append(piece)
-    return functools.reduce(jnp.maximum, slices)
+    return functools.reduce(combine, slices)
 
 
 def _spread_along(

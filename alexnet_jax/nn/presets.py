@@ -8,7 +8,7 @@ it, as keyword arguments of `AlexNet`. Some presets also change the training: se
 
 from typing import Any
 
-from alexnet_jax.nn.layers import Conv, Dense, Row, changed, numbered, without
+from alexnet_jax.nn.layers import Conv, Dense, Local, Row, changed, numbered, without
 
 
 # Run 145 of the 2012 code, which gave the paper's published digits. Normalisation comes
@@ -108,6 +108,37 @@ CIFAR = {"towers": 1, "standardize": True, "pool_partial": True, "dropout": 0.0}
 # Normalisation over nine maps, as in TensorFlow's tutorial and the 2012 code's example.
 OVER_NINE = {"norm_size": 9, "norm_k": 1.0, "norm_alpha": 0.001 / 9}
 
+# The 2012 code's own examples for CIFAR-10 (cuda-convnet, example-layers): the fast one
+# (`layers-80sec`), and the one that has four layers, as figure 1's network
+# (`layers-19pct`). Pixels are not scaled, and first kernels therefore tiny.
+CIFAR_80SEC: dict[str, Row] = dict(
+    conv1=Conv(32, 5, then=("pool", "activation"), kernel_std=0.0001),
+    conv2=Conv(32, 5, then=("activation", "average_pool")),
+    conv3=Conv(64, 5, then=("activation", "average_pool")),
+    fc4=Dense(64, then=("activation",), kernel_std=0.1),
+    fc5=Dense(then=(), kernel_std=0.1),
+)
+CIFAR_19PCT: dict[str, Row] = {
+    **{name: CIFAR_80SEC[name] for name in ("conv1", "conv2", "conv3")},
+    "fc4": Dense(then=()),
+}
+# Those of section 3.3: 13 % test error without normalisation, 11 % with it, and with
+# twice as many kernels in the first locally connected layer.
+CIFAR_13PCT: dict[str, Row] = dict(
+    conv1=Conv(64, 5, then=("activation", "pool"), kernel_std=0.0001),
+    conv2=Conv(64, 5, then=("activation", "pool")),
+    local3=Local(32, 3, kernel_std=0.04),
+    local4=Local(32, 3, kernel_std=0.04),
+    fc5=Dense(then=()),
+)
+CIFAR_11PCT = changed(
+    CIFAR_13PCT,
+    conv1={"then": ("activation", "pool", "norm")},
+    conv2={"then": ("activation", "norm", "pool")},
+    local3={"channels": 64},
+)
+EXAMPLES = {"towers": 1, "pool_partial": True, "dropout": 0.0}
+
 # Keyword arguments of `AlexNet`, which checks them.
 Arguments = dict[str, Any]
 
@@ -130,6 +161,10 @@ PRESETS: dict[str, Arguments] = {
         **CIFAR,
         **OVER_NINE,
     },
+    "cifar_80sec": {"layers": CIFAR_80SEC, **EXAMPLES},
+    "cifar_19pct": {"layers": CIFAR_19PCT, **EXAMPLES},
+    "cifar_13pct": {"layers": CIFAR_13PCT, **EXAMPLES},
+    "cifar_11pct": {"layers": CIFAR_11PCT, **EXAMPLES, **OVER_NINE},
 }
 
 # What the paper takes away, one thing at a time, from `code2012`.

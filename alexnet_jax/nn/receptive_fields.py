@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.nn.layers import FEATURES, Conv
+from alexnet_jax.nn.layers import FEATURES, POOLS, Conv
 from alexnet_jax.nn.lrn import SAME_MAP_SIZE
 
 
@@ -52,7 +52,7 @@ def receptive_fields(model: AlexNet) -> Mapping[str, Field | None]:
         for step in row.then:
             if step == "same_map_norm":
                 field = field._widened(SAME_MAP_SIZE // 2, SAME_MAP_SIZE)
-            elif step == "pool":
+            elif step in POOLS:
                 field = field._widened(0, model.pool_window, model.pool_stride)
             if step == "activation":
                 found[name] = field

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from alexnet_jax.nn.layers import Conv
+from alexnet_jax.nn.layers import POOLS, Conv
 from alexnet_jax.nn.pooling import pooled_size
 from alexnet_jax.runtime.errors import InputError
 
@@ -33,7 +33,7 @@ def output_sides(
         if row.stride > 1:
             fits = side >= row.kernel
             side = -((row.kernel - side) // row.stride) + 1 if fits else 0
-        if "pool" in row.then:
+        if any(pool in row.then for pool in POOLS):
             exact = (side - pool_window) % pool_stride == 0
             if side < pool_window or not (exact or pool_partial or pool_cut):
                 return None

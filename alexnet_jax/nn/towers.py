@@ -27,17 +27,20 @@ class TowerParameters(nn.Module):
     """A layer's kernels and biases in the local towers.
 
     Attributes:
-      shape: of one tower's kernel.
+      shape: of one tower's kernel; of each place's, where there are `places`.
       kernel_std: standard deviation of the initial kernels.
       bias: the initial bias.
       bias_by_tower: whether each tower has its own bias. The last layer's belongs to
         no tower and has no tower axis.
+      places: rows and columns, each of which has a kernel and biases of its own in a
+        locally connected layer.
     """
 
     shape: tuple[int, ...]
     kernel_std: float
     bias: float
     bias_by_tower: bool
+    places: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, towers: Sequence[int | Array]) -> tuple[Array, Array]:
@@ -46,27 +49,30 @@ class TowerParameters(nn.Module):
         A tower's kernel is drawn from its own key, so that no two towers start alike
         and every mesh starts with the same bits.
         """
+        shape = (*self.places, *self.shape)
 
         def kernels(key: Key[Array, ""]) -> Array:
             def draw(tower: int | Array) -> Array:
                 tower_key = jax.random.fold_in(key, tower)
                 # In one axis: the same bits as in four, which XLA takes some ten times
                 # as long to compile on a CPU, for each of 16 kernels.
-                flat = (math.prod(self.shape),)
+                flat = (math.prod(shape),)
                 with FIXED_DRAWS():
                     drawn = jax.random.normal(tower_key, flat, jnp.float32)
-                return drawn.reshape(self.shape)
+                return drawn.reshape(shape)
 
             return self.kernel_std * jnp.stack([draw(tower) for tower in towers])
 
         def biases(_: Key[Array, ""]) -> Array:
             towers_axis = (len(towers),) if self.bias_by_tower else ()
-            return jnp.full((*towers_axis, self.shape[-1]), self.bias, jnp.float32)
+            bias_shape = (*towers_axis, *self.places, self.shape[-1])
+            return jnp.full(bias_shape, self.bias, jnp.float32)
 
         # Every axis is named, as in the shardings that a compiled step returns: a
         # shorter spelling would compile the step a second time.
-        kernel_axes = (TOWERS, *[None] * len(self.shape))
-        bias_axes = (TOWERS, None) if self.bias_by_tower else (None,)
+        kernel_axes = (TOWERS, *[None] * len(shape))
+        own_axes = [None] * (len(self.places) + 1)
+        bias_axes = (TOWERS, *own_axes) if self.bias_by_tower else (*own_axes,)
         param: Callable[..., Array] = self.param
         return (
             param("kernel", nn.with_partitioning(kernels, kernel_axes)),
@@ -76,9 +82,9 @@ class TowerParameters(nn.Module):
 
 @jax.custom_vjp
 def add_bias(
-    x: Float[Array, "*shape width"], bias: Float[Array, " width"]
+    x: Float[Array, "*shape width"], bias: Float[Array, "*last width"]
 ) -> Float[Array, "*shape width"]:
-    """Add a bias to the last axis, in the type of `x`.
+    """Add a bias to the last axis, or to as many as it has, in the type of `x`.
 
     The bias's gradient is summed in float32 at least. JAX's own derivative would sum it
     in the type of `x`; a GPU adds bfloat16 natively, and a sum in bfloat16 stops at 256
@@ -86,7 +92,7 @@ def add_bias(
 
     Inside `shard_map` both must vary over the same mesh axes (`lax.pcast`).
     """
-    return x + lax.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
+    return x + lax.expand_dims(bias.astype(x.dtype), range(x.ndim - bias.ndim))
 
 
 def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
@@ -96,7 +102,8 @@ def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, Array]:
 
 def _add_bias_backward(bias: Array, dy: Array) -> tuple[Array, Array]:
     wide = dy.astype(np.promote_types(dy.dtype, np.float32))
-    return dy, lax.reduce_sum(wide, range(dy.ndim - 1)).astype(bias.dtype)
+    axes = range(dy.ndim - bias.ndim)
+    return dy, lax.reduce_sum(wide, axes).astype(bias.dtype)
 
 
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)

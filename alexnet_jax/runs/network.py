@@ -1,14 +1,17 @@
 """What a config trains, without its data: to check a device, or one not there."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
+from alexnet_jax.data.loading import augment, recipes
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import EXAMPLES
@@ -40,7 +43,7 @@ class Network:
       views: of each of these.
       seed: of everything random.
       label_smoothing: of training labels.
-      mixed: whether pairs of training images are mixed.
+      recipes: what recipes of later years draw for an image, by its name in a batch.
     """
 
     model: AlexNet
@@ -53,7 +56,9 @@ class Network:
     views: int
     seed: int
     label_smoothing: float = 0.0
-    mixed: bool = False
+    recipes: Mapping[str, jax.ShapeDtypeStruct] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 def plan_network(config: Config) -> Network:
@@ -94,12 +99,22 @@ def plan_network(config: Config) -> Network:
         views=_value(evaluation, "eval", "views"),
         seed=plan.seed,
         label_smoothing=plan.label_smoothing,
-        mixed=bool(_value(reading, "data", "mixup")),
+        recipes=_recipes(reading, crop),
     )
 
 
 def _value(given: Arguments, section: str, key: str) -> Any:
     return given.get(key, parameters(section)[key].default)
+
+
+def _recipes(reading: Arguments, crop: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What is drawn for an image, read off a pair's."""
+    given = {name: _value(reading, "data", name) for name in recipes.OPTIONS}
+    pair = recipes.drawn(0, 0, augment.draw(0, 0, 2, border=0), crop=crop, **given)
+    return {
+        name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
+        for name, array in pair.items()
+    }
 
 
 def train_arguments(
@@ -111,8 +126,8 @@ def train_arguments(
         **_images(network.batch_size, network.crop, mesh),
         "colour_shift": _rows((network.batch_size, 3), np.float32, mesh),
     }
-    if network.mixed:
-        batch["weight"] = _rows((network.batch_size,), np.float32, mesh)
+    for name, one in network.recipes.items():
+        batch[name] = _rows((network.batch_size, *one.shape), one.dtype, mesh)
     return state, batch, _mean(network, mesh)
 
 
@@ -135,7 +150,7 @@ def _images(batch_size: int, side: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeS
     }
 
 
-def _rows(shape: tuple[int, ...], dtype: type, mesh: Mesh) -> jax.ShapeDtypeStruct:
+def _rows(shape: tuple[int, ...], dtype: DTypeLike, mesh: Mesh) -> jax.ShapeDtypeStruct:
     place = NamedSharding(mesh, EXAMPLES)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 

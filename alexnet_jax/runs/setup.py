@@ -124,9 +124,12 @@ def build_setup(
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **training)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
-    if pipeline.mixup and plan.batch_size // mesh.shape["data"] % 2:
+    pairs = "data.mixup" if pipeline.mixup else "data.cutmix"
+    if (pipeline.mixup or pipeline.cutmix) and plan.batch_size // mesh.shape[
+        "data"
+    ] % 2:
         raise InputError(
-            f"data.mixup mixes pairs of images, and train.batch_size={plan.batch_size} "
+            f"{pairs} mixes pairs of images, and train.batch_size={plan.batch_size} "
             f"on {mesh.shape['data']} devices gives each an odd number; choose a "
             "multiple of twice the number of devices"
         )

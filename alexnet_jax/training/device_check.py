@@ -9,6 +9,7 @@ left out, is off by more, or by a factor.
 import dataclasses
 import math
 from collections.abc import Mapping
+from string import ascii_lowercase
 
 import jax
 import numpy as np
@@ -126,7 +127,7 @@ def compare(updates: Updates, exact: Updates, rounding: float) -> dict[str, Laye
       exact: of float32 at highest precision.
       rounding: relative, of one product; see `ROUNDINGS`.
     """
-    names = sorted(exact, key=lambda name: int(name.lstrip("convf")))
+    names = sorted(exact, key=lambda name: int(name.lstrip(ascii_lowercase)))
     checks = {}
     for behind, name in enumerate(reversed(names)):
         pairs = [(updates[name][kind], exact[name][kind]) for kind in exact[name]]

@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Int32, UInt8
 
+from alexnet_jax.data.loading.recipes import OF_STEP
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import EVERYWHERE, EXAMPLES
@@ -30,9 +31,6 @@ class HeldSplit(NamedTuple):
     image: UInt8[Array, "rows size size 3"]
     label: Int32[Array, "rows"]
 
-
-# What is drawn that the training step itself takes.
-OF_STEP = ("colour_shift", "weight")
 
 # From what the host sends of a batch, on the devices, to the batch.
 Cut = Callable[[Batch], Batch]

@@ -8,7 +8,8 @@ from jaxtyping import Array, PyTree
 from alexnet_jax.distributed.mesh import DATA
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.training import losses
-from alexnet_jax.training.preprocess import mix_pairs, shift_colours
+from alexnet_jax.training.operations import operate
+from alexnet_jax.training.preprocess import mix_pairs, paste_pairs, shift_colours
 
 
 Batch = dict[str, Array]
@@ -29,9 +30,13 @@ def local_loss(
     """
     # The transpose of this cast is the sum of the gradients over the data axis.
     params = jax.tree.map(lambda array: lax.pcast(array, DATA, to="varying"), params)
-    images = shift_colours(batch["image"], mean, batch["colour_shift"], coefficient)
-    weight = batch.get("weight")
-    if weight is not None:
+    images, weight = batch["image"], batch.get("weight")
+    if "operation" in batch:
+        images = operate(images, batch["operation"], batch["strength"])
+    images = shift_colours(images, mean, batch["colour_shift"], coefficient)
+    if "patch" in batch:
+        images = paste_pairs(images, batch["patch"])
+    elif weight is not None:
         images = mix_pairs(images, weight)
     labels = batch["label"]
     first = lax.axis_index(DATA) * labels.shape[0]

@@ -20,6 +20,12 @@ from jax.tree_util import KeyPath
 from jaxtyping import Array, Float, Int, PyTree
 
 from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.training.averaging import (
+    AveragedState,
+    averaged,
+    part_of_mean,
+    part_of_moving_average,
+)
 from alexnet_jax.training.schedule import Schedule
 
 
@@ -35,13 +41,6 @@ class RuleState(NamedTuple):
     validations_since_best: Int[Array, ""]
     drops: Int[Array, ""]
     velocity: Tree
-
-
-class AveragedState(NamedTuple):
-    """State of `averaged`: the parameters that learn, and the rule's own state."""
-
-    learning: Tree
-    rule: PyTree
 
 
 def momentum_sgd(
@@ -73,8 +72,8 @@ def momentum_sgd(
         fraction of the kernel's own norm, tower by tower. Rates are then of the order
         of 1 to 10. Biases are left alone.
       average: turns on an exponential moving average of the parameters, with this
-        decay a step (0.999, say; at the start less, see `averaged`). The average is
-        what is validated and saved as the network.
+        decay a step (0.999, say; at the start less). The average is what is validated
+        and saved as the network.
       decoupled_decay: takes weight decay out of the velocity (Loshchilov and Hutter
         2019): each step takes rate * decay of a parameter from it. A decay that is
         1 / (1 - momentum) times as large has the same effect in the long run.
@@ -92,6 +91,11 @@ def momentum_sgd(
     ):
         check_number(f"optimizer.{name}", value)
     check_number("optimizer.average", average or 0, below=1)
+    if average is not None and schedule.swa is not None:
+        raise InputError(
+            "optimizer.average and schedule.swa_epochs both say which mean of the "
+            "parameters is the network; leave one of them out"
+        )
     factors = dict(layer_decays or {})
     for layer, factor in factors.items():
         check_number(f"optimizer.layer_decays.{layer}", factor)
@@ -107,7 +111,11 @@ def momentum_sgd(
     rule = optax.chain(
         *coupled, *trust, _momentum(schedule, momentum, bias_rate, named, own_decay)
     )
-    return rule if average is None else averaged(rule, average)
+    if average is not None:
+        return averaged(rule, partial(part_of_moving_average, average), _step)
+    if schedule.swa is not None:
+        return averaged(rule, partial(part_of_mean, schedule.swa), _step)
+    return rule
 
 
 def _add_decay(
@@ -188,45 +196,6 @@ def _momentum(
     return optax.GradientTransformation(init, update)
 
 
-def averaged(
-    rule: optax.GradientTransformation, decay: float
-) -> optax.GradientTransformation:
-    """A rule whose parameters are the moving average of those that learn.
-
-    Those that learn are in the state, so that whatever opens a network finds the
-    average. Step t keeps min(decay, (1 + t) / (10 + t)) of it, as TensorFlow's moving
-    averages do, so that initial values are soon forgotten.
-    """
-
-    def init(params: Tree) -> AveragedState:
-        return AveragedState(params, rule.init(params))
-
-    def update(
-        updates: Tree, state: PyTree, params: Tree = None
-    ) -> tuple[Tree, AveragedState]:
-        step = rule_state(state).step.astype(jnp.float32)
-        part = 1 - jnp.minimum(np.float32(decay), (1 + step) / (10 + step))
-        moves, inner = rule.update(updates, state.rule, state.learning)
-        learning = optax.apply_updates(state.learning, moves)
-        moves = jax.tree.map(lambda new, mean: part * (new - mean), learning, params)
-        return moves, AveragedState(learning, inner)
-
-    return optax.GradientTransformation(init, update)
-
-
-def learning_params(params: Tree, opt_state: PyTree) -> Tree:
-    """The parameters that gradients are taken at, of a state's; see `averaged`."""
-    return opt_state.learning if isinstance(opt_state, AveragedState) else params
-
-
-def begin_with(params: Tree, opt_state: PyTree) -> PyTree:
-    """The first step's state for other initial values than it was made with."""
-    if not isinstance(opt_state, AveragedState):
-        return opt_state
-    # Copies, since a step takes the memory of both.
-    return opt_state._replace(learning=jax.tree.map(jnp.copy, params))
-
-
 def layer_and_kind(path: KeyPath) -> tuple[str, bool]:
     """The layer of a parameter by its path in the tree, and whether it is a bias."""
     layer, kind = (key.key for key in path[:2])
@@ -237,6 +206,10 @@ def rule_state(opt_state: PyTree) -> RuleState:
     """The update rule's own state within the optimizer's."""
     chain = opt_state.rule if isinstance(opt_state, AveragedState) else opt_state
     return chain[-1]
+
+
+def _step(opt_state: PyTree) -> Int[Array, ""]:
+    return rule_state(opt_state).step
 
 
 def after_validation(
@@ -264,11 +237,22 @@ def after_validation(
 
 
 # What presets change of the defaults above.
-PRESETS: dict[str, dict[str, float]] = {
+PRESETS: dict[str, dict[str, object]] = {
     # The paper's text has one rate and one decay for all parameters (section 5).
     "paper": {"bias_rate": 1.0, "bias_weight_decay": 0.0005},
     "owt": {"bias_rate": 1.0, "bias_weight_decay": 0.0005},
     "small": {"bias_rate": 1.0, "weight_decay": 0.0},
     "four_layers": {"bias_rate": 1.0, "weight_decay": 0.0},
     "four_layers_norm": {"bias_rate": 1.0, "weight_decay": 0.0},
+    # `wc` of the 2012 code's examples: 0.004, but for these layers.
+    "cifar_80sec": {"weight_decay": 0.004, "layer_decays": {"fc4": 7.5, "fc5": 7.5}},
+    "cifar_19pct": {"weight_decay": 0.004, "layer_decays": {"fc4": 750.0}},
+    "cifar_13pct": {
+        "weight_decay": 0.004,
+        "layer_decays": {"conv1": 0.0, "conv2": 0.0},
+    },
+    "cifar_11pct": {
+        "weight_decay": 0.004,
+        "layer_decays": {"conv1": 0.0, "conv2": 0.0, "fc5": 2.5},
+    },
 }

@@ -1,7 +1,7 @@
 """From stored uint8 images to what the network sees, on the device (section 4.1)."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 
 def shift_colours(
@@ -43,6 +43,27 @@ def mix_pairs(
     partners = pairs[:, ::-1].reshape(images.shape)
     own = weight[:, None, None, None]
     return own * images + (1 - own) * partners
+
+
+def paste_pairs(
+    images: Float[Array, "batch height width 3"], patch: Int[Array, "batch 4"]
+) -> Float[Array, "batch height width 3"]:
+    """Replace a patch of each image by its partner's pixels at the same place (CutMix,
+    Yun et al. 2019); for partners see `mix_pairs`.
+
+    Args:
+      images: an even number of them on each device.
+      patch: top, left, height and width, the same for both of a pair.
+    """
+    pairs = images.reshape(-1, 2, *images.shape[1:])
+    partners = pairs[:, ::-1].reshape(images.shape)
+    top, left, height, width = (patch[:, n, None] for n in range(4))
+    rows = jnp.arange(images.shape[1], dtype=patch.dtype)[None]
+    columns = jnp.arange(images.shape[2], dtype=patch.dtype)[None]
+    in_rows = (rows >= top) & (rows < top + height)
+    in_columns = (columns >= left) & (columns < left + width)
+    inside = in_rows[:, :, None, None] & in_columns[:, None, :, None]
+    return jnp.where(inside, partners, images)
 
 
 def cut_views(

@@ -29,6 +29,8 @@ class Schedule:
       warmup_start: the fraction of the rate at which it begins.
       cosine: the step at which the rate has fallen to zero along half a cosine, which
         begins after the warm-up; 0 for a rate that only drops.
+      swa: the step from which on the network is the mean of the parameters after every
+        step; None for the parameters themselves.
     """
 
     rates: tuple[float, ...]
@@ -40,6 +42,7 @@ class Schedule:
     warmup: int = 0
     warmup_start: float = 0.0
     cosine: int = 0
+    swa: int | None = None
 
     def drops(self, step: Int[Array, ""], plateaus: Int[Array, ""]) -> Int[Array, ""]:
         """How often the rate has dropped before a step, after so many plateaus."""
@@ -133,6 +136,7 @@ def make_schedule(
     colour_epochs: float | None = None,
     reference_batch: int | None = None,
     warmup_epochs: float | None = None,
+    swa_epochs: float | None = None,
 ) -> Schedule:
     """The schedule of a run, from epochs to steps.
 
@@ -158,6 +162,9 @@ def make_schedule(
         linear scaling (the 2012 code; Goyal et al. 2017).
       warmup_epochs: over which the rate rises linearly, from the unscaled rate where
         there is a reference batch, else from zero (Goyal et al., section 2.2).
+      swa_epochs: the epoch from which on the network that is validated and saved is the
+        mean of the parameters after every step (stochastic weight averaging, Izmailov
+        et al. 2018, who take one an epoch). They use a rate that stays high from there.
 
     Raises:
       InputError: if a value is out of range, or epochs don't rise.
@@ -173,6 +180,7 @@ def make_schedule(
         colour_shift=colour_shift,
         colour_epochs=colour_epochs,
         warmup_epochs=warmup_epochs,
+        swa_epochs=swa_epochs,
     )
     scale = 1.0
     if reference_batch is not None:
@@ -197,6 +205,7 @@ def make_schedule(
         warmup=at(warmup_epochs or 0),
         warmup_start=min(1.0, 1 / scale) if reference_batch else 0.0,
         cosine=steps if kind == "cosine" else 0,
+        swa=None if swa_epochs is None else at(swa_epochs),
     )
 
 
@@ -213,6 +222,11 @@ PRESETS: dict[str, dict[str, float]] = {
     "small": {"bias_drops": 3, "colour_shift": 0.0},
     "four_layers": {"bias_drops": 3, "colour_shift": 0.0},
     "four_layers_norm": {"bias_drops": 3, "colour_shift": 0.0},
+    # The 2012 code's examples shift no colours; in some, only the weights' rate drops.
+    "cifar_80sec": {"learning_rate": 0.001, "bias_drops": 1, "colour_shift": 0.0},
+    "cifar_19pct": {"learning_rate": 0.001, "bias_drops": 2, "colour_shift": 0.0},
+    "cifar_13pct": {"learning_rate": 0.001, "bias_drops": 0, "colour_shift": 0.0},
+    "cifar_11pct": {"learning_rate": 0.001, "bias_drops": 0, "colour_shift": 0.0},
     # Section 4.1, the second form of augmentation.
     "no_colour": {"colour_shift": 0.0},
 }

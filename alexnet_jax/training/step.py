@@ -26,13 +26,10 @@ from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
 from alexnet_jax.training import losses
+from alexnet_jax.training.averaging import learning_params
 from alexnet_jax.training.compilation import CompilerOptions
 from alexnet_jax.training.local_loss import Batch, local_loss
-from alexnet_jax.training.optimizer import (
-    after_validation,
-    learning_params,
-    rule_state,
-)
+from alexnet_jax.training.optimizer import after_validation, rule_state
 from alexnet_jax.training.preprocess import cut_views
 from alexnet_jax.training.schedule import Schedule
 
@@ -188,8 +185,8 @@ def make_train_step(
     """The jitted training step: `step(state, batch, mean) -> (state, metrics)`.
 
     The state is donated. A batch has `image` (uint8 crops), `label` and `colour_shift`
-    (float32, three for each image), and where images are mixed `weight` (see
-    `preprocess.mix_pairs`); `mean` is the mean image's centre crop. Metrics are
+    (float32, three for each image), and where recipes are on what they take (see
+    `data.loading.recipes.drawn`); `mean` is the mean image's centre crop. Metrics are
     the sums of `losses.sums` over the batch, with the loss that is minimised, and
     the `learning_rate`.
     """

@@ -31,10 +31,11 @@ from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.errors import InputError
 
 from published import PUBLISHED
-from rows import WHOLE
+from rows import WHOLE, table_of
 
 
 FILES = ("imagenette", "modern")
+LATER = FILES[1]
 DRAWS = 10_000
 # A network that answers at random errs on nine in ten of ten classes; above this one a
 # run has not learned.
@@ -129,7 +130,8 @@ def _difference(
 
 
 def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """Measured differences with their intervals, and the published ones."""
+    """Measured differences with their intervals, and the published ones; below a line
+    the recipes of later years."""
     from matplotlib import pyplot
 
     # A row that has not learned would be far outside.
@@ -138,6 +140,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
         for name, row in rows.items()
         if row["worse_by"] is not None and row["learned"] == row["seeds"]
     ]
+    shown.sort(key=lambda named: table_of(named[0]) == LATER)
     figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.42 * len(shown)))
     places = np.arange(len(shown))[::-1]
     means = np.array([row["worse_by"] for _, row in shown])
@@ -168,6 +171,9 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
             label="ImageNet: published",
         )
     axes.axvline(0, color="grey", linewidth=0.8)
+    later = sum(table_of(name) == LATER for name, _ in shown)
+    if 0 < later < len(shown):
+        axes.axhline(later - 0.5, color="grey", linewidth=0.8, linestyle=":")
     axes.set_yticks(places, [name for name, _ in shown])
     axes.set_xlabel("points of top-1 error worse than the whole network, ten crops")
     figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -1,22 +1,22 @@
-"""What does each of the paper's ideas add on real images?
+"""What does each of the paper's ideas add on real images, and of later years' training?
 
-Trains the 2012 code's network and the rows of a table, each with one thing changed, on
-Imagenette (ten classes of ImageNet), with every seed, and evaluates each run's end with
-ten crops, and with one.
+Trains the 2012 code's network and the rows of two tables, each with one thing changed,
+on Imagenette (ten classes of ImageNet), with every seed, and evaluates each run's end
+with ten crops, and with one.
 
     python experiments/ablations/imagenette.py --data=PREPARED --output=FOLDER
-        [--table=modern] [--rows NAME[@RATE] ...] [--seeds 0 1 2] [--epochs=30]
-        [--dtype=bfloat16] [--held_out=0.1] [--minutes=N]
+        [--rows NAME[@RATE] ...] [--table=modern] [--seeds 0 1 2] [--epochs=30]
+        [--dtype=bfloat16] [--held_out=0.1] [--minutes=N] [--list]
         [--config.SECTION.KEY=VALUE ...] [--quick]
 
 All in one process on one device, which holds the images. A run is a line of
 FOLDER/TABLE.jsonl as soon as it ends, and is not repeated: the same command goes
-on where it was cut, or adds other rows and seeds. `--quick` shows that it works.
+on where it was cut, or adds other rows and seeds. Without `--rows` and `--table` it
+trains what is missing of both tables, what is worth most first. `--list` only says
+what that is. `--quick` shows that it works.
 """
 
-import base64
 import dataclasses
-import itertools
 import math
 import sys
 import time
@@ -34,7 +34,6 @@ import experiment
 # isort: split
 
 import numpy as np
-from jaxtyping import Bool
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import pipeline as pipelines
@@ -52,8 +51,9 @@ import arrays
 import harness
 import many_runs
 from commands import quick
-from many_runs import Held, Program, Result
-from rows import CHANGED, LONG, ROWS, TABLES, WHOLE
+from many_runs import Held, Program
+from outcomes import described, described_together
+from rows import BY_VALUE, CHANGED, LONG, MEMBERS, TABLES, WHOLE, table_of
 
 
 # The smallest network of the same topology that leaves conv5 some rows and columns:
@@ -98,8 +98,18 @@ def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:
     name, _, rate = row.partition("@")
     variant, own = CHANGED.get(name, (name, []))
     if variant not in (WHOLE, "paper", *ABLATIONS):
-        raise InputError(f"no row {row}; choose from {', '.join(ROWS)}")
-    arguments = [*flags(name, given, changes), *own]
+        raise InputError(f"no row {row}; choose from {', '.join(BY_VALUE)}")
+    # The epoch of the first drop.
+    drop = f"{DROPS[0] * epochs_of(name, given):.4g}"
+    own = [text.format(drop=drop) for text in own]
+    changed = {text.partition("=")[0] for text in own}
+    # A list that is given twice is one of both.
+    common = [
+        text
+        for text in flags(name, given, changes)
+        if text.partition("=")[0] not in changed
+    ]
+    arguments = [*common, *own]
     if rate:
         arguments.append(f"--config.schedule.learning_rate={rate}")
     if not given.quick:
@@ -132,32 +142,6 @@ def training_part(dataset: Dataset, fraction: float) -> Dataset:
     )
 
 
-def packed(correct: Bool[np.ndarray, "examples"]) -> str:
-    """A bit an image, in base64: `numpy.unpackbits(..., count=examples)` undoes it."""
-    return base64.b64encode(np.packbits(correct).tobytes()).decode()
-
-
-def described(result: Result) -> dict[str, Any]:
-    """What is kept of a run."""
-
-    def finite(value: float) -> float | None:
-        # JSON has no NaN: a run that diverged.
-        return round(value, 5) if math.isfinite(value) else None
-
-    return {
-        "views": 10,
-        "examples": len(result.ten.correct),
-        "top1_error": result.ten.top1_error,
-        "top1_error_one_crop": result.one.top1_error,
-        "loss": finite(result.ten.loss),
-        "train_losses": [finite(loss) for loss in result.losses],
-        "seconds": [round(seconds, 3) for seconds in result.seconds],
-        "hours": round(sum(result.seconds) / 3600, 5),
-        "correct": packed(result.ten.correct),
-        "correct_one_crop": packed(result.one.correct),
-    }
-
-
 def compiled(
     rows: Sequence[str], programs: dict[str, Program], on: Held, ahead: int
 ) -> Iterator[tuple[str, Program]]:
@@ -174,65 +158,90 @@ def compiled(
             yield row, programs[row]
 
 
-def measure(given: Any, changes: Sequence[str], path: Path) -> None:
-    """Every run of the rows and seeds that has no line yet, while there is time."""
-    begin = time.monotonic()
-    configs = {row: config_of(row, given, changes) for row in given.rows}
-    reading = section(plain(configs[given.rows[0]]), "data")
+def open_dataset(given: Any, reading: dict[str, Any]) -> Dataset:
+    """The data set that is asked for; `reading` is a config's section `data`."""
     if given.quick:
         dataset = arrays.digits(reading["size"])
     else:
         dataset = pipelines.open_pipeline(**reading).dataset
-    if given.held_out:
-        dataset = training_part(dataset, given.held_out)
-    pipeline = Pipeline(dataset, **pipelines.reading(reading))
+    return training_part(dataset, given.held_out) if given.held_out else dataset
+
+
+def missing(given: Any, what: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """By row the runs that have no line yet, as the line says what they are; `what` is
+    common to all."""
+    lines = {table: experiment.kept(path_of(given, table)) for table in TABLES}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in given.rows:
+        for seed in given.seeds:
+            run = {"row": row, "seed": seed, "epochs": epochs_of(row, given), **what}
+            there = lines[table_of(row)]
+            if not any(run.items() <= line.items() for line in there):
+                found.setdefault(row, []).append(run)
+    return found
+
+
+def path_of(given: Any, table: str) -> Path:
+    """The results of a table."""
+    return given.output / f"{table}.jsonl"
+
+
+def measure(given: Any, changes: Sequence[str]) -> None:
+    """Every run of the rows and seeds that has no line yet, while there is time."""
+    begin = time.monotonic()
+    configs = {row: config_of(row, given, changes) for row in given.rows}
+    reading = section(plain(configs[given.rows[0]]), "data")
+    dataset = open_dataset(given, reading)
     what = {
         "set": "digits" if given.quick else dataset.fingerprint[:12],
         "held_out": given.held_out,
         "dtype": given.dtype,
         "overrides": list(changes),
     }
-
-    def asked(row: str, seed: int) -> dict[str, Any]:
-        return {"row": row, "seed": seed, "epochs": epochs_of(row, given), **what}
-
-    def is_missing(row: str, seed: int) -> bool:
-        run = asked(row, seed).items()
-        return not any(run <= line.items() for line in experiment.kept(path))
-
-    runs = [run for run in itertools.product(given.rows, given.seeds)]
-    rows = [r for r in given.rows if any(is_missing(r, seed) for seed in given.seeds)]
-    if not rows:
+    runs = missing(given, what)
+    for row, of_row in runs.items() if given.list else ():
+        progress.say(f"{row}: seeds {', '.join(str(run['seed']) for run in of_row)}")
+    if given.list or not runs:
         return
+    pipeline = Pipeline(dataset, **pipelines.reading(reading))
     on = many_runs.hold(pipeline)
-    programs = {
-        row: many_runs.make_program(configs[row], pipeline, on.mesh) for row in rows
-    }
+    # Rows of one config, as a network and five of them together, share a program.
+    made: dict[str, Program] = {}
+    for row in runs:
+        if (text := repr(plain(configs[row]))) not in made:
+            made[text] = many_runs.make_program(configs[row], pipeline, on.mesh)
+    programs = {row: made[repr(plain(configs[row]))] for row in runs}
     made_by = harness.machine("jax", "jaxlib", "flax", "optax")
     made_by["commit"] = given.commit or made_by["commit"]
-    device = on.mesh.devices.flat[0]
+    made_by["device"] = on.mesh.devices.flat[0].device_kind
     progress.say(f"{time.monotonic() - begin:.0f} s to the first row")
-    for row, program in compiled(rows, programs, on, given.ahead):
+    for row, program in compiled(list(runs), programs, on, given.ahead):
         progress.say(f"{row} compiled after {time.monotonic() - begin:.0f} s")
-        for seed in (seed for named, seed in runs if named == row):
-            if not is_missing(row, seed):
-                continue
+        for run in runs[row]:
             if time.monotonic() - begin > 60 * given.minutes:
                 progress.say("the time is up; the same command goes on from here")
                 return
-            result = many_runs.run(program, on, seed)
-            line = {
-                **asked(row, seed),
-                "batch_size": program.plan.batch_size,
-                "steps": program.plan.steps,
-                **described(result),
-                **{"device": device.device_kind, **made_by},
-            }
-            experiment.keep(path, line, *IDENTITY)
+            line = {**run, **trained(program, on, row, run["seed"]), **made_by}
+            experiment.keep(path_of(given, table_of(row)), line, *IDENTITY)
             progress.say(
-                f"{row}, seed {seed}: {100 * line['top1_error']:.2f} %, "
-                f"{sum(result.seconds):.1f} s"
+                f"{row}, seed {run['seed']}: {100 * line['top1_error']:.2f} %, "
+                f"{sum(line['seconds']):.1f} s"
             )
+
+
+def trained(program: Program, on: Held, row: str, seed: int) -> dict[str, Any]:
+    """What is kept of a row's run of a seed; of the row of five networks, those of five
+    seeds of their own."""
+    count = MEMBERS.get(row, 1)
+    seeds = range(count * seed, count * (seed + 1))
+    results = [many_runs.run(program, on, each) for each in seeds]
+    kept = (
+        described(results[0])
+        if count == 1
+        else {"seeds": list(seeds), **described_together(results, on.labels)}
+    )
+    plan = program.plan
+    return {"batch_size": plan.batch_size, "steps": plan.steps, **kept}
 
 
 def main() -> None:
@@ -240,32 +249,34 @@ def main() -> None:
         __doc__, runs=False, data="PREPARED", quick="a row, two steps, on digits"
     )
     add = parser.add_argument
-    add("--table", choices=tuple(TABLES), default="imagenette")
-    add("--rows", nargs="+", metavar="NAME[@RATE]", help="of the table (default: all)")
+    add("--table", choices=tuple(TABLES), help="default: both")
+    add("--rows", nargs="+", metavar="NAME[@RATE]", help="of the tables (default: all)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--epochs", type=float, default=30.0)
     add("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU or TPU")
     add("--held_out", type=float, default=0.0, help="evaluate on this part of training")
     add("--minutes", type=float, default=math.inf, help="after these no run starts")
     add("--ahead", type=int, help="rows compiled in advance: 2 on a GPU, else none")
+    add("--list", action="store_true", help="say what is missing, and train nothing")
     add("--commit", help="where this is no git checkout")
     given, changes = parser.parse_known_args()
     if wrong := [text for text in changes if not text.startswith("--config.")]:
         parser.error(f"unknown {' '.join(wrong)}")
     if given.data is None and not given.quick:
         parser.error("give --data=PREPARED, or --quick")
-    given.rows = given.rows or list(TABLES[given.table])
+    chosen = [row for row in BY_VALUE if given.table in (None, table_of(row))]
+    given.rows = given.rows or chosen
     if given.quick:
         given.rows, given.seeds = given.rows[:2], given.seeds[:1]
     accelerated = meshes.one_device().devices.flat[0].platform != "cpu"
     given.dtype = given.dtype or ("bfloat16" if accelerated else "float32")
     if given.ahead is None:
         given.ahead = 2 if accelerated else 0
-    path = given.output / f"{given.table}.jsonl"
-    measure(given, changes, path)
+    measure(given, changes)
     errors: dict[str, list[float]] = {}
-    for line in experiment.kept(path):
-        errors.setdefault(line["row"], []).append(line["top1_error"])
+    for table in TABLES:
+        for line in experiment.kept(path_of(given, table)):
+            errors.setdefault(line["row"], []).append(line["top1_error"])
     progress.print_result({"experiment": "ablations/imagenette", "top1_error": errors})
 
 

@@ -6,6 +6,7 @@ PUBLISHED = {
     "pool_2x2": {"paper": (0.4, 0.3), "logs": (0.39, 0.30)},
     "one_tower": {"paper": (1.7, 1.2), "logs": (1.70, 1.23)},
     "no_exchange": {"logs": (1.16, 1.12)},
+    "five_networks": {"paper": (-2.6, -1.8)},
     "no_colour": {"paper": "over 1 top-1"},
     "no_crops": {"paper": "substantial overfitting"},
     "no_dropout": {"paper": "substantial overfitting"},

@@ -1,8 +1,9 @@
-"""B: what does each of the paper's ideas add, on images that the device holds?
+"""B: what does each of the paper's ideas add, on images that the device holds, and
+each recipe of later years?
 
 Runs `experiments/ablations/imagenette.py` on a prepared Imagenette (`--data`), row by
-row; results are lines of OUT/imagenette.jsonl, and what stands there is not trained
-again. `--dry` runs it in small, on the quickstart's digits.
+row; results are lines of OUT/imagenette.jsonl and OUT/modern.jsonl, and what stands
+there is not trained again. `--dry` runs it in small, on the quickstart's digits.
 """
 
 import subprocess

@@ -6,10 +6,12 @@ rate is tried for some epochs. The one that reached 25 % first, or else the lowe
 error, continues with every seed until it reaches 25 % or the epochs are over.
 
     python experiments/relu/run.py --data=CIFAR --runs=FOLDER --output=FOLDER
-        [--pixels whitened raw] [--activations NAME ...] [--quick]
+        [--pixels whitened raw example] [--activations NAME ...] [--quick]
 
 With `raw` pixels the network is given what the 2012 code's examples have: pixels minus
 the mean image, far smaller initial kernels, and biases at twice the learning rate.
+`example` is such an example itself, the one of four layers (`cifar10:cifar_19pct`): the
+same, with averages in place of the last two maxima.
 
 CIFAR is a prepared data set of 32x32, or a file by `arrays.py`. FOLDER of
 `--runs` keeps every run, and the same command resumes it. `--quick` shows that it
@@ -48,7 +50,12 @@ from signals import initial_signals
 
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
-# What each changes of the preset's config.
+# Of which preset each is, and what it changes of its config.
+PRESETS = {
+    "whitened": "four_layers",
+    "raw": "four_layers",
+    "example": "cifar_19pct",
+}
 PIXELS: dict[str, dict[str, Any]] = {
     "whitened": {},
     "raw": {
@@ -63,11 +70,13 @@ PIXELS: dict[str, dict[str, Any]] = {
         },
         "optimizer": {"bias_rate": 2.0},
     },
+    "example": {"optimizer": {"weight_decay": 0.0}},
 }
 # Pixels span 256 levels, and gradients of the first kernels grow with them.
 RATES = {
     "whitened": (0.003, 0.01, 0.03, 0.1),
     "raw": (0.0003, 0.001, 0.003, 0.01, 0.03),
+    "example": (0.0003, 0.001, 0.003, 0.01, 0.03),
 }
 TARGET = 0.25
 BATCH = 128
@@ -87,7 +96,7 @@ def set_up(
 ) -> Setup:
     """A run that ends at the target or after so many epochs."""
     per_epoch = len(dataset.splits["train"]) / BATCH
-    config = preset_config("four_layers")
+    config = preset_config(PRESETS[pixels])
     config.update(PIXELS[pixels])
     config.model.activation = activation
     config.data.update({"crop": dataset.size, "crops": False, "flip": False})

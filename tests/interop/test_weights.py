@@ -11,10 +11,12 @@ import pytest
 import alexnet_jax
 from alexnet_jax import load_config
 from alexnet_jax.inference.ensemble import evaluate
-from alexnet_jax.interop import export, weight_layout
+from alexnet_jax.interop import export, onnx_graph, weight_layout
 from alexnet_jax.interop.importing import import_weights
 from alexnet_jax.interop.readers import read_layers
 from alexnet_jax.interop.weight_layout import Origin
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.nn.layers import Conv, Dense
 from alexnet_jax.nn.presets import NO_EXCHANGE
 from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime.errors import InputError
@@ -104,6 +106,32 @@ def test_layouts_there_and_back(model):
         model, layers, PLAIN._replace(crop=crop), where="file"
     )
     jax.tree.map(np.testing.assert_array_equal, dict(again), dict(params))
+
+
+@pytest.mark.slow
+def test_averages_are_exported_also_of_windows_over_the_border():
+    onnx = pytest.importorskip("onnx")
+    then = ("activation", "average_pool")
+    rows = {"conv1": Conv(4, 3, then=then, kernel_std=0.1), "fc2": Dense(then=())}
+    model = AlexNet(num_classes=3, layers=rows, towers=1, pool_partial=True)
+    pixels = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    params = jax.jit(model.init)(jax.random.key(0), pixels)["params"]
+    graph = onnx_graph.Graph(onnx, 18)
+    layers = weight_layout.from_params(model, params, 8)
+    mean = np.zeros((3, 8, 8), np.float32)
+    logits = onnx_graph.add_network(graph, model, layers, mean, 8)
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("pixels", (2, 3, 8, 8)), (logits, (2, 3)))
+    ]
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes, "net", values[:1], values[1:], graph.constants
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+    )
+    theirs = evaluate_onnx(made, pixels.transpose(0, 3, 1, 2))
+    close(applied(model, params, pixels), theirs)
 
 
 def test_the_layer_that_differs_is_named():

@@ -316,6 +316,10 @@ WHY_NOT = {
     "small": "model.pool_partial=False, not True",
     "four_layers": "model.pool_partial=False, not True",
     "four_layers_norm": "model.pool_partial=False, not True",
+    **{
+        f"cifar_{name}": "model.pool_partial=False, not True"
+        for name in ("80sec", "19pct", "13pct", "11pct")
+    },
 }
 
 

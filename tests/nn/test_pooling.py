@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.nn import lrn
-from alexnet_jax.nn.pooling import max_pool, pooled_size
+from alexnet_jax.nn.pooling import average_pool, max_pool, pooled_size
 
 from networks import as_on_a_tpu, lowered
 from references import pool_loop, windows
@@ -55,6 +55,30 @@ SHAPES = [
     ((1, 9, 12, 2), 2, 2, True),
     ((1, 9, 11, 2), 5, 3, True),
 ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "stride", "partial"), [SHAPES[2], SHAPES[3], SHAPES[7]]
+)
+def test_a_mean_is_of_the_values_inside_and_gives_each_its_part(
+    shape, window, stride, partial
+):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape).astype(np.float32)
+    rows, columns = (windows(n, window, stride, partial) for n in shape[1:3])
+    g = rng.normal(size=(shape[0], len(rows), len(columns), shape[3])).astype("f4")
+    expected, gradient = np.zeros(g.shape), np.zeros(shape)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            inside = np.ix_(range(shape[0]), row, column)
+            expected[:, i, j] = x[inside].mean(axis=(1, 2))
+            gradient[inside] += g[:, None, None, i, j] / (len(row) * len(column))
+    pool = functools.partial(
+        average_pool, window=window, stride=stride, partial=partial
+    )
+    y, dx = here(with_gradient(pool), x, g)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dx, gradient, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("shape", "window", "stride", "partial"), SHAPES)

@@ -44,8 +44,9 @@ def some(batches: Iterator[HostBatch]) -> list[HostBatch]:
         {"crops": False},
         {"random_labels": 0.5, "pixels": "random"},
         {"crop_area": 0.2, "mixup": 0.2},
+        {"cutmix": 1.0, "randaugment": 0.3},
     ],
-    ids=["mirrors", "centre", "random", "resized and mixed"],
+    ids=["mirrors", "centre", "random", "resized and mixed", "patches and operations"],
 )
 def test_the_devices_cut_what_the_host_sends(mesh, settings, image_folder, monkeypatch):
     """Four batches, over the end of an epoch, and parts with padding in the last."""
@@ -56,8 +57,12 @@ def test_the_devices_cut_what_the_host_sends(mesh, settings, image_folder, monke
     statistics = first_pass.read_all(opened).statistics
     assert statistics is not None
     draws = {"statistics": statistics, "batch_size": 8, "seed": 4}
-    # A place of two numbers, or a box of four with a weight; and what all have.
-    drawn = 8 * ((4 + 1 if "mixup" in settings else 2) * 4 + 4 + 1 + 12)
+    # A place of two numbers, or a box of four; a weight, and a patch of four; two
+    # operations and their strengths; and what all have.
+    place = 4 if "crop_area" in settings else 2
+    weight = 1 if "mixup" in settings else 1 + 4 if "cutmix" in settings else 0
+    operations = 2 * 2 if "randaugment" in settings else 0
+    drawn = 8 * ((place + weight + operations) * 4 + 4 + 1 + 12)
     from_host = pipelines.train_dataset(opened, **draws)
     of_held = pipelines.train_dataset(opened, **draws, held=True)
     held = holding.hold(opened, "train", mesh, lambda: None)

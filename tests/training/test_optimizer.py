@@ -8,10 +8,9 @@ import pytest
 from jaxtyping import PyTree
 
 from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.training.averaging import begin_with, learning_params
 from alexnet_jax.training.optimizer import (
     after_validation,
-    begin_with,
-    learning_params,
     momentum_sgd,
     rule_state,
 )
@@ -140,6 +139,29 @@ def test_the_average_follows_what_learns():
     assert rule_state(state).best_error == 0.5
     begun = begin_with(start(7), state)
     assert_close(learning_params(start(7), begun), start(7))
+
+
+def test_weights_are_averaged_from_an_epoch_on():
+    """The plain mean of the parameters after each step from the eighth on."""
+    schedules = [
+        make_schedule(steps_per_epoch=4, learning_rate=0.01, swa_epochs=epochs)
+        for epochs in (None, 1.75)
+    ]
+    learning, _ = run(momentum_sgd(schedules[0]), 12)
+    history, state = run(momentum_sgd(schedules[1]), 12)
+    for step in range(7):
+        assert_close(history[step], learning[step])
+    for step in range(7, 12):
+        part = learning[7 : step + 1]
+        mean = jax.tree.map(lambda *arrays: np.mean(arrays, axis=0), *part)
+        assert_close(history[step], mean)
+    assert_close(learning_params(history[-1], state), learning[-1])
+
+
+def test_only_one_mean_of_the_parameters_is_taken():
+    schedule = make_schedule(steps_per_epoch=4, swa_epochs=1.0)
+    with pytest.raises(InputError, match="average and schedule.swa_epochs both say"):
+        momentum_sgd(schedule, average=0.9)
 
 
 def test_the_paper_treats_biases_as_weights():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alexnet_jax.data.loading.recipes import OPERATIONS
 from alexnet_jax.nn import alexnet, towers
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.presets import PRESETS
@@ -302,6 +303,23 @@ def test_each_of_the_ten_views_equals_the_crop_made_by_hand(size, crop):
         preprocess.cut_views(jnp.asarray(images), crop=crop, views=5)
 
 
+def test_a_patch_of_each_image_is_its_partners():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 7, 7, 3)).astype(np.float32)
+    patches = [[1, 2, 3, 5], [1, 2, 3, 5], [6, 0, 1, 1], [6, 0, 1, 1]]
+    expected = images.copy()
+    for image, (top, left, height, width) in enumerate(patches):
+        for row in range(top, top + height):
+            for column in range(left, left + width):
+                expected[image, row, column] = images[image ^ 1, row, column]
+    found = preprocess.paste_pairs(jnp.asarray(images), jnp.asarray(patches))
+    np.testing.assert_array_equal(found, expected)
+    nothing = jnp.zeros((4, 4), jnp.int32)
+    np.testing.assert_array_equal(
+        preprocess.paste_pairs(jnp.asarray(images), nothing), images
+    )
+
+
 @pytest.mark.slow
 def test_mixed_pairs_and_smoothed_labels_are_those_of_the_images_on_every_mesh():
     model = AlexNet.from_preset("four_layers", num_classes=5)
@@ -337,6 +355,16 @@ def test_mixed_pairs_and_smoothed_labels_are_those_of_the_images_on_every_mesh()
     _, ours = alone({**batch, "weight": np.zeros(8, np.float32)})
     _, theirs = alone(swapped)
     assert ours == pytest.approx(theirs, rel=1e-5)
+    # So is a patch as large as an image; and an operation of strength 0 is none.
+    whole = np.asarray([[0, 0, 12, 12]] * 8, np.int32)
+    recipes = {
+        "weight": np.zeros(8, np.float32),
+        "patch": whole,
+        "operation": np.full((8, 2), OPERATIONS.index("rotate"), np.int32),
+        "strength": np.zeros((8, 2), np.float32),
+    }
+    _, pasted = alone({**batch, **recipes})
+    assert pasted == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2)])

@@ -8,10 +8,8 @@ stream of examples alone.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, UInt8, UInt64
 from scipy.special import betaincinv, ndtri
-
-from alexnet_jax.runtime.errors import InputError, check_number
 
 
 # Philox is a counter-based generator. Each position owns eight 64-bit words, two of the
@@ -41,33 +39,16 @@ class Draws(NamedTuple):
     mixing: Float[np.ndarray, "count"]
 
 
-def check(*, crops: bool, crop_area: float | None, mixup: float) -> None:
-    """Raise an InputError if an option of the `data` section is out of range."""
-    if crop_area is not None and not 0 < crop_area <= 1:
-        raise InputError(f"data.crop_area={crop_area} must lie above 0 and up to 1")
-    if crop_area is not None and not crops:
-        raise InputError(
-            "data.crop_area is of random crops, and data.crops is False; leave one of "
-            "them out"
-        )
-    check_number("data.mixup", mixup)
-
-
 def draw(seed: int, start: int, count: int, *, border: int) -> Draws:
     """The draws of `count` positions, from `start` on, in the stream of all epochs.
 
     Rows and columns go from 0 to `border`. Each of the border + 1 values is equally
     likely, to one part in 2**32 / (border + 1).
     """
-    key = np.random.SeedSequence([seed, _STREAM]).generate_state(2, np.uint64)
-    counter = start * (_WORDS // _WORDS_IN_BLOCK)
-    words = np.random.Philox(key=key, counter=counter).random_raw(_WORDS * count)
-    words = words.reshape(count, _WORDS)
+    words = words_at(seed, _STREAM, start, count)
     high = words[:, :2] >> np.uint64(32)
     places = ((high * np.uint64(border + 1)) >> np.uint64(32)).astype(np.int64)
-    # In the open interval (0, 1), so that the inverse of the normal's distribution is
-    # finite.
-    uniform = ((words[:, 3:] >> np.uint64(12)) + 0.5) * 2.0**-52
+    uniform = uniform_of(words[:, 3:])
     # The halves of words whose other half decides a crop.
     halves = ((words[:, :3] & np.uint64(2**32 - 1)) + 0.5) * 2.0**-32
     return Draws(
@@ -78,6 +59,22 @@ def draw(seed: int, start: int, count: int, *, border: int) -> Draws:
         uniforms=np.concatenate([uniform[:, 4:], halves], axis=1),
         mixing=uniform[:, 3],
     )
+
+
+def words_at(
+    seed: int, stream: int, start: int, count: int
+) -> UInt64[np.ndarray, "count words"]:
+    """The eight random words of each of `count` positions in a stream."""
+    key = np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
+    counter = start * (_WORDS // _WORDS_IN_BLOCK)
+    words = np.random.Philox(key=key, counter=counter).random_raw(_WORDS * count)
+    return words.reshape(count, _WORDS)
+
+
+def uniform_of(words: UInt64[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Numbers of the open interval (0, 1), so that the inverse of the normal's
+    distribution is finite."""
+    return ((words >> np.uint64(12)) + 0.5) * 2.0**-52
 
 
 def boxes(

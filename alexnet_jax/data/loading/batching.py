@@ -3,12 +3,13 @@
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
 from alexnet_jax.data.dataset import Source
-from alexnet_jax.data.loading import augment
+from alexnet_jax.data.loading import augment, recipes
 from alexnet_jax.data.loading.order import examples_at
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime.errors import DataStalled
@@ -31,20 +32,21 @@ def train_draws(
     statistics: Statistics,
     seed: int,
     crop_area: float | None = None,
-    mixup: float = 0.0,
     size: int = 0,
+    **options: Any,
 ) -> HostBatch:
     """What decides the training batch of the examples at `indices`, but for the images.
 
     Crops, flips and colour shifts are drawn for its positions in the stream of
     examples: batch `number` of this many examples starts at `number * count`. `border`
-    is a crop's largest row and column; for the other options see `Pipeline`.
+    is a crop's largest row and column, `size` the stored images' side; for the other
+    ones, those of `recipes.drawn` among them, see `Pipeline`.
 
     Returns:
       `index`, `row` and `column` (int32), `flipped` (bool), one an example, and
       `colour_shift` (float32, count x 3). With a `crop_area`, `box` (int32, count x 4:
       top, left, height, width, in images of `size`) in place of `row` and `column`.
-      With `mixup`, each example's own `weight` (float32).
+      And what `recipes.drawn` gives.
     """
     count = len(indices)
     draws = augment.draw(seed, number * count, count, border=border)
@@ -60,13 +62,12 @@ def train_draws(
     }
     if crop_area is not None:
         places = {"box": augment.boxes(draws.uniforms, size=size, area=crop_area)}
-    mixed = {"weight": augment.weights(draws.mixing, alpha=mixup)} if mixup else {}
     return {
         "index": indices.astype(np.int32),
         **places,
         "flipped": draws.flipped & flip,
         "colour_shift": shifts,
-        **mixed,
+        **recipes.drawn(seed, number * count, draws, **options),
     }
 
 
@@ -86,8 +87,8 @@ def train_batch(
     options see `Pipeline`.
 
     Returns:
-      `image` (uint8, count x crop x crop x 3), `label` (int32), `colour_shift`
-      (float32, count x 3), and `weight` where images are mixed.
+      `image` (uint8, count x crop x crop x 3), `label` (int32), and what is drawn for
+      the step itself (`recipes.OF_STEP`).
 
     Raises:
       DataStalled: if the batch takes longer than `timeout`.
@@ -113,12 +114,8 @@ def train_batch(
             augment.put_resized(target, image, boxes[place], mirrored)
 
     _in_parallel(make, source, indices, threads, timeout)
-    return {"image": images, "label": labels, **of_step(drawn)}
-
-
-def of_step(drawn: HostBatch) -> HostBatch:
-    """What was drawn that the training step itself takes, and no crop."""
-    return {name: drawn[name] for name in ("colour_shift", "weight") if name in drawn}
+    of_step = {name: drawn[name] for name in recipes.OF_STEP if name in drawn}
+    return {"image": images, "label": labels, **of_step}
 
 
 def evaluation_places(

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.loading import augment, batching
+from alexnet_jax.data.loading import batching, recipes
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import Statistics
@@ -24,27 +24,25 @@ from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 from alexnet_jax.runtime.process_pool import check_main, cores
 
 
-# Whose mean image a run subtracts.
-MEANS = ("pretrained", "dataset")
-# Where a training's stored images lie while it runs.
-HOLDS = ("auto", "host", "device")
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
-    """An open data set and how it is read.
-
-    Threads, workers, buffer and hold change only the speed.
+    """An open data set and how it is read. Threads, workers, buffer and hold change
+    only the speed.
 
     Attributes:
       crop: side of the square the network sees, in pixels.
       crops: whether training crops are random; if not, the centre.
       flip: whether training crops are flipped left to right at random.
       crop_area: turns on crops of random area and shape, resized to `crop`: the least
-        area, as a fraction of the stored image's (0.08 in Szegedy et al. 2015); None
-        for crops of one size, as in the paper.
+        area, as a fraction of the stored image's (0.08 in Szegedy et al. 2015).
       mixup: turns on mixed pairs of training images and of their labels, with weights
         of the distribution Beta(mixup, mixup) (0.2 in Zhang et al. 2018).
+      cutmix: turns on patches out of the other image of a pair, whose label counts by
+        their area, of the distribution Beta(cutmix, cutmix) but for what is cut at the
+        border (1.0 in Yun et al. 2019).
+      randaugment: turns on two operations on each training crop, out of twelve of
+        colour and geometry (RandAugment, Cubuk et al. 2020), of this part of their
+        greatest strength, from 0 to 1 (0.3 there).
       subtract_mean: whether the mean image is subtracted from crops; if not, zeros.
       mean: whose mean image is subtracted in a run that starts from a pretrained one
         (`train.init_from`): `pretrained`, the mean that the network was trained with,
@@ -76,6 +74,8 @@ class Pipeline:
     flip: bool = True
     crop_area: float | None = None
     mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: float = 0.0
     subtract_mean: bool = True
     mean: str = "pretrained"
     threads: int | None = None
@@ -91,8 +91,8 @@ class Pipeline:
                 f"data.crop={self.crop} must lie between 1 and the stored images' side "
                 f"of {self.dataset.size}"
             )
-        augment.check(crops=self.crops, crop_area=self.crop_area, mixup=self.mixup)
-        check_choice("data.mean", self.mean, MEANS)
+        recipes.check(crops=self.crops, crop_area=self.crop_area, **self.recipes)
+        check_choice("data.mean", self.mean, ("pretrained", "dataset"))
         for name, value in (("threads", self.threads), ("buffer", self.buffer)):
             if value is not None:
                 check_number(f"data.{name}", value, least=1)
@@ -104,7 +104,12 @@ class Pipeline:
                 f"data.timeout={self.timeout} must be above 0 and finite, in seconds"
             )
         check_choice("data.on_error", self.on_error, ("stop", "skip"))
-        check_choice("data.hold", self.hold, HOLDS)
+        check_choice("data.hold", self.hold, ("auto", "host", "device"))
+
+    @property
+    def recipes(self) -> dict[str, float]:
+        """The options of `recipes.drawn`."""
+        return {name: getattr(self, name) for name in recipes.OPTIONS}
 
     @property
     def threads_each(self) -> int:
@@ -129,6 +134,8 @@ def open_pipeline(
     flip: bool = Pipeline.flip,
     crop_area: float | None = Pipeline.crop_area,
     mixup: float = Pipeline.mixup,
+    cutmix: float = Pipeline.cutmix,
+    randaugment: float = Pipeline.randaugment,
     subtract_mean: bool = Pipeline.subtract_mean,
     mean: str = Pipeline.mean,
     threads: int | None = Pipeline.threads,
@@ -145,8 +152,9 @@ def open_pipeline(
       image_key, label_key, other_classes: see `open_dataset`.
       random_labels, pixels: see `corrupt`.
       corruption_seed: of the draws of `random_labels` and `pixels`.
-      crop, crops, flip, crop_area, mixup, subtract_mean, mean: see `Pipeline`.
-      threads, workers, buffer, timeout, on_error, hold: see `Pipeline`.
+      crop, crops, flip, crop_area, mixup, cutmix, randaugment: see `Pipeline`.
+      subtract_mean, mean, threads, workers, buffer: see `Pipeline`.
+      timeout, on_error, hold: see `Pipeline`.
 
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
@@ -170,6 +178,8 @@ def open_pipeline(
         flip=flip,
         crop_area=crop_area,
         mixup=mixup,
+        cutmix=cutmix,
+        randaugment=randaugment,
         subtract_mean=subtract_mean,
         mean=mean,
         threads=threads,
@@ -206,10 +216,11 @@ def train_dataset(
     draws = functools.partial(
         batching.train_draws,
         border=pipeline.dataset.size - pipeline.crop,
+        crop=pipeline.crop,
         crops=pipeline.crops,
         flip=pipeline.flip,
         crop_area=pipeline.crop_area,
-        mixup=pipeline.mixup,
+        **pipeline.recipes,
         size=pipeline.dataset.size,
         statistics=statistics,
         seed=seed,

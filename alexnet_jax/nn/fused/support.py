@@ -13,7 +13,7 @@ from jaxtyping import Array
 from alexnet_jax.nn.fused.launch import Way
 from alexnet_jax.nn.fused.powers import BETA, WINDOW, Norm
 from alexnet_jax.nn.fused.stages import KINDS, stage_of_towers
-from alexnet_jax.nn.layers import Conv, Row
+from alexnet_jax.nn.layers import Conv, Local, Row
 
 
 # `interpret` is for tests: the kernels' arithmetic in NumPy, on any device.
@@ -164,6 +164,8 @@ def _unsupported(network: Network) -> str | None:
         if (found := getattr(network, name)) != value:
             return f"the kernels take model.{name}={value}, not {found}"
     for name, row in convolutions.items():
+        if isinstance(row, Local):
+            return f"the kernels don't take model.layers.{name}, locally connected"
         if not _taken(row.then):
             return f"the kernels don't take model.layers.{name}.then={row.then}"
         if (width := row.channels // network.towers) % CHANNELS:
