@@ -44,6 +44,16 @@ class AveragedState(NamedTuple):
     rule: PyTree
 
 
+class SpikeState(NamedTuple):
+    """State of `spikes.skipping_spikes`: the sum of the loss over each of the last
+    batches, oldest first; how many times their median the last step's was where it was
+    skipped, else 0; the rule's own state."""
+
+    losses: Float[Array, "steps"]
+    factor: Float[Array, ""]
+    rule: PyTree
+
+
 def momentum_sgd(
     schedule: Schedule,
     *,
@@ -216,11 +226,15 @@ def averaged(
 
 def learning_params(params: Tree, opt_state: PyTree) -> Tree:
     """The parameters that gradients are taken at, of a state's; see `averaged`."""
+    if isinstance(opt_state, SpikeState):
+        opt_state = opt_state.rule
     return opt_state.learning if isinstance(opt_state, AveragedState) else params
 
 
 def begin_with(params: Tree, opt_state: PyTree) -> PyTree:
     """The first step's state for other initial values than it was made with."""
+    if isinstance(opt_state, SpikeState):
+        return opt_state._replace(rule=begin_with(params, opt_state.rule))
     if not isinstance(opt_state, AveragedState):
         return opt_state
     # Copies, since a step takes the memory of both.
@@ -235,8 +249,16 @@ def layer_and_kind(path: KeyPath) -> tuple[str, bool]:
 
 def rule_state(opt_state: PyTree) -> RuleState:
     """The update rule's own state within the optimizer's."""
-    chain = opt_state.rule if isinstance(opt_state, AveragedState) else opt_state
-    return chain[-1]
+    if isinstance(opt_state, AveragedState | SpikeState):
+        return rule_state(opt_state.rule)
+    return opt_state[-1]
+
+
+def with_rule_state(opt_state: PyTree, state: RuleState) -> PyTree:
+    """The optimizer's state with another of the update rule within it."""
+    if isinstance(opt_state, AveragedState | SpikeState):
+        return opt_state._replace(rule=with_rule_state(opt_state.rule, state))
+    return (*opt_state[:-1], state)
 
 
 def after_validation(
@@ -258,9 +280,7 @@ def after_validation(
         validations_since_best=jnp.where(drop, 0, waited),
         drops=state.drops + drop.astype(jnp.int32),
     )
-    if isinstance(opt_state, AveragedState):
-        return opt_state._replace(rule=(*opt_state.rule[:-1], state))
-    return (*opt_state[:-1], state)
+    return with_rule_state(opt_state, state)
 
 
 # What presets change of the defaults above.
