@@ -142,6 +142,33 @@ def test_what_must_be_on_the_disk_first_keeps_a_checkpoint_from_counting(directo
     assert [path.name for path in directory.iterdir()] == ["1"]
 
 
+def test_a_disk_that_is_full_when_it_syncs_keeps_what_it_has(directory, disk):
+    """At every fifth sync of a save, and at the last."""
+    save(directory, 1)
+    before = contents(directory)
+    disk.begin()
+    save(directory, 2)
+    calls = disk.calls
+    assert calls > 10
+    for room in {*range(0, calls, 5), calls - 1}:
+        shutil.rmtree(directory / "2", ignore_errors=True)
+        disk.begin(room)
+        with pytest.raises(Failure, match="can't be written .*No space left on device"):
+            save(directory, 2)
+        # It has its name when that is synced, which is last.
+        named = [2] * (room == calls - 1)
+        with CheckpointWriter(directory) as checkpoints:
+            assert [*checkpoints.steps] == [1, *named]
+        found = contents(directory)
+        assert {path: found[path] for path in before} == before
+        assert {path.parts[-2] for path in directory.glob("*/files.json")} == {
+            *map(str, checkpoints.steps)
+        }
+    disk.begin()
+    save(directory, 2)
+    assert set(CheckpointReader(directory).steps) == {1, 2}
+
+
 def test_checkpoints_of_every_so_many_steps_stay(directory):
     with CheckpointWriter(directory, keep_latest=1, keep_every=4) as checkpoints:
         for step in (2, 4, 6, 8, 9):

@@ -102,6 +102,19 @@ def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path,
         write(written)
 
 
+def test_a_disk_that_is_full_when_it_syncs_is_one_line(tmp_path, disk):
+    with writer(tmp_path) as written:
+        written.train(1, metrics(1.0), 0.0)
+        keep = written.kept()
+        disk.begin(0)
+        with pytest.raises(Failure, match=r"metrics.jsonl can't be written .No space"):
+            keep()
+        disk.begin()
+        written.train(2, metrics(1.0), 0.0)
+        written.flush()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
 @pytest.mark.parametrize("lost", [0, 1, 150])
 def test_lines_reach_a_drive_that_was_away(tmp_path, monkeypatch, capsys, lost):
     """It answers nothing for a while, and may have lost what was not synced."""
