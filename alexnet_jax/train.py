@@ -24,7 +24,7 @@ from alexnet_jax.runs.setup import Setup, build_setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, Interrupted, UnreadableImage
 from alexnet_jax.runtime.paths import local
-from alexnet_jax.training.averaging import begin_with
+from alexnet_jax.training.optimizer_state import begin_with
 from alexnet_jax.training.step import TrainState
 
 

@@ -28,12 +28,11 @@ from alexnet_jax.distributed import placement
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import holding
 from alexnet_jax.runs.config import Config, plain, section
-from alexnet_jax.runs.setup import schedule_of
+from alexnet_jax.runs.setup import optimizer_of, schedule_of
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import held, plan
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.held import Cut
-from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.step import TrainState
 
@@ -155,7 +154,7 @@ def make_program(config: Config, pipeline: Pipeline, mesh: Mesh) -> Program:
     model = AlexNet(num_classes=classes, **section(settings, "model"))
     model.check_size(pipeline.crop, pipeline.crop)
     schedule = schedule_of(section(settings, "schedule"), of_run, model)
-    optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
+    optimizer = optimizer_of(section(settings, "optimizer"), of_run, schedule)
     of_key = steps.train_step(model, optimizer, schedule, mesh, of_run.label_smoothing)
 
     def step(

@@ -1,5 +1,6 @@
 """Every test sees two CPU devices, strict types, and annotations that are checked."""
 
+import errno
 import os
 import signal
 import tempfile
@@ -66,6 +67,38 @@ def image_folder(tmp_path, photographs):
                 ending = "png" if kind == "RGBA" else "jpg"
                 image.convert(kind).save(folder / f"{split}{number}.{ending}")
     return root
+
+
+class Disk:
+    """Takes the place of `os.fsync`; from a call on the disk is full.
+
+    Attributes:
+      room: for so many calls; None for all.
+      calls: so far.
+    """
+
+    def __init__(self) -> None:
+        self.room: int | None = None
+        self.calls = 0
+        self._fsync = os.fsync
+
+    def begin(self, room: int | None = None) -> None:
+        self.room, self.calls = room, 0
+
+    def fsync(self, descriptor: int) -> None:
+        self.calls += 1
+        if self.room is not None and self.calls > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._fsync(descriptor)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk that finds out while it syncs that it has no room, as those do that put
+    off writing."""
+    disk = Disk()
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    return disk
 
 
 @pytest.fixture(scope="session")

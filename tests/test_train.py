@@ -26,7 +26,7 @@ from alexnet_jax.inference import finetune, trained
 from alexnet_jax.main import parse
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.runs import config as sections
-from alexnet_jax.runs import config_changes, run_data
+from alexnet_jax.runs import config_changes, metrics_file, run_data
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime.errors import (
@@ -37,7 +37,7 @@ from alexnet_jax.runtime.errors import (
     UnreadableImage,
 )
 from alexnet_jax.runtime.lock import locked
-from alexnet_jax.training import evaluation
+from alexnet_jax.training import evaluation, spikes
 from alexnet_jax.training.plan import make_plan
 from alexnet_jax.training.step import TrainState, TrainStep
 
@@ -896,6 +896,37 @@ def test_a_step_computed_twice_shows_silent_corruption(tmp_path, straight):
     with pytest.raises(Miscomputed, match=said):
         train_with(tmp_path, bit_flipped, lambda call, _: call == 6, often)
     assert_same_run(runs.run(tmp_path, "run", "--config.train.check_every=1"), straight)
+
+
+@pytest.mark.slow
+def test_the_same_spikes_are_skipped_after_a_resume(tmp_path, straight, monkeypatch):
+    """With so low a threshold that the digits have spikes."""
+    monkeypatch.setattr(spikes, "BEFORE", 3)
+    monkeypatch.setattr(spikes, "SPIKE", 0.5)
+    monkeypatch.setattr(spikes, "OVER_LARGEST", 1.0)
+    skip = "--config.train.skip_spikes=True"
+    whole = runs.run(tmp_path, "whole", skip)
+    noted = [s.step for s in metrics_file.read_spikes(whole)]
+    assert min(noted) < 10 < max(noted) < 20
+    # The first one is skipped, and not before.
+    lines, others = runs.lines(whole), runs.lines(straight)
+    place = lines.index(next(line for line in lines if "loss_spike" in line))
+    assert lines[:place] == others[:place] and lines[place + 1] != others[place + 1]
+
+    timed_next, count = train.timed_next, iter(range(20))
+
+    def crash(*arguments):
+        if next(count) == 13:
+            raise RuntimeError("power cut")
+        return timed_next(*arguments)
+
+    monkeypatch.setattr(train, "timed_next", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        runs.run(tmp_path, "run", skip)
+    monkeypatch.setattr(train, "timed_next", timed_next)
+    assert_same_run(runs.run(tmp_path, "run", skip), whole)
+    with pytest.raises(InputError, match="train.skip_spikes True -> False"):
+        runs.run(tmp_path, "run")
 
 
 def test_how_often_a_step_is_checked_is_a_positive_number():

@@ -40,21 +40,21 @@ class _Saving:
     Attributes:
       state: what is saved; its arrays are gone once the next step has taken them.
       digests: of its arrays.
-      done: waits for the end, and raises what went wrong.
+      before: brings to the disk what must be there before it counts.
     """
 
     step: int
     state: PyTree
     digests: dict[str, np.ndarray]
-    done: Callable[[], object]
+    before: Callable[[], None]
 
 
 class CheckpointWriter(CheckpointReader):
     """The checkpoints of the run that owns a work directory; a context manager.
 
-    A checkpoint counts as saved when its files are on the disk, also should the power
-    fail, and it has been read back: its metadata, every array's place in it, the
-    digests of what was written. Before that none is deleted for it.
+    A checkpoint counts as saved, and gets its name, when its files are on the disk,
+    also should the power fail, and it has been read back: its metadata, every array's
+    place in it, the digests of what was written. Before that none is deleted for it.
 
     Args:
       directory: where they lie; it is made, and freed of what a crash left.
@@ -85,6 +85,7 @@ class CheckpointWriter(CheckpointReader):
         # What all processes know alike, while the main process changes the disk.
         self._known = super().steps
         self._saving: _Saving | None = None
+        self._done: Callable[[], object] = lambda: None
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "CheckpointWriter":
@@ -115,10 +116,19 @@ class CheckpointWriter(CheckpointReader):
         """The steps saved, the one that is being written among them."""
         return dict(self._known)
 
-    def save(self, step: int, state: PyTree) -> None:
+    def save(
+        self, step: int, state: PyTree, before: Callable[[], None] = lambda: None
+    ) -> None:
         """Start to save the state of a step, unless it is saved already.
 
         The device's copy is free on return; `wait` waits for the disk.
+
+        Args:
+          step: of the state.
+          state: the arrays.
+          before: brings to the disk what must be there before the checkpoint counts. It
+            is called in the main process: where that is alone in another thread, so
+            that nothing waits for the disk.
 
         Raises:
           Failure: if the save before this one could not be written.
@@ -126,59 +136,60 @@ class CheckpointWriter(CheckpointReader):
         if step in self._known:
             return
         self.wait()
-        saved = digests(state)
-        self._saving = until_reachable(
-            self._directory, lambda: self._start(step, state, saved)
-        )
-        self._known[step] = None
+        saving = _Saving(step=step, state=state, digests=digests(state), before=before)
+        self._done = until_reachable(self._directory, lambda: self._start(saving))
+        self._saving, self._known[step] = saving, None
 
-    def _start(self, step: int, state: PyTree, saved: dict[str, np.ndarray]) -> _Saving:
+    def _start(self, saving: _Saving) -> Callable[[], object]:
+        """Start to save; returns what waits for the end, and raises what went wrong."""
+        path = self._plain / directories.being_saved(saving.step)
         with writable(self._directory):
             written = ocp.save_checkpointables_async(
-                self._plain / str(step), {STATE: state, DIGESTS: saved}
+                path, {STATE: saving.state, DIGESTS: saving.digests}
             )
-        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
 
         def finish() -> None:
             with writable(self._directory):
                 written.result()
-            self._read_back(step, abstract, saved)
+            self._commit(saving)
 
         # Of several processes each reads at the same place of its program, since they
         # exchange what they read.
         alone = jax.process_count() == 1
-        done = self._thread.submit(finish).result if alone else finish
-        return _Saving(step=step, state=state, digests=saved, done=done)
+        return self._thread.submit(finish).result if alone else finish
 
-    def _read_back(
-        self, step: int, abstract: PyTree, saved: dict[str, np.ndarray]
-    ) -> None:
-        """Sync a checkpoint, and note its files if it is complete.
+    def _commit(self, saving: _Saving) -> None:
+        """Sync a checkpoint, read it back, note its files, and give it its name.
 
         Raises:
-          Failure: if it isn't, or the disk does not take it.
+          Failure: if it is not complete, or the disk does not take it.
         """
-        path = self._directory / str(step)
+        step = saving.step
+        path = self._directory / directories.being_saved(step)
         if multihost.is_main():
-            # Orbax renames it when it is complete, and doesn't wait for the disk.
+            saving.before()
+            # Orbax doesn't wait for the disk.
             with writable(self._directory):
                 atomic.sync_tree(path)
-                atomic.sync(self._directory)
         try:
             with readable(path):
-                found = stored_digests(self._plain / str(step), path, abstract)
-                for name, digest in saved.items():
+                found = stored_digests(self._plain / path.name, path, saving.state)
+                for name, digest in saving.digests.items():
                     if not np.array_equal(found[name], digest):
                         raise Damaged(path, f"the checksum of {name} is another")
         except InputError as error:
             if isinstance(error, Damaged | OtherNetwork) and multihost.is_main():
-                directories.move_aside(self._directory, {step: error})
+                directories.move_aside(
+                    self._directory, {step: error}, ending=directories.SAVING
+                )
             raise Failure(
                 f"what was saved can't be read back: {error}; the checkpoints before "
                 "it are kept"
             ) from error
         if multihost.is_main():
             record_files(path)
+            directories.commit(self._directory, step)
+        multihost.wait_for_all(f"step {step} is saved")
 
     def wait(self) -> None:
         """Wait until what was saved is read back, and delete what it supersedes.
@@ -192,7 +203,7 @@ class CheckpointWriter(CheckpointReader):
         if self._saving is not None:
             saving, self._saving = self._saving, None
             try:
-                saving.done()
+                self._done()
             except BaseException as error:
                 del self._known[saving.step]
                 if jax.process_count() > 1 or not is_away(error):
@@ -210,10 +221,14 @@ class CheckpointWriter(CheckpointReader):
             return
 
         def complete() -> None:
-            if (self._directory / str(step)).is_dir():
-                self._read_back(step, saving.state, saving.digests)
+            if (self._directory / directories.being_saved(step)).is_dir():
+                self._commit(saving)
+            elif not (self._directory / str(step)).is_dir():
+                self._start(saving)()
             else:
-                self._start(step, saving.state, saving.digests).done()
+                # It had its name when the drive went away.
+                with writable(self._directory):
+                    atomic.sync(self._directory)
 
         until_reachable(self._directory, complete)
         self._known[step] = None

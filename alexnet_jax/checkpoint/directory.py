@@ -1,14 +1,15 @@
 """The folder of checkpoints: which are there, their validations, how they leave it.
 
-    checkpoints/500/                  a checkpoint, written by Orbax under another name
-                                      and renamed when it is complete
+    checkpoints/500/                  a checkpoint
+    checkpoints/500.saving            is written, and not yet on the disk and read back
     checkpoints/500/files.json        its files, with which it was read back
     checkpoints/500/validation.json   loss and errors of the validation at its step
     checkpoints/400.deleted           on its way to be deleted
     damaged/300                       does not match its checksums, kept for the user
 
-A checkpoint that is deleted loses its name before its files, so that a crash never
-leaves a partial one. Only the main process of the run that owns the folder changes it.
+A checkpoint gets its name last and loses it first, so that neither a crash nor a power
+cut ever leaves a partial one. Only the main process of the run that owns the folder
+changes it.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
-DAMAGED, DELETED = "damaged", ".deleted"
+DAMAGED, DELETED, SAVING = "damaged", ".deleted", ".saving"
 VALIDATION_FILE = "validation.json"
-# What Orbax calls a checkpoint before it is complete.
-_INCOMPLETE = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
+# What it is called before it has its name, by Orbax while that writes it.
+_INCOMPLETE = re.compile(r"\d+\.saving|\d+(\.saving)?\.orbax-checkpoint-tmp.*")
 
 
 def steps_in(directory: Path) -> list[int]:
@@ -51,6 +52,18 @@ def tidy(directory: Path) -> None:
     for path in found:
         if path.name.endswith(DELETED) or _INCOMPLETE.fullmatch(path.name):
             _remove(path)
+
+
+def being_saved(step: int) -> str:
+    """The name of a checkpoint that is not yet saved."""
+    return f"{step}{SAVING}"
+
+
+def commit(directory: Path, step: int) -> None:
+    """Give a checkpoint its name; on return a power cut does not lose it."""
+    with writable(directory):
+        (directory / being_saved(step)).rename(directory / str(step))
+        atomic.sync(directory)
 
 
 def delete(directory: Path, steps: Iterable[int]) -> None:
@@ -84,14 +97,16 @@ def _warn(path: Path, reason: str) -> None:
     progress.say(f"warning: {path} can't be deleted yet ({reason}); tried again later")
 
 
-def move_aside(directory: Path, damaged: Mapping[int, InputError]) -> None:
+def move_aside(
+    directory: Path, damaged: Mapping[int, InputError], *, ending: str = ""
+) -> None:
     """Move damaged checkpoints into a folder beside the directory, with a warning."""
     folder = directory.parent / DAMAGED
     for step, why in damaged.items():
         progress.say(f"warning: {why}; it is moved to {folder}")
         with writable(directory):
             folder.mkdir(exist_ok=True)
-            (directory / str(step)).rename(_free(folder, str(step)))
+            (directory / f"{step}{ending}").rename(_free(folder, str(step)))
 
 
 def _free(folder: Path, name: str, ending: str = "") -> Path:

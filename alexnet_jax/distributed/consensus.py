@@ -26,6 +26,13 @@ def all_of(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.int32(value)).all())
 
 
+def from_all(number: float) -> list[float]:
+    """Each process's number, in single precision, by its index."""
+    if jax.process_count() == 1:
+        return [number]
+    return multihost_utils.process_allgather(np.float32(number)).tolist()
+
+
 def in_main(action: Callable[[], object]) -> None:
     """Do something in the main process while the others wait for it.
 

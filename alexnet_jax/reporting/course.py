@@ -28,6 +28,8 @@ def time(starts: Sequence[Mapping[str, object]]) -> list[Section]:
     ]
     shown = [Table(("what", "time", "share"), rows, numbers=2), Numbers(steps)]
     text = f"Of {counting(len(starts), 'start')}, by the clock of process 0."
+    if late := time_spent.slowest(starts):
+        text += f" {late[0].upper()}{late[1:]}."
     return [Section("Time", shown if steps else shown[:1], text)]
 
 

@@ -19,6 +19,7 @@ from alexnet_jax.nn.fused.support import Decision, decide, describe
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.progress import counting
+from alexnet_jax.training import spikes
 from alexnet_jax.training.plan import Plan
 
 
@@ -30,9 +31,6 @@ BFLOAT16_OF_AMD = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
 STEPS_OF_THE_START = 10
 STEPS_BEFORE_A_HINT = 100
 INPUT_WAIT_WORTH_A_HINT = 0.1
-# A loss spike is so much over the median of so many steps before it, and over the
-# largest of them: small losses of single batches scatter by more than the first.
-SPIKE, SPIKE_OVER_LARGEST, STEPS_BEFORE_A_SPIKE = 2.0, 1.5, 100
 SPIKES_SHOWN = 10
 # The steps over which a loss should fall; their first and last tenth are compared.
 FIRST_STEPS = 100
@@ -234,34 +232,48 @@ class LossRise:
 
 
 class LossSpikes:
-    """Finds steps whose loss is far above that of the steps before.
+    """Finds steps whose loss is far above that of the steps before; see
+    `training.spikes`.
 
     Args:
       losses: of the last steps before the first that is added, oldest first.
     """
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
-        self._losses = deque(losses, maxlen=STEPS_BEFORE_A_SPIKE)
+        self._losses = deque(losses, maxlen=spikes.BEFORE)
         self._said = 0
 
-    def add(self, step: int, loss: float) -> float | None:
+    def add(self, step: int, loss: float, skipped: float | None = None) -> float | None:
         """Count a step's loss; returns how many times the median of the steps before it
-        is, where that is a spike, and says so for the first ones."""
-        before = sorted(self._losses)
+        is, where that is a spike, and says so for the first ones.
+
+        Args:
+          step: of the run.
+          loss: of the step.
+          skipped: where spikes are skipped, what the devices have found: that factor,
+            or 0.
+        """
+        factor = self._factor(loss) if skipped is None else skipped
         self._losses.append(loss)
-        if len(before) < STEPS_BEFORE_A_SPIKE:
+        if not factor:
             return None
-        median = before[len(before) // 2]
-        if loss <= max(SPIKE * median, SPIKE_OVER_LARGEST * before[-1]):
-            return None
-        # A median of zero has no multiple.
-        factor = loss / max(median, sys.float_info.min)
         self._said += 1
         if self._said <= SPIKES_SHOWN:
             last = self._said == SPIKES_SHOWN
+            done = "" if skipped is None else "; the step is skipped"
             more = "; later ones are only in metrics.jsonl" if last else ""
             progress.say(
                 f"step {step}: the loss rose to {loss:.3g}, {factor:.1f} times the "
-                f"median of the last {STEPS_BEFORE_A_SPIKE} steps{more}"
+                f"median of the last {spikes.BEFORE} steps{done}{more}"
             )
         return factor
+
+    def _factor(self, loss: float) -> float:
+        before = sorted(self._losses)
+        if len(before) < spikes.BEFORE:
+            return 0.0
+        median = before[len(before) // 2]
+        if loss <= max(spikes.SPIKE * median, spikes.OVER_LARGEST * before[-1]):
+            return 0.0
+        # A median of zero has no multiple.
+        return loss / max(median, sys.float_info.min)

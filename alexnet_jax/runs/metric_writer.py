@@ -1,38 +1,35 @@
 """What a run writes while it trains: metrics.jsonl, progress, and TensorBoard."""
 
 import json
-import os
+import threading
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from alexnet_jax.distributed import consensus
 from alexnet_jax.runs import time_spent
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.hints import InputWait, LossRise, LossSpikes
+from alexnet_jax.runs.lines_file import LinesFile
 from alexnet_jax.runs.metrics_file import (
     CLASSES_WITHOUT_TOP5,
     METRICS_FILE,
-    SPIKE_FIELD,
     Kept,
     cut_metrics,
 )
 from alexnet_jax.runs.time_spent import DATA, LOST, TimeSpent
-from alexnet_jax.runtime import atomic, optional, progress
-from alexnet_jax.runtime.atomic import cannot_write, writing
+from alexnet_jax.runtime import optional, progress
+from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import Failure, InputError
-from alexnet_jax.runtime.patience import until_reachable
 from alexnet_jax.training import losses
 from alexnet_jax.training.finite import check_loss
 from alexnet_jax.training.plan import Plan
-
-
-# Lines are written when so many bytes have gathered, and at a save.
-BYTES_AT_ONCE = 8192
+from alexnet_jax.training.spikes import LOSS_SPIKE
 
 
 class MetricWriter:
@@ -65,12 +62,12 @@ class MetricWriter:
     ) -> None:
         path = workdir / METRICS_FILE
         self._workdir = workdir
-        self._lines: _Lines | None = None
+        self._lines: LinesFile | None = None
         kept = Kept.nothing()
         if writes:
             with writing(path):
                 kept = cut_metrics(path, start, keep_validation=validated)
-                self._lines = _Lines(path)
+                self._lines = LinesFile(path)
         self._plan = plan
         self._pending: tuple[int, dict[str, jax.Array], float] | None = None
         self._last = self._said = time.monotonic()
@@ -86,6 +83,11 @@ class MetricWriter:
         # Without the first, which was compiled.
         steps = (plan.batch_size / rate for rate in kept.rates[1:] if rate)
         self._step_seconds = array("d", steps)
+        # Each process's wait for data; how many accounts of the time were made, and
+        # which is in run.json.
+        self._waits: list[float] = []
+        self._account = self._noted = 0
+        self._noting = threading.Lock()
         self._spikes = LossSpikes(kept.losses)
         self._input_wait = InputWait(advice)
         self._loss_rise = LossRise()
@@ -106,7 +108,7 @@ class MetricWriter:
             self._lines.close()
             # What keeps it from being written was reported already.
             with suppress(InputError, Failure):
-                self.note_time()
+                self._noting_time()()
                 if kind is None and self._timed:
                     starts = workdirs.read_starts(self._workdir)
                     progress.say(time_spent.line(starts))
@@ -162,21 +164,54 @@ class MetricWriter:
           Diverged: if that step's loss is not finite.
           Failure: if the disk is full, or the directory has gone.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._write_train(*pending)
+        self._write_pending()
         if self._lines is not None:
             self._lines.flush()
 
-    def note_time(self) -> None:
-        """Write where the time of this start went so far into run.json.
+    def kept(self) -> Callable[[], None]:
+        """Write the pending step. Returns what brings every line so far to the disk,
+        and into run.json where the time went: for another thread, before a checkpoint
+        counts. To be called by all processes together.
 
         Raises:
+          Diverged: if that step's loss is not finite.
           Failure: if the disk is full, or the directory has gone.
         """
-        if self._lines is not None and self._started:
-            steps = time_spent.percentiles(self._step_seconds)
-            workdirs.note_time(self._workdir, self.time.seconds(), steps)
+        self._write_pending()
+        if self._lines is not None:
+            self._lines.write()
+        self._waits = consensus.from_all(self.time.seconds()[DATA])
+        note_time = self._noting_time()
+
+        def keep() -> None:
+            if self._lines is not None:
+                self._lines.flush()
+            note_time()
+
+        return keep
+
+    def _write_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._write_train(*pending)
+
+    def _noting_time(self) -> Callable[[], None]:
+        """What writes into run.json where the time of this start went so far."""
+        if self._lines is None or not self._started:
+            return lambda: None
+        seconds = self.time.seconds() | time_spent.of_processes(self._waits)
+        steps = time_spent.percentiles(self._step_seconds)
+        self._account += 1
+        number = self._account
+
+        def note() -> None:
+            with self._noting:
+                # The thread that saves may be later than the end of the run.
+                if number > self._noted:
+                    self._noted = number
+                    workdirs.note_time(self._workdir, seconds, steps)
+
+        return note
 
     def _write_train(
         self, step: int, metrics: dict[str, jax.Array], waited: float
@@ -192,9 +227,9 @@ class MetricWriter:
             "images_per_second": self._plan.batch_size / seconds,
             "input_wait_fraction": min(1.0, waited / seconds),
         }
-        spike = self._spikes.add(step, written["loss"])
+        spike = self._spikes.add(step, written["loss"], host.get(LOSS_SPIKE))
         if spike is not None:
-            written[SPIKE_FIELD] = spike
+            written[LOSS_SPIKE] = spike
         if self._timed:
             self._step_seconds.append(seconds)
         self._write(step, "train", written)
@@ -229,64 +264,3 @@ class MetricWriter:
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
-
-
-class _Lines:
-    """Lines at the end of a file, also over a drive that goes away and comes back.
-
-    What is not on the disk for certain is kept. The file is opened by its path each
-    time, since of a drive that was away an open file is gone, and a removed one could
-    be written to without any error.
-
-    Args:
-      path: the file; it is made if need be.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with path.open("ab") as file:
-            # So much is there for certain.
-            self._length = file.tell()
-        self._rest = bytearray()
-        self._unwritten = 0
-
-    def add(self, line: str) -> None:
-        """Add a line, which is in the file some lines later."""
-        data = line.encode() + b"\n"
-        self._rest += data
-        self._unwritten += len(data)
-        if self._unwritten > BYTES_AT_ONCE:
-            self._write(sync=False)
-
-    def flush(self) -> None:
-        """Return when every line is on the disk.
-
-        Raises:
-          Failure: if the disk is full or away for long, or the file has gone.
-        """
-        self._write(sync=True)
-        self._length += len(self._rest)
-        self._rest.clear()
-
-    def close(self) -> None:
-        """Write what is left, if the disk takes it; else that was reported already."""
-        with suppress(OSError, Failure):
-            self._append(sync=False)
-
-    def _write(self, *, sync: bool) -> None:
-        until_reachable(self._path, lambda: self._append(sync=sync))
-
-    def _append(self, *, sync: bool) -> None:
-        with writing(self._path), self._path.open("r+b") as file:
-            there = file.seek(0, os.SEEK_END) - self._length
-            if there < 0:
-                raise Failure(cannot_write(self._path, "another file lies there"))
-            # What a drive that was away has lost, or what was never written.
-            there = min(there, len(self._rest))
-            file.seek(self._length + there)
-            file.truncate()
-            file.write(self._rest[there:])
-            file.flush()
-            if sync:
-                atomic.sync_open(file.fileno())
-        self._unwritten = 0

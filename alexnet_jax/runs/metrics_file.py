@@ -11,14 +11,13 @@ from jaxtyping import Float
 
 from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.training.spikes import LOSS_SPIKE
 
 
 METRICS_FILE = "metrics.jsonl"
 # Fields of a line that read a clock, and so differ between two runs of one seed.
 CLOCK_FIELDS = ("images_per_second", "input_wait_fraction")
 SPLITS = ("train", "validation")
-# Of a training line whose loss is a spike: over the median of those before it.
-SPIKE_FIELD = "loss_spike"
 # Of as many classes or fewer, the five best are all: no top-5 error is shown.
 CLASSES_WITHOUT_TOP5 = 5
 # More could not be distinguished in a chart.
@@ -73,7 +72,7 @@ def read_curves(workdir: Path) -> Curves:
             row = json.loads(text)
             of_split = rows[row.pop("split")]
             # Of few lines: `read_spikes` has it.
-            row.pop(SPIKE_FIELD, None)
+            row.pop(LOSS_SPIKE, None)
             # The same names in every line of a split.
             of_split.append({name: float(row[name]) for name in (of_split or [row])[0]})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -122,11 +121,11 @@ def read_spikes(workdir: Path) -> list[Spike]:
     path = workdir / METRICS_FILE
     found = []
     for text in path.read_text().splitlines() if path.exists() else []:
-        if SPIKE_FIELD in text:
+        if LOSS_SPIKE in text:
             # A last line that is being written is none yet.
             with suppress(ValueError, KeyError, TypeError):
                 row = json.loads(text)
-                found.append(Spike(row["step"], row["loss"], float(row[SPIKE_FIELD])))
+                found.append(Spike(row["step"], row["loss"], float(row[LOSS_SPIKE])))
     return found
 
 

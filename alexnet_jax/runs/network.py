@@ -17,9 +17,8 @@ from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs.config import Arguments, Config, check, parameters, plain, section
-from alexnet_jax.runs.setup import schedule_of
+from alexnet_jax.runs.setup import optimizer_of, schedule_of
 from alexnet_jax.training import plan as plans
-from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.schedule import Schedule
 from alexnet_jax.training.step import TrainState, abstract_state
 
@@ -90,7 +89,7 @@ def plan_network(config: Config) -> Network:
     evaluation = section(settings, "eval")
     return Network(
         model=model,
-        optimizer=momentum_sgd(schedule, **section(settings, "optimizer")),
+        optimizer=optimizer_of(section(settings, "optimizer"), plan, schedule),
         schedule=schedule,
         crop=crop,
         stored=stored,

@@ -74,20 +74,20 @@ class Run:
     signal: Callable[[], int]
 
     def save(self, step: int, state: TrainState) -> None:
-        """Start to save a step's state, unless it is saved, and its metrics before it.
+        """Start to save a step's state, unless it is saved, and its metrics before it;
+        nothing waits for the disk but the next save.
 
         Raises:
           Failure: if it has numbers that are not finite, or can't be written.
         """
         if step > self.start:
             self.watchdog.saves()
-            self.metrics.flush()
+            keep_metrics = self.metrics.kept()
             with self.metrics.time.counted(SAVING):
                 check_state(step, state)
                 if self.autotuning is not None and multihost.is_main():
                     self.autotuning.keep()
-                self.checkpoints.save(step, state)
-            self.metrics.note_time()
+                self.checkpoints.save(step, state, keep_metrics)
 
     def record(self, step: int, errors: dict[str, float]) -> None:
         """Note a step's validation, in the metrics and beside its checkpoint.

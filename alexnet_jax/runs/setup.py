@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import flax.linen as nn
+import optax
 from jax.sharding import Mesh
 
 from alexnet_jax.data.dataset import Dataset
@@ -36,6 +37,7 @@ from alexnet_jax.training import plan as plans
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.schedule import Schedule, make_schedule
+from alexnet_jax.training.spikes import skipping_spikes
 from alexnet_jax.training.step import Steps, make_steps
 
 
@@ -136,7 +138,7 @@ def build_setup(
     model = AlexNet(num_classes=len(dataset.class_names), **network)
     model.check_size(pipeline.crop, pipeline.crop)
     schedule = schedule_of(section(settings, "schedule"), plan, model)
-    optimizer = momentum_sgd(schedule, **section(settings, "optimizer"))
+    optimizer = optimizer_of(section(settings, "optimizer"), plan, schedule)
     kept = None if workdir is None else workdir / AUTOTUNING
     compiled = determinism.of_run(plan.deterministic, mesh, kept)
     if plan.check_every and not compiled.repeats:
@@ -203,6 +205,18 @@ def schedule_of(changing: Arguments, plan: Plan, model: AlexNet) -> Schedule:
         layer_rates=rates,
         **changing,
     )
+
+
+def optimizer_of(
+    changing: Arguments, plan: Plan, schedule: Schedule
+) -> optax.GradientTransformation:
+    """The update rule of the section `optimizer`, which skips what a plan skips.
+
+    Raises:
+      InputError: if a value is out of range.
+    """
+    rule = momentum_sgd(schedule, **changing)
+    return skipping_spikes(rule) if plan.skip_spikes else rule
 
 
 def _check_size(reading: Mapping[str, object], stored: int) -> None:

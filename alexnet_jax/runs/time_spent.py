@@ -10,6 +10,8 @@ import numpy as np
 COMPILING, STEPS, DATA = "compiling", "steps", "waiting for data"
 VALIDATING, SAVING, LOST = "validating", "saving", "lost to restarts"
 KINDS = (COMPILING, STEPS, DATA, VALIDATING, SAVING, LOST)
+# Of one of several processes, by its index.
+DATA_OF_PROCESS = DATA + ", process {}"
 # Of a start in run.json.
 SECONDS, STEP_SECONDS = "seconds", "step_seconds"
 PERCENTILES = {"median": 50.0, "90 %": 90.0, "99 %": 99.0}
@@ -81,6 +83,36 @@ def _numbers(start: Mapping[str, object], key: str) -> dict[str, float]:
     return {str(k): float(v) for k, v in items if isinstance(v, int | float)}
 
 
+def of_processes(waits: Sequence[float]) -> dict[str, float]:
+    """How long each of several processes waited for its data, to be noted beside the
+    kinds; nothing of a process that is alone."""
+    named = {DATA_OF_PROCESS.format(n): round(s, 3) for n, s in enumerate(waits)}
+    return named if len(waits) > 1 else {}
+
+
+def slowest(starts: Sequence[Mapping[str, object]]) -> str:
+    """Which of several processes the others waited for most, over all starts that have
+    as many as the last; empty for one that is alone.
+
+    What a process does on its host can hold up the others, and of that the wait for
+    its data is all that takes long.
+    """
+    noted = [
+        [s for kind, s in _numbers(start, SECONDS).items() if kind not in KINDS]
+        for start in starts
+    ]
+    of_last = [waits for waits in noted if len(waits) == len(noted[-1])]
+    waited = np.sum(of_last, axis=0).tolist() if of_last else []
+    if not waited:
+        return ""
+    most, number = max((seconds, n) for n, seconds in enumerate(waited))
+    others = max(seconds for n, seconds in enumerate(waited) if n != number)
+    return (
+        f"of {len(waited)} processes number {number} was the slowest: "
+        f"{shown(most)} waiting for data, the others at most {shown(others)}"
+    )
+
+
 def line(starts: Sequence[Mapping[str, object]]) -> str:
     """Where the time went, for the end of a run; empty where no start has noted it."""
     seconds, steps = total(starts), latest_percentiles(starts)
@@ -89,7 +121,10 @@ def line(starts: Sequence[Mapping[str, object]]) -> str:
     parts = ", ".join(f"{shown(seconds[kind])} {kind}" for kind in KINDS)
     times = ", ".join(f"{shown(value)} ({name})" for name, value in steps.items())
     over = f" over {len(starts)} starts" if len(starts) > 1 else ""
-    return f"time{over}: {parts}{times and f'; a step took {times}'}"
+    late = slowest(starts)
+    return (
+        f"time{over}: {parts}{times and f'; a step took {times}'}{late and f'; {late}'}"
+    )
 
 
 def shown(seconds: float) -> str:

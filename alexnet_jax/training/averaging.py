@@ -5,7 +5,6 @@ averaging, Izmailov et al. 2018).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-
-# A tree of parameters, or shaped like one.
-Tree = PyTree
-
-
-class AveragedState(NamedTuple):
-    """State of `averaged`: the parameters that learn, and the rule's own state."""
-
-    learning: Tree
-    rule: PyTree
+from alexnet_jax.training.optimizer_state import AveragedState, Tree, rule_state
 
 
 def part_of_moving_average(decay: float, step: Float[Array, ""]) -> Array:
@@ -39,13 +29,12 @@ def part_of_mean(start: int, step: Float[Array, ""]) -> Array:
 def averaged(
     rule: optax.GradientTransformation,
     part: Callable[[Array], Array],
-    step_of: Callable[[PyTree], Array],
 ) -> optax.GradientTransformation:
     """A rule whose parameters are an average of those that learn.
 
     Those that learn are in the state, so that whatever opens a network finds the
     average. `part` says how much of it each step's parameters are, from the number of
-    steps before, which `step_of` reads from the state.
+    steps before.
     """
 
     def init(params: Tree) -> AveragedState:
@@ -54,23 +43,10 @@ def averaged(
     def update(
         updates: Tree, state: PyTree, params: Tree = None
     ) -> tuple[Tree, AveragedState]:
-        own = part(step_of(state).astype(jnp.float32))
+        own = part(rule_state(state).step.astype(jnp.float32))
         moves, inner = rule.update(updates, state.rule, state.learning)
         learning = optax.apply_updates(state.learning, moves)
         moves = jax.tree.map(lambda new, mean: own * (new - mean), learning, params)
         return moves, AveragedState(learning, inner)
 
     return optax.GradientTransformation(init, update)
-
-
-def learning_params(params: Tree, opt_state: PyTree) -> Tree:
-    """The parameters that gradients are taken at, of a state's; see `averaged`."""
-    return opt_state.learning if isinstance(opt_state, AveragedState) else params
-
-
-def begin_with(params: Tree, opt_state: PyTree) -> PyTree:
-    """The first step's state for other initial values than it was made with."""
-    if not isinstance(opt_state, AveragedState):
-        return opt_state
-    # Copies, since a step takes the memory of both.
-    return opt_state._replace(learning=jax.tree.map(jnp.copy, params))

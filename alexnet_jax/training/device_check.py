@@ -18,7 +18,8 @@ from jaxtyping import PyTree
 
 from alexnet_jax.distributed import placement
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.training.optimizer import momentum_sgd, rule_state
+from alexnet_jax.training.optimizer import momentum_sgd
+from alexnet_jax.training.optimizer_state import rule_state
 from alexnet_jax.training.schedule import Schedule, make_schedule
 from alexnet_jax.training.step import init_state, make_train_step
 

@@ -10,37 +10,27 @@ both.) So Optax's parts come in this order: decay, rate, momentum.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import KeyPath
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from alexnet_jax.runtime.errors import InputError, check_number
 from alexnet_jax.training.averaging import (
-    AveragedState,
     averaged,
     part_of_mean,
     part_of_moving_average,
 )
+from alexnet_jax.training.optimizer_state import (
+    RuleState,
+    Tree,
+    rule_state,
+    with_rule_state,
+)
 from alexnet_jax.training.schedule import Schedule
-
-
-# A tree of parameters, `{layer: {"kernel": array, "bias": array}}`, or shaped like one.
-Tree = PyTree
-
-
-class RuleState(NamedTuple):
-    """State of the update rule: its step, the plateau rule's, the velocity."""
-
-    step: Int[Array, ""]
-    best_error: Float[Array, ""]
-    validations_since_best: Int[Array, ""]
-    drops: Int[Array, ""]
-    velocity: Tree
 
 
 def momentum_sgd(
@@ -112,9 +102,9 @@ def momentum_sgd(
         *coupled, *trust, _momentum(schedule, momentum, bias_rate, named, own_decay)
     )
     if average is not None:
-        return averaged(rule, partial(part_of_moving_average, average), _step)
+        return averaged(rule, partial(part_of_moving_average, average))
     if schedule.swa is not None:
-        return averaged(rule, partial(part_of_mean, schedule.swa), _step)
+        return averaged(rule, partial(part_of_mean, schedule.swa))
     return rule
 
 
@@ -202,16 +192,6 @@ def layer_and_kind(path: KeyPath) -> tuple[str, bool]:
     return layer, kind == "bias"
 
 
-def rule_state(opt_state: PyTree) -> RuleState:
-    """The update rule's own state within the optimizer's."""
-    chain = opt_state.rule if isinstance(opt_state, AveragedState) else opt_state
-    return chain[-1]
-
-
-def _step(opt_state: PyTree) -> Int[Array, ""]:
-    return rule_state(opt_state).step
-
-
 def after_validation(
     schedule: Schedule, opt_state: PyTree, error: Float[Array | np.ndarray, ""]
 ) -> PyTree:
@@ -231,9 +211,7 @@ def after_validation(
         validations_since_best=jnp.where(drop, 0, waited),
         drops=state.drops + drop.astype(jnp.int32),
     )
-    if isinstance(opt_state, AveragedState):
-        return opt_state._replace(rule=(*opt_state.rule[:-1], state))
-    return (*opt_state[:-1], state)
+    return with_rule_state(opt_state, state)
 
 
 # What presets change of the defaults above.

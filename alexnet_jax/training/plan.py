@@ -24,6 +24,7 @@ class Plan:
     label_smoothing: float = 0.0
     check_every: int | None = None
     timeout: float | None = None
+    skip_spikes: bool = False
 
     @property
     def steps_per_epoch(self) -> float:
@@ -63,6 +64,7 @@ def make_plan(
     label_smoothing: float = 0.0,
     check_every: int | None = None,
     timeout: float | None = 300.0,
+    skip_spikes: bool = False,
 ) -> Plan:
     """How a run trains.
 
@@ -93,6 +95,9 @@ def make_plan(
         1. The limit is 20 times the slowest of the last 100 steps where that is longer;
         12 times as long while compiling, 6 times while saving, and beside
         `data.timeout` while data are read. None waits for ever.
+      skip_spikes: a step whose loss is over twice the median of the 100 steps before it
+        and 1.5 times the largest of them changes nothing but the count of steps, in
+        every run of the seed. It is noted and said either way.
 
     Raises:
       InputError: if no length is given, or a number is not positive.
@@ -139,4 +144,5 @@ def make_plan(
         label_smoothing=label_smoothing,
         check_every=check_every,
         timeout=timeout,
+        skip_spikes=skip_spikes,
     )

@@ -26,12 +26,17 @@ from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
 from alexnet_jax.training import losses
-from alexnet_jax.training.averaging import learning_params
 from alexnet_jax.training.compilation import CompilerOptions
 from alexnet_jax.training.local_loss import Batch, local_loss
-from alexnet_jax.training.optimizer import after_validation, rule_state
+from alexnet_jax.training.optimizer import after_validation
+from alexnet_jax.training.optimizer_state import (
+    SpikeState,
+    learning_params,
+    rule_state,
+)
 from alexnet_jax.training.preprocess import cut_views
 from alexnet_jax.training.schedule import Schedule
+from alexnet_jax.training.spikes import LOSS_SPIKE
 
 
 # Which mesh axis splits an axis that a parameter names.
@@ -187,8 +192,8 @@ def make_train_step(
     The state is donated. A batch has `image` (uint8 crops), `label` and `colour_shift`
     (float32, three for each image), and where recipes are on what they take (see
     `data.loading.recipes.drawn`); `mean` is the mean image's centre crop. Metrics are
-    the sums of `losses.sums` over the batch, with the loss that is minimised, and
-    the `learning_rate`.
+    the sums of `losses.sums` over the batch, with the loss that is minimised, the
+    `learning_rate`, and where the optimizer skips spikes `LOSS_SPIKE`, its factor.
     """
     of_key = train_step(model, optimizer, schedule, mesh, label_smoothing)
 
@@ -234,7 +239,14 @@ def train_step(
         rule = rule_state(state.opt_state)
         rate = schedule.rate(rule.step, rule.drops)
         metrics = {**sums, "learning_rate": rate}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        skips = isinstance(state.opt_state, SpikeState)
+        given = {"loss": sums["loss"]} if skips else {}
+        update = optax.with_extra_args_support(optimizer).update
+        updates: PyTree
+        opt_state: PyTree
+        updates, opt_state = update(grads, state.opt_state, state.params, **given)
+        if skips:
+            metrics[LOSS_SPIKE] = opt_state.factor
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
 

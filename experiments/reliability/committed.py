@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from alexnet_jax import main
 from alexnet_jax.checkpoint import directory
-from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.runtime import cli
 
 from power_cut import files_of
@@ -26,10 +25,10 @@ def note(**what):
         file.write(json.dumps(what) + "\n")
 
 
-def noted_saving(read_back):
-    def run(self, step, abstract, saved):
-        read_back(self, step, abstract, saved)
-        note(saved={str(step): files_of(self._directory / str(step))})
+def noted_saving(commit):
+    def run(folder, step):
+        commit(folder, step)
+        note(saved={str(step): files_of(folder / str(step))})
 
     return run
 
@@ -43,7 +42,7 @@ def noted_deleting(delete):
     return run
 
 
-CheckpointWriter._read_back = noted_saving(CheckpointWriter._read_back)
+directory.commit = noted_saving(directory.commit)
 directory.delete = noted_deleting(directory.delete)
 
 if __name__ == "__main__":

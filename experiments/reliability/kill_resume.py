@@ -9,8 +9,9 @@ compared with those of an undisturbed run.
     python experiments/reliability/kill_resume.py --kills=100 --output=FOLDER
     python experiments/reliability/kill_resume.py --kills=12 --signal=TERM
 
-`--quick` is one kill in each phase. With `--signal=TERM` or `INT` the run must stop in
-time, with exit status 143 or 130.
+Stopped and started again, it continues after the last run that was completed, if the
+commit is the same. `--quick` is one kill in each phase. With `--signal=TERM` or `INT`
+the run must stop in time, with exit status 143 or 130.
 """
 
 import argparse
@@ -66,7 +67,8 @@ SETTINGS = (
     "--config.schedule.patience=1",
     "--config.mesh.virtual_cpu_devices=2",
 )
-LONGEST = 180
+# Of a run, in seconds, also on a machine that does much else.
+LONGEST = 1200
 
 
 def start(workdir, phases=None, pause_at=""):
@@ -177,15 +179,21 @@ def interrupt(workdir, phase, draw, number):
     return record
 
 
-def kill_and_resume(given):
-    """Kill runs until there are kills enough, and resume each to its end: the records
-    of the kills, the differences from an undisturbed run, the number of runs."""
+def kill_and_resume(given, records):
+    """Kill runs until there are kills enough, and resume each to its end; yields the
+    records of each run: its kills, then in what it differs from an undisturbed one.
+
+    Args:
+      given: the arguments.
+      records: of runs before.
+    """
     number = getattr(signal, f"SIG{given.signal}")
     phases = PHASES if given.signal == "KILL" else AWAKE
     phases = [phase for phase in phases if phase in (given.phases or phases)]
     kills = len(phases) if given.quick else given.kills
-    draw = random.Random(given.seed)
-    records, differences, runs = [], [], 0
+    done = sum("kill" in record for record in records)
+    runs = sum("differences" in record for record in records)
+    commit = harness.machine()["commit"]
     with tempfile.TemporaryDirectory(prefix="kill_resume_") as folder:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compiled"
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
@@ -194,25 +202,46 @@ def kill_and_resume(given):
         if status != 0:
             raise SystemExit(f"the undisturbed run failed: {errors}")
         expected = what_is_left(alone)
-        while len(records) < kills:
+        while done < kills:
             runs += 1
-            workdir = Path(folder) / f"run{runs}"
-            while len(records) < kills:
-                phase = phases[len(records) % len(phases)]
+            workdir, own = Path(folder) / f"run{runs}", []
+            draw = random.Random(f"{given.seed} {runs}")
+            while done < kills:
+                phase = phases[done % len(phases)]
                 record = interrupt(workdir, phase, draw, number)
                 if record is None:
                     break
-                records.append({"kill": len(records) + 1, "run": runs, **record})
-                print(json.dumps(records[-1]), file=sys.stderr, flush=True)
+                done += 1
+                own.append({"kill": done, "run": runs, **record})
+                print(json.dumps(own[-1]), file=sys.stderr, flush=True)
             errors, status = finished(start(workdir))
             if status != 0:
                 raise SystemExit(f"run {runs} did not resume: {errors}")
             left = what_is_left(workdir)
             found = differing(expected, left, exactly=given.signal == "KILL")
-            differences += [f"run {runs}: {key}" for key in found]
+            yield [*own, {"run": runs, "differences": found, "commit": commit}]
             if not found:
                 shutil.rmtree(workdir)
-    return records, differences, runs
+
+
+def records_before(file):
+    """The records of runs of this commit that a stopped experiment has left."""
+    found, run = [], []
+    lines = file.read_text().splitlines() if file and file.exists() else []
+    for record in map(json.loads, lines):
+        run.append(record)
+        if "differences" in record and "experiment" not in record:
+            if record["commit"] == harness.machine()["commit"]:
+                found += run
+            run = []
+    return found
+
+
+def write(file, records):
+    """Write records, where a file is given."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def main():
@@ -227,26 +256,32 @@ def main():
     add("--phases", nargs="+", choices=PHASES, help="in these (default: all)")
     add("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
-    records, differences, runs = kill_and_resume(given)
+    file = given.output and given.output / f"kills_{given.signal}.jsonl"
+    records = records_before(file)
+    for of_run in kill_and_resume(given, records):
+        records += of_run
+        write(file, records)
+    kills = [record for record in records if "kill" in record]
+    runs = [record for record in records if "kill" not in record]
+    differences = [
+        f"run {run['run']}: {key}" for run in runs for key in run["differences"]
+    ]
     wanted = {"TERM": 143, "INT": 130, "KILL": -9}[given.signal]
     by_phase = {
-        phase: sum(record["phase"] == phase for record in records) for phase in PHASES
+        phase: sum(record["phase"] == phase for record in kills) for phase in PHASES
     }
     result = {
         "experiment": "kill_resume",
         "signal": given.signal,
-        "kills": len(records),
-        "runs": runs,
+        "kills": len(kills),
+        "runs": len(runs),
         "phases": by_phase,
-        "other_statuses": sum(record["status"] != wanted for record in records),
-        "seconds_to_leave": max(record["seconds_to_leave"] for record in records),
+        "other_statuses": sum(record["status"] != wanted for record in kills),
+        "seconds_to_leave": max(record["seconds_to_leave"] for record in kills),
         "differences": differences,
         **harness.machine("jax", "orbax-checkpoint", "grain"),
     }
-    if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-        file = given.output / f"kills_{given.signal}.jsonl"
-        file.write_text("".join(json.dumps(r) + "\n" for r in [*records, result]))
+    write(file, [*records, result])
     print(json.dumps(result))
     if differences or result["other_statuses"]:
         sys.exit(1)

@@ -92,10 +92,10 @@ def after_creating(create):
     return run
 
 
-def before_committing(finalize):
-    async def run(self):
+def before_committing(commit):
+    def run(folder, step):
         enter("written, not committed")
-        await finalize(self)
+        commit(folder, step)
         print("step:0", file=_file)
 
     return run
@@ -116,9 +116,9 @@ def half_way(rmtree):
 step.make_train_step = compiling(step.make_train_step)
 setup.make_validation = validating(setup.make_validation)
 directory.write_validation = before_recording(directory.write_validation)
-commit = atomicity.AtomicRenameTemporaryPath
-commit.create = after_creating(commit.create)
-commit.finalize = before_committing(commit.finalize)
+writing = atomicity.AtomicRenameTemporaryPath
+writing.create = after_creating(writing.create)
+directory.commit = before_committing(directory.commit)
 directory.shutil = types.SimpleNamespace(rmtree=half_way(shutil.rmtree))
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from kill_resume import SETTINGS, what_is_left
 HERE = Path(__file__).parent
 MEGABYTES = 512
 IMAGES = 600
-LONGEST = 300
+LONGEST = 1200
 TOOLS = ("mkfs.ext4", "mount", "umount", "cp", "cmp")
 
 

@@ -120,6 +120,7 @@ def kill(*_):
 with CheckpointWriter(Path(sys.argv[1])) as checkpoints:
     state = {"weights": jnp.zeros((4, 3), jnp.int32), "step": jnp.int32(3)}
     checkpoints.save(3, state)
+    checkpoints.wait()
     if sys.argv[2] == "validation":
         # After the note's bytes are written, before they have their name.
         Path.replace = kill

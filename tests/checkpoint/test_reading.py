@@ -17,6 +17,7 @@ from alexnet_jax.checkpoint import checkpointer, reader
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.checkpoint.errors import Damaged, Gone, OtherNetwork
 from alexnet_jax.checkpoint.reader import CheckpointReader
+from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
@@ -84,20 +85,88 @@ def test_what_cannot_be_read_back_deletes_nothing(tmp_path, monkeypatch, capsys)
         jax.tree.map(np.testing.assert_array_equal, found, state(2))
 
 
-def test_an_older_checkpoint_goes_when_the_next_is_read_back(directory, monkeypatch):
-    read_back = CheckpointWriter._read_back
-    there = []
+def test_a_checkpoint_counts_when_it_is_on_the_disk_and_then_an_older_one_goes(
+    directory, monkeypatch
+):
+    """Every file and folder is synced under a name that no start takes for one, and
+    after `before`; then the folder that holds the new name."""
+    events = []
+    sync, rename = atomic.sync, Path.rename
 
-    def watched(self, step, *arguments):
-        there.append(sorted(int(path.name) for path in directory.iterdir()))
-        read_back(self, step, *arguments)
+    def synced(path):
+        events.append(path.relative_to(directory.parent).as_posix())
+        sync(path)
 
-    monkeypatch.setattr(CheckpointWriter, "_read_back", watched)
+    def renamed(path, target):
+        events.append((path.name, Path(target).name))
+        return rename(path, target)
+
     with CheckpointWriter(directory, keep_latest=1) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(step, state(step))
-    assert there == [[1], [1, 2], [2, 3]]
-    assert set(CheckpointReader(directory).steps) == {3}
+        checkpoints.save(1, state(1))
+        checkpoints.wait()
+        monkeypatch.setattr(atomic, "sync", synced)
+        monkeypatch.setattr(Path, "rename", renamed)
+        checkpoints.save(2, state(2), lambda: events.append("before"))
+        checkpoints.wait()
+    monkeypatch.undo()
+    assert set(CheckpointReader(directory).steps) == {2}
+    written = [directory / "2", *(directory / "2").rglob("*")]
+    named = events.index(("2.saving", "2"))
+    assert events[0] == "before"
+    assert {
+        f"checkpoints/2.saving{path.as_posix().removeprefix(str(directory / '2'))}"
+        for path in written
+        if path.name != "files.json"
+    } == {*events[1:named]}
+    assert events[named:] == [
+        ("2.saving", "2"),
+        "checkpoints",
+        ("1", "1.deleted"),
+    ]
+
+
+def test_what_must_be_on_the_disk_first_keeps_a_checkpoint_from_counting(directory):
+    def full():
+        raise Failure("metrics.jsonl can't be written")
+
+    with (
+        pytest.raises(Failure, match=r"metrics.jsonl can't"),
+        CheckpointWriter(directory) as checkpoints,
+    ):
+        checkpoints.save(1, state(1))
+        checkpoints.save(2, state(2), full)
+        checkpoints.wait()
+    assert set(CheckpointReader(directory).steps) == {1}
+    with CheckpointWriter(directory) as checkpoints:
+        assert checkpoints.restore_latest(state(0))[0] == 1
+    assert [path.name for path in directory.iterdir()] == ["1"]
+
+
+def test_a_disk_that_is_full_when_it_syncs_keeps_what_it_has(directory, disk):
+    """At every fifth sync of a save, and at the last."""
+    save(directory, 1)
+    before = contents(directory)
+    disk.begin()
+    save(directory, 2)
+    calls = disk.calls
+    assert calls > 10
+    for room in {*range(0, calls, 5), calls - 1}:
+        shutil.rmtree(directory / "2", ignore_errors=True)
+        disk.begin(room)
+        with pytest.raises(Failure, match="can't be written .*No space left on device"):
+            save(directory, 2)
+        # It has its name when that is synced, which is last.
+        named = [2] * (room == calls - 1)
+        with CheckpointWriter(directory) as checkpoints:
+            assert [*checkpoints.steps] == [1, *named]
+        found = contents(directory)
+        assert {path: found[path] for path in before} == before
+        assert {path.parts[-2] for path in directory.glob("*/files.json")} == {
+            *map(str, checkpoints.steps)
+        }
+    disk.begin()
+    save(directory, 2)
+    assert set(CheckpointReader(directory).steps) == {1, 2}
 
 
 def test_checkpoints_of_every_so_many_steps_stay(directory):
@@ -236,19 +305,17 @@ def test_a_drive_that_was_away_gets_the_state_later(
     """Again the same state, if it is there; else the next save takes its place."""
     start, failures = CheckpointWriter._start, [1]
 
-    def away(self, step, *arguments):
-        saving = start(self, step, *arguments)
-        if step != 2 or not failures:
-            return saving
+    def away(self, saving):
+        done = start(self, saving)
+        if saving.step != 2 or not failures:
+            return done
 
         def fail():
-            saving.done()
+            done()
             shutil.rmtree(directory / "2")
             raise OSError(failures.pop() and errno.ENOTCONN, "not connected")
 
-        return checkpointer._Saving(
-            step=step, state=saving.state, digests=saving.digests, done=fail
-        )
+        return fail
 
     monkeypatch.setattr(CheckpointWriter, "_start", away)
     with CheckpointWriter(directory) as checkpoints:

@@ -22,6 +22,7 @@ import runs
 
 
 SECONDS = 240
+RELIABILITY = Path(__file__).parents[2] / "experiments" / "reliability"
 
 
 def free_port():
@@ -30,12 +31,17 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_both(folder, name, *overrides, second=()):
+def start_both(folder, name, *overrides, second=(), lost=None, program=None, at=None):
+    """Two processes of a run. One may run another program, which pauses in a phase."""
     flags = [f"--distributed=127.0.0.1:{free_port()}", "--processes=2"]
     started = []
     for process in range(2):
         own = [*flags, f"--process={process}", *(second if process else ())]
-        started.append(runs.start(folder, name, *overrides, *own, devices=1))
+        other = {}
+        if process == lost:
+            phases = {"PHASES": f"{folder}/phases", "PAUSE_AT": at, "STOP_AT": at}
+            other = {"program": [str(RELIABILITY / program)], "variables": phases}
+        started.append(runs.start(folder, name, *overrides, *own, devices=1, **other))
     return started
 
 
@@ -117,8 +123,8 @@ def test_each_process_may_hold_the_images_on_its_devices(
     assert start["held_by_devices"] == ["train", "validation"]
 
 
-def same_digests(folder: Path, step: int) -> None:
-    two, one = (runs.final_digests(folder / name, step) for name in ("two", "one"))
+def same_digests(folder: Path, step: int, name: str = "two") -> None:
+    two, one = (runs.final_digests(folder / which, step) for which in (name, "one"))
     assert len(two) > 10
     np.testing.assert_equal(two, one)
 
@@ -139,7 +145,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
 @pytest.mark.parametrize(
     "lost",
     [
-        pytest.param(0, marks=pytest.mark.slow),
+        pytest.param(0, marks=pytest.mark.extended),
         pytest.param(1, marks=pytest.mark.extended),
     ],
 )
@@ -154,6 +160,44 @@ def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
     assert status == 1
     assert len(errors(lines)) == 1
     assert f"process {1 - lost}: another process has ended" in errors(lines)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lost", "program", "at"),
+    [
+        (0, "paused.py", "written, not committed:2"),
+        pytest.param(0, "paused.py", "save started:2", marks=pytest.mark.extended),
+        pytest.param(1, "stopping.py", "save:2", marks=pytest.mark.extended),
+    ],
+)
+def test_a_process_that_is_lost_in_a_save_loses_that_save_alone(
+    tmp_path, lost, program, at
+):
+    """The other one ends with one line; one process alone goes on to the same bits."""
+    mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
+    started = start_both(
+        tmp_path, "run", *SHORT, *mesh, lost=lost, program=program, at=at
+    )
+    if program == "paused.py":
+        reached = (tmp_path / "phases").exists
+        wait_for(lambda: reached() and at in (tmp_path / "phases").read_text(), started)
+    else:
+        stat = Path(f"/proc/{started[lost].pid}/stat")
+        wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", started)
+    started[lost].kill()
+    begin = time.monotonic()
+    status, _, lines = ended(started)[1 - lost]
+    assert time.monotonic() - begin < 90
+    assert status == 1
+    (line,) = errors(lines)
+    assert f"process {1 - lost}: another process has ended" in line
+    assert runs.checkpoint_steps(tmp_path / "run").keys() == {5}
+
+    for name in ("run", "one"):
+        runs.run(tmp_path, name, *SHORT, *mesh)
+    assert runs.lines(tmp_path / "run") == runs.lines(tmp_path / "one")
+    same_digests(tmp_path, 10, "run")
 
 
 @pytest.mark.slow

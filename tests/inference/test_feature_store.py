@@ -74,6 +74,32 @@ def test_a_file_shorter_than_its_note_is_refused_and_left_alone(tmp_path, ending
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("ending", ["npy", "h5", "zarr"])
+def test_a_disk_that_is_full_when_it_syncs_is_one_line_and_the_same_command_continues(
+    tmp_path, disk, ending
+):
+    """At each sync in turn."""
+    if ending != "npy":
+        pytest.importorskip({"h5": "h5py"}.get(ending, ending))
+
+    def contents(folder):
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        return {path.relative_to(folder): path.read_bytes() for path in files}
+
+    for name in ("whole", "full"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "whole" / f"rows.{ending}")
+    calls = disk.calls
+    assert calls > 3
+    for room in range(calls):
+        disk.begin(room)
+        with pytest.raises(Failure, match="can't be written .*No space left"):
+            write(tmp_path / "full" / f"rows.{ending}")
+    disk.begin()
+    write(tmp_path / "full" / f"rows.{ending}")
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
+
+
 def test_other_work_and_files_of_others_are_refused(whole, tmp_path):
     with pytest.raises(InputError, match="exists already"):
         write(whole)

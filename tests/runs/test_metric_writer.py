@@ -2,13 +2,15 @@ import errno
 import json
 import os
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.runs import hints, metric_writer, time_spent, workdir
+from alexnet_jax.runs import hints, lines_file, time_spent, workdir
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics, read_spikes
 from alexnet_jax.runs.time_spent import KINDS, SAVING
@@ -37,7 +39,7 @@ def lines(tmp_path):
 
 
 def test_a_line_for_every_step_one_step_late(tmp_path, monkeypatch):
-    monkeypatch.setattr(metric_writer, "BYTES_AT_ONCE", 0)
+    monkeypatch.setattr(lines_file, "BYTES_AT_ONCE", 0)
     with writer(tmp_path) as written:
         written.train(1, metrics(2.0), 0.1)
         written.train(2, metrics(1.5), 0.1)
@@ -87,7 +89,8 @@ def test_a_resume_cuts_back_to_its_step(tmp_path, validated, kept):
     assert steps == [1, 2, 3]
 
 
-def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path):
+@pytest.mark.parametrize("write", [MetricWriter.flush, MetricWriter.kept])
+def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path, write):
     workdir = tmp_path / "run"
     workdir.mkdir()
     with (
@@ -96,13 +99,26 @@ def test_a_directory_that_vanishes_is_noticed_before_anything_is_saved(tmp_path)
     ):
         written.train(1, metrics(1.0), 0.0)
         workdir.rename(tmp_path / "moved")
+        write(written)
+
+
+def test_a_disk_that_is_full_when_it_syncs_is_one_line(tmp_path, disk):
+    with writer(tmp_path) as written:
+        written.train(1, metrics(1.0), 0.0)
+        keep = written.kept()
+        disk.begin(0)
+        with pytest.raises(Failure, match=r"metrics.jsonl can't be written .No space"):
+            keep()
+        disk.begin()
+        written.train(2, metrics(1.0), 0.0)
         written.flush()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
 @pytest.mark.parametrize("lost", [0, 1, 150])
 def test_lines_reach_a_drive_that_was_away(tmp_path, monkeypatch, capsys, lost):
     """It answers nothing for a while, and may have lost what was not synced."""
-    monkeypatch.setattr(metric_writer, "BYTES_AT_ONCE", 0)
+    monkeypatch.setattr(lines_file, "BYTES_AT_ONCE", 0)
     path, fsync, failures = tmp_path / METRICS_FILE, os.fsync, [3]
 
     def away(descriptor):
@@ -122,6 +138,35 @@ def test_lines_reach_a_drive_that_was_away(tmp_path, monkeypatch, capsys, lost):
     messages = capsys.readouterr().err
     assert "can't be reached" in messages and "for 10 minutes" in messages
     assert "is back" in messages
+
+
+def test_lines_are_added_while_another_thread_waits_for_the_disk(tmp_path, monkeypatch):
+    """What was added before is on the disk then; what comes later has its turn."""
+    fsync, begun, release = os.fsync, threading.Event(), threading.Event()
+
+    def slow(descriptor):
+        begun.set()
+        assert release.wait(30)
+        fsync(descriptor)
+
+    file = lines_file.LinesFile(tmp_path / METRICS_FILE)
+    file.add('{"step": 1}')
+    monkeypatch.setattr(os, "fsync", slow)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(file.flush)
+        assert begun.wait(30)
+        file.add('{"step": 2}')
+        file.write()
+        assert lines(tmp_path) == [{"step": 1}, {"step": 2}]
+        second = threads.submit(file.flush)
+        file.add('{"step": 3}')
+        assert not first.done()
+        release.set()
+        first.result(), second.result()
+    file.flush()
+    file.add('{"step": 4}')
+    file.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
@@ -211,9 +256,8 @@ def test_the_time_is_that_of_all_starts(tmp_path, capsys):
     for step in range(1, 5):
         killed.train(step, metrics(1.0), 0.0)
         if step == 2:
-            killed.flush()
             killed.time.add(SAVING, 7.0)
-            killed.note_time()
+            killed.kept()()
     killed.flush()
     third, fourth = (4 / line["images_per_second"] for line in lines(tmp_path)[2:])
     started(tmp_path)
@@ -231,6 +275,26 @@ def test_the_time_is_that_of_all_starts(tmp_path, capsys):
     assert time_spent.latest_percentiles(starts)["median"] == sorted(took)[1]
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("time over 2 starts: ") and " 9.0 s saving, " in last
+
+
+def test_the_slowest_of_several_processes_is_named():
+    """Over all starts with as many as the last; one alone is not named."""
+    alone = {"seconds": {"steps": 5.0, "waiting for data": 9.0}}
+    waits = [[90.0, 0.0], [1.0, 2.0, 0.5], [1.0, 33.0, 0.5]]
+    starts = [
+        {"seconds": {"waiting for data": w[0]} | time_spent.of_processes(w)}
+        for w in waits
+    ]
+    assert time_spent.total(starts)["waiting for data"] == 92.0
+    late = (
+        "of 3 processes number 1 was the slowest: 35.0 s waiting for data, the others "
+        "at most 2.0 s"
+    )
+    assert time_spent.slowest(starts) == late
+    assert time_spent.line(starts).endswith(f"; {late}")
+    assert time_spent.slowest([*starts, alone]) == time_spent.slowest([]) == ""
+    assert "slowest" not in time_spent.line([*starts, alone])
+    assert time_spent.of_processes([3.0]) == {}
 
 
 def test_a_run_that_trained_nothing_says_nothing_of_its_time(tmp_path, capsys):

@@ -16,6 +16,19 @@ def test_a_name_that_is_not_utf_8_is_written_with_escapes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+@pytest.mark.parametrize(("room", "left"), [(0, "old"), (1, "new")])
+def test_a_disk_that_is_full_when_it_syncs_leaves_the_old_or_the_new_file(
+    tmp_path, disk, room, left
+):
+    """Room for none, and for the file but not for its name."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    disk.begin(room)
+    with pytest.raises(OSError, match="No space left"):
+        atomic.replace(path, "new")
+    assert [p.read_text() for p in tmp_path.iterdir()] == [left]
+
+
 @pytest.mark.parametrize(
     ("number", "way"),
     [

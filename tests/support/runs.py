@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +70,23 @@ def start(
     *overrides: str,
     devices: int | None = None,
     file_bytes: int | None = None,
+    program: Sequence[str] = ("-m", "alexnet_jax.main"),
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """A run in its own process, on so many virtual devices, that can't write files
-    of more bytes."""
+    of more bytes; by another program than the command, in an environment with more
+    variables."""
 
     count = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [
             *([] if file_bytes is None else [sys.executable, "-c", LIMITED]),
             *([] if file_bytes is None else [str(file_bytes)]),
-            *(sys.executable, "-m", "alexnet_jax.main"),
+            *(sys.executable, *program),
             *arguments(folder, name, *overrides),
         ],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, **count},
+        env={**os.environ, **count, **(variables or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

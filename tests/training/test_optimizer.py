@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,15 @@ import pytest
 from jaxtyping import PyTree
 
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training.averaging import begin_with, learning_params
-from alexnet_jax.training.optimizer import (
-    after_validation,
-    momentum_sgd,
+from alexnet_jax.training.optimizer import after_validation, momentum_sgd
+from alexnet_jax.training.optimizer_state import (
+    begin_with,
+    learning_params,
     rule_state,
+    with_rule_state,
 )
 from alexnet_jax.training.schedule import make_schedule
+from alexnet_jax.training.spikes import skipping_spikes
 
 
 def start(seed=0):
@@ -162,6 +165,53 @@ def test_only_one_mean_of_the_parameters_is_taken():
     schedule = make_schedule(steps_per_epoch=4, swa_epochs=1.0)
     with pytest.raises(InputError, match="average and schedule.swa_epochs both say"):
         momentum_sgd(schedule, average=0.9)
+
+
+@pytest.mark.parametrize("average", [None, 0.4])
+def test_a_step_whose_loss_is_a_spike_changes_nothing_but_the_count(average):
+    """Against a loop that leaves such steps out, by NumPy's order statistics; the rate
+    drops by the count at step 110, and the average follows it too."""
+    schedule = make_schedule(
+        steps_per_epoch=110, kind="steps", learning_rate=0.01, epochs=(1,)
+    )
+    losses = np.random.default_rng(0).uniform(80, 120, 118).astype(np.float32)
+    losses[[40, 100, 103, 104, 112, 115]] = 300, 900, 1300, 1400, 2101, 300
+    losses[116:] = np.inf, np.nan
+    plain = momentum_sgd(schedule, average=average)
+    rule = skipping_spikes(plain)
+    update: Any = jax.jit(rule.update)
+    reference: Any = jax.jit(plain.update)
+    params: PyTree = start()
+    expected: PyTree = start()
+    state: PyTree = rule.init(params)
+    inner: PyTree = plain.init(params)
+    skipped = []
+    for step, loss in enumerate(losses):
+        moves, state = update(gradients(step), state, params, loss=jnp.asarray(loss))
+        params = optax.apply_updates(params, moves)
+        before = np.sort(losses[max(0, step - 100) : step])
+        if step >= 100 and max(2 * before[50], 1.5 * before[-1]) < loss < np.inf:
+            skipped.append(step)
+            assert state.factor == pytest.approx(loss / before[50])
+            count = rule_state(inner).step + 1
+            inner = with_rule_state(inner, rule_state(inner)._replace(step=count))
+        else:
+            assert state.factor == 0
+            moves, inner = reference(gradients(step), inner, expected)
+            expected = optax.apply_updates(expected, moves)
+    # Not those below 1.5 times one before, nor what is not finite.
+    assert skipped == [100, 112]
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    jax.tree.map(np.testing.assert_array_equal, state.rule, inner)
+    np.testing.assert_array_equal(state.losses, losses[-100:])
+    learning = learning_params(expected, inner)
+    jax.tree.map(
+        np.testing.assert_array_equal, learning_params(params, state), learning
+    )
+    after: PyTree = after_validation(schedule, state, np.asarray(0.5, np.float32))
+    assert rule_state(after).best_error == 0.5
+    begun: PyTree = begin_with(start(7), after)
+    assert begun.losses is state.losses
 
 
 def test_the_paper_treats_biases_as_weights():

@@ -11,7 +11,13 @@ from alexnet_jax.nn import alexnet, towers
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.presets import PRESETS
 from alexnet_jax.runtime.errors import Diverged
-from alexnet_jax.training import finite, optimizer, preprocess, step
+from alexnet_jax.training import (
+    finite,
+    optimizer,
+    optimizer_state,
+    preprocess,
+    step,
+)
 from alexnet_jax.training.schedule import make_schedule
 
 from networks import (
@@ -376,7 +382,7 @@ def test_a_state_that_is_not_finite_is_noticed_on_every_mesh(shape):
     for value in (np.nan, np.inf, -np.inf):
         # A step takes its state's memory.
         state = jax.tree.map(jnp.copy, start)
-        rule = optimizer.rule_state(state.opt_state)
+        rule = optimizer_state.rule_state(state.opt_state)
         kernel = rule.velocity["fc7"]["kernel"]
         host = np.array(kernel)
         host[0, 0, 0] = value

@@ -313,6 +313,27 @@ def test_a_full_disk_is_one_line_and_the_next_try_continues(
     assert contents(output) == contents(tmp_path / "straight")
 
 
+def test_a_disk_that_is_full_when_it_syncs_is_one_line_and_the_next_try_continues(
+    tmp_path, image_folder, disk
+):
+    """At every fifth sync, and at the last."""
+    prepared_from(image_folder, tmp_path / "straight")
+    calls = disk.calls
+    assert calls > 10
+    for room in {*range(0, calls, 5), calls - 1}:
+        output = tmp_path / f"out{room}"
+        disk.begin(room)
+        with pytest.raises(Failure, match="can't be written .*No space left"):
+            prepared_from(image_folder, output)
+        assert not [*tmp_path.rglob("*.part")]
+        disk.begin()
+        # It has its name when that is synced, which is last.
+        assert output.exists() == (room == calls - 1)
+        if not output.exists():
+            prepared_from(image_folder, output)
+        assert contents(output) == contents(tmp_path / "straight")
+
+
 def test_a_mounted_disk_is_no_place_to_move_a_set_to(image_folder):
     with pytest.raises(InputError, match="where a disk is mounted"):
         prepared_from(image_folder, Path("/"))
