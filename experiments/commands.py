@@ -1,6 +1,10 @@
 """The package's commands, run as a user runs them."""
 
+import contextlib
+import importlib
+import io
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +15,11 @@ from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.runtime.errors import Failure, Interrupted
 
 from experiment import ROOT
+
+
+# Whether commands and scripts run in this process, to show in little time that they
+# work: each imports JAX and compiles for seconds.
+in_this_process = False
 
 
 def quick(network: str) -> list[str]:
@@ -47,6 +56,9 @@ def command(module: str, *arguments: str) -> dict[str, Any]:
     Raises:
       Failure: if a signal ended it.
     """
+    if in_this_process:
+        output = printed_by("-m", f"alexnet_jax.{module}", *arguments)
+        return json.loads(output.splitlines()[-1])
     program = [sys.executable, "-m", f"alexnet_jax.{module}", *arguments]
     with subprocess.Popen(
         program, cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -66,3 +78,29 @@ def command(module: str, *arguments: str) -> dict[str, Any]:
     if process.returncode:
         sys.exit(process.returncode)
     return json.loads(output.splitlines()[-1])
+
+
+def printed_by(*arguments: str) -> str:
+    """What a Python program prints, run in this process: a script, `-c` and code, or
+    `-m` and a module with a function `main`.
+
+    Raises:
+      Failure: if it exits with another status than 0; it has printed why.
+    """
+    name, *others = arguments
+    before, output = sys.argv, io.StringIO()
+    sys.argv = [name, *others] if name not in ("-c", "-m") else others
+    try:
+        with contextlib.redirect_stdout(output):
+            if name == "-c":
+                exec(others[0], {})
+            elif name == "-m":
+                importlib.import_module(others[0]).main()
+            else:
+                runpy.run_path(name, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise Failure(f"{' '.join(arguments)[:200]} ended with {end.code}") from end
+    finally:
+        sys.argv = before
+    return output.getvalue()

@@ -232,27 +232,55 @@ def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
     }
 
 
-@pytest.mark.extended
-def test_the_correctness_of_an_accelerator_is_measured_and_goes_on(tmp_path):
-    command = ["bash", str(EXPERIMENTS / "accelerator" / "run.sh"), str(tmp_path)]
+def accelerator(*arguments):
+    command = ["bash", str(EXPERIMENTS / "accelerator" / "run.sh"), *arguments]
     environment = {**os.environ, "PYTHON": sys.executable}
-    for kinds in (7, 7):
-        done = subprocess.run(
-            [*command, "A1", "--dry"], env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        lines = (tmp_path / "a1.jsonl").read_text().splitlines()
-        assert len(lines) == kinds
-    # The second time nothing was left to measure.
-    assert "done" not in done.stderr
-    results = [json.loads(line) for line in lines]
-    asked = {(line["what"], line["kind"]) for line in results}
-    assert ("updates", "interpret") in asked and ("quickstart", "bfloat16") in asked
-    for line in results:
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("wrong", ["Z9", "--dray", "--minutes=a", ""])
+def test_a_part_or_option_that_there_is_not_is_named(wrong, tmp_path):
+    done = accelerator(*([str(tmp_path), wrong] if wrong else []))
+    assert done.returncode == 2
+    assert (wrong.removeprefix("--minutes=") or "run.sh OUT [PART") in done.stderr
+
+
+def parts_of(done):
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if '"part"' in line]
+
+
+@pytest.mark.slow
+@pytest.mark.extended
+def test_every_part_of_an_accelerator_runs_in_small_and_goes_on(tmp_path):
+    output = str(tmp_path)
+    done = accelerator(output, "--dry")
+    parts = {part["part"]: part for part in parts_of(done)}
+    assert [*parts] == ["a1", "a2", "a3", "a4", "c"]
+    for name, part in parts.items():
+        results = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        assert len(results) == part["measured"] > 0
+        assert not part["left"]
+    assert (tmp_path / "imagenette.jsonl").read_text()
+    for line in map(json.loads, (tmp_path / "a1.jsonl").read_text().splitlines()):
         if line["what"] == "updates":
-            assert all(0 <= error < 1 for error in line["result"].values())
-    unknown = subprocess.run([*command, "Z9"], env=environment, capture_output=True)
-    assert unknown.returncode == 2
+            assert all(0 < error < 1 for error in line["result"].values())
+    # The second time nothing is left to measure.
+    again = parts_of(accelerator(output, "A1", "C", "--dry"))
+    assert [part["measured"] for part in again] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_part_of_an_accelerator_starts_what_it_has_time_for(tmp_path):
+    """In small: the piece that the plan names and the time allows."""
+    arguments = (str(tmp_path), "A1", "--dry")
+    (plan,) = parts_of(accelerator(*arguments, "--plan"))
+    assert plan["measured"] == 0 and plan["left"] > 2
+    done = accelerator(*arguments, "--minutes=1")
+    (part,) = parts_of(done)
+    assert 0 < part["measured"] < plan["left"]
+    assert part["measured"] + part["left"] == plan["left"]
+    assert "not measured yet" in done.stderr
 
 
 @pytest.mark.extended

@@ -1,6 +1,6 @@
 """Arrays on their way to the devices of a mesh, and back to the host."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -41,31 +41,31 @@ def moved(batch: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
     return {name: move(array) for name, array in batch.items()}
 
 
-def on_every_device(
-    parts: Iterable[Mapping[str, np.ndarray]], count: int, mesh: Mesh
-) -> dict[str, Array]:
-    """Arrays that lie whole on every device of a mesh, from parts of their rows.
+class RowsOnDevices:
+    """Arrays that come to lie whole on every device of a mesh, part by part.
 
     A part goes to the devices when it comes, and is then dropped by the host, which
     may have less memory than a device.
 
-    Args:
-      parts: rows in their order; every part has as many.
-      count: how many parts there are.
-      mesh: of this process's devices alone.
+    Attributes:
+      arrays: by name; zeros where no part has come yet.
     """
-    place = replicated(mesh)
-    make = jax.jit(partial(_zeros, count), out_shardings=place)
-    whole: dict[str, Array] = {}
-    for number, part in enumerate(parts):
-        placed = jax.device_put(dict(part), place)
-        whole = whole or make(placed)
-        rows = len(next(iter(part.values())))
-        start = jax.device_put(np.int32(number * rows), place)
-        whole = _set_rows(whole, placed, start)
+
+    def __init__(self, parts: int, mesh: Mesh) -> None:
+        """For so many parts, on a mesh of this process's devices alone."""
+        self.arrays: dict[str, Array] = {}
+        self._place = replicated(mesh)
+        self._make = jax.jit(partial(_zeros, parts), out_shardings=self._place)
+        self._next = 0
+
+    def add(self, part: Mapping[str, np.ndarray]) -> None:
+        """The next rows; every part has as many."""
+        placed = jax.device_put(dict(part), self._place)
+        start = jax.device_put(np.int32(self._next), self._place)
+        self.arrays = _set_rows(self.arrays or self._make(placed), placed, start)
+        self._next += len(next(iter(part.values())))
         # Else parts would gather on the devices where the host is the faster one.
         jax.block_until_ready(placed)
-    return whole
 
 
 def _zeros(count: int, part: dict[str, Array]) -> dict[str, Array]:

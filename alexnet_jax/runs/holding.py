@@ -1,12 +1,13 @@
 """Which splits of a run's data the devices hold, and how they get there."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from alexnet_jax.data.dataset import Example
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading import prefetch
 from alexnet_jax.data.loading.batching import HostBatch
@@ -15,7 +16,12 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training.held import HeldSplit
+from alexnet_jax.training.held import (
+    Cut,
+    HeldSplit,
+    make_evaluation_cut,
+    make_train_cut,
+)
 
 
 # Training first: validation images are read once an epoch at most.
@@ -105,15 +111,65 @@ def hold(
         progress.counted(what, total) as advance,
         prefetch.read(pipeline, read) as batches,
     ):
-
-        def counted(batch: HostBatch) -> HostBatch:
+        placed = placement.RowsOnDevices(len(read), meshes.own_mesh(mesh))
+        for batch in batches:
             check()
             advance(int(np.count_nonzero(batch.pop("mask"))))
-            return batch
+            placed.add(batch)
+    return HeldSplit(**placed.arrays)
 
-        own = meshes.own_mesh(mesh)
-        held = placement.on_every_device(map(counted, batches), len(read), own)
-    return HeldSplit(**held)
+
+def make_cuts(
+    pipeline: Pipeline,
+    splits: Mapping[str, HeldSplit | None],
+    mesh: Mesh,
+    check: Callable[[], None],
+) -> dict[str, Cut]:
+    """The functions that cut a split's batches on the devices; a split that is not
+    there yet is read, as by `hold`."""
+    cuts: dict[str, Cut] = {}
+    for split, there in splits.items():
+        held = there or hold(pipeline, split, mesh, check)
+        if split == "train":
+            cuts[split] = make_train_cut(held, mesh, crop=pipeline.crop)
+        else:
+            cuts[split] = make_evaluation_cut(held, mesh)
+    return cuts
+
+
+class Collected:
+    """A split on its way to the devices of this process, as others read it."""
+
+    def __init__(self, pipeline: Pipeline, split: str, mesh: Mesh) -> None:
+        self._size = pipeline.dataset.size
+        self._rows = _rows(pipeline, split)
+        self._missing = len(pipeline.dataset.splits[split])
+        parts = _parts(pipeline, split)
+        self._placed = placement.RowsOnDevices(parts, meshes.own_mesh(mesh))
+        self._part, self._filled = self._new_part(), 0
+
+    def take(self, examples: Sequence[Example]) -> None:
+        """The next examples, in the split's order."""
+        for example in examples:
+            self._part["image"][self._filled] = example["image"]
+            self._part["label"][self._filled] = example["label"]
+            self._filled += 1
+            self._missing -= 1
+            if self._filled == self._rows or not self._missing:
+                self._placed.add(self._part)
+                # On a CPU, JAX may still read the memory of the last one.
+                self._part, self._filled = self._new_part(), 0
+
+    def whole(self) -> HeldSplit | None:
+        """What `hold` gives; None where an example is missing."""
+        return None if self._missing else HeldSplit(**self._placed.arrays)
+
+    def _new_part(self) -> HostBatch:
+        shape = (self._rows, self._size, self._size, 3)
+        return {
+            "image": np.zeros(shape, np.uint8),
+            "label": np.zeros(self._rows, np.int32),
+        }
 
 
 def _example_bytes(pipeline: Pipeline) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from alexnet_jax.data.loading.first_pass import Errors, FirstPass, read_all
+from alexnet_jax.data.loading.first_pass import Errors, FirstPass, Take, read_all
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.selection import ReplacingSource, without
 from alexnet_jax.data.statistics import Statistics
@@ -31,11 +31,18 @@ NAMED = 3
 READING = "reading images"
 
 
-def open_readable(workdir: Path, pipeline: Pipeline) -> Pipeline:
+def open_readable(
+    workdir: Path, pipeline: Pipeline, takers: Mapping[str, Take] | None = None
+) -> Pipeline:
     """The pipeline of a run, without the images that the run leaves out.
 
     Before a run's first step every image is read once, which gives the statistics too.
     A prepared data set has them, and was read when it was prepared.
+
+    Args:
+      workdir: of the run.
+      pipeline: its data.
+      takers: what takes the examples of a split where they are read here.
 
     Raises:
       InputError: if images can't be read and `on_error` is `stop`, or if leaving them
@@ -50,7 +57,7 @@ def open_readable(workdir: Path, pipeline: Pipeline) -> Pipeline:
         with locked(workdir, f"{workdir} is in use"):
             (workdir / LEFT_OUT_FILE).unlink(missing_ok=True)
             if statistics is None:
-                statistics, unreadable = _read_all(pipeline, READING)
+                statistics, unreadable = _read_all(pipeline, READING, takers)
                 if any(unreadable.values()):
                     _leave_out(workdir, pipeline, unreadable)
 
@@ -96,10 +103,12 @@ def list_unreadable(workdir: Path, pipeline: Pipeline, met: InputError) -> Input
     return _error(workdir, pipeline, unreadable)
 
 
-def _read_all(pipeline: Pipeline, what: str) -> FirstPass:
+def _read_all(
+    pipeline: Pipeline, what: str, takers: Mapping[str, Take] | None = None
+) -> FirstPass:
     total = sum(map(len, pipeline.dataset.splits.values()))
     with progress.counted(what, total) as advance:
-        return read_all(pipeline, advance)
+        return read_all(pipeline, advance, takers)
 
 
 def _leave_out(

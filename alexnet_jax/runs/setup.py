@@ -34,6 +34,7 @@ from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.paths import local
 from alexnet_jax.runtime.store import Store
 from alexnet_jax.training import plan as plans
+from alexnet_jax.training.held import HeldSplit
 from alexnet_jax.training.optimizer import momentum_sgd
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.schedule import Schedule, make_schedule
@@ -59,7 +60,8 @@ class Setup:
       enough: asked after every validation with the work directory whether the run ends
         here; experiments train until a network has learned.
       mirror: where what is saved is copied to; None in all processes but the main one.
-      held: the splits that this process's devices hold.
+      held: the splits that this process's devices hold, and their images where these
+        are there already.
       determinism: how the steps are compiled, so that they give the same bits again.
     """
 
@@ -73,7 +75,7 @@ class Setup:
     checkpoint: Mapping[str, int]
     enough: Callable[[Path], bool] = lambda workdir: False
     mirror: Store | None = None
-    held: tuple[str, ...] = ()
+    held: Mapping[str, HeldSplit | None] = dataclasses.field(default_factory=dict)
     determinism: Determinism = dataclasses.field(default_factory=Determinism)
 
 
@@ -112,7 +114,10 @@ def build_setup(
         begin = local(training["init_from"], "train.init_from")
         training["init_from"] = str(pretrained.found(begin))
     # What does not fit is refused now, before all images are read.
-    held = holding.choose(pipeline, mesh)
+    held = {
+        split: holding.Collected(pipeline, split, mesh)
+        for split in holding.choose(pipeline, mesh)
+    }
     stores: list[Store] = []
     if workdir is not None and mirror is not None:
         address, target = mirror, workdir
@@ -121,7 +126,8 @@ def build_setup(
         start = training.get("init_from")
         if start is not None and not has_checkpoints(workdir):
             pretrained_mean(pipeline, Path(start))
-        pipeline = open_readable(workdir, pipeline)
+        takers = {split: collected.take for split, collected in held.items()}
+        pipeline = open_readable(workdir, pipeline, takers)
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **training)
@@ -174,7 +180,7 @@ def build_setup(
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
         mirror=next(iter(stores), None),
-        held=held,
+        held={split: collected.whole() for split, collected in held.items()},
         determinism=compiled,
     )
 

@@ -15,10 +15,12 @@ from alexnet_jax.targets.chips import Chip
 from alexnet_jax.targets.target import Target
 
 
-CUDA_PLUGIN, CUDA_TOOLS, TPU_PLUGIN = (
-    *("jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"),
-    "libtpu",
-)
+# JAX's plugins for CUDA, and the package of each that has its assembler.
+CUDA_TOOLS = {
+    "jax-cuda12-plugin": "nvidia-cuda-nvcc-cu12",
+    "jax-cuda13-plugin": "nvidia-cuda-nvcc",
+}
+TPU_PLUGIN = "libtpu"
 # libtpu would ask the cloud which machine this is, and lock it for one process, as if
 # it were to open a TPU.
 TPU_ENVIRONMENT = {
@@ -38,21 +40,23 @@ def check_plugin(target: Target) -> None:
 
 
 def _check_cuda() -> None:
-    jaxlib, plugin = (_version(package) for package in ("jaxlib", CUDA_PLUGIN))
-    assembler = _version(CUDA_TOOLS) is not None or shutil.which("ptxas") is not None
-    if plugin == jaxlib and assembler:
+    jaxlib = _version("jaxlib")
+    first = next(iter(CUDA_TOOLS))
+    plugin = next(filter(_version, CUDA_TOOLS), first)
+    version, tools = _version(plugin), CUDA_TOOLS[plugin]
+    assembler = _version(tools) is not None or shutil.which("ptxas") is not None
+    if version == jaxlib and assembler:
         return
     what = (
-        f"{CUDA_PLUGIN} is not installed"
-        if plugin is None
-        else f"{CUDA_PLUGIN} is {plugin}, and jaxlib {jaxlib}"
-        if plugin != jaxlib
+        f"{plugin} is not installed"
+        if version is None
+        else f"{plugin} is {version}, and jaxlib {jaxlib}"
+        if version != jaxlib
         else "there is no ptxas"
     )
     raise InputError(
         f"compiling for CUDA needs JAX's plugin of jaxlib's version, and {what}; in an "
-        "environment of its own: "
-        f'`pip install "{CUDA_PLUGIN}=={jaxlib}" {CUDA_TOOLS}`'
+        f'environment of its own: `pip install "{plugin}=={jaxlib}" {tools}`'
     )
 
 

@@ -1,11 +1,11 @@
 """A2: how fast is a step, in XLA, with fused kernels, and in PyTorch where it is there?
 
-The time of each kernel of the training step in bfloat16, by layer, from JAX's profiler;
-then `experiments/benchmarks/train_step.py`, whose sides take turns, at batches of 1,024
-and 128, train and forward, in bfloat16 and float32.
+`experiments/benchmarks/train_step.py`, whose sides take turns, at batches of 1,024 and
+128, train and forward, in bfloat16 and float32; and the time of each kernel of the
+training step in bfloat16, by layer, from JAX's profiler, of `owt` too.
 
 Results are lines of OUT/a2.jsonl. What stands there is not measured again. `--dry` runs
-all of it in small.
+all of it in small on a CPU.
 """
 
 import importlib.util
@@ -24,14 +24,14 @@ import pieces
 from alexnet_jax.runtime import cli
 
 import experiment
-import network
 from pieces import Piece
 
 
 BENCHMARK = experiment.ROOT / "experiments" / "benchmarks" / "train_step.py"
 FOR_GPUS = ("--images=20480", "--rounds=7")
-DRY = ("--images=1", "--rounds=1")
+DRY = ("--images=1", "--rounds=1", "--narrow")
 TORCH = ("compiled", "channels_last")
+MODES = ("train", "forward")
 
 
 def compared(
@@ -44,36 +44,46 @@ def compared(
     return pieces.last_line(BENCHMARK, *arguments)
 
 
-def kernels(dry: bool, dtype: str, implementation: str, batch: int) -> object:
+def kernels(
+    dry: bool, implementation: str, batch: int, preset: str = "code2012"
+) -> object:
     """What `kernel_times.py` says."""
-    arguments = (dtype, implementation, str(batch), *(["--dry"] if dry else []))
-    return pieces.last_line(pieces.HERE / "kernel_times.py", *arguments)
+    arguments = ("bfloat16", implementation, str(batch), f"--preset={preset}")
+    dry_too = ["--dry"] if dry else []
+    return pieces.last_line(pieces.HERE / "kernel_times.py", *arguments, *dry_too)
 
 
 def pieces_of(dry: bool, output: Path) -> list[Piece]:
-    """The part's pieces: the kernels, then the sides in turn."""
+    """The part's pieces, those first that say most."""
     del output
-    batches = (1,) if dry else (1024, 128)
+    torch = TORCH if importlib.util.find_spec("torch") is not None else ()
+
+    def in_turn(dtype: str, mode: str, batch: int, *peers: str) -> Piece:
+        name = {"what": "in turn", "dtype": dtype, "mode": mode, "batch": batch}
+        measure = partial(compared, dry, dtype, mode, batch, peers)
+        return Piece(name, measure, 90 if torch else 50)
+
+    def of_kernels(kind: str, batch: int) -> Piece:
+        name = {"what": "kernels", "implementation": kind, "batch": batch}
+        return Piece(name, partial(kernels, dry, kind, batch), 55)
+
+    if dry:
+        return [of_kernels("xla", 8), in_turn("bfloat16", "forward", 1, "ours_fused")]
+    ours = ("ours_fused", *torch)
     found = [
-        Piece(
-            {"what": "kernels", "implementation": kind, "batch": batch},
-            partial(kernels, dry, "bfloat16", kind, batch),
-        )
-        for batch in batches
-        for kind in (network.fused(dry), "xla")
+        in_turn("bfloat16", "train", 1024, *ours),
+        in_turn("bfloat16", "train", 128, *ours),
+        in_turn("bfloat16", "forward", 1024, *ours),
+        *(of_kernels(kind, 1024) for kind in ("fused", "xla")),
+        *(of_kernels(kind, 128) for kind in ("fused", "xla")),
+        in_turn("bfloat16", "forward", 128, *ours),
     ]
-    torch = TORCH if importlib.util.find_spec("torch") is not None and not dry else ()
     # There are fused kernels for bfloat16 alone.
-    for dtype, fused in (("bfloat16", ("ours_fused",)), ("float32", ())):
-        peers = (*fused, *torch)
-        if not peers:
-            continue
-        for mode in ("forward",) if dry else ("train", "forward"):
-            for batch in batches:
-                name = {"what": "in turn", "dtype": dtype, "mode": mode}
-                measure = partial(compared, dry, dtype, mode, batch, peers)
-                found.append(Piece({**name, "batch": batch}, measure))
-    return found
+    if torch:
+        found += [in_turn("float32", mode, 1024, *torch) for mode in MODES]
+    name = {"what": "kernels", "preset": "owt", "implementation": "fused"}
+    measure = partial(kernels, dry, "fused", 2048, "owt")
+    return [*found, Piece({**name, "batch": 2048}, measure, 60)]
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ start; `all` is XLA's own option for it. Then the quickstart under it, twice and
 killed on its way: metrics and parameters, byte for byte.
 
 Results are lines of OUT/a3.jsonl. What stands there is not measured again. `--dry` runs
-all of it in small on any device.
+all of it in small on a CPU.
 """
 
 import argparse
@@ -188,18 +188,20 @@ def whole_runs(dry: bool, output: Path) -> dict[str, object]:
 
 def pieces_of(dry: bool, output: Path) -> list[Piece]:
     """The part's pieces."""
-    batches = (2,) if dry else (128, 1024)
-    found = [
-        Piece(
-            {"implementation": kind, "batch": batch, "start": start},
-            partial(compared, dry, output, kind, batch, start),
-        )
-        for batch in batches
-        for kind in (network.fused(dry), "xla")
-        for start in (0, 1)
+
+    def in_turn(kind: str, batch: int, start: int) -> Piece:
+        name = {"implementation": kind, "batch": batch, "start": start}
+        return Piece(name, partial(compared, dry, output, *name.values()), 80)
+
+    whole = Piece({"what": "quickstart"}, partial(whole_runs, dry, output), 120)
+    if dry:
+        return [in_turn("xla", 8, 0), whole]
+    return [
+        *(in_turn("fused", 128, start) for start in (0, 1)),
+        whole,
+        *(in_turn(kind, 1024, 0) for kind in ("fused", "xla")),
+        *(in_turn("xla", 128, start) for start in (0, 1)),
     ]
-    whole = Piece({"what": "quickstart"}, partial(whole_runs, dry, output))
-    return [*found[:2], whole, *found[2:]]
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ image, part of it under the interpreter's lock, and images a second by threads a
 workers (`experiments/benchmarks/input_pipeline.py`).
 
 Results are lines of OUT/a4.jsonl. What stands there is not measured again. `--dry` runs
-all of it in small on any device.
+all of it in small on a CPU.
 """
 
 import statistics
@@ -31,7 +31,6 @@ from sklearn.datasets import load_sample_images
 from alexnet_jax.runtime import cli
 
 import experiment
-import network
 from commands import command, quick
 from pieces import Piece
 
@@ -71,6 +70,8 @@ def prepared(dry: bool, output: Path, form: str) -> Path:
     work = output / "a4"
     count = 64 if dry else IMAGES
     folder = work / form
+    if folder.exists():
+        return folder
     arguments = (f"--input={originals(work, count)}", f"--output={folder}")
     command(
         "prepare", "--source=folder", *arguments, f"--encoding={form}", "--size=256"
@@ -89,7 +90,7 @@ def whole(dry: bool, output: Path, form: str, hold: str) -> dict[str, float]:
         f"--config.data.path={data}",
         f"--config.data.hold={hold}",
         "--config.model.dtype=bfloat16",
-        f"--config.model.implementation={network.fused(dry)}",
+        f"--config.model.implementation={'xla' if dry else 'fused'}",
         *(quick("code2012") if dry else [f"--config.train.batch_size={BATCH}"]),
         f"--config.train.steps={steps}",
         f"--config.train.validate_steps={steps}",
@@ -120,20 +121,23 @@ def host(dry: bool, output: Path, form: str, what: str) -> object:
 
 def pieces_of(dry: bool, output: Path) -> list[Piece]:
     """The part's pieces."""
-    runs = (("raw", "host"), ("raw", "device"), ("jpeg", "host"))
-    sides = (("raw", "costs"), ("jpeg", "costs"), ("raw", "sweep"), ("jpeg", "sweep"))
-    found = [
-        Piece(
-            {"what": "main", "form": form, "hold": hold},
-            partial(whole, dry, output, form, hold),
-        )
-        for form, hold in runs
+
+    def main(form: str, hold: str) -> Piece:
+        name = {"what": "main", "form": form, "hold": hold}
+        return Piece(name, partial(whole, dry, output, form, hold), 90)
+
+    def alone(what: str, form: str, seconds: float) -> Piece:
+        name = {"what": what, "form": form}
+        return Piece(name, partial(host, dry, output, form, what), seconds)
+
+    if dry:
+        return [main("raw", "device"), alone("costs", "raw", 30)]
+    return [
+        *(main("raw", hold) for hold in ("device", "host")),
+        main("jpeg", "host"),
+        *(alone("costs", form, 30) for form in ("raw", "jpeg")),
+        *(alone("sweep", form, 75) for form in ("raw", "jpeg")),
     ]
-    for form, what in sides[:1] if dry else sides:
-        found.append(
-            Piece({"what": what, "form": form}, partial(host, dry, output, form, what))
-        )
-    return found
 
 
 def main() -> None:

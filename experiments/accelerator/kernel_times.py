@@ -1,7 +1,7 @@
 """The time of each kernel of a training step, by layer, from JAX's profiler.
 
 python experiments/accelerator/kernel_times.py DTYPE IMPLEMENTATION BATCH
-    [--mesh=DATAxTOWER] [--dry]
+    [--preset=NAME] [--mesh=DATAxTOWER] [--dry]
 """
 
 import argparse
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("dtype")
     parser.add_argument("implementation")
     parser.add_argument("batch", type=int)
+    parser.add_argument("--preset", default="code2012")
     parser.add_argument("--mesh", type=cli.mesh_shape, default=(1, 1))
     parser.add_argument("--dry", action="store_true")
     given = parser.parse_args()
@@ -67,16 +68,22 @@ def main() -> None:
     count = data * tower if given.dry else None
     mesh = meshes.open_mesh(towers=2, data=data, tower=tower, virtual_cpu_devices=count)
     steps = network.steps(
-        given.dry, given.dtype, given.implementation, given.batch, mesh
+        given.dry,
+        given.dtype,
+        given.implementation,
+        given.batch,
+        mesh,
+        preset=given.preset,
     )
+    repeats, rounds = (2, 1) if given.dry else (STEPS, ROUNDS)
     state, metrics = steps.next(steps.start(0))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(STEPS):
+            for _ in range(repeats):
                 state, metrics = steps.next(state)
             jax.block_until_ready((state, metrics))
         seen = events(folder)
-    rates = steps.rates(state, 1 if given.dry else ROUNDS, STEPS)
+    rates = steps.rates(state, rounds, repeats)
     program = read_program(steps.text)
     known = {each.name: each for each in program.instructions()}
     total: dict[tuple[str, str, str], list[float]] = defaultdict(list)
@@ -91,8 +98,8 @@ def main() -> None:
             "layer": layer,
             "kernel": kernel,
             "source": source,
-            "calls": len(times) / STEPS,
-            "milliseconds": round(sum(times) / STEPS, 4),
+            "calls": len(times) / repeats,
+            "milliseconds": round(sum(times) / repeats, 4),
         }
         for (layer, kernel, source), times in total.items()
     ]

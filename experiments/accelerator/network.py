@@ -79,14 +79,16 @@ class Steps(NamedTuple):
         return found
 
 
-def network(dry: bool, dtype: str, implementation: str) -> Network:
-    """`code2012` as the mission trains it, or a narrow one of the quickstart."""
+def network(
+    dry: bool, dtype: str, implementation: str, preset: str = "code2012"
+) -> Network:
+    """A preset as the mission trains it, or a narrow one of the quickstart."""
     changes = {"dtype": dtype, "implementation": implementation}
     if dry:
         rows = narrow(CODE2012)
         changes |= {f"layers.{key}": str(value) for key, value in rows.items()}
     arguments = [f"--config.model.{key}={value}" for key, value in changes.items()]
-    name = "quickstart" if dry else "imagenet"
+    name = "quickstart" if dry else f"imagenet:{preset}"
     return plan_network(overrides.changed_config(name, arguments))
 
 
@@ -97,6 +99,7 @@ def steps(
     images: int,
     mesh: Mesh | None = None,
     *,
+    preset: str = "code2012",
     precision: str | None = None,
     compiler_options: CompilerOptions | None = None,
 ) -> Steps:
@@ -104,7 +107,7 @@ def steps(
 
     `precision` is that of products in float32, as JAX names it.
     """
-    ours = network(dry, dtype, implementation)
+    ours = network(dry, dtype, implementation, preset)
     mesh = mesh or meshes.one_device()
     size = ours.crop
     batch = device_check.random_batch(images, size, ours.model.num_classes)

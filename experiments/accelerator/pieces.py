@@ -5,10 +5,12 @@ of its memory: `last_line` runs a script, and gives what it prints last.
 """
 
 import json
+import math
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ import experiment
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, Interrupted
 
+import commands
 import harness
 
 
@@ -32,10 +35,15 @@ DEVICE = "import jax; print(jax.devices()[0].device_kind)"
 
 
 class Piece(NamedTuple):
-    """Something to measure: what it is called, and how it is done."""
+    """Something to measure: what it is called, how it is done, and the seconds it may
+    take on an H100."""
 
-    name: dict[str, object]
+    name: Mapping[str, object]
     measure: Callable[[], object]
+    seconds: float
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.name.values()))
 
 
 def run(
@@ -46,7 +54,8 @@ def run(
 ) -> None:
     """Measure a part's pieces, those that OUT/PART.jsonl does not have yet.
 
-    A piece that fails costs the part its exit status, not the other pieces.
+    A piece that fails costs the part its exit status, not the other pieces. One that
+    would take longer than the time left is not started.
 
     Args:
       part: its name.
@@ -54,18 +63,29 @@ def run(
       pieces_of: gives the pieces, from whether they are measured in small, and OUT.
       packages: whose versions are kept, beside JAX's.
     """
+    begin = time.monotonic()
     parser = experiment.parser(document, runs=False, quick="the same as --dry")
-    parser.add_argument("--dry", action="store_true", help="all of it in small")
+    add = parser.add_argument
+    add("--dry", action="store_true", help="all of it in small")
+    add("--seconds", type=float, default=math.inf, help="start nothing longer")
+    add("--plan", action="store_true", help="only say what is not measured yet")
     given = parser.parse_args()
     dry, path = given.dry or given.quick, given.output / f"{part}.jsonl"
-    pieces, failed = pieces_of(dry, given.output), 0
-    device = last_line("-c", DEVICE)
-    known = {"device": device, "dry": dry}
-    for piece in pieces:
+    known = {"device": last_line("-c", DEVICE), "dry": dry}
+    old = experiment.kept(path)
+
+    def is_open(piece: Piece) -> bool:
         line = {**piece.name, **known}
-        if any(line.items() <= old.items() for old in experiment.kept(path)):
+        return not any(line.items() <= other.items() for other in old)
+
+    pieces = [piece for piece in pieces_of(dry, given.output) if is_open(piece)]
+    late, failed = [], 0
+    for piece in pieces:
+        left = given.seconds - (time.monotonic() - begin)
+        if given.plan or piece.seconds > left:
+            late.append(piece)
             continue
-        what = " ".join(map(str, piece.name.values()))
+        line = {**piece.name, **known}
         try:
             line["result"] = piece.measure()
         except Interrupted:
@@ -73,13 +93,23 @@ def run(
         except Exception:
             # Compilers raise what they like.
             traceback.print_exc()
-            progress.say(f"{part} {what}: failed")
+            progress.say(f"{part} {piece}: failed")
             failed += 1
             continue
         line |= harness.machine("jax", *packages)
         experiment.keep(path, line, *piece.name, "dry")
-        progress.say(f"{part} {what}: done")
-    progress.print_result({"part": part, "results": str(path), "pieces": len(pieces)})
+        progress.say(f"{part} {piece}: done")
+    for piece in late:
+        progress.say(f"{part} {piece}: not measured yet, {piece.seconds:.0f} s")
+    progress.print_result(
+        {
+            "part": part,
+            "results": str(path),
+            "measured": len(pieces) - len(late) - failed,
+            "left": len(late),
+            "minutes_left": round(sum(piece.seconds for piece in late) / 60, 1),
+        }
+    )
     if failed:
         raise Failure(f"{part}: {failed} of {len(pieces)} pieces failed")
 
@@ -90,13 +120,17 @@ def last_line(*arguments: str | Path) -> Any:
     Raises:
       Failure: if it fails; it has printed why.
     """
-    program = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(
-        program, cwd=experiment.ROOT, stdout=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        raise Failure(f"{' '.join(program)[:200]} ended with {done.returncode}")
-    line = done.stdout.splitlines()[-1]
+    if commands.in_this_process:
+        output = commands.printed_by(*map(str, arguments))
+    else:
+        program = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(
+            program, cwd=experiment.ROOT, stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode:
+            raise Failure(f"{' '.join(program)[:200]} ended with {done.returncode}")
+        output = done.stdout
+    line = output.splitlines()[-1]
     try:
         return json.loads(line)
     except json.JSONDecodeError:

@@ -36,6 +36,7 @@ def ours(mode, batch_size, given):
     from alexnet_jax.distributed import mesh as meshes
     from alexnet_jax.distributed import placement
     from alexnet_jax.nn.alexnet import AlexNet
+    from alexnet_jax.nn.layers import changed
     from alexnet_jax.training import optimizer, step
     from alexnet_jax.training.schedule import make_schedule
 
@@ -46,6 +47,12 @@ def ours(mode, batch_size, given):
     model = AlexNet(
         num_classes=CLASSES, dtype=given.dtype, implementation=implementation
     )
+    if given.narrow:
+        widths = {
+            name: {"channels" if "conv" in name else "width": 16}
+            for name in list(model.layers)[:-1]
+        }
+        model = model.clone(layers=changed(model.layers, **widths))
     schedule = make_schedule(steps_per_epoch=1000)
     sgd = optimizer.momentum_sgd(schedule)
     mean = jax.device_put(
@@ -53,7 +60,8 @@ def ours(mode, batch_size, given):
     )
     host = host_batch(batch_size)
     carry = [step.init_state(model, sgd, mesh, SIZE, 0)]
-    assert sum(leaf.size for leaf in jax.tree.leaves(carry[0].params)) == PARAMETERS
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(carry[0].params))
+    assert given.narrow or parameters == PARAMETERS
     place = NamedSharding(mesh, meshes.EXAMPLES)
     if mode == "train":
         train = step.make_train_step(model, sgd, schedule, mesh, 0)

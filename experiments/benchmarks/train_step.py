@@ -107,6 +107,7 @@ class Side:
     def __init__(self, name, mode, batch_size, given):
         command = [sys.executable, __file__, f"--side={name}", f"--mode={mode}"]
         command += [f"--batch_size={batch_size}", f"--tower={given.tower}"]
+        command += ["--narrow"] if given.narrow else []
         environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
         if name == "ours" and hugepages.on_request():
             environment[hugepages.TUNABLES] = hugepages.REQUEST
@@ -223,6 +224,7 @@ def main():
     add("--images", type=int, default=128, help="measured in a round and side, about")
     add("--tower", type=int, default=2, help="devices for the towers")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--narrow", action="store_true", help="a few channels, to see that it works")
     add("--output", type=Path, help="folder for the raw results")
     add("--profile", action="store_true", help="measure our layers one by one")
     add("--side", choices=(*OURS, *PEERS), help=argparse.SUPPRESS)

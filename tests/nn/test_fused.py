@@ -74,18 +74,20 @@ def rectified(x):
 
 
 def reference(steps, alpha, y, bias, g=None):
-    """Values and gradients of a stage in float64; values are rounded where a layer
-    ends, as they are stored, and gradients are not."""
+    """Values and gradients of a stage in float64; values are rounded where they are
+    stored and where maxima are compared, and gradients are not."""
     functions = {
         "activation": rectified,
         "norm": lambda x: normed(x, (3,), 2.0, alpha),
         "same_map_norm": lambda x: normed(x, (1, 2), 1.0, 4e-5),
         "pool": pooled,
     }
-    x, ways = stored(wide(y) + stored(wide(bias))), []
+    x, ways = wide(y) + stored(wide(bias)), []
+    if "norm" not in steps:
+        x = stored(x)
     for step in steps:
         x, back = functions[step](x)
-        x, ways = stored(x), [back, *ways]
+        x, ways = x if step == "activation" else stored(x), [back, *ways]
     g = wide(gradient_of(x) if g is None else g)
     for back in ways:
         g = back(g)

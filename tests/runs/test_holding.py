@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from alexnet_jax import preset_config
 from alexnet_jax.data.dataset import Dataset, Example, Source
 from alexnet_jax.data.loading import first_pass, prefetch
 from alexnet_jax.data.loading import pipeline as pipelines
@@ -16,6 +18,7 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.selection import WrappedSource
 from alexnet_jax.distributed import placement
 from alexnet_jax.runs import holding
+from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runtime.errors import InputError, Interrupted, UnreadableImage
 from alexnet_jax.training import held as held_splits
@@ -217,6 +220,47 @@ def test_a_signal_ends_the_reading():
         holding.hold(opened, "train", mesh_of(1, 1), check)
 
 
+class Counted(WrappedSource):
+    """A source that notes which examples are read."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self.read: list[int] = []
+
+    def __getitem__(self, index: int) -> Example:
+        self.read.append(index)
+        return self.source[index]
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["whole", "one image broken"])
+def test_images_read_for_their_statistics_are_not_read_again(
+    broken: bool, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless some are left out."""
+    monkeypatch.setattr(holding, "PART_BYTES", 7 * 70 * 70 * 3)
+    if broken:
+        (image_folder / "train" / "class0" / "train2.png").write_bytes(b"")
+    config = preset_config("code2012")
+    reading = {"source": "folder", "path": str(image_folder), "size": 70, "crop": 67}
+    config.data.update({**reading, "hold": "device", "on_error": "skip"})
+    config.train.update({"batch_size": 4, "steps": 1})
+    opened = pipelines.open_pipeline(**reading).dataset
+    sources = {name: Counted(source) for name, source in opened.splits.items()}
+    dataset = dataclasses.replace(opened, splits=sources)
+    setup = build_setup(config, dataset, workdir=tmp_path)
+    cuts = holding.make_cuts(setup.pipeline, setup.held, setup.mesh, lambda: None)
+    assert [*cuts] == [*setup.held] == ["train", "validation"]
+    counts = {name: len(source.read) for name, source in sources.items()}
+    assert counts == {"train": 31 if broken else 16, "validation": 6}
+    for split, found in setup.held.items():
+        if found is None:
+            assert broken and split == "train"
+            continue
+        expected = holding.hold(setup.pipeline, split, setup.mesh, lambda: None)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 class Broken(WrappedSource):
     """A source in which one example can't be read."""
 
@@ -252,8 +296,10 @@ def test_a_split_of_more_than_2_to_the_31_values():
             yield {"image": images, "label": labels}
 
     mesh = mesh_of(1, 1)
-    arrays = placement.on_every_device(parts(), count // part, mesh)
-    held = held_splits.HeldSplit(**arrays)
+    placed = placement.RowsOnDevices(count // part, mesh)
+    for rows in parts():
+        placed.add(rows)
+    held = held_splits.HeldSplit(**placed.arrays)
     index = np.array([0, 1, 174_762, 174_763, 174_764, count - 1], np.int32)
     zeros = np.zeros_like(index)
     batch = {

@@ -131,6 +131,17 @@ def maximum(a: Vector, b: Vector, way: Way) -> Any:
     return np.maximum(a, b) if isinstance(a, np.ndarray) else jnp.maximum(a, b)
 
 
+def square(x: Vector, way: Way) -> Any:
+    """x * x, rounded by itself. A compiler may fuse a product with the sum that it goes
+    into, in one kernel and not in another, and a maximum computed again backward would
+    not be equal to the one that was stored."""
+    if way is Way.DEVICE:
+        return _assembly("mul.rn.f32 $0, $1, $1;", x)
+    if way is Way.INTERPRETER:  # One digit less, so that XLA keeps the rounding.
+        return lax.reduce_precision(x * x, 8, 22)
+    return x * x
+
+
 def rsqrt(x: Vector, way: Way) -> Any:
     """1 / sqrt(x) for normal positive x; for others `lax.rsqrt` spends three more
     instructions."""

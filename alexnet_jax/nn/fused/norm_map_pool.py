@@ -10,11 +10,14 @@ LRN's result n, and the second norms and pools it. Backward,
 
 the first kernel stores u and v, and the second adds u up and goes back through LRN.
 Both are stored in bfloat16, as the gradient between two layers is: v in float32 would
-be two more bytes a value to write and to read.
+be two more bytes a value to write and to read. n is stored in float16, which takes as
+much and has three bits more; it fits, however large x is (`Norm.largest`).
 """
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
@@ -70,7 +73,7 @@ class NormMapPool(NamedTuple):
             group = powers.group_of(group, groups)
             x = powers.around(y, lane * 8, group, mask, 2)
             b = powers.around(bias, channel, group, mask, 2)
-            x = powers.rectified(powers.plus_bias(x, b, self.way), self.way)
+            x = powers.rectified(powers.plus_bias(x, b), self.way)
             value = x.own * powers.own_power(x, self.norm, self.way)
             lanes.store(n, lane * 8, value * self.norm.factor, mask)
 
@@ -78,7 +81,7 @@ class NormMapPool(NamedTuple):
             body,
             count,
             [y, bias.astype(y.dtype)],
-            [Maps(*y.shape).values],
+            [jax.ShapeDtypeStruct(y.shape, jnp.float16)],
             name="norm_forward",
             launch=PLAIN,
             way=self.way,
@@ -230,7 +233,7 @@ class NormMapPool(NamedTuple):
                 place = (image, LAST_ROWS * i + r, j, channel)
                 base, inside = maps.find(*place, mask)
                 x = powers.around(y, base, group, inside, 4)
-                x = powers.plus_bias(x, b, self.way)
+                x = powers.plus_bias(x, b)
                 x = powers.rectified(x, self.way)
                 n = powers.normed(x, self.norm, self.way)
                 straight = powers.around(v, base, group, inside, 2)
@@ -260,6 +263,6 @@ class NormMapPool(NamedTuple):
         """The gradient of LRN's result at twelve channels."""
         parts = []
         for k, (x, power) in enumerate(zip(n.x, n.powers, strict=True)):
-            value = lanes.rounded((x * power) * self.norm.factor, self.way)
+            value = (x * power) * self.norm.factor
             parts.append(straight[k] - (2 * BETA) * value * boxes[k])
         return Around(*parts)

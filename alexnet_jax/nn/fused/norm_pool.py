@@ -61,7 +61,7 @@ class NormPool(NamedTuple):
                     place = (image, 2 * ROWS * i + row, 2 * j + column, channel)
                     base, inside = maps.find(*place, mask)
                     x = powers.around(y, base, group, inside, 2)
-                    x = self._before_norm(powers.plus_bias(x, b, self.way))
+                    x = self._before_norm(powers.plus_bias(x, b))
                     value = x.own * powers.own_power(x, self.norm, self.way)
                     for r in range(ROWS):
                         if 0 <= row - 2 * r < 3:
@@ -116,7 +116,7 @@ class NormPool(NamedTuple):
                     place = (image, 2 * i + row, 2 * j + column, channel)
                     base, inside = maps.find(*place, mask)
                     x = powers.around(y, base, group, inside, 4)
-                    x = self._before_norm(powers.plus_bias(x, b, self.way))
+                    x = self._before_norm(powers.plus_bias(x, b))
                     n = powers.normed(x, self.norm, self.way)
                     near = [
                         (maxima[up, left], sent[up, left])

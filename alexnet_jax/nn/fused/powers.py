@@ -5,7 +5,8 @@
 The same value is computed forward and, to find the maxima of the pooling behind it,
 backward; both must agree to the bit. So both take the same operations in the same
 order, and no product is rounded on one way and fused with an addition on the other:
-squares of bfloat16 are exact in float32, and no other product is added to anything.
+squares are rounded by themselves (`lanes.square`), or those of stored bfloat16, which
+are exact in float32, and no other product is added to anything.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,12 @@ class Norm(NamedTuple):
     def factor(self) -> np.float32:
         """What `power` leaves out: a factor can wait until after a maximum."""
         return np.float32(self.alpha**-BETA)
+
+    @property
+    def largest(self) -> float:
+        """What no result exceeds: a value whose square is 2 k / alpha gives it, alone
+        in its window."""
+        return (2 * self.k / self.alpha) ** 0.5 * (3 * self.k) ** -BETA
 
     def power(self, total: Vector, way: Way) -> tuple[Vector, Vector]:
         """t**-0.75 and t**-1 for t = s / alpha, from a sum of squares."""
@@ -146,10 +153,11 @@ def around_of(
     return found
 
 
-def plus_bias(y: Around, bias: Around, way: Way) -> Around:
-    """A convolution's values with their bias, rounded as they would be stored."""
-    pairs = zip(y, bias, strict=True)
-    return Around(*(lanes.rounded(a + b, way) for a, b in pairs))
+def plus_bias(y: Around, bias: Around) -> Around:
+    """A convolution's values with their bias, in float32: rounded, as XLA's fusions
+    don't either, updates would be a tenth farther from those of float32 where the bias
+    is larger than the signal (`experiments/accelerator/`)."""
+    return Around(*(a + b for a, b in zip(y, bias, strict=True)))
 
 
 def rectified(x: Around, way: Way) -> Around:
@@ -159,7 +167,7 @@ def rectified(x: Around, way: Way) -> Around:
 
 def own_power(x: Around, norm: Norm, way: Way) -> Vector:
     """The power at a lane's own channels, from two more on either side."""
-    squares = [v for a in x for v in lanes.split(a * a)]
+    squares = [v for a in x for v in lanes.split(lanes.square(a, way))]
     return norm.power(lanes.join(windows(squares)), way)[0]
 
 
@@ -174,8 +182,7 @@ class Normed(NamedTuple):
 def normed(x: Around, norm: Norm, way: Way) -> Normed:
     """The norm at twelve channels, two on either side, from values at sixteen."""
     before, behind = lanes.split(x.before), lanes.split(x.behind)
-    squares = [v * v for v in before] + lanes.split(x.own * x.own)
-    squares += [v * v for v in behind]
+    squares = [v for a in x for v in lanes.split(lanes.square(a, way))]
     totals = windows(squares)
     pairs = [
         norm.power(lanes.join(part), way)
