@@ -13,7 +13,7 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import consensus
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs import determinism, holding, pretrained
+from alexnet_jax.runs import determinism, holding, pretrained, recipes
 from alexnet_jax.runs.config import (
     Arguments,
     Config,
@@ -44,7 +44,8 @@ class Setup:
     """What a run trains, on what, and how.
 
     Attributes:
-      config: the sections that it was built from, as plain dictionaries.
+      config: the sections that it was built from, as plain dictionaries, with what a
+        recipe has set.
       mesh: the devices.
       pipeline: the data and how they are read.
       model: the network.
@@ -59,6 +60,7 @@ class Setup:
       mirror: where what is saved is copied to; None in all processes but the main one.
       held: the splits that this process's devices hold.
       determinism: how the steps are compiled, so that they give the same bits again.
+      recipe: what `train.recipe` has set and why, in words.
     """
 
     config: Sections
@@ -73,6 +75,7 @@ class Setup:
     mirror: Store | None = None
     held: tuple[str, ...] = ()
     determinism: Determinism = dataclasses.field(default_factory=Determinism)
+    recipe: str = ""
 
 
 def build_setup(
@@ -99,11 +102,14 @@ def build_setup(
     """
     settings: Sections = plain(config)
     check(settings)
+    recipes.check(settings)
     network = section(settings, "model")
     # The platform is chosen with the mesh, so nothing may ask for a device before.
     towers = network.get("towers", AlexNet.towers)
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
     pipeline = _open_data(section(settings, "data"), dataset)
+    images = len(pipeline.dataset.splits["train"])
+    settings, recipe = recipes.completed(settings, images)
     training = section(settings, "train")
     if training.get("init_from") is not None:
         # The name of imported weights may stand for their work directory.
@@ -171,6 +177,7 @@ def build_setup(
         mirror=next(iter(stores), None),
         held=held,
         determinism=compiled,
+        recipe=recipe,
     )
 
 
