@@ -9,17 +9,20 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from alexnet_jax.data.sources.arrays import array_dataset
 
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-TABLES = ("ablations", "ensembles", "generalisation", "imagenette")
+TABLES = ("ablations", "ensembles", "finetuning", "generalisation", "imagenette")
 NAMES = (*TABLES, "initialisation", "lrn_cifar", "optimizer", "quickstart", "relu")
 
 # Others show the same, in less time.
 LONG = {
-    *("ablations", "ensembles", "imagenette", "initialisation", "lrn_cifar"),
-    *("generalisation", "quickstart", "relu"),
+    *("ablations", "ensembles", "finetuning", "imagenette", "initialisation"),
+    *("generalisation", "lrn_cifar", "quickstart", "relu"),
 }
 # What keeps a short form short here, beside --quick.
 SHORTER = {
@@ -88,6 +91,14 @@ def check_ensembles(result):
         assert evaluation["first"][-1]["loss"] == evaluation["loss"]
 
 
+def check_finetuning(result):
+    errors = result["top1_error"]
+    assert set(errors) == {"scratch", "default", "recipe"}
+    for by_images in errors.values():
+        ((images, (error,)),) = by_images.items()
+        assert images == "4" and 0 <= error <= 1
+
+
 def check_ablations(result):
     assert set(result["table"]) == {"code2012", "no_exchange"}
     assert result["table"]["code2012"]["worse_by"] == 0
@@ -121,6 +132,35 @@ def script(name, monkeypatch):
     """An experiment's functions."""
     monkeypatch.syspath_prepend(EXPERIMENTS / name)
     return runpy.run_path(str(EXPERIMENTS / name / "run.py"))
+
+
+def test_fine_tuning_learns_no_image_that_it_is_chosen_by(monkeypatch):
+    of = script("finetuning", monkeypatch)
+    labels = np.repeat(np.arange(3, dtype=np.int32), 20)
+    pixels = np.zeros((60, 2, 2, 3), np.uint8)
+    # Every image is known by a pixel.
+    pixels[:, 0, 0, 0] = np.arange(60)
+    dataset = array_dataset(
+        {"train": pixels, "validation": pixels + 100},
+        {"train": labels, "validation": labels},
+        ["a", "b", "c"],
+    )
+
+    def numbers(images):
+        return set(images[0][:, 0, 0, 0].tolist())
+
+    classes = of["photographs"](dataset, (0, 2), 5)
+    assert classes.names == ("a", "c")
+    held, test = numbers(classes.held_out), numbers(classes.test)
+    assert len(held) == 10 and test == {*range(100, 120), *range(140, 160)}
+    smaller, larger = (
+        of["first_of_each"](classes.learned, count, 1)[0] for count in (4, 9)
+    )
+    assert numbers(smaller) < numbers(larger)
+    assert not numbers(larger) & held
+    assert np.bincount(larger[1]).tolist() == [9, 9]
+    other = of["first_of_each"](classes.learned, 4, 2)[0]
+    assert numbers(other) != numbers(smaller)
 
 
 def write_metrics(workdir, errors):

@@ -158,7 +158,9 @@ def test_a_file_of_flags_stands_for_its_lines(tmp_path):
     assert "--flagfile can't be read" in missing
 
 
-@pytest.mark.parametrize("name", ["quickstart", "imagenet:caffe", "folder", "cifar10"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "imagenet:caffe", "folder", "cifar10", "finetune"]
+)
 def test_help_of_a_config_can_be_pasted_and_changes_nothing(name):
     shown = main.help_text([f"--config={name}", "--help"])
     lines = shown.splitlines()

@@ -58,9 +58,11 @@ def init_from(
         and _shape(params.get(name)) != _shape(theirs.get(name))
     ]
     if differing:
+        known = pretrained.preset
+        instead = f", or train its own, the preset {known}" if known else ""
         raise InputError(
             f"train.init_from={source} is a run of another network "
-            f"({'; '.join(differing)}); give one of the same layers"
+            f"({'; '.join(differing)}); give one of the same layers{instead}"
         )
     if settings := differing_settings(pretrained.model, model):
         progress.say(

@@ -42,6 +42,7 @@ def at_start(setup: Setup, workdir: Path) -> list[str]:
     """What a run says before its first step: what it is, and what to change."""
     return [
         opening_line(setup, workdir),
+        *([setup.recipe] if setup.recipe else []),
         *implementation(setup),
         *type_hints(setup),
         *warnings(setup.plan),

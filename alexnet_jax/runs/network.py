@@ -16,6 +16,7 @@ from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import recipes
 from alexnet_jax.runs.config import Arguments, Config, check, parameters, plain, section
 from alexnet_jax.runs.setup import optimizer_of, schedule_of
 from alexnet_jax.training import plan as plans
@@ -71,6 +72,7 @@ def plan_network(config: Config) -> Network:
     """
     settings = plain(config)
     check(settings)
+    recipes.check(settings)
     reading = section(settings, "data")
     classes, examples = CLASSES, EXAMPLES_OF_IMAGENET
     stored = _value(reading, "data", "size")
@@ -79,6 +81,7 @@ def plan_network(config: Config) -> Network:
         classes, stored = len(dataset.class_names), dataset.size
         examples = len(dataset.splits["train"])
     crop = _value(reading, "data", "crop")
+    settings, _ = recipes.completed(settings, examples)
     training = section(settings, "train")
     if training.get("steps") is None and training.get("epochs") is None:
         training["steps"] = 1

@@ -155,7 +155,7 @@ def _set_by_layer(config: ConfigDict, path: str, value: str | None) -> None:
 
 
 def _takes_none(path: str, config: ConfigDict) -> bool:
-    """Whether a key may be None.
+    """Whether a key may be None, or is.
 
     Raises:
       InputError: if it may not, and is no text either.
@@ -164,7 +164,7 @@ def _takes_none(path: str, config: ConfigDict) -> bool:
     if len(keys) != 1:
         return False
     parameter = sections.parameters(section)[keys[0]]
-    if sections.may_be_none(parameter):
+    if sections.may_be_none(parameter) or getattr(config, section)[keys[0]] is None:
         return True
     kind = _type_of(path, config)
     if kind in (int, float, bool):

@@ -14,7 +14,7 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import consensus
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs import determinism, holding, pretrained
+from alexnet_jax.runs import determinism, holding, pretrained, recipes
 from alexnet_jax.runs.config import (
     Arguments,
     Config,
@@ -47,7 +47,8 @@ class Setup:
     """What a run trains, on what, and how.
 
     Attributes:
-      config: the sections that it was built from, as plain dictionaries.
+      config: the sections that it was built from, as plain dictionaries, with what a
+        recipe has set.
       mesh: the devices.
       pipeline: the data and how they are read.
       model: the network.
@@ -63,6 +64,7 @@ class Setup:
       held: the splits that this process's devices hold, and their images where these
         are there already.
       determinism: how the steps are compiled, so that they give the same bits again.
+      recipe: what `train.recipe` has set and why, in words.
     """
 
     config: Sections
@@ -77,6 +79,7 @@ class Setup:
     mirror: Store | None = None
     held: Mapping[str, HeldSplit | None] = dataclasses.field(default_factory=dict)
     determinism: Determinism = dataclasses.field(default_factory=Determinism)
+    recipe: str = ""
 
 
 def build_setup(
@@ -103,11 +106,14 @@ def build_setup(
     """
     settings: Sections = plain(config)
     check(settings)
+    recipes.check(settings)
     network = section(settings, "model")
     # The platform is chosen with the mesh, so nothing may ask for a device before.
     towers = network.get("towers", AlexNet.towers)
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
     pipeline = _open_data(section(settings, "data"), dataset)
+    images = len(pipeline.dataset.splits["train"])
+    settings, recipe = recipes.completed(settings, images)
     training = section(settings, "train")
     if training.get("init_from") is not None:
         # The name of imported weights may stand for their work directory.
@@ -182,6 +188,7 @@ def build_setup(
         mirror=next(iter(stores), None),
         held={split: collected.whole() for split, collected in held.items()},
         determinism=compiled,
+        recipe=recipe,
     )
 
 

@@ -25,6 +25,7 @@ class Plan:
     check_every: int | None = None
     timeout: float | None = None
     skip_spikes: bool = False
+    recipe: str | None = None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -60,6 +61,7 @@ def make_plan(
     save_steps: int | None = None,
     init_from: str | None = None,
     freeze: Sequence[str] = (),
+    recipe: str | None = None,
     deterministic: str | bool = "auto",
     label_smoothing: float = 0.0,
     check_every: int | None = None,
@@ -80,6 +82,9 @@ def make_plan(
         is re-initialised where the classes differ.
       freeze: layers that keep their parameters: `conv1,conv2`, or all of a kind: `conv`
         or `fc`. A rate of zero in `schedule.layer_rates` does so from an epoch on.
+      recipe: `finetune` sets what is None of batch size, epochs, steps between
+        validations and learning rate, and the last layer's factor of it, as suits the
+        number of training images (`--config=finetune`).
       deterministic: `true` has a GPU compute the same bits in every run of a seed, and
         after a resume: without algorithms that add in a varying order, and with those
         that the first start chose, kept in the work directory. `false` lets it choose.
@@ -145,4 +150,5 @@ def make_plan(
         check_every=check_every,
         timeout=timeout,
         skip_spikes=skip_spikes,
+        recipe=recipe,
     )

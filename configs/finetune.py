@@ -1,0 +1,40 @@
+"""A trained network, fine-tuned on a small folder of images.
+
+Reproduces: nothing published. The learning rate falls along a cosine. The rate, the
+batch, the epochs and how often it validates follow from the number of training images
+(`train.recipe`, alexnet_jax/training/recipes.py); the first lines of a run say what was
+set. What you set yourself is left as it is.
+
+Command:    python -m alexnet_jax.main --config=configs/finetune.py --workdir=mine
+                --config.data.path=IMAGES --config.train.init_from=RUN
+            where IMAGES has CLASS folders, directly or under train and validation, and
+            RUN is a work directory or the name of imported weights.
+Variants:   the network of RUN: :code2012 (default), :paper, :conv6, :caffe, :caffenet,
+            :owt (torchvision's)
+Hardware:   any.
+Time:       each image is seen 60 times where there are 100, 9 times where there are
+            5,000.
+Expected:   measured on photographs, see experiments/finetuning/.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from alexnet_jax import preset_config
+
+
+VARIANTS = ("code2012", "paper", "conv6", "caffe", "caffenet", "owt")
+
+
+def get_config(variant: str = "code2012") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r}; choose from {', '.join(VARIANTS)}")
+    config = preset_config(variant)
+    config.data.source = "folder"
+    if variant in ("caffe", "caffenet"):
+        config.data.crop = 227
+    config.schedule.kind = "cosine"
+    config.train.recipe = "finetune"
+    # The recipe sets what is None.
+    config.train.batch_size = config_dict.placeholder(int)
+    config.schedule.learning_rate = config_dict.placeholder(float)
+    return config
