@@ -51,7 +51,7 @@ def main():
         batches=batches, module_name=LAYER, flatten_acts=True, output_type="ndarray"
     )
     np.save(output, features)
-    print((len(done) - 1) * BATCH_SIZE / (done[-1] - done[0]))
+    print((len(dataset) - BATCH_SIZE) / (done[-1] - done[0]))
 
 
 if __name__ == "__main__":

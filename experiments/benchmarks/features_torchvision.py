@@ -45,7 +45,6 @@ from sklearn.datasets import load_sample_images
 import harness
 
 
-BATCH_SIZE = 64
 WORKERS = (0, 1, 2)
 
 
@@ -80,7 +79,7 @@ def make_network(folder):
 def ours(folder, images, output):
     """Features of a folder; images a second."""
     from alexnet_jax.inference import feature_store
-    from alexnet_jax.inference.extraction import write_features
+    from alexnet_jax.inference.extraction import BATCH_SIZE, write_features
 
     append, written = feature_store.Output.append, []
 
@@ -90,13 +89,14 @@ def ours(folder, images, output):
 
     feature_store.Output.append = timed
     try:
-        write_features(folder / "run", images, "fc7", output, batch_size=BATCH_SIZE)
+        write_features(folder / "run", images, "fc7", output)
     finally:
         feature_store.Output.append = append
-    return (len(written) - 1) * BATCH_SIZE / (written[-1] - written[0])
+    total = len(list(images.iterdir()))
+    return (total - BATCH_SIZE) / (written[-1] - written[0])
 
 
-def theirs(folder, images, output, workers):
+def theirs(folder, images, output, workers, batch_size):
     """The same by torchvision."""
     import torch  # pyright: ignore[reportMissingImports]
     import torchvision  # pyright: ignore[reportMissingImports]
@@ -110,7 +110,7 @@ def theirs(folder, images, output, workers):
     files: Any = Files(images)
     loader = torch.utils.data.DataLoader(
         files,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         num_workers=workers,
         # A fork of a process that runs JAX may hang.
         multiprocessing_context="spawn" if workers else None,
@@ -121,11 +121,11 @@ def theirs(folder, images, output, workers):
     with torch.inference_mode():
         for number, batch in enumerate(loader):
             values = extractor(batch)["classifier.5"].numpy()
-            start = number * BATCH_SIZE
+            start = number * batch_size
             rows[start : start + len(values)] = values
             written.append(time.perf_counter())
     rows.flush()
-    return (len(written) - 1) * BATCH_SIZE / (written[-1] - written[0])
+    return (total - batch_size) / (written[-1] - written[0])
 
 
 class Files:
@@ -144,7 +144,7 @@ class Files:
         return self.transforms(Image.open(self.paths[index]).convert("RGB"))
 
 
-def alone(folder, images, output, side, workers=0):
+def alone(folder, images, output, side, workers=0, batch_size=1):
     """The command of a process that runs one side, and prints its rate."""
     if isinstance(side, Path):
         script = Path(__file__).with_name("features_thingsvision.py")
@@ -152,12 +152,13 @@ def alone(folder, images, output, side, workers=0):
     return [
         *(sys.executable, __file__, f"--side={side}", f"--workers={workers}"),
         *(f"--folder={folder}", f"--files={images}", f"--features={output}"),
+        f"--batch_size={batch_size}",
     ]
 
 
-def rates(folder, images, rounds, thingsvision):
+def rates(folder, images, rounds, thingsvision, batch_size):
     def rate(output, side, workers=0):
-        command = alone(folder, images, output, side, workers)
+        command = alone(folder, images, output, side, workers, batch_size)
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         output.with_suffix(".csv").unlink(missing_ok=True)
         return float(done.stdout.splitlines()[-1])
@@ -206,11 +207,11 @@ def resident(process):
     return total
 
 
-def memory(folder, images, side):
+def memory(folder, images, side, batch_size):
     """Of a side alone in a process: median of the last tenth, and growth."""
     output = folder / "many.npy"
     samples = []
-    command = alone(folder, images, output, side, workers=2)
+    command = alone(folder, images, output, side, 2, batch_size)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             samples.append(resident(process.pid))
@@ -235,6 +236,7 @@ def main():
     add = parser.add_argument
     add("--images", type=int, default=2000, help="in a round")
     add("--rounds", type=int, default=7)
+    add("--batch_size", type=int, default=64, help="of torchvision's loader")
     add("--many", type=int, default=20_000, help="images for the memory; 0 for none")
     add("--thingsvision", type=Path, help="an interpreter that has it")
     add("--output", type=Path, help="folder for the raw results")
@@ -248,7 +250,15 @@ def main():
         print(ours(given.folder, given.files, given.features))
         return
     if given.side == "theirs":
-        print(theirs(given.folder, given.files, given.features, given.workers))
+        print(
+            theirs(
+                given.folder,
+                given.files,
+                given.features,
+                given.workers,
+                given.batch_size,
+            )
+        )
         return
     # Before what takes long: the commit that is measured.
     about = harness.machine("jax", "torch", "torchvision", "pillow")
@@ -257,7 +267,11 @@ def main():
         make_network(folder)
         write_images(folder / "images", given.images)
         measured, differences = rates(
-            folder, folder / "images", given.rounds, given.thingsvision
+            folder,
+            folder / "images",
+            given.rounds,
+            given.thingsvision,
+            given.batch_size,
         )
         held = {}
         if given.many:
@@ -265,7 +279,10 @@ def main():
             every = {"ours": "ours", "torchvision": "theirs"}
             if given.thingsvision:
                 every["thingsvision"] = given.thingsvision
-            held = {n: memory(folder, folder / "many", s) for n, s in every.items()}
+            held = {
+                name: memory(folder, folder / "many", side, given.batch_size)
+                for name, side in every.items()
+            }
     medians = harness.medians(measured)
     peers = [name for name in medians if name.startswith("torchvision")]
     best = max(peers, key=medians.__getitem__)
