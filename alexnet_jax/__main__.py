@@ -24,7 +24,7 @@ COMMANDS = {
     "verify": ("verify", "check a prepared data set, or how a device computes"),
 }
 # Those that train or evaluate on a CPU are faster with huge pages.
-WITH_HUGE_PAGES = ("main", "evaluate")
+WITH_HUGE_PAGES = ("main", "evaluate", "features")
 
 
 def command() -> None:

@@ -29,6 +29,13 @@ one's value, the place in the layer, and the box that the unit sees there, in pi
 the stored image; an NPZ file, and a sheet of the same name that shows them.
 """
 
+from alexnet_jax.runtime import cli, hugepages
+
+
+if __name__ == "__main__":
+    # Before the imports that take long, since it restarts the process.
+    hugepages.use()
+
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +48,7 @@ from alexnet_jax.inference.trained import open_untrained
 from alexnet_jax.inference.trajectory import write_trajectory
 from alexnet_jax.runs import pretrained
 from alexnet_jax.runtime import paths, progress
-from alexnet_jax.runtime.cli import Parser, run_command
+from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, InputError
 
 
@@ -271,4 +278,4 @@ def _write_best(given: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli.run_command(main)

@@ -34,7 +34,9 @@ from alexnet_jax.training.evaluation import HostBatch
 from alexnet_jax.training.step import Batch
 
 
-BATCH_SIZE = 64
+# On a CPU twice as many take a tenth longer for each: the maps between two layers then
+# lie in memory and no cache (`experiments/benchmarks/features_torchvision`).
+BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)

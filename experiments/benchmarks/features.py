@@ -11,6 +11,9 @@ whose memory is read from /proc ten times a second (Linux); `growth` is the medi
 of its last tenth over that of its second tenth, less one. Two layers to Zarr, and two
 with a random projection to HDF5; the latter once more with a process that is killed
 three times and continued, whose `same_bytes` must be true.
+
+`--only=speed` and `--only=memory` run one of the two, each of which has a file of raw
+results of its own.
 """
 
 import argparse
@@ -204,12 +207,19 @@ def main():
     add("--batch_size", type=int, default=64)
     add("--rounds", type=int, default=7)
     add("--many", type=int, default=50_000, help="images for the memory")
+    add("--only", choices=("speed", "memory"), help="one of the two (default: both)")
     add("--output", type=Path, help="folder for the raw results")
     given = parser.parse_args()
+    about = harness.machine("jax", "zarr", "h5py")
+    if given.only != "speed":
+        with tempfile.TemporaryDirectory(prefix="features_") as name:
+            grown, hdf5 = streams(Path(name), given.many)
+        held = {"benchmark": "features_memory", "zarr": grown, "hdf5": hdf5}
+        harness.write({**held, **about}, given.output)
+    if given.only == "memory":
+        return
     with tempfile.TemporaryDirectory(prefix="features_") as name:
         measured = rates(Path(name), given.images, given.batch_size, given.rounds)
-    with tempfile.TemporaryDirectory(prefix="features_") as name:
-        grown, hdf5 = streams(Path(name), given.many)
     result = {
         "benchmark": "features",
         "unit": "images per second, from the first batch written to the last",
@@ -218,10 +228,8 @@ def main():
         "ratios": {
             side: harness.ratio(measured, side, "bare") for side in ("zarr", "npy")
         },
-        "memory": grown,
-        "hdf5": hdf5,
         "rounds": measured,
-        **harness.machine("jax", "zarr", "h5py"),
+        **about,
     }
     harness.write(result, given.output)
 

@@ -8,6 +8,10 @@ those of torchvision's `create_feature_extractor`.
 
     python experiments/weights/from_jpeg.py --output=FOLDER
 
+Caffe's networks: random weights of their shapes as .caffemodel, and the same JPEG files
+squeezed to 256x256 by Pillow, whose centres go through the network by PyTorch's own
+operations, blue first, less Caffe's mean of each channel.
+
 Needs torch, torchvision, requests and h5py. Each difference is the largest of any value
 over the largest value.
 """
@@ -25,6 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 
 import h5py
 import numpy as np
@@ -41,11 +46,13 @@ from alexnet_jax import load_config
 from alexnet_jax.inference import layer_names
 from alexnet_jax.inference.extraction import write_features
 from alexnet_jax.interop.fetching import fetch
-from alexnet_jax.interop.importing import ORIGINS, import_weights
+from alexnet_jax.interop.importing import CAFFE, ORIGINS, import_weights
 from alexnet_jax.interop.published import PUBLISHED
 from alexnet_jax.runs.config import plain
 
 import harness
+from torch_networks import CAFFE_SHAPES, NAMES, by_torch, random_weights
+from weight_files import caffemodel_bytes
 
 
 # Heights and widths; the photographs themselves, odd ones, and a small one.
@@ -167,6 +174,39 @@ def compare(folder):
     return found
 
 
+def compare_caffe(folder):
+    """Logits of Caffe's two networks from the JPEG on."""
+    paths = sorted((folder / "images").iterdir())
+    layers = random_weights(CAFFE_SHAPES, 0)
+    named = [(name, *layer) for name, layer in zip(NAMES, layers, strict=True)]
+    pixels = np.stack([squeezed(path) for path in paths])
+    blue_first = np.ascontiguousarray(pixels[..., ::-1].transpose(0, 3, 1, 2))
+    found = {}
+    for preset, pool_first in (("caffe", False), ("caffenet", True)):
+        path = folder / f"{preset}.caffemodel"
+        path.write_bytes(caffemodel_bytes(named))
+        settings = plain(load_config("imagenet", preset))
+        import_weights(path, folder / preset, settings, ORIGINS[preset])
+        how = {"groups": 2, "norm": (1e-4, 1.0), "padding": 0}
+        theirs = by_torch(layers, blue_first, pool_first=pool_first, **how)
+        model, variables, preprocess, _ = alexnet_jax.load(folder / preset)
+        ours = model.apply(variables, preprocess(paths))
+        found[f"{preset}, from the JPEG on"] = worst(ours, theirs)
+        found[f"{preset}, from the pixels on"] = worst(
+            model.apply(variables, pixels), theirs
+        )
+    return found
+
+
+def squeezed(path):
+    """What Caffe's networks take of an image: RGB less the mean."""
+    image = Image.open(path).convert("RGB")
+    image = image.resize((256, 256), Image.Resampling.LANCZOS)
+    cut = (256 - CAFFE.crop) // 2
+    inside = np.asarray(image)[cut : cut + CAFFE.crop, cut : cut + CAFFE.crop]
+    return inside.astype(np.float32) - np.asarray(CAFFE.mean, np.float32)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -176,7 +216,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "images").mkdir()
-        found = compare(folder)
+        found = {**compare(folder), **compare_caffe(folder)}
     result = {
         "experiment": "from_jpeg",
         "differences": found,
