@@ -52,16 +52,19 @@ class TowerParameters(nn.Module):
         shape = (*self.places, *self.shape)
 
         def kernels(key: Key[Array, ""]) -> Array:
-            def draw(tower: int | Array) -> Array:
+            def draw(tower: Array) -> Array:
                 tower_key = jax.random.fold_in(key, tower)
                 # In one axis: the same bits as in four, which XLA takes some ten times
-                # as long to compile on a CPU, for each of 16 kernels.
+                # as long to compile on a CPU, for each of 8 kernels.
                 flat = (math.prod(shape),)
                 with FIXED_DRAWS():
                     drawn = jax.random.normal(tower_key, flat, jnp.float32)
                 return drawn.reshape(shape)
 
-            return self.kernel_std * jnp.stack([draw(tower) for tower in towers])
+            # Along an axis of towers, so that a device draws its own towers' alone.
+            drawn = jax.vmap(draw)(jnp.asarray(towers, np.int32))
+            # XLA would merge the factor with one of the draw's, which rounds otherwise.
+            return self.kernel_std * lax.optimization_barrier(drawn)
 
         def biases(_: Key[Array, ""]) -> Array:
             towers_axis = (len(towers),) if self.bias_by_tower else ()

@@ -27,18 +27,18 @@ from alexnet_jax.runtime.errors import Failure
 import harness
 
 
-# Target, config, type, mesh and batch.
+# Target, config, type, mesh and batch; what is asked most comes first.
 PROGRAMS = [
     ("v5e", "imagenet", "bfloat16", "1x1", 128),
-    ("v5e", "imagenet", "bfloat16", "1x1", 1024),
-    ("v5e", "imagenet", "float32", "1x1", 128),
     ("v5e", "imagenet", "bfloat16", "1x2", 128),
-    ("v5e", "imagenet", "bfloat16", "2x2", 128),
     ("v5e", "imagenet:caffe", "bfloat16", "1x2", 128),
+    ("v6e", "imagenet", "bfloat16", "1x1", 128),
     ("v5e", "imagenet:conv6", "bfloat16", "1x2", 128),
     ("v5e", "imagenet:no_exchange", "bfloat16", "1x2", 128),
-    ("v6e", "imagenet", "bfloat16", "1x1", 128),
+    ("v5e", "imagenet", "bfloat16", "2x2", 128),
     ("v6e", "imagenet", "bfloat16", "2x2", 128),
+    ("v5e", "imagenet", "float32", "1x1", 128),
+    ("v5e", "imagenet", "bfloat16", "1x1", 1024),
 ]
 QUICK = [("v5e", "quickstart", "bfloat16", "1x1", 32)]
 KEYS = ("target", "config", "dtype", "mesh", "batch_size")

@@ -4,6 +4,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from alexnet_jax.data.loading.recipes import OPERATIONS
@@ -199,6 +200,17 @@ def test_every_mesh_starts_with_the_same_bits():
     variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 67, 67, 3)))
     for name, array in flat(variables).items():
         np.testing.assert_allclose(array, starts[0][name], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_device_draws_its_own_towers_alone():
+    def temporary(mesh):
+        initial = step.make_initial(tiny(), optax.identity(), mesh, 67)
+        assert isinstance(initial, jax.stages.Wrapped)
+        memory = initial.lower(step.root_key(0)).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    assert temporary(mesh_of(1, 2)) < 0.6 * temporary(mesh_of(1, 1))
 
 
 @pytest.mark.slow
