@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from alexnet_jax.data.loading import augment, recipes
+from alexnet_jax.data.loading import augment, later_recipes
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import EXAMPLES
@@ -111,8 +111,10 @@ def _value(given: Arguments, section: str, key: str) -> Any:
 
 def _recipes(reading: Arguments, crop: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What is drawn for an image, read off a pair's."""
-    given = {name: _value(reading, "data", name) for name in recipes.OPTIONS}
-    pair = recipes.drawn(0, 0, augment.draw(0, 0, 2, border=0), crop=crop, **given)
+    given = {name: _value(reading, "data", name) for name in later_recipes.OPTIONS}
+    pair = later_recipes.drawn(
+        0, 0, augment.draw(0, 0, 2, border=0), crop=crop, **given
+    )
     return {
         name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype)
         for name, array in pair.items()

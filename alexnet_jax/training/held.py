@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Int32, UInt8
 
-from alexnet_jax.data.loading.recipes import OF_STEP
+from alexnet_jax.data.loading.later_recipes import OF_STEP
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import EVERYWHERE, EXAMPLES

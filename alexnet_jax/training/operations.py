@@ -3,7 +3,7 @@
 RandAugment (Cubuk et al. 2020) chooses for each image some of a list of operations, all
 of one strength. Here the geometric ones of an image come first and are one map of its
 pixels, so that they are interpolated once; its operations of colour follow in their
-order. What is drawn is in `data/loading/recipes.py`.
+order. What is drawn is in `data/loading/later_recipes.py`.
 
 With a strength of s, from -1 to 1, an operation
 
@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from alexnet_jax.data.loading.recipes import OPERATIONS
+from alexnet_jax.data.loading.later_recipes import OPERATIONS
 
 
 ENHANCE, BITS, DEGREES, SHEAR, MOVE = 0.9, 4, 30.0, 0.3, 0.45

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from alexnet_jax.data.loading.recipes import OPERATIONS
+from alexnet_jax.data.loading.later_recipes import OPERATIONS
 from alexnet_jax.training.operations import operate
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax.data.loading.recipes import OPERATIONS
+from alexnet_jax.data.loading.later_recipes import OPERATIONS
 from alexnet_jax.nn import alexnet, towers
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.presets import PRESETS

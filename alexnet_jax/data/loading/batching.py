@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from alexnet_jax.data.dataset import Source
-from alexnet_jax.data.loading import augment, recipes
+from alexnet_jax.data.loading import augment, later_recipes
 from alexnet_jax.data.loading.order import examples_at
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime.errors import DataStalled
@@ -40,13 +40,13 @@ def train_draws(
     Crops, flips and colour shifts are drawn for its positions in the stream of
     examples: batch `number` of this many examples starts at `number * count`. `border`
     is a crop's largest row and column, `size` the stored images' side; for the other
-    ones, those of `recipes.drawn` among them, see `Pipeline`.
+    ones, those of `later_recipes.drawn` among them, see `Pipeline`.
 
     Returns:
       `index`, `row` and `column` (int32), `flipped` (bool), one an example, and
       `colour_shift` (float32, count x 3). With a `crop_area`, `box` (int32, count x 4:
       top, left, height, width, in images of `size`) in place of `row` and `column`.
-      And what `recipes.drawn` gives.
+      And what `later_recipes.drawn` gives.
     """
     count = len(indices)
     draws = augment.draw(seed, number * count, count, border=border)
@@ -67,7 +67,7 @@ def train_draws(
         **places,
         "flipped": draws.flipped & flip,
         "colour_shift": shifts,
-        **recipes.drawn(seed, number * count, draws, **options),
+        **later_recipes.drawn(seed, number * count, draws, **options),
     }
 
 
@@ -88,7 +88,7 @@ def train_batch(
 
     Returns:
       `image` (uint8, count x crop x crop x 3), `label` (int32), and what is drawn for
-      the step itself (`recipes.OF_STEP`).
+      the step itself (`later_recipes.OF_STEP`).
 
     Raises:
       DataStalled: if the batch takes longer than `timeout`.
@@ -114,7 +114,7 @@ def train_batch(
             augment.put_resized(target, image, boxes[place], mirrored)
 
     _in_parallel(make, source, indices, threads, timeout)
-    of_step = {name: drawn[name] for name in recipes.OF_STEP if name in drawn}
+    of_step = {name: drawn[name] for name in later_recipes.OF_STEP if name in drawn}
     return {"image": images, "label": labels, **of_step}
 
 

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.loading import batching, recipes
+from alexnet_jax.data.loading import batching, later_recipes
 from alexnet_jax.data.sources.randomized import corrupt
 from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.data.statistics import Statistics
@@ -91,7 +91,7 @@ class Pipeline:
                 f"data.crop={self.crop} must lie between 1 and the stored images' side "
                 f"of {self.dataset.size}"
             )
-        recipes.check(crops=self.crops, crop_area=self.crop_area, **self.recipes)
+        later_recipes.check(crops=self.crops, crop_area=self.crop_area, **self.recipes)
         check_choice("data.mean", self.mean, ("pretrained", "dataset"))
         for name, value in (("threads", self.threads), ("buffer", self.buffer)):
             if value is not None:
@@ -108,8 +108,8 @@ class Pipeline:
 
     @property
     def recipes(self) -> dict[str, float]:
-        """The options of `recipes.drawn`."""
-        return {name: getattr(self, name) for name in recipes.OPTIONS}
+        """The options of `later_recipes.drawn`."""
+        return {name: getattr(self, name) for name in later_recipes.OPTIONS}
 
     @property
     def threads_each(self) -> int:

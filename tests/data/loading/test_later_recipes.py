@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alexnet_jax.data.loading import augment, recipes
+from alexnet_jax.data.loading import augment, later_recipes
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.sources.arrays import array_dataset
 from alexnet_jax.runtime.errors import InputError
@@ -12,10 +12,10 @@ FALSE_ALARM = 1e-3
 
 
 def test_draws_depend_on_seed_and_position_alone_and_on_no_ordinary_draw():
-    whole, part = recipes.draw(3, 0, 5000), recipes.draw(3, 17, 9)
+    whole, part = later_recipes.draw(3, 0, 5000), later_recipes.draw(3, 17, 9)
     for expected, found in zip(whole, part, strict=True):
         np.testing.assert_array_equal(found, expected[17:26])
-    assert (recipes.draw(4, 0, 9).centres != whole.centres[:9]).all()
+    assert (later_recipes.draw(4, 0, 9).centres != whole.centres[:9]).all()
     ordinary = augment.draw(3, 0, 5000, border=0)
     together = np.concatenate(
         [*whole, ordinary.uniforms, ordinary.normals, ordinary.mixing[:, None]], axis=1
@@ -26,9 +26,11 @@ def test_draws_depend_on_seed_and_position_alone_and_on_no_ordinary_draw():
 
 
 def test_operations_are_equally_likely_and_as_strong_to_either_side():
-    which, strength = recipes.operations(recipes.draw(0, 0, 6000), strength=0.3)
-    kinds = len(recipes.OPERATIONS)
-    for place in range(recipes.OF_EACH_IMAGE):
+    which, strength = later_recipes.operations(
+        later_recipes.draw(0, 0, 6000), strength=0.3
+    )
+    kinds = len(later_recipes.OPERATIONS)
+    for place in range(later_recipes.OF_EACH_IMAGE):
         counts = np.bincount(2 * which[:, place] + (strength[:, place] > 0))
         assert len(counts) == 2 * kinds
         assert stats.chisquare(counts).pvalue > FALSE_ALARM
@@ -38,9 +40,9 @@ def test_operations_are_equally_likely_and_as_strong_to_either_side():
 def test_a_patch_is_where_the_paper_cuts_and_a_weight_is_the_rest_of_the_area():
     """Pair by pair, as Yun et al. write it; areas by counting pixels."""
     crop, count = 13, 400
-    centres = recipes.draw(1, 0, count).centres
+    centres = later_recipes.draw(1, 0, count).centres
     weight = augment.weights(augment.draw(1, 0, count, border=0).mixing, alpha=1.0)
-    found, own = recipes.patches(centres, weight, crop=crop)
+    found, own = later_recipes.patches(centres, weight, crop=crop)
     for first in range(0, count, 2):
         y, x = (int(crop * centre) for centre in centres[first])
         side = int(crop * np.sqrt(1 - float(weight[first])))
