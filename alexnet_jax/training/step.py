@@ -191,8 +191,8 @@ def make_train_step(
 
     The state is donated. A batch has `image` (uint8 crops), `label` and `colour_shift`
     (float32, three for each image), and where recipes are on what they take (see
-    `data.loading.later_recipes.drawn`); `mean` is the mean image's centre crop. Metrics are
-    the sums of `losses.sums` over the batch, with the loss that is minimised, the
+    `data.loading.later_recipes.drawn`); `mean` is the mean image's centre crop. Metrics
+    are the sums of `losses.sums` over the batch, with the loss that is minimised, the
     `learning_rate`, and where the optimizer skips spikes `LOSS_SPIKE`, its factor.
     """
     of_key = train_step(model, optimizer, schedule, mesh, label_smoothing)
