@@ -1,7 +1,7 @@
 """Which splits of a run's data the devices hold, and how they get there."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -15,7 +15,12 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training.held import HeldSplit
+from alexnet_jax.training.held import (
+    Cut,
+    HeldSplit,
+    make_evaluation_cut,
+    make_train_cut,
+)
 
 
 # Training first: validation images are read once an epoch at most.
@@ -114,6 +119,23 @@ def hold(
         own = meshes.own_mesh(mesh)
         held = placement.on_every_device(map(counted, batches), len(read), own)
     return HeldSplit(**held)
+
+
+def cuts(
+    pipeline: Pipeline, splits: Sequence[str], mesh: Mesh, check: Callable[[], None]
+) -> dict[str, Cut]:
+    """Read splits onto the devices; gives the functions that cut their batches.
+
+    For `check`, and what is raised, see `hold`.
+    """
+    found: dict[str, Cut] = {}
+    for split in splits:
+        held = hold(pipeline, split, mesh, check)
+        if split == "train":
+            found[split] = make_train_cut(held, mesh, crop=pipeline.crop)
+        else:
+            found[split] = make_evaluation_cut(held, mesh)
+    return found
 
 
 def _example_bytes(pipeline: Pipeline) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -29,7 +29,7 @@ from alexnet_jax.runtime.errors import Diverged, Failure, InputError
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
 from alexnet_jax.training.finite import check_state
-from alexnet_jax.training.held import Cut, make_evaluation_cut, make_train_cut
+from alexnet_jax.training.held import Cut
 from alexnet_jax.training.step import TrainState, TrainStep
 
 
@@ -165,7 +165,7 @@ def open_run(
             progress.say(f"continuing from step {start} of {workdir}")
         # Where nothing is left to train, nothing is read.
         held = setup.held if start < setup.plan.steps else ()
-        cuts = _hold(setup, held, check)
+        cuts = holding.cuts(setup.pipeline, held, setup.mesh, check)
         metrics = MetricWriter(
             workdir,
             setup.plan,
@@ -267,21 +267,6 @@ def _note_start(workdir: Path, setup: Setup) -> Statistics:
         run_data.note_data(workdir, setup.pipeline, setup.plan.init_from)
     multihost.wait_for_all("the data are measured")
     return run_data.read_data(workdir).statistics
-
-
-def _hold(
-    setup: Setup, splits: Sequence[str], check: Callable[[], None]
-) -> dict[str, Cut]:
-    """Read splits onto the devices; gives the functions that cut their batches."""
-    pipeline, mesh = setup.pipeline, setup.mesh
-    cuts: dict[str, Cut] = {}
-    for split in splits:
-        held = holding.hold(pipeline, split, mesh, check)
-        if split == "train":
-            cuts[split] = make_train_cut(held, mesh, crop=pipeline.crop)
-        else:
-            cuts[split] = make_evaluation_cut(held, mesh)
-    return cuts
 
 
 def _batches(

@@ -25,7 +25,8 @@ def skipping_spikes(
     rule: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """A rule that leaves parameters and velocity as they are where the loss is a spike;
-    the step counts, in the schedule too.
+    the step counts, in the schedule too. Its `update` takes the `loss` as well: a sum
+    over the batch.
 
     The losses before are in the state, so a resumed run skips the same steps. A loss
     that is not finite is none to skip: it ends the run.
@@ -40,13 +41,9 @@ def skipping_spikes(
         )
 
     def update(
-        updates: PyTree,
-        state: PyTree,
-        params: PyTree = None,
-        *,
-        loss: Float[Array, ""],
-        **_: object,
+        updates: PyTree, state: PyTree, params: PyTree = None, **given: Array
     ) -> tuple[PyTree, SpikeState]:
+        loss = given["loss"]
         factor = spike_factor(state.losses, loss)
         moves, after = rule.update(updates, state.rule, params)
         # What adds nothing to any number, 0.0 and -0.0 among them.
