@@ -6,6 +6,9 @@ batches scatter by more than the first. All losses count for the steps after the
 of spikes too, so that a loss which stays high is none for long.
 """
 
+from types import ModuleType
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +22,8 @@ SPIKE, OVER_LARGEST, BEFORE = 2.0, 1.5, 100
 # The name of a spike's factor: in metrics.jsonl, and in the metrics of a step that may
 # be skipped.
 LOSS_SPIKE = "loss_spike"
+
+Number = TypeVar("Number", Array, np.ndarray)
 
 
 def skipping_spikes(
@@ -34,7 +39,6 @@ def skipping_spikes(
 
     def init(params: PyTree) -> SpikeState:
         return SpikeState(
-            # No loss is a spike before there are as many as are compared.
             losses=jnp.full((BEFORE,), np.inf, jnp.float32),
             factor=jnp.zeros((), jnp.float32),
             rule=rule.init(params),
@@ -60,12 +64,16 @@ def skipping_spikes(
 
 
 def spike_factor(
-    before: Float[Array, "steps"], loss: Float[Array, ""]
-) -> Float[Array, ""]:
-    """How many times the median of the losses before it a spike is; 0 for none."""
-    median = jnp.sort(before)[len(before) // 2]
-    highest = jnp.maximum(SPIKE * median, OVER_LARGEST * jnp.max(before))
+    before: Float[Number, "steps"], loss: Float[Number, ""], of: ModuleType = jnp
+) -> Float[Number, ""]:
+    """How many times the median of the losses before it a spike is; 0 for none.
+
+    `of` is the module of the arrays: `jax.numpy` or `numpy`. Where there are fewer than
+    `BEFORE`, they are filled up with infinity: then no loss is a spike.
+    """
+    median = of.sort(before)[len(before) // 2]
+    highest = of.maximum(SPIKE * median, OVER_LARGEST * of.max(before))
     # A median of zero has no multiple.
-    limits = jnp.finfo(jnp.float32)
-    factor = jnp.minimum(loss / jnp.maximum(median, limits.tiny), limits.max)
-    return jnp.where(jnp.isfinite(loss) & (loss > highest), factor, 0.0)
+    limits = of.finfo(of.float32)
+    factor = of.minimum(loss / of.maximum(median, limits.tiny), limits.max)
+    return of.where(of.isfinite(loss) & (loss > highest), factor, 0.0)
