@@ -126,9 +126,8 @@ class CheckpointWriter(CheckpointReader):
         Args:
           step: of the state.
           state: the arrays.
-          before: brings to the disk what must be there before the checkpoint counts. It
-            is called in the main process: where that is alone in another thread, so
-            that nothing waits for the disk.
+          before: brings to the disk what must be there before the checkpoint counts;
+            called in the main process, and where that is alone in another thread.
 
         Raises:
           Failure: if the save before this one could not be written.
@@ -247,15 +246,9 @@ class CheckpointWriter(CheckpointReader):
         self._delete_superseded()
 
     def _delete_superseded(self) -> None:
-        # Of equal errors the latest stays.
-        validated = sorted(
-            (e, -step) for step, e in self._known.items() if e is not None
+        superseded = directories.superseded(
+            self._known, self._keep_latest, self._keep_best, self._keep_every
         )
-        stay = {*sorted(self._known)[-self._keep_latest :]}
-        stay |= {-negative for _, negative in validated[: self._keep_best]}
-        if self._keep_every:
-            stay |= {step for step in self._known if step % self._keep_every == 0}
-        superseded = sorted(set(self._known) - stay)
         for step in superseded:
             del self._known[step]
         if multihost.is_main():

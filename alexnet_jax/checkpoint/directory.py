@@ -66,6 +66,24 @@ def commit(directory: Path, step: int) -> None:
         atomic.sync(directory)
 
 
+def superseded(
+    known: Mapping[int, float | None], latest: int, best: int, every: int
+) -> list[int]:
+    """The steps that need not stay, rising.
+
+    Args:
+      known: the steps that there are, each with its validation error.
+      latest: how many of the latest stay.
+      best: how many with the lowest error stay; of equals the latest.
+      every: those of every so many steps stay; 0 for none.
+    """
+    validated = sorted((e, -step) for step, e in known.items() if e is not None)
+    stay = {*sorted(known)[-latest:], *(-negative for _, negative in validated[:best])}
+    if every:
+        stay |= {step for step in known if step % every == 0}
+    return sorted(set(known) - stay)
+
+
 def delete(directory: Path, steps: Iterable[int]) -> None:
     """Delete checkpoints: first their names, then their files.
 

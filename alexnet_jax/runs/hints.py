@@ -1,12 +1,13 @@
 """What a run says of itself at its start, and what it advises while it trains."""
 
+import math
 import re
-import sys
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from alexnet_jax.data.dataset import Source
 from alexnet_jax.data.encoded import EncodedSource
@@ -241,7 +242,8 @@ class LossSpikes:
     """
 
     def __init__(self, losses: Iterable[float] = ()) -> None:
-        self._losses = deque(losses, maxlen=spikes.BEFORE)
+        self._losses = deque([math.inf] * spikes.BEFORE, maxlen=spikes.BEFORE)
+        self._losses.extend(losses)
         self._said = 0
 
     def add(self, step: int, loss: float, skipped: float | None = None) -> float | None:
@@ -254,7 +256,10 @@ class LossSpikes:
           skipped: where spikes are skipped, what the devices have found: that factor,
             or 0.
         """
-        factor = self._factor(loss) if skipped is None else skipped
+        factor = skipped
+        if factor is None:
+            before = np.asarray(self._losses)
+            factor = float(spikes.spike_factor(before, np.asarray(loss), np))
         self._losses.append(loss)
         if not factor:
             return None
@@ -268,13 +273,3 @@ class LossSpikes:
                 f"median of the last {spikes.BEFORE} steps{done}{more}"
             )
         return factor
-
-    def _factor(self, loss: float) -> float:
-        before = sorted(self._losses)
-        if len(before) < spikes.BEFORE:
-            return 0.0
-        median = before[len(before) // 2]
-        if loss <= max(spikes.SPIKE * median, spikes.OVER_LARGEST * before[-1]):
-            return 0.0
-        # A median of zero has no multiple.
-        return loss / max(median, sys.float_info.min)

@@ -6,6 +6,9 @@ batches scatter by more than the first. All losses count for the steps after the
 of spikes too, so that a loss which stays high is none for long.
 """
 
+from types import ModuleType
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,12 +27,15 @@ SPIKE, OVER_LARGEST, BEFORE = 2.0, 1.5, 100
 # be skipped.
 LOSS_SPIKE = "loss_spike"
 
+Number = TypeVar("Number", Array, np.ndarray)
+
 
 def skipping_spikes(
     rule: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """A rule that leaves parameters and velocity as they are where the loss is a spike;
-    the step counts, in the schedule too.
+    the step counts, in the schedule too. Its `update` takes the `loss` as well: a sum
+    over the batch.
 
     The losses before are in the state, so a resumed run skips the same steps. A loss
     that is not finite is none to skip: it ends the run.
@@ -37,20 +43,15 @@ def skipping_spikes(
 
     def init(params: PyTree) -> SpikeState:
         return SpikeState(
-            # No loss is a spike before there are as many as are compared.
             losses=jnp.full((BEFORE,), np.inf, jnp.float32),
             factor=jnp.zeros((), jnp.float32),
             rule=rule.init(params),
         )
 
     def update(
-        updates: PyTree,
-        state: PyTree,
-        params: PyTree = None,
-        *,
-        loss: Float[Array, ""],
-        **_: object,
+        updates: PyTree, state: PyTree, params: PyTree = None, **given: Array
     ) -> tuple[PyTree, SpikeState]:
+        loss = given["loss"]
         factor = spike_factor(state.losses, loss)
         moves, after = rule.update(updates, state.rule, params)
         # What adds nothing to any number, 0.0 and -0.0 among them.
@@ -67,12 +68,16 @@ def skipping_spikes(
 
 
 def spike_factor(
-    before: Float[Array, "steps"], loss: Float[Array, ""]
-) -> Float[Array, ""]:
-    """How many times the median of the losses before it a spike is; 0 for none."""
-    median = jnp.sort(before)[len(before) // 2]
-    highest = jnp.maximum(SPIKE * median, OVER_LARGEST * jnp.max(before))
+    before: Float[Number, "steps"], loss: Float[Number, ""], of: ModuleType = jnp
+) -> Float[Number, ""]:
+    """How many times the median of the losses before it a spike is; 0 for none.
+
+    `of` is the module of the arrays: `jax.numpy` or `numpy`. Where there are fewer than
+    `BEFORE`, they are filled up with infinity: then no loss is a spike.
+    """
+    median = of.sort(before)[len(before) // 2]
+    highest = of.maximum(SPIKE * median, OVER_LARGEST * of.max(before))
     # A median of zero has no multiple.
-    limits = jnp.finfo(jnp.float32)
-    factor = jnp.minimum(loss / jnp.maximum(median, limits.tiny), limits.max)
-    return jnp.where(jnp.isfinite(loss) & (loss > highest), factor, 0.0)
+    limits = of.finfo(of.float32)
+    factor = of.minimum(loss / of.maximum(median, limits.tiny), limits.max)
+    return of.where(of.isfinite(loss) & (loss > highest), factor, 0.0)

@@ -31,7 +31,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_both(folder, name, *overrides, second=(), lost=None, program=None, at=None):
+def start_both(folder, name, *overrides, second=(), lost=None, program="", at=""):
     """Two processes of a run. One may run another program, which pauses in a phase."""
     flags = [f"--distributed=127.0.0.1:{free_port()}", "--processes=2"]
     started = []

@@ -162,7 +162,8 @@ def test_lines_are_added_while_another_thread_waits_for_the_disk(tmp_path, monke
         file.add('{"step": 3}')
         assert not first.done()
         release.set()
-        first.result(), second.result()
+        for done in (first, second):
+            done.result()
     file.flush()
     file.add('{"step": 4}')
     file.close()

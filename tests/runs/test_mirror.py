@@ -274,3 +274,39 @@ def test_an_address_without_its_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(InputError, match=r"gcsfs; `pip install .*\[mirror\]"):
         store_at("gs://bucket/run")
+
+
+class NoCredentialsError(Exception):
+    """As botocore's."""
+
+
+@pytest.mark.parametrize(
+    ("address", "raised", "said"),
+    [
+        (
+            *("s3://bucket/run", NoCredentialsError("Unable to locate credentials")),
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        ),
+        ("s3://bucket/run", PermissionError("Access Denied"), "set AWS_ACCESS_KEY_ID"),
+        (
+            *("gs://bucket/run", OSError("Anonymous caller does not have access, 401")),
+            "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION",
+        ),
+    ],
+)
+def test_an_address_without_credentials_names_how_to_give_them(
+    tmp_path, monkeypatch, address, raised, said
+):
+    class Closed(MemoryFileSystem):
+        def find(self, path, *arguments, **options):
+            raise raised
+
+    for package in ("gcsfs", "s3fs"):
+        monkeypatch.setitem(sys.modules, package, Closed)
+    monkeypatch.setattr(fsspec, "filesystem", lambda _: Closed())
+    refused = f"--mirror={address} can't be read and written .*{said}"
+    for name in ("new", "begun"):
+        if name == "begun":
+            save(tmp_path / name, 10)
+        with pytest.raises(InputError, match=refused):
+            fetching.open_mirror(address, tmp_path / name, CONFIG, seconds=0.2)
