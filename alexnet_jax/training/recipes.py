@@ -13,7 +13,7 @@ class Recipe(NamedTuple):
       why: in words.
     """
 
-    values: Mapping[str, object]
+    values: Mapping[str, float]
     why: str
 
 
