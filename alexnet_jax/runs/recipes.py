@@ -1,5 +1,7 @@
 """What a recipe sets of a config that leaves it open (`train.recipe`)."""
 
+from typing import Any
+
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs.config import Sections, section
 from alexnet_jax.runtime import progress
@@ -52,11 +54,12 @@ def completed(config: Sections, images: int) -> tuple[Settings, str]:
     return settings, f"{what}{', '.join(chosen)} ({recipe.why})"
 
 
-def _place(settings: Settings, path: str) -> tuple[dict[str, object], str]:
+def _place(settings: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     """The mapping that a dotted key lies in, and its last part; made where missing."""
     *folders, key = path.split(".")
     place = settings
     for folder in folders:
-        place[folder] = dict(place.get(folder) or {})
-        place = place[folder]
+        inner: dict[str, Any] = dict(place.get(folder) or {})
+        place[folder] = inner
+        place = inner
     return place, key

@@ -13,7 +13,7 @@ class Recipe(NamedTuple):
       why: in words.
     """
 
-    values: Mapping[str, object]
+    values: Mapping[str, float]
     why: str
 
 
@@ -23,7 +23,7 @@ SEEN, LEAST, MOST = 600, 6, 60
 # Batches are small up to so many images, so that there are enough steps.
 FEW, SMALL, LARGE = 10_000, 32, 128
 # The learning rate for a small batch, and its factor in a layer that is re-initialised.
-RATE, HEAD = 0.001, 10.0
+RATE, HEAD = 0.003, 10.0
 # In a run, beside the last one's own.
 VALIDATIONS = 10
 

@@ -1,4 +1,4 @@
-"""What the recipe was chosen from: each row is the recipe with something changed."""
+"""What `--choose` compares: the recipe, with something set in another way."""
 
 from typing import NamedTuple
 
@@ -21,21 +21,14 @@ def _recipe(*changes: str) -> Choice:
     return Choice("finetune", True, tuple(f"--config.{text}" for text in changes))
 
 
+HEAD_1 = "schedule.layer_rates.fc8=1.0"
 CHOICES = {
-    "recipe": _recipe(),
-    "rate_0.0003": _recipe("schedule.learning_rate=0.0003"),
+    "rate_0.001": _recipe("schedule.learning_rate=0.001"),
     "rate_0.003": _recipe("schedule.learning_rate=0.003"),
     "rate_0.01": _recipe("schedule.learning_rate=0.01"),
-    "head_1": _recipe("schedule.layer_rates.fc8=1.0"),
-    "rate_0.003_head_1": _recipe(
-        "schedule.learning_rate=0.003", "schedule.layer_rates.fc8=1.0"
-    ),
-    "rate_0.01_head_1": _recipe(
-        "schedule.learning_rate=0.01", "schedule.layer_rates.fc8=1.0"
-    ),
+    "rate_0.001_head_1": _recipe("schedule.learning_rate=0.001", HEAD_1),
+    "rate_0.003_head_1": _recipe("schedule.learning_rate=0.003", HEAD_1),
     "half_as_long": _recipe("train.epochs=30"),
-    "batch_16": _recipe("train.batch_size=16"),
-    "batch_128": _recipe("train.batch_size=128", "schedule.learning_rate=0.004"),
     "frozen_convolutions": _recipe("train.freeze=conv"),
     "warmup": _recipe("schedule.warmup_epochs=6"),
     "no_colour": _recipe("schedule.colour_shift=0"),

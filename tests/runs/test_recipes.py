@@ -106,7 +106,8 @@ def test_the_last_layer_is_the_network_s_own():
     config = plain(load_config("finetune", "conv6"))
     config["train"]["init_from"] = "elsewhere"
     settings, said = recipes.completed(config, 100)
-    assert [*settings["schedule"]["layer_rates"]] == ["fc9"]
+    factor = RECIPES["finetune"](100, "fc9").values["schedule.layer_rates.fc9"]
+    assert settings["schedule"]["layer_rates"] == {"fc9": factor}
     assert "schedule.layer_rates.fc9=" in said
     network = plan_network(config)
     assert (
