@@ -77,6 +77,15 @@ def decide(network: Network, device: Device) -> Decision:
     return Decision(asked) if reason is None else Decision("xla", reason)
 
 
+def explanation(network: Network, device: Device) -> str | None:
+    """A line where a network can't be computed on a device as it asks to be."""
+    runs, reason = decide(network, device)
+    if reason is None:
+        return None
+    asked = network.implementation
+    return f"model.implementation={asked}: {reason}; {runs} runs in their place"
+
+
 def describe(device: Any) -> Device:
     """A device of JAX, as one of a mesh."""
     capability = getattr(device, "compute_capability", None)
