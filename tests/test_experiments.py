@@ -312,15 +312,15 @@ def test_every_part_of_an_accelerator_runs_in_small_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_part_of_an_accelerator_starts_what_it_has_time_for(tmp_path):
-    """In small: the piece that the plan names and the time allows."""
-    arguments = (str(tmp_path), "A1", "--dry")
-    (plan,) = parts_of(accelerator(*arguments, "--plan"))
-    assert plan["measured"] == 0 and plan["left"] > 2
+    arguments = (str(tmp_path), "A4", "--dry")
     done = accelerator(*arguments, "--minutes=1")
     (part,) = parts_of(done)
-    assert 0 < part["measured"] < plan["left"]
-    assert part["measured"] + part["left"] == plan["left"]
-    assert "not measured yet" in done.stderr
+    assert (part["measured"], part["left"]) == (1, 1)
+    assert "a4 main raw device: not measured yet, 90 s" in done.stderr
+    (line,) = map(json.loads, (tmp_path / "a4.jsonl").read_text().splitlines())
+    assert line["what"] == "costs" and line["dry"]
+    (plan,) = parts_of(accelerator(*arguments, "--plan"))
+    assert (plan["measured"], plan["left"]) == (0, 1)
 
 
 @pytest.mark.extended

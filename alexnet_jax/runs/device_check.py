@@ -4,8 +4,10 @@ import jax
 from jax.sharding import Mesh
 
 from alexnet_jax.distributed import mesh as meshes
+from alexnet_jax.nn.fused.support import describe, explanation
 from alexnet_jax.runs.config import Config
 from alexnet_jax.runs.network import plan_network
+from alexnet_jax.runtime import progress
 from alexnet_jax.training import device_check
 from alexnet_jax.training.device_check import ROUNDINGS, LayerCheck
 
@@ -19,7 +21,7 @@ def check_device(config: Config) -> dict[str, LayerCheck]:
 
     The update in the config's type is compared with that in float32 at highest
     precision: on the CPU beside the device, or on the device itself where JAX is set to
-    open no CPU.
+    open no CPU. A line says so where the config asks for kernels that don't run there.
 
     Raises:
       InputError: if something in the config is wrong, or there is no device.
@@ -28,6 +30,9 @@ def check_device(config: Config) -> dict[str, LayerCheck]:
     mesh = meshes.one_device()
     batch = device_check.random_batch(IMAGES, network.crop, network.model.num_classes)
     model = network.model
+    said = explanation(model, describe(mesh.devices.flat[0]))
+    if said is not None:
+        progress.say(said)
     updates = device_check.one_update(model, mesh, batch)
     with jax.default_matmul_precision("highest"):
         exact = device_check.one_update(

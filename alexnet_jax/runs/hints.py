@@ -16,7 +16,7 @@ from alexnet_jax.data.prepared.record import PreparedSource
 from alexnet_jax.data.selection import ReplacingSource, SelectedSource
 from alexnet_jax.data.sources.randomized import CorruptedSource
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.nn.fused.support import Decision, decide, describe
+from alexnet_jax.nn.fused.support import Decision, decide, describe, explanation
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.progress import counting
@@ -76,11 +76,10 @@ def what_runs(setup: Setup) -> Decision:
 
 def implementation(setup: Setup) -> list[str]:
     """A line where the network can't be computed as the config asks."""
-    runs, reason = what_runs(setup)
-    if reason is None:
+    if not isinstance(setup.model, AlexNet):
         return []
-    asked = setup.config["model"].get("implementation", AlexNet.implementation)
-    return [f"model.implementation={asked}: {reason}; {runs} runs in their place"]
+    said = explanation(setup.model, describe(setup.mesh.devices.flat[0]))
+    return [] if said is None else [said]
 
 
 def type_hints(setup: Setup) -> list[str]:

@@ -1,8 +1,9 @@
 """A1: does a network learn on this device as in float32, in XLA and with fused kernels?
 
 Each layer's update of one step in bfloat16 against float32 at highest precision on the
-CPU, three starts; the loss on one fixed batch of 128 random images, 400 steps; the
-quickstart to its end, three seeds, in float32, and in bfloat16 in XLA and fused.
+CPU, three starts, on random images and on photographs; the loss on one fixed batch of
+128 random images, 400 steps; the quickstart to its end, three seeds, in float32, and in
+bfloat16 in XLA and fused.
 
 Results are lines of OUT/a1.jsonl. What stands there is not measured again, so that the
 same command goes on where it was cut. `--dry` runs everything in small on a CPU.
@@ -54,19 +55,25 @@ def stepper(dry: bool, dtype: str, implementation: str, on: str = "") -> network
 
 
 @functools.cache
-def update(dry: bool, dtype: str, kind: str, seed: int, on: str = "") -> PyTree:
+def update(
+    dry: bool, images: str, dtype: str, kind: str, seed: int, on: str = ""
+) -> PyTree:
     """What the first step changes of each parameter, on the host."""
     steps = stepper(dry, dtype, kind, on)
+    if images == "photographs":
+        steps = steps.on_photographs()
     state = steps.start(seed)
     before = jax.device_get(state.params)
     after, _ = steps.next(state)
     return jax.tree.map(np.subtract, jax.device_get(after.params), before)
 
 
-def updates(dry: bool, dtype: str, kind: str, seed: int) -> dict[str, float]:
+def updates(
+    dry: bool, images: str, dtype: str, kind: str, seed: int
+) -> dict[str, float]:
     """By layer, how far one step's update is from float32 on the CPU."""
-    ours = update(dry, dtype, kind, seed)
-    exact = update(dry, "float32", "xla", seed, "cpu")
+    ours = update(dry, images, dtype, kind, seed)
+    exact = update(dry, images, "float32", "xla", seed, "cpu")
     checks = device_check.compare(ours, exact, device_check.ROUNDINGS["bfloat16"])
     return {layer: check.error for layer, check in checks.items()}
 
@@ -121,16 +128,20 @@ def pieces_of(dry: bool, output: Path) -> list[Piece]:
         """A piece for each seed; the first one compiles."""
         name = {"what": what, "dtype": dtype, "implementation": kind}
         for number, seed in enumerate(seeds):
-            measured = functools.partial(measure, dry, dtype, kind, seed)
+            measured = functools.partial(measure, dtype, kind, seed)
             seconds = 6 if number else first
             found.append(Piece({**name, "seed": seed}, measured, seconds))
 
-    for dtype, kind in kinds[:2]:
-        # Those of float32, on the CPU, are made once.
-        add("updates", dtype, kind, updates, 80 if kind == fused else 40)
+    for images in ("random", "photographs"):
+        what = "updates" if images == "random" else "updates on photographs"
+        for dtype, kind in kinds[:2]:
+            # Programs are compiled, and float32's updates made, once.
+            first = 10 if images != "random" else 80 if kind == fused else 40
+            add(what, dtype, kind, functools.partial(updates, dry, images), first)
     # In small a program is enough: the others are those of the updates.
     for dtype, kind in kinds[1:2] if dry else kinds:
-        add("fixed batch", dtype, kind, losses, 15 if dtype == "bfloat16" else 40)
+        seconds = 15 if dtype == "bfloat16" else 40
+        add("fixed batch", dtype, kind, functools.partial(losses, dry), seconds)
     for dtype, kind in kinds[1:2] if dry else kinds:
         name = {"what": "quickstart", "dtype": dtype, "implementation": kind}
         measured = functools.partial(quickstarts, output, dry, dtype, kind, seeds)

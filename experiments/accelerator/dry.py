@@ -12,6 +12,9 @@ from pathlib import Path
 # Before JAX is imported, here and in what is started from here.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
+# XLA finds its own hints in what it takes from a cache, and takes them for missing
+# features of the processor.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pieces  # noqa: F401

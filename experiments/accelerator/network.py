@@ -17,6 +17,8 @@ import experiment  # noqa: F401
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
@@ -54,6 +56,12 @@ class Steps(NamedTuple):
         """The state after a step, and the step's metrics."""
         return self.program(state, self.batch, self.mean)
 
+    def on_photographs(self) -> "Steps":
+        """The same steps on pieces of photographs: where neighbouring pixels are nearly
+        equal, so are the values of a pooling window."""
+        images = {"image": photographs(self.images, self.network.crop)}
+        return self._replace(batch=self.batch | placement.to_devices(images, self.mesh))
+
     @property
     def text(self) -> str:
         """The compiled program."""
@@ -77,6 +85,20 @@ class Steps(NamedTuple):
             seconds = time.perf_counter() - begin
             found.append(round(self.images * steps / seconds, 1))
         return found
+
+
+def photographs(count: int, size: int) -> np.ndarray:
+    """Square pieces of scikit-learn's two photographs, of various sizes, at one size:
+    uint8, `[count, size, size, 3]`."""
+    rng, found = np.random.default_rng(0), []
+    whole = load_sample_images().images
+    for number in range(count):
+        image = whole[number % 2]
+        side = int(rng.integers(224, min(image.shape[:2]) + 1))
+        row, column = (int(rng.integers(0, n - side + 1)) for n in image.shape[:2])
+        piece = Image.fromarray(image[row : row + side, column : column + side])
+        found.append(np.asarray(piece.resize((size, size), Image.Resampling.BICUBIC)))
+    return np.stack(found)
 
 
 def network(

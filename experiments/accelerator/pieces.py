@@ -90,8 +90,8 @@ def run(
             line["result"] = piece.measure()
         except Interrupted:
             raise
-        except Exception:
-            # Compilers raise what they like.
+        except (Exception, SystemExit):
+            # Compilers raise what they like, and a command that fails exits.
             traceback.print_exc()
             progress.say(f"{part} {piece}: failed")
             failed += 1

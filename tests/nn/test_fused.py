@@ -73,7 +73,7 @@ def rectified(x):
     return np.maximum(x, 0), lambda g: np.where(x > 0, g, 0)
 
 
-def reference(steps, alpha, y, bias, g=None):
+def reference(steps, alpha, y, bias, store=stored):
     """Values and gradients of a stage in float64; values are rounded where they are
     stored and where maxima are compared, and gradients are not."""
     functions = {
@@ -84,11 +84,11 @@ def reference(steps, alpha, y, bias, g=None):
     }
     x, ways = wide(y) + stored(wide(bias)), []
     if "norm" not in steps:
-        x = stored(x)
+        x = store(x)
     for step in steps:
         x, back = functions[step](x)
-        x, ways = x if step == "activation" else stored(x), [back, *ways]
-    g = wide(gradient_of(x) if g is None else g)
+        x, ways = x if step == "activation" else store(x), [back, *ways]
+    g = wide(gradient_of(x))
     for back in ways:
         g = back(g)
     return x, g, g.sum((0, 1, 2))
@@ -148,6 +148,17 @@ def test_a_stage_equals_the_plain_functions(shape, steps, alpha):
     found = jax.jit(functools.partial(both_ways, fused))(y, bias)
     assert [array.dtype for array in found] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
     assert_close(found, reference(steps, alpha, y, bias))
+
+
+@pytest.mark.parametrize("steps", [s for s in KINDS if "norm" in s], ids="-".join)
+def test_between_convolution_and_pooling_nothing_is_rounded_to_bfloat16(steps):
+    """Where the bias is larger than the signal, as in conv2 at the start, another
+    rounding would take as much of the signal as that of the result does."""
+    y, bias = values((2, 11, 13, 16), scale=0.05)[0], jnp.ones(16)
+    out = stage(steps, Norm(lrn.NORM_K, lrn.NORM_ALPHA), Way.HOST)(y, bias)
+    expected = reference(steps, lrn.NORM_ALPHA, y, bias, store=lambda x: x)[0]
+    bfloat16, float16 = 2.0**-8, 2.0**-11
+    np.testing.assert_allclose(wide(out), expected, rtol=bfloat16 + 1.1 * float16)
 
 
 @pytest.mark.parametrize("steps", [s for s in KINDS if "pool" in s], ids="-".join)

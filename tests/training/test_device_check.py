@@ -83,8 +83,10 @@ def test_a_layer_whose_gradient_is_wrong_on_a_device_is_found():
 @pytest.mark.extended
 def test_the_command_checks_this_machines_device(tmp_path, capsys):
     config = f"--config={write_config(tmp_path)}"
-    verify.main(["--device", config, "--config.model.dtype=bfloat16"])
+    asked = ["--config.model.dtype=bfloat16", "--config.model.implementation=fused"]
+    verify.main(["--device", config, *asked])
     shown = capsys.readouterr()
+    assert "model.implementation=fused: this is a CPU, and" in shown.err
     result = json.loads(shown.out.splitlines()[-1])
     assert result["platform"] == "cpu" and result["off"] == []
     assert result["dtype"] == "bfloat16" and result["jaxlib"]

@@ -36,7 +36,8 @@ from alexnet_jax.nn.fused.powers import BETA, Around, Norm, Sums
 
 
 # Channels of a lane, and rows of windows or of squares of 2x2 values that it walks
-# over, in the kernels of the second norm.
+# over, in the kernels of the second norm: a lane holds five rows of seven places, for
+# which eight channels would need more registers than a thread has.
 VEC, ROWS = 4, 2
 # Places that a lane of the last kernel walks over, one below the other. With two side
 # by side it is as fast, and takes twice as long to compile.

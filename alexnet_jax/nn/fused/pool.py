@@ -44,7 +44,7 @@ class Pool(NamedTuple):
             for row in range(3):
                 for column in range(3):
                     place = (image, 2 * i + row, 2 * j + column, channel)
-                    base, _ = maps.find(*place, mask)
+                    base, _ = maps.find(*place, mask)  # Windows lie in the maps.
                     x = lanes.load(y, base, VEC, mask)
                     best = x if best is None else self._maximum(best, x)
             assert best is not None

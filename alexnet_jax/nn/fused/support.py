@@ -67,8 +67,7 @@ class Decision(NamedTuple):
 
 def decide(network: Network, device: Device) -> Decision:
     """What runs a network on a device."""
-    automatic = network.implementation == "auto"
-    asked = AUTO if automatic else network.implementation
+    automatic, asked = network.implementation == "auto", _asked(network)
     if asked == "xla":
         return Decision("xla")
     reason = _unfit(device) if asked == "fused" else None
@@ -76,6 +75,15 @@ def decide(network: Network, device: Device) -> Decision:
         return Decision("xla", None if automatic else reason)
     reason = _unsupported(network)
     return Decision(asked) if reason is None else Decision("xla", reason)
+
+
+def explanation(network: Network, device: Device) -> str | None:
+    """A line where a network can't be computed on a device as it asks to be."""
+    runs, reason = decide(network, device)
+    if reason is None:
+        return None
+    asked = network.implementation
+    return f"model.implementation={asked}: {reason}; {runs} runs in their place"
 
 
 def describe(device: Any) -> Device:
@@ -118,11 +126,14 @@ class Kernels(NamedTuple):
 
 def kernels(network: Network) -> Kernels | None:
     """The kernels that run a network where it is traced; None for XLA without them."""
-    asked = AUTO if network.implementation == "auto" else network.implementation
-    if asked == "xla":
+    if _asked(network) == "xla":
         return None  # And no device is asked for.
     way = WAYS.get(decide(network, _current_device()).runs)
     return Kernels(Norm(network.norm_k, network.norm_alpha), way) if way else None
+
+
+def _asked(network: Network) -> str:
+    return AUTO if network.implementation == "auto" else network.implementation
 
 
 def _current_device() -> Device:
