@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.export
 import numpy as np
+import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
@@ -15,7 +16,7 @@ from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import changed
-from alexnet_jax.nn.presets import CODE2012
+from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.training import optimizer, step
 from alexnet_jax.training.schedule import make_schedule
 from alexnet_jax.training.step import Batch, TrainState
@@ -37,6 +38,15 @@ ROWS = [
     for row, keys in TINY.items()
     for key, value in keys.items()
 ]
+
+
+def each_preset() -> list[Any]:
+    """Every preset, as a test's parameters; some have the layers of others."""
+    same = ("cifar_80sec", "cifar_13pct")
+    return [
+        pytest.param(name, marks=pytest.mark.extended if name in same else ())
+        for name in PRESETS
+    ]
 
 
 def tiny(

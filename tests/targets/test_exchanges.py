@@ -8,9 +8,8 @@ import re
 import pytest
 
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.nn.presets import PRESETS
 
-from networks import exchanges, traced
+from networks import each_preset, exchanges, traced
 
 
 PLACE = re.compile(r"loc\((#loc\d*)\)$")
@@ -54,7 +53,7 @@ def test_what_code2012_exchanges_is_what_the_paper_says():
 
 @pytest.mark.slow
 @pytest.mark.deviceless
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", each_preset())
 def test_towers_exchange_in_their_layers_and_nowhere_else(name):
     model = AlexNet.from_preset(name, num_classes=10, dtype="bfloat16")
     size = next(size for size in range(64, 100) if model.sizes(size))

@@ -10,7 +10,6 @@ import pytest
 from alexnet_jax.data.loading.later_recipes import OPERATIONS
 from alexnet_jax.nn import alexnet, towers
 from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.nn.presets import PRESETS
 from alexnet_jax.runtime.errors import Diverged
 from alexnet_jax.training import (
     finite,
@@ -23,6 +22,7 @@ from alexnet_jax.training.schedule import make_schedule
 
 from networks import (
     batches,
+    each_preset,
     equations,
     flat,
     laid_out,
@@ -250,7 +250,7 @@ def test_a_step_in_half_precision_sums_in_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", each_preset())
 def test_every_preset_sums_in_float32(name):
     model = AlexNet.from_preset(name, num_classes=10, dtype="bfloat16")
     size = next(size for size in range(64, 100) if model.sizes(size))
