@@ -15,10 +15,8 @@ from alexnet_jax.targets.chips import Chip
 from alexnet_jax.targets.target import Target
 
 
-CUDA_PLUGIN, CUDA_TOOLS, TPU_PLUGIN = (
-    *("jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"),
-    "libtpu",
-)
+CUDA_PLUGIN, CUDA_TOOLS = "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"
+TPU_PLUGIN = "libtpu"
 # libtpu would ask the cloud which machine this is, and lock it for one process, as if
 # it were to open a TPU.
 TPU_ENVIRONMENT = {
@@ -42,13 +40,12 @@ def _check_cuda() -> None:
     assembler = _version(CUDA_TOOLS) is not None or shutil.which("ptxas") is not None
     if plugin == jaxlib and assembler:
         return
-    what = (
-        f"{CUDA_PLUGIN} is not installed"
-        if plugin is None
-        else f"{CUDA_PLUGIN} is {plugin}, and jaxlib {jaxlib}"
-        if plugin != jaxlib
-        else "there is no ptxas"
-    )
+    if plugin is None:
+        what = f"{CUDA_PLUGIN} is not installed"
+    elif plugin != jaxlib:
+        what = f"{CUDA_PLUGIN} is {plugin}, and jaxlib {jaxlib}"
+    else:
+        what = "there is no ptxas"
     raise InputError(
         f"compiling for CUDA needs JAX's plugin of jaxlib's version, and {what}; in an "
         "environment of its own: "
