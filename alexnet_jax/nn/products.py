@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -53,13 +54,30 @@ def derived(output: Callable[[Array, Array], Array]) -> Linear:
 _MATRIX_PRODUCT = derived(jnp.matmul)
 
 
+def _rounded_product(x: Array, kernel: Array) -> Array:
+    product = jnp.matmul(x, kernel, preferred_element_type=np.float32)
+    return product.astype(x.dtype)
+
+
+# Of half precision on a CPU. XLA hands a product whose result is float32 to a library
+# as it stands, which has kernels for AVX512-BF16 and AMX; operands of any other it
+# converts to float32 first (`experiments/benchmarks/train_step/README.md`). The
+# kernel's gradient, which contracts the first axis of both, is converted either way.
+_HALF_ON_A_CPU = _MATRIX_PRODUCT._replace(
+    output=_rounded_product,
+    input_gradient=lambda x, kernel, dy: _rounded_product(dy, kernel.T),
+)
+
+
 def multiply_shared(
     x: Float[Array, "batch inputs"], kernels: Sequence[Float[Array, "inputs outputs"]]
 ) -> list[Float[Array, "batch outputs"]]:
     """The matrix products of one input with several towers' kernels, in the type of
     `x`."""
     kernels = [kernel.astype(x.dtype) for kernel in kernels]
-    return on_one_input(_MATRIX_PRODUCT, _MATRIX_PRODUCT, x, kernels)
+    half = jnp.finfo(x.dtype).bits < 32
+    cpu = _HALF_ON_A_CPU if half else _MATRIX_PRODUCT
+    return on_one_input(cpu, _MATRIX_PRODUCT, x, kernels)
 
 
 def in_each_tower(

@@ -123,7 +123,7 @@ def type_advice(dtype: str, platform: str, kind: str, capability: str) -> str | 
     """
     if platform == "cpu":
         gains = False
-        why = "XLA computes it as float32 on a CPU"
+        why = "XLA convolves in float32 on a CPU"
     elif platform == "tpu":
         gains, why = True, ""
     elif re.fullmatch(r"\d+(\.\d+)?", capability):

@@ -87,6 +87,15 @@ class Compiled:
     memory: dict[str, int]
     products: list[Product]
 
+    @property
+    def needed(self) -> int:
+        """Bytes of a device."""
+        return self.memory["total"]
+
+    def fits(self, target: Target) -> bool:
+        """Whether it fits in what a program can have of a target's memory."""
+        return self.needed <= target.usable
+
     @functools.cached_property
     def collectives(self) -> list[Collective]:
         """The exchanges between devices, in the order of the program."""
@@ -125,10 +134,24 @@ class Overfull(Failure):
         found = _USED.search(message)
         self.needed = None if found is None else int(float(found[1]) * _UNITS[found[2]])
 
+    def fits(self, target: Target) -> bool:
+        """Never, whatever the target."""
+        return False
 
-def fits(memory: dict[str, int], target: Target) -> bool:
-    """Whether a step fits in what a program can have of a target's memory."""
-    return memory["total"] <= target.usable
+    def report(self, target: Target, dtype: str) -> dict[str, object]:
+        """The keys of a compiled step's report, where there is little to say."""
+        total = None if self.needed is None else round(self.needed / 1e9, 3)
+        return {
+            "memory_gb": {
+                **dict.fromkeys(("arguments", "outputs", "temporary")),
+                "total": total,
+            },
+            "traffic_mb_per_image": None,
+            "gflop_per_image": None,
+            "estimated_cycles": None,
+            "estimated_images_per_second": None,
+            "collectives": [],
+        }
 
 
 def compile_training(network: Network, mesh: Mesh) -> Compiled:

@@ -47,13 +47,12 @@ def _check_cuda() -> None:
     assembler = _version(tools) is not None or shutil.which("ptxas") is not None
     if version == jaxlib and assembler:
         return
-    what = (
-        f"{plugin} is not installed"
-        if version is None
-        else f"{plugin} is {version}, and jaxlib {jaxlib}"
-        if version != jaxlib
-        else "there is no ptxas"
-    )
+    if version is None:
+        what = f"{plugin} is not installed"
+    elif version != jaxlib:
+        what = f"{plugin} is {version}, and jaxlib {jaxlib}"
+    else:
+        what = "there is no ptxas"
     raise InputError(
         f"compiling for CUDA needs JAX's plugin of jaxlib's version, and {what}; in an "
         f'environment of its own: `pip install "{plugin}=={jaxlib}" {tools}`'

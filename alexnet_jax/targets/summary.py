@@ -18,7 +18,6 @@ from alexnet_jax.targets.compiling import (
     Overfull,
     compile_evaluation,
     compile_training,
-    fits,
 )
 from alexnet_jax.targets.plugins import open_target
 from alexnet_jax.training.step import abstract_state
@@ -33,10 +32,6 @@ REACHED = (
 )
 # Tries of a batch that may fit.
 TRIES = 4
-
-
-# What a step needs where the compiler gave up, in the JSON as that of others.
-KINDS = ("arguments", "outputs", "temporary", "total")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +96,7 @@ def compile_for(
     largest = {
         name: _largest(again[name], asked[name], step, fixed, mesh, target)
         for name, step in steps.items()
-        if not _fits(step, target)
+        if not step.fits(target)
     }
     return Summary(
         network=network,
@@ -126,15 +121,6 @@ def _tried(
         return full
 
 
-def _needed(step: Compiled | Overfull) -> int | None:
-    """Bytes of a device, if they are known."""
-    return step.needed if isinstance(step, Overfull) else step.memory["total"]
-
-
-def _fits(step: Compiled | Overfull, target: Card | Chip) -> bool:
-    return isinstance(step, Compiled) and fits(step.memory, target)
-
-
 def _bytes_of_a_state(network: Network, mesh: Mesh) -> int:
     """Of a device: what a training step needs whatever its batch."""
     state = abstract_state(network.model, network.optimizer, mesh, network.crop)
@@ -154,14 +140,14 @@ def _largest(
 ) -> int:
     """A batch that fits, compiled; the largest that grows in proportion would."""
     multiple = 8 * mesh.shape["data"]
-    needed = _needed(step) or 2 * target.usable
+    needed = step.needed or 2 * target.usable
     each = max(needed - fixed, 1) / asked
     batch = min(int((target.usable - fixed) / each), asked * 9 // 10)
     for _ in range(TRIES):
         batch = batch // multiple * multiple
         if batch < 1:
             return 0
-        if _fits(compile_batch(batch), target):
+        if compile_batch(batch).fits(target):
             return batch
         batch = batch * 9 // 10
     return 0
@@ -184,25 +170,7 @@ def as_json(result: Summary) -> dict[str, object]:
         "classes": result.network.model.num_classes,
         "fits": result.fits,
         **more,
-        **{
-            name: _report_of_none(step)
-            if isinstance(step, Overfull)
-            else step.report(target, dtype)
-            for name, step in result.steps.items()
-        },
-    }
-
-
-def _report_of_none(step: Overfull) -> dict[str, object]:
-    """The keys of a report where there is no program to say more of."""
-    total = None if step.needed is None else round(step.needed / 1e9, 3)
-    return {
-        "memory_gb": {**dict.fromkeys(KINDS), "total": total},
-        "traffic_mb_per_image": None,
-        "gflop_per_image": None,
-        "estimated_cycles": None,
-        "estimated_images_per_second": None,
-        "collectives": [],
+        **{name: step.report(target, dtype) for name, step in result.steps.items()},
     }
 
 
@@ -236,7 +204,7 @@ def _lines_of(name: str, step: Compiled, result: Summary) -> list[str]:
     target = result.target
     report = step.report(target, result.network.model.dtype)
     kinds = ", ".join(f"{k} {v / 1e9:.2f}" for k, v in step.memory.items())
-    verdict = "fits" if _fits(step, target) else "does not fit"
+    verdict = "fits" if step.fits(target) else "does not fit"
     return [
         f"{name}, batch {step.images}: {verdict}; GB of a device: {kinds}",
         f"  an image: {report['gflop_per_image']} GFLOP, "
@@ -272,11 +240,10 @@ def _arithmetic(step: Compiled, target: Card | Chip) -> list[str]:
 def advice(result: Summary) -> str:
     """What to do where a step does not fit."""
     target = result.target
-    there = f"a program can have {target.usable / 1e9:.1f} GB of a {target.name}"
+    there = f"a program can have {target.usable / 1e9:.1f} GB ({target.name})"
     said = []
     for name, largest in result.largest.items():
-        step = result.steps[name]
-        needed = _needed(step)
+        needed = result.steps[name].needed
         asks = f"needs {needed / 1e9:.1f} GB" if needed else "does not fit"
         found = f"{largest} fits" if largest else "none was found that fits"
         what, key = ("training", "train") if name == "train" else (name, "eval")

@@ -26,7 +26,7 @@ from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
 from alexnet_jax.training import losses
-from alexnet_jax.training.compilation import CompilerOptions
+from alexnet_jax.training.compilation import CompilerOptions, least_memory
 from alexnet_jax.training.local_loss import Batch, local_loss
 from alexnet_jax.training.optimizer import after_validation
 from alexnet_jax.training.optimizer_state import (
@@ -151,7 +151,12 @@ def make_initial(
     abstract = abstract_state(model, optimizer, mesh, size)
     shardings = jax.tree.map(lambda array: array.sharding, abstract)
     declared = _initialiser(model, optimizer, size)
-    return jax.jit(lambda key: nn.unbox(declared(key)), out_shardings=shardings)
+    return jax.jit(
+        lambda key: nn.unbox(declared(key)),
+        out_shardings=shardings,
+        # Else all layers' random bits are there at once.
+        compiler_options=dict(least_memory(mesh)),
+    )
 
 
 def _initialiser(

@@ -16,8 +16,9 @@ they run in turn, each turn with a first step outside the clock. Forward alone
 of which a side reaches a fraction: 4.136 GFLOP for a training image, 1.449 forward.
 Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
 device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
-them; what they are worth is the ratio with `--peers ours_on_small_pages`, and fused
-kernels with `--peers ours_fused`. `--profile` measures our layers, one by one, instead.
+them; what they are worth is the ratio with `--peers ours_on_small_pages`, fused
+kernels with `--peers ours_fused`, and a step in XLA's order for least memory with
+`--peers ours_in_least_memory`. `--profile` measures our layers, one by one, instead.
 """
 
 import argparse
@@ -37,10 +38,10 @@ import numpy as np
 from alexnet_jax.runtime import hugepages
 
 import harness
-from sides import FUSED, PEERS, SMALL_PAGES, ours, torch_side
+from sides import FUSED, LEAST_MEMORY, PEERS, SMALL_PAGES, ours, torch_side
 
 
-OURS = ("ours", FUSED, SMALL_PAGES)
+OURS = ("ours", FUSED, LEAST_MEMORY, SMALL_PAGES)
 GFLOP = {"train": 4.136, "forward": 1.449}
 ACCELERATOR_MATMUL = """
 import sys, time
@@ -109,7 +110,7 @@ class Side:
         command += [f"--batch_size={batch_size}", f"--tower={given.tower}"]
         command += ["--narrow"] if given.narrow else []
         environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
-        if name == "ours" and hugepages.on_request():
+        if name in ("ours", LEAST_MEMORY) and hugepages.on_request():
             environment[hugepages.TUNABLES] = hugepages.REQUEST
         # All sides are there at once, and JAX takes three quarters of a GPU by default.
         environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.25")
@@ -219,7 +220,7 @@ def main():
     add(
         "--modes", nargs="+", choices=("train", "forward"), default=["train", "forward"]
     )
-    add("--peers", nargs="+", choices=(*PEERS, FUSED, SMALL_PAGES), default=list(PEERS))
+    add("--peers", nargs="+", choices=(*PEERS, *OURS[1:]), default=list(PEERS))
     add("--rounds", type=int, default=7)
     add("--images", type=int, default=128, help="measured in a round and side, about")
     add("--tower", type=int, default=2, help="devices for the towers")

@@ -210,3 +210,37 @@ def test_the_platform_decides_the_form_of_strided_and_shared_convolutions(dtype)
             assert shapes == [plain, plain]
         else:
             assert plain not in shapes and folded in shapes
+
+
+def half_precision_product():
+    """A product's operands and its output's gradient, and the two exact results."""
+    rng = np.random.default_rng(0)
+    shapes = ((8, 600), (600, 9), (8, 9))
+    x, kernel, dy = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in shapes)
+    exact = [np.asarray(array, np.float64) for array in (x, kernel, dy)]
+    return (x, kernel, dy), (exact[0] @ exact[1], exact[2] @ exact[1].T)
+
+
+def multiplied(x, kernel, dy):
+    """A product, and the gradient of its input."""
+    y, pull = jax.vjp(lambda x: products.multiply_shared(x, [kernel])[0], x)
+    return y, pull(dy)[0]
+
+
+def test_a_product_in_half_precision_is_rounded_once():
+    given, exact = half_precision_product()
+    for found, expected in zip(jax.jit(multiplied)(*given), exact, strict=True):
+        assert found.dtype == jnp.bfloat16
+        off = np.abs(np.asarray(found, np.float64) - expected)
+        # Half a unit of the last of eight digits, and the sum's own rounding.
+        assert (off <= 2.0**-8 * np.abs(expected) + 1e-4).all()
+
+
+def test_a_cpu_multiplies_half_precision_as_it_stands():
+    """XLA's library has no kernel whose result is bfloat16."""
+    given, _ = half_precision_product()
+    results = {
+        platform: re.findall(r"stablehlo.dot_general .* -> tensor<\d+x\d+x(\w+)>", text)
+        for platform, text in lowered(multiplied, *given).items()
+    }
+    assert results == {"cpu": ["f32"] * 2, "cuda": ["bf16"] * 2, "tpu": ["bf16"] * 2}

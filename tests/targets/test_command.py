@@ -65,8 +65,8 @@ def test_a_step_that_the_compiler_gives_up_is_reported_as_any_other():
     assert "train, batch 128: does not fit; it needs 26.3 GB" in summary.lines(result)
     assert summary.advice(result) == (
         "the training step of batch 128 needs 26.3 GB, and a program can have 16.9 GB "
-        "of a TPU v5e; of smaller batches (--config.train.batch_size) 64 fits; "
+        "(TPU v5e); of smaller batches (--config.train.batch_size) 64 fits; "
         f"the evaluation step of batch {network.evaluation_batch} does not fit, and a "
-        "program can have 16.9 GB of a TPU v5e; of smaller batches "
+        "program can have 16.9 GB (TPU v5e); of smaller batches "
         "(--config.eval.batch_size) none was found that fits"
     )

@@ -11,7 +11,6 @@ import pytest
 from alexnet_jax import compile as command
 from alexnet_jax.runtime.errors import Failure
 from alexnet_jax.targets.catalogue import TARGETS
-from alexnet_jax.targets.compiling import fits
 from alexnet_jax.targets.traffic import traffic
 
 from networks import exchanges
@@ -53,7 +52,7 @@ MOST_TRAFFIC = {
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_step_compiles_and_fits_and_has_its_exchanges(case):
     network, made = compiled("h100", *case)
-    assert fits(made.memory, H100)
+    assert made.fits(H100)
     assert narrow_sums(made.program) == []
     kinds = {shape.kind for i in made.program.instructions() for shape in i.arrays}
     assert "f64" not in kinds

@@ -12,7 +12,6 @@ import pytest
 
 from alexnet_jax import compile as command
 from alexnet_jax.targets.catalogue import TARGETS
-from alexnet_jax.targets.compiling import fits
 from alexnet_jax.targets.traffic import traffic
 
 from networks import exchanges
@@ -43,7 +42,7 @@ def spelt(exchanged):
 @pytest.mark.parametrize(("towers", "training"), CASES)
 def test_a_step_compiles_and_fits_and_has_its_exchanges(towers, training):
     network, made = compiled("v5e", "code2012", "bfloat16", towers, training)
-    assert fits(made.memory, V5E)
+    assert made.fits(V5E)
     assert narrow_sums(made.program) == []
     kinds = {shape.kind for i in made.program.instructions() for shape in i.arrays}
     assert "f64" not in kinds and "bf16" in kinds

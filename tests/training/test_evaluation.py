@@ -27,9 +27,17 @@ def doubled(batch):
 
 @pytest.mark.parametrize("data", [1, 2])
 def test_every_example_comes_back_once_in_order_without_padding(data):
+    parts = []
+
+    def run(batch):
+        parts.append([shard.data.shape for shard in batch["row"].addressable_shards])
+        return doubled(batch)
+
     results = [
-        *evaluation.over_batches(doubled, batches(3, 4, padding=3), mesh_of(data, 1))
+        *evaluation.over_batches(run, batches(3, 4, padding=3), mesh_of(data, 1))
     ]
+    # Each device computes its share of the rows.
+    assert parts == [[(4 // data,)] * data] * 3
     rows = np.concatenate([batch["row"] for batch, _ in results])
     twice = np.concatenate([result["twice"] for _, result in results])
     np.testing.assert_array_equal(rows, np.arange(9))
