@@ -45,7 +45,7 @@ class BestImages:
       boxes: top, left, bottom and right of what the unit sees there, in pixels of the
         stored image, cut at the border of the crop.
       images: the image's number, and `names` its name; -1 and "" where there is none.
-      patches: what it sees, made small; of the first units alone.
+      patches: what lies in the boxes, made small; of the first units alone.
     """
 
     layer: str
@@ -288,21 +288,24 @@ class _Strongest:
         best.images[unit, slot], best.names[unit, slot] = number, row.name
         if unit < len(best.patches):
             assert row.image is not None
-            best.patches[unit, slot] = _patch(row.image, whole, border, limit)
+            box = best.boxes[unit, slot].tolist()
+            best.patches[unit, slot] = _patch(row.image, box)
 
 
 def _patch(
-    image: UInt8[np.ndarray, "size size 3"], box: Sequence[int], first: int, limit: int
+    image: UInt8[np.ndarray, "size size 3"], box: Sequence[int]
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """What lies in a box, made small; grey outside the crop."""
+    """What lies in a box, its longer side as long as the patch; grey beside it."""
     top, left, bottom, right = box
-    patch = np.full((bottom - top, right - left, 3), GREY, np.uint8)
-    rows = slice(max(top, first), min(bottom, limit))
-    columns = slice(max(left, first), min(right, limit))
-    patch[
-        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-    ] = image[rows, columns]
+    inside = image[top:bottom, left:right]
+    longest = max(inside.shape[:2])
     # Small fields are shown pixel by pixel.
-    small = bottom - top < PATCH
+    small = longest < PATCH
     how = Image.Resampling.NEAREST if small else Image.Resampling.BOX
-    return np.asarray(Image.fromarray(patch).resize((PATCH, PATCH), how))
+    height, width = (max(1, PATCH * side // longest) for side in inside.shape[:2])
+    patch = np.full((PATCH, PATCH, 3), GREY, np.uint8)
+    y, x = (PATCH - height) // 2, (PATCH - width) // 2
+    patch[y : y + height, x : x + width] = np.asarray(
+        Image.fromarray(inside).resize((width, height), how)
+    )
+    return patch

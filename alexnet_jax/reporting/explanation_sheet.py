@@ -176,16 +176,21 @@ def _occlusion(axes: Axes, explanation: Explanation) -> None:
         linewidth=0,
         rasterized=True,
     )
-    _scale(axes, mesh, {-most: f"{-most:.1%}", 0: "0", most: f"+{most:.1%}"})
+    shown = f"{100 * most:.2g}%"
+    _scale(axes, mesh, {-most: f"-{shown}", 0: "0", most: f"+{shown}"})
 
 
 def _grad_cam(axes: Axes, explanation: Explanation) -> None:
     """The map, each value over the pixels nearest to the middle of its field."""
     _grey(axes, explanation)
+    if not explanation.grad_cam.any():
+        style = {"transform": axes.transAxes, "fontsize": SMALL, "va": "top"}
+        axes.text(0, -0.03, "zero everywhere: no map speaks for it", **style)
+        return
     field, cam = explanation.fields[explanation.last], explanation.grad_cam
     first = field.start + (field.size - 1) / 2 - field.step / 2
     edges = (first, first + field.step * len(cam))
-    most = max(float(cam.max()), SMALLEST)
+    most = float(cam.max())
     shown = axes.imshow(
         cam,
         extent=(*edges, edges[1], edges[0]),

@@ -60,17 +60,16 @@ def test_they_are_the_largest_values_of_each_unit(
             # The crop of 67 begins at pixel 5 of the stored 77.
             box = [edge + 5 for edge in field.box(row, column)]
             assert best.boxes[unit, slot].tolist() == np.clip(box, 5, 72).tolist()
-    # What is drawn are those pixels.
-    top, left, bottom, right = field.box(*best.places[0, 0].tolist())
-    padded = np.pad(
-        stored[order[0, 0], 5:72, 5:72],
-        ((100, 100), (100, 100), (0, 0)),
-        constant_values=128,
-    )
-    patch = padded[100 + top : 100 + bottom, 100 + left : 100 + right]
-    how = Image.Resampling.NEAREST if field.size < PATCH else Image.Resampling.BOX
-    small = Image.fromarray(patch).resize((PATCH, PATCH), how)
-    np.testing.assert_array_equal(best.patches[0, 0], np.asarray(small))
+    # What is drawn are those pixels, as large as they fit.
+    top, left, bottom, right = best.boxes[0, 0].tolist()
+    seen = stored[order[0, 0], top:bottom, left:right]
+    height, width = (PATCH * side // max(seen.shape[:2]) for side in seen.shape[:2])
+    how = Image.Resampling.NEAREST if max(seen.shape) < PATCH else Image.Resampling.BOX
+    small = np.asarray(Image.fromarray(seen).resize((width, height), how))
+    above, before = (PATCH - height) // 2, (PATCH - width) // 2
+    drawn = np.full((PATCH, PATCH, 3), 128)
+    drawn[above : above + height, before : before + width] = small
+    np.testing.assert_array_equal(best.patches[0, 0], drawn)
 
 
 @pytest.mark.slow
