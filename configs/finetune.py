@@ -14,7 +14,10 @@ Variants:   the network of RUN: :code2012 (default), :paper, :conv6, :caffe, :ca
 Hardware:   any.
 Time:       each image is seen 60 times where there are 100, 9 times where there are
             5,000.
-Expected:   measured on photographs, see experiments/finetuning/.
+Expected:   measured on photographs of five classes, 20 images of each: 46 % error, 52 %
+            with --config=folder, 70 % without RUN; 100 of each: 35 %, as with
+            --config=folder, which sees three times as many (experiments/finetuning/).
+            Published weights have not been tried.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -44,6 +44,7 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.sources.arrays import ArraySource, array_dataset
 from alexnet_jax.distributed import placement
 from alexnet_jax.inference.trained import open_trained
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.layers import Conv
 from alexnet_jax.nn.presets import CODE2012
 from alexnet_jax.runs.config_file import ConfigDict
@@ -175,6 +176,7 @@ def measured(setup: Setup, workdir: Path, test: Images) -> dict[str, float]:
     splits = {**setup.pipeline.dataset.splits, "validation": ArraySource(*test)}
     dataset = dataclasses.replace(setup.pipeline.dataset, splits=splits)
     pipeline = dataclasses.replace(setup.pipeline, dataset=dataset)
+    assert isinstance(setup.model, AlexNet)
     validate = make_validation(model=setup.model, mesh=mesh, pipeline=pipeline)
     mean = jax.device_put(network.mean, placement.replicated(mesh))
     return validate(network.params(mesh), mean, lambda: None)
