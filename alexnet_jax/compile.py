@@ -4,12 +4,19 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_jax.runtime import cli, progress
 from alexnet_jax.runtime.atomic import replace
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, check_number
+from alexnet_jax.targets.cards import Card
 from alexnet_jax.targets.catalogue import TARGETS, named
+from alexnet_jax.targets.target import Target
+
+
+if TYPE_CHECKING:
+    from alexnet_jax.runs.network import Network
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     target = named(given.target)
     network = plan_network(overrides.changed_config(given.config, changes))
+    network = _as_it_runs(network, target)
     if given.batch_size is not None:
         check_number("--batch_size", given.batch_size, least=1, whole=True)
         network = dataclasses.replace(network, batch_size=given.batch_size)
@@ -58,6 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     progress.print_result({"target": given.target, **summary.as_json(result)})
     if not result.fits:
         raise Failure(summary.advice(result))
+
+
+def _as_it_runs(network: "Network", target: Target) -> "Network":
+    """The network with XLA's operations, and a line, where it asks for kernels that the
+    target or they themselves don't take."""
+    from alexnet_jax.nn.fused.support import Device, explanation
+
+    if isinstance(target, Card):
+        capability = float("{}.{}".format(*target.capability))
+        device = Device("gpu", target.name, capability)
+    else:
+        device = Device(target.platform, target.name, None)
+    said = explanation(network.model, device)
+    if said is None:
+        return network
+    progress.say(said)
+    model = network.model.clone(implementation="xla")
+    return dataclasses.replace(network, model=model)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from alexnet_jax.nn.layers import Conv, Dense
@@ -97,6 +98,8 @@ def printed_by(*arguments: str) -> str:
             elif name == "-m":
                 importlib.import_module(others[0]).main()
             else:
+                # Where Python looks for what stands beside a script.
+                sys.path.insert(0, str(Path(name).parent))
                 runpy.run_path(name, run_name="__main__")
     except SystemExit as end:
         if end.code:

@@ -6,6 +6,7 @@ python experiments/accelerator/dry.py OUT SCRIPT ... [OPTION ...]
 import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 
@@ -41,6 +42,10 @@ def main() -> None:
             runpy.run_path(script, run_name="__main__")
         except SystemExit as end:
             status = status or int(end.code or 0)
+        except Exception:
+            # One part's fault is not the others'.
+            traceback.print_exc()
+            status = 1
     sys.exit(status)
 
 

@@ -73,7 +73,16 @@ def rectified(x):
     return np.maximum(x, 0), lambda g: np.where(x > 0, g, 0)
 
 
-def reference(steps, alpha, y, bias, store=stored):
+def half(x):
+    """A value as float16 stores it."""
+    return x.astype(np.float16).astype(np.float64)
+
+
+def exact(x):
+    return x
+
+
+def reference(steps, alpha, y, bias, store=stored, between=half):
     """Values and gradients of a stage in float64; values are rounded where they are
     stored and where maxima are compared, and gradients are not."""
     functions = {
@@ -82,12 +91,18 @@ def reference(steps, alpha, y, bias, store=stored):
         "same_map_norm": lambda x: normed(x, (1, 2), 1.0, 4e-5),
         "pool": pooled,
     }
+    stores = {
+        "activation": exact,
+        "norm": between if "same_map_norm" in steps else store,
+        "same_map_norm": store,
+        "pool": store,
+    }
     x, ways = wide(y) + stored(wide(bias)), []
     if "norm" not in steps:
         x = store(x)
     for step in steps:
         x, back = functions[step](x)
-        x, ways = x if step == "activation" else store(x), [back, *ways]
+        x, ways = stores[step](x), [back, *ways]
     g = wide(gradient_of(x))
     for back in ways:
         g = back(g)
@@ -156,7 +171,7 @@ def test_between_convolution_and_pooling_nothing_is_rounded_to_bfloat16(steps):
     rounding would take as much of the signal as that of the result does."""
     y, bias = values((2, 11, 13, 16), scale=0.05)[0], jnp.ones(16)
     out = stage(steps, Norm(lrn.NORM_K, lrn.NORM_ALPHA), Way.HOST)(y, bias)
-    expected = reference(steps, lrn.NORM_ALPHA, y, bias, store=lambda x: x)[0]
+    expected = reference(steps, lrn.NORM_ALPHA, y, bias, exact, exact)[0]
     bfloat16, float16 = 2.0**-8, 2.0**-11
     np.testing.assert_allclose(wide(out), expected, rtol=bfloat16 + 1.1 * float16)
 

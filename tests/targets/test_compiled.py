@@ -133,9 +133,12 @@ def test_the_command_says_what_limits_a_step(capsys, tmp_path):
 def test_a_batch_that_does_not_fit_names_one_that_does(capsys):
     batch = 2**18
     preset = "--config=cifar10:four_layers"
-    arguments = [preset, "--target=t4", f"--batch_size={batch}"]
+    fused = "--config.model.implementation=fused"
+    arguments = [preset, "--target=t4", f"--batch_size={batch}", fused]
     with pytest.raises(Failure, match=f"batch {batch} needs .* GB .* [1-9][0-9]* fits"):
         command.main(arguments)
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    shown = capsys.readouterr()
+    assert "T4 has compute capability 7.5, and the kernels need 8.0" in shown.err
+    result = json.loads(shown.out.splitlines()[-1])
     assert not result["fits"]
     assert 0 < result["largest_batch_size"] < batch
