@@ -22,7 +22,7 @@ import runs
 
 
 SECONDS = 240
-RELIABILITY = Path(__file__).parents[2] / "experiments" / "reliability"
+PAUSED = Path(__file__).parents[2] / "experiments" / "reliability" / "paused.py"
 
 
 def free_port():
@@ -31,16 +31,16 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_both(folder, name, *overrides, second=(), lost=None, program="", at=""):
-    """Two processes of a run. One may run another program, which pauses in a phase."""
+def start_both(folder, name, *overrides, second=(), pause_at=""):
+    """Two processes of a run; the first one may pause in a phase of a save."""
     flags = [f"--distributed=127.0.0.1:{free_port()}", "--processes=2"]
     started = []
     for process in range(2):
         own = [*flags, f"--process={process}", *(second if process else ())]
         other = {}
-        if process == lost:
-            phases = {"PHASES": f"{folder}/phases", "PAUSE_AT": at, "STOP_AT": at}
-            other = {"program": [str(RELIABILITY / program)], "variables": phases}
+        if pause_at and process == 0:
+            phases = {"PHASES": f"{folder}/phases", "PAUSE_AT": pause_at}
+            other = {"program": [str(PAUSED)], "variables": phases}
         started.append(runs.start(folder, name, *overrides, *own, devices=1, **other))
     return started
 
@@ -163,35 +163,20 @@ def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("lost", "program", "at"),
-    [
-        (0, "paused.py", "written, not committed:2"),
-        pytest.param(0, "paused.py", "save started:2", marks=pytest.mark.extended),
-        pytest.param(1, "stopping.py", "save:2", marks=pytest.mark.extended),
-    ],
-)
-def test_a_process_that_is_lost_in_a_save_loses_that_save_alone(
-    tmp_path, lost, program, at
-):
-    """The other one ends with one line; one process alone goes on to the same bits."""
+def test_a_process_that_is_lost_in_a_save_loses_that_save_alone(tmp_path):
+    """The first one, when all is written and nothing has its name: the other one ends
+    with one line, and one process alone goes on to the same bits."""
     mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
-    started = start_both(
-        tmp_path, "run", *SHORT, *mesh, lost=lost, program=program, at=at
-    )
-    if program == "paused.py":
-        reached = (tmp_path / "phases").exists
-        wait_for(lambda: reached() and at in (tmp_path / "phases").read_text(), started)
-    else:
-        stat = Path(f"/proc/{started[lost].pid}/stat")
-        wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", started)
-    started[lost].kill()
+    at, phases = "written, not committed:2", tmp_path / "phases"
+    started = start_both(tmp_path, "run", *SHORT, *mesh, pause_at=at)
+    wait_for(lambda: phases.exists() and at in phases.read_text(), started)
+    started[0].kill()
     begin = time.monotonic()
-    status, _, lines = ended(started)[1 - lost]
+    status, _, lines = ended(started)[1]
     assert time.monotonic() - begin < 90
     assert status == 1
     (line,) = errors(lines)
-    assert f"process {1 - lost}: another process has ended" in line
+    assert "process 1: another process has ended" in line
     assert runs.checkpoint_steps(tmp_path / "run").keys() == {5}
 
     for name in ("run", "one"):
