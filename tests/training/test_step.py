@@ -208,6 +208,7 @@ def test_a_device_draws_its_own_towers_alone():
         initial = step.make_initial(tiny(), optax.identity(), mesh, 67)
         assert isinstance(initial, jax.stages.Wrapped)
         memory = initial.lower(step.root_key(0)).compile().memory_analysis()
+        assert memory is not None
         return memory.temp_size_in_bytes
 
     assert temporary(mesh_of(1, 2)) < 0.6 * temporary(mesh_of(1, 1))
