@@ -135,14 +135,7 @@ def open_run(
     """
     workdirs.create(workdir)
     with contextlib.ExitStack() as stack:
-        fingerprint = setup.pipeline.dataset.fingerprint
-        agreed = {**config_changes.comparable(setup.config), "the data": fingerprint}
-        consensus.check_same(agreed)
-        _check_threads(setup)
-        lock = locked(workdir, f"{workdir} is in use")
-        consensus.in_main(lambda: stack.enter_context(lock))
-        workdirs.check_run(workdir, setup.config)
-        run_data.check_data(workdir, setup.pipeline)
+        stack.enter_context(_held(workdir, setup))
         for line in hints.at_start(setup, workdir):
             progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
@@ -226,6 +219,21 @@ def open_run(
             raise replay.explained(error) from error
         finally:
             watchdog.saves()
+
+
+@contextlib.contextmanager
+def _held(workdir: Path, setup: Setup) -> Iterator[None]:
+    """Hold a directory in which this run can start or continue, in all processes."""
+    fingerprint = setup.pipeline.dataset.fingerprint
+    agreed = {**config_changes.comparable(setup.config), "the data": fingerprint}
+    consensus.check_same(agreed)
+    _check_threads(setup)
+    with contextlib.ExitStack() as stack:
+        lock = locked(workdir, f"{workdir} is in use")
+        consensus.in_main(lambda: stack.enter_context(lock))
+        workdirs.check_run(workdir, setup.config)
+        run_data.check_data(workdir, setup.pipeline)
+        yield
 
 
 def _check_threads(setup: Setup) -> None:

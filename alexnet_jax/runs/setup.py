@@ -124,11 +124,9 @@ def build_setup(
         split: holding.Collected(pipeline, split, mesh)
         for split in holding.choose(pipeline, mesh)
     }
-    stores: list[Store] = []
-    if workdir is not None and mirror is not None:
-        address, target = mirror, workdir
-        consensus.in_main(lambda: stores.append(open_mirror(address, target, settings)))
+    store = None
     if workdir is not None:
+        store = _open_store(mirror, workdir, settings)
         start = training.get("init_from")
         if start is not None and not has_checkpoints(workdir):
             pretrained_mean(pipeline, Path(start))
@@ -138,15 +136,7 @@ def build_setup(
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **training)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
-    pairs = "data.mixup" if pipeline.mixup else "data.cutmix"
-    if (pipeline.mixup or pipeline.cutmix) and plan.batch_size // mesh.shape[
-        "data"
-    ] % 2:
-        raise InputError(
-            f"{pairs} mixes pairs of images, and train.batch_size={plan.batch_size} "
-            f"on {mesh.shape['data']} devices gives each an odd number; choose a "
-            "multiple of twice the number of devices"
-        )
+    _check_pairs(pipeline, plan.batch_size, mesh.shape["data"])
     model = AlexNet(num_classes=len(dataset.class_names), **network)
     model.check_size(pipeline.crop, pipeline.crop)
     schedule = schedule_of(section(settings, "schedule"), plan, model)
@@ -185,11 +175,33 @@ def build_setup(
         validate=lambda state, *given: validate(state.params, *given),
         checkpoint=section(settings, "checkpoint"),
         enough=enough,
-        mirror=next(iter(stores), None),
+        mirror=store,
         held={split: collected.whole() for split, collected in held.items()},
         determinism=compiled,
         recipe=recipe,
     )
+
+
+def _open_store(mirror: str | None, workdir: Path, settings: Sections) -> Store | None:
+    """The mirror in the main process, after fetching what an empty directory lacks."""
+    stores: list[Store] = []
+    if mirror is not None:
+        address = mirror
+        consensus.in_main(
+            lambda: stores.append(open_mirror(address, workdir, settings))
+        )
+    return next(iter(stores), None)
+
+
+def _check_pairs(pipeline: Pipeline, batch_size: int, devices: int) -> None:
+    """Raise an InputError if pairs are mixed and a device has an odd number."""
+    pairs = "data.mixup" if pipeline.mixup else "data.cutmix"
+    if (pipeline.mixup or pipeline.cutmix) and batch_size // devices % 2:
+        raise InputError(
+            f"{pairs} mixes pairs of images, and train.batch_size={batch_size} on "
+            f"{devices} devices gives each an odd number; choose a multiple of twice "
+            "the number of devices"
+        )
 
 
 def _open_data(reading: Arguments, dataset: Dataset | None) -> Pipeline:
