@@ -19,8 +19,8 @@ from alexnet_jax.runs import metrics_file
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import Config
 from alexnet_jax.runs.opening import open_run
-from alexnet_jax.runs.readable import list_unreadable
 from alexnet_jax.runs.setup import Setup, build_setup
+from alexnet_jax.runs.unreadable_images import list_unreadable
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, Interrupted, UnreadableImage
 from alexnet_jax.runtime.paths import local

@@ -1,7 +1,8 @@
 """Image bytes to arrays and back: decode, resize, crop, encode.
 
 Files come from strangers. What decoding would cost is read from the header first, and
-a file that costs too much is refused.
+a file that costs too much is refused. What a run does with a file that can't be decoded
+is decided in `runs/unreadable_images.py`.
 """
 
 import io

@@ -1,6 +1,7 @@
 """What a config's sections are: each names the keyword arguments of one function.
 
-The function's signature is the only place of a default. A preset holds what differs
+The function's signature is the only place of a default: for `model` that is `AlexNet`
+in `nn/alexnet.py`, whose `norm_*` are those of `nn/lrn.py`. A preset holds what differs
 from it, beside the function.
 """
 

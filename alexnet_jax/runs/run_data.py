@@ -17,7 +17,7 @@ from alexnet_jax.data.decoding import RESIZES
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.sources import imagenet_classes
 from alexnet_jax.data.statistics import Statistics, load_statistics
-from alexnet_jax.runs import readable
+from alexnet_jax.runs import unreadable_images
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, first_line
@@ -145,7 +145,7 @@ def note_data(workdir: Path, pipeline: Pipeline, init_from: Path | None = None) 
     mean = _mean(pipeline, init_from)
     statistics = dataset.statistics
     if statistics is None:
-        statistics = readable.measure(workdir, pipeline)
+        statistics = unreadable_images.measure(workdir, pipeline)
     if mean is not None:
         statistics = dataclasses.replace(statistics, mean=mean)
     data = Data(

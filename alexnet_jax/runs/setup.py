@@ -26,8 +26,8 @@ from alexnet_jax.runs.config import (
 )
 from alexnet_jax.runs.determinism import Determinism
 from alexnet_jax.runs.fetching import open_mirror
-from alexnet_jax.runs.readable import open_readable
 from alexnet_jax.runs.run_data import pretrained_mean
+from alexnet_jax.runs.unreadable_images import open_readable
 from alexnet_jax.runs.validation import make_validation
 from alexnet_jax.runs.workdir import AUTOTUNING, has_checkpoints
 from alexnet_jax.runtime.errors import InputError

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from alexnet_jax.data.statistics import MEAN_FILE
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.metrics_file import METRICS_FILE
-from alexnet_jax.runs.readable import LEFT_OUT_FILE
+from alexnet_jax.runs.unreadable_images import LEFT_OUT_FILE
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.store import Store
 

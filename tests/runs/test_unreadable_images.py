@@ -7,7 +7,7 @@ import pytest
 from alexnet_jax.data import decoding
 from alexnet_jax.data.loading.pipeline import Pipeline, open_pipeline
 from alexnet_jax.data.statistics import PixelSums
-from alexnet_jax.runs import readable, run_data
+from alexnet_jax.runs import run_data, unreadable_images
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime.errors import InputError, UnreadableImage
 from alexnet_jax.runtime.lock import locked
@@ -51,7 +51,7 @@ def broken(image_folder):
 
 
 def test_whole_images_are_all_used_and_give_the_statistics(workdir, image_folder):
-    pipeline = readable.open_readable(workdir, opened(image_folder))
+    pipeline = unreadable_images.open_readable(workdir, opened(image_folder))
     assert [len(images(pipeline, s)) for s in ("train", "validation")] == [16, 6]
     sums = PixelSums.zeros(70)
     for file in sorted((image_folder / "train").rglob("*.*")):
@@ -64,9 +64,9 @@ def test_whole_images_are_all_used_and_give_the_statistics(workdir, image_folder
 
 def test_all_that_cannot_be_read_is_listed_before_a_step(workdir, image_folder, broken):
     with pytest.raises(UnreadableImage, match="3 of 22 images") as caught:
-        readable.open_readable(workdir, opened(image_folder))
+        unreadable_images.open_readable(workdir, opened(image_folder))
     assert "--config.data.on_error=skip" in str(caught.value)
-    listed = (workdir / readable.UNREADABLE_FILE).read_text()
+    listed = (workdir / unreadable_images.UNREADABLE_FILE).read_text()
     assert all(str(path) in listed for path in broken)
 
 
@@ -74,7 +74,7 @@ def test_skipped_images_stay_left_out_when_they_are_fixed(
     workdir, image_folder, broken
 ):
     whole = broken[0].with_name("train6.png").read_bytes()
-    pipeline = readable.open_readable(workdir, opened(image_folder, "skip"))
+    pipeline = unreadable_images.open_readable(workdir, opened(image_folder, "skip"))
     gone = {path.relative_to(image_folder).as_posix() for path in broken}
     kept = {split: names(pipeline, split) for split in ("train", "validation")}
     assert [len(kept["train"]), len(kept["validation"])] == [14, 5]
@@ -84,7 +84,7 @@ def test_skipped_images_stay_left_out_when_they_are_fixed(
     for path in broken:
         path.write_bytes(whole)
     for on_error in ("stop", "skip"):
-        again = readable.open_readable(workdir, opened(image_folder, on_error))
+        again = unreadable_images.open_readable(workdir, opened(image_folder, on_error))
         assert {s: names(again, s) for s in kept} == kept
 
 
@@ -92,18 +92,18 @@ def test_an_empty_class_or_split_is_refused(workdir, image_folder):
     for file in (image_folder / "val").rglob("*.*"):
         file.write_bytes(b"no image")
     with pytest.raises(InputError, match="no image of split validation can be read"):
-        readable.open_readable(workdir, opened(image_folder, "skip"))
+        unreadable_images.open_readable(workdir, opened(image_folder, "skip"))
     for file in (image_folder / "train" / "class1").iterdir():
         file.write_bytes(b"no image")
     with pytest.raises(InputError, match="no image of (class class1|split v)") as error:
-        readable.open_readable(workdir, opened(image_folder, "skip"))
+        unreadable_images.open_readable(workdir, opened(image_folder, "skip"))
     assert "on_error=skip" not in str(error.value)
 
 
 def test_the_next_image_of_its_class_takes_the_place_of_one_that_broke(
     workdir, image_folder, capsys
 ):
-    pipeline = readable.open_readable(workdir, opened(image_folder, "skip"))
+    pipeline = unreadable_images.open_readable(workdir, opened(image_folder, "skip"))
     before = images(pipeline, "train")
     last, first = (
         names(pipeline, "train").index(f"train/class0/train{n}.jpg") for n in (7, 0)
@@ -125,7 +125,9 @@ def test_the_next_image_of_its_class_takes_the_place_of_one_that_broke(
 def test_a_run_continues_with_changed_validation_images_and_no_others(
     workdir, image_folder, capsys
 ):
-    run_data.note_data(workdir, readable.open_readable(workdir, opened(image_folder)))
+    run_data.note_data(
+        workdir, unreadable_images.open_readable(workdir, opened(image_folder))
+    )
     (workdir / workdirs.CHECKPOINTS / "1").mkdir(parents=True)
     (image_folder / "val" / "class0" / "val1.jpg").unlink()
     run_data.check_data(workdir, opened(image_folder))
@@ -141,7 +143,7 @@ def test_a_run_continues_with_changed_validation_images_and_no_others(
 
 
 def test_a_run_of_before_the_parts_is_compared_as_a_whole(workdir, image_folder):
-    pipeline = readable.open_readable(workdir, opened(image_folder))
+    pipeline = unreadable_images.open_readable(workdir, opened(image_folder))
     run_data.note_data(workdir, pipeline)
     (workdir / workdirs.CHECKPOINTS / "1").mkdir(parents=True)
     path = workdir / workdirs.DATA_FILE
@@ -155,22 +157,24 @@ def test_a_run_of_before_the_parts_is_compared_as_a_whole(workdir, image_folder)
 
 
 def test_a_run_in_use_keeps_its_choice(workdir, image_folder, broken):
-    readable.open_readable(workdir, opened(image_folder, "skip"))
-    chosen = (workdir / readable.LEFT_OUT_FILE).read_bytes()
+    unreadable_images.open_readable(workdir, opened(image_folder, "skip"))
+    chosen = (workdir / unreadable_images.LEFT_OUT_FILE).read_bytes()
     with locked(workdir, "taken"):
         for on_error in ("stop", "skip"):
             with pytest.raises(InputError, match="is in use"):
-                readable.open_readable(workdir, opened(image_folder, on_error))
-    assert (workdir / readable.LEFT_OUT_FILE).read_bytes() == chosen
+                unreadable_images.open_readable(workdir, opened(image_folder, on_error))
+    assert (workdir / unreadable_images.LEFT_OUT_FILE).read_bytes() == chosen
 
 
 def test_all_that_broke_is_listed_when_one_is_met(workdir, image_folder, monkeypatch):
-    pipeline = readable.open_readable(workdir, opened(image_folder))
+    pipeline = unreadable_images.open_readable(workdir, opened(image_folder))
     for number in (0, 3):
         (image_folder / "val" / "class0" / f"val{number % 3}.jpg").write_bytes(b"")
         (image_folder / "train" / "class1" / f"train{number}.jpg").write_bytes(b"")
     met = UnreadableImage("train0.jpg is not an image")
-    assert "3 of 22 images" in str(readable.list_unreadable(workdir, pipeline, met))
+    assert "3 of 22 images" in str(
+        unreadable_images.list_unreadable(workdir, pipeline, met)
+    )
     # One of several processes must not read everything while the others wait.
-    monkeypatch.setattr(readable.jax, "process_count", lambda: 2)
-    assert readable.list_unreadable(workdir, pipeline, met) is met
+    monkeypatch.setattr(unreadable_images.jax, "process_count", lambda: 2)
+    assert unreadable_images.list_unreadable(workdir, pipeline, met) is met
