@@ -55,10 +55,12 @@ class Work(NamedTuple):
     Attributes:
       command: the arguments of Python, given the folder of the disk.
       result: the bytes of a finished command, in a comparable form.
+      once: whether the command is refused where its result is there already.
     """
 
     command: Callable[[Path], list[str]]
     result: Callable[[Path], object]
+    once: bool = True
 
 
 class Disk:
@@ -191,7 +193,7 @@ def cut_and_continue(
         runs += 1
         committed.write_text("")
         with disk(folder / f"run{runs}") as drive:
-            process = start(work, drive.place, committed)
+            process, whole = start(work, drive.place, committed), False
             try:
                 while done < cuts and not _ends(
                     process, draw.uniform(0.3, 1) * seconds
@@ -200,8 +202,12 @@ def cut_and_continue(
                     done += 1
                     record = {"what": name, "run": runs, "cut": done}
                     yield {**record, "lost": lost(drive.place, committed)}
+                    # Cut between the end of the work and that of the process.
+                    whole = work.once and work.result(drive.place) == expected
+                    if whole:
+                        break
                     process = start(work, drive.place, committed)
-                errors = finish(process)
+                errors = "" if whole else finish(process)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -218,6 +224,7 @@ def training(folder: Path) -> Work:
     return Work(
         lambda place: [*given, f"--workdir={place / 'run'}"],
         lambda place: what_is_left(place / "run"),
+        once=False,
     )
 
 
