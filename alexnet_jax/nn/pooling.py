@@ -57,11 +57,7 @@ def max_pool(
     Raises:
       ValueError: if a side of `x` is smaller than the window and `partial` is off.
     """
-    if not partial and min(x.shape[_ROWS], x.shape[_COLUMNS]) < window:
-        raise ValueError(
-            f"no window of {window}x{window} fits into "
-            f"{x.shape[_ROWS]}x{x.shape[_COLUMNS]} values"
-        )
+    _check_fits(x, window, partial)
     return _max_pool(x, window, stride, partial)
 
 
@@ -73,7 +69,12 @@ def average_pool(
     partial: bool = False,
 ) -> Float[Array, "*batch rows columns channels"]:
     """The mean of the values in each window of `max_pool`, of those that lie inside
-    where it hangs over the border. In half precision sums are float32."""
+    where it hangs over the border. In half precision sums are float32.
+
+    Raises:
+      ValueError: as `max_pool` does.
+    """
+    _check_fits(x, window, partial)
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     for axis in (_ROWS, _COLUMNS):
         wide = _along(wide, axis, window, stride, partial, jnp.add, 0.0)
@@ -83,6 +84,14 @@ def average_pool(
         shape[axis] = -1
         wide = wide / inside.reshape(shape)
     return wide.astype(x.dtype)
+
+
+def _check_fits(x: Array, window: int, partial: bool) -> None:
+    height, width = x.shape[_ROWS], x.shape[_COLUMNS]
+    if not partial and min(height, width) < window:
+        raise ValueError(
+            f"no window of {window}x{window} fits into {height}x{width} values"
+        )
 
 
 def check_windows(window: int, stride: int, partial: bool, cut: bool) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from alexnet_jax.analysis.best_images import PATCH, BestImages
+from alexnet_jax.analysis.best_so_far import PATCH, BestImages
 from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.atomic import writing
 

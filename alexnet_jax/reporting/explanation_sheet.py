@@ -80,7 +80,8 @@ def draw(explanation: Explanation) -> Figure:
         fontsize=9,
         va="center",
     )
-    _image(page.panel(0, 0, "the network's view"), explanation.image)
+    view = page.panel(0, 0, "the network's view")
+    view.imshow(explanation.image, interpolation="nearest")
     _classes(page.panel(0, 1, f"{BEST} best classes"), explanation)
     patch = explanation.patch
     _occlusion(page.panel(0, 2, f"a square of {patch} pixels covered"), explanation)
@@ -128,10 +129,6 @@ class _Page:
         axes = self.axes(left, TOP + row * PANEL_ROW + TITLE, PANEL, PANEL)
         axes.set_title(title, fontsize=10, loc="left", pad=5)
         return axes
-
-
-def _image(axes: Axes, image: np.ndarray) -> None:
-    axes.imshow(image, interpolation="nearest")
 
 
 def _grey(axes: Axes, explanation: Explanation) -> None:

@@ -135,7 +135,7 @@ def open_run(
     """
     workdirs.create(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_held(workdir, setup))
+        stack.enter_context(_claimed(workdir, setup))
         for line in hints.at_start(setup, workdir):
             progress.say(line)
         # Left after the checkpoints: a signal must not end the wait for the last save.
@@ -222,7 +222,7 @@ def open_run(
 
 
 @contextlib.contextmanager
-def _held(workdir: Path, setup: Setup) -> Iterator[None]:
+def _claimed(workdir: Path, setup: Setup) -> Iterator[None]:
     """Hold a directory in which this run can start or continue, in all processes."""
     fingerprint = setup.pipeline.dataset.fingerprint
     agreed = {**config_changes.comparable(setup.config), "the data": fingerprint}

@@ -8,7 +8,8 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import features as command
-from alexnet_jax.analysis.best_images import PATCH, best_images
+from alexnet_jax.analysis.best_images import best_images
+from alexnet_jax.analysis.best_so_far import PATCH
 from alexnet_jax.analysis.unit_numbers import chosen_units
 from alexnet_jax.data import image_paths
 from alexnet_jax.inference import image_input

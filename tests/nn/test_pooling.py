@@ -186,6 +186,7 @@ def test_there_is_no_select_and_scatter_but_on_a_tpu(dtype):
     assert added in text["tpu"]
 
 
-def test_too_small_a_map_is_an_error():
+@pytest.mark.parametrize("pool", [max_pool, average_pool])
+def test_too_small_a_map_is_an_error(pool):
     with pytest.raises(ValueError, match="no window of 3x3 fits into 2x7"):
-        papers_pool(jnp.ones((1, 2, 7, 1)))
+        pool(jnp.ones((1, 2, 7, 1)), window=3, stride=2)
