@@ -25,7 +25,6 @@ class Plan:
     check_every: int | None = None
     timeout: float | None = None
     skip_spikes: bool = False
-    recipe: str | None = None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -84,7 +83,8 @@ def make_plan(
         or `fc`. A rate of zero in `schedule.layer_rates` does so from an epoch on.
       recipe: `finetune` sets what is None of batch size, epochs, steps between
         validations and learning rate, and the last layer's factor of it, as suits the
-        number of training images (`--config=finetune`).
+        number of training images (`--config=finetune`). `runs.recipes` has done so
+        before the plan is made.
       deterministic: `true` has a GPU compute the same bits in every run of a seed, and
         after a resume: without algorithms that add in a varying order, and with those
         that the first start chose, kept in the work directory. `false` lets it choose.
@@ -150,5 +150,4 @@ def make_plan(
         check_every=check_every,
         timeout=timeout,
         skip_spikes=skip_spikes,
-        recipe=recipe,
     )

@@ -39,10 +39,8 @@ def mix_pairs(
       images: an even number of them on each device.
       weight: of the image itself; its partner has the rest of 1.
     """
-    pairs = images.reshape(-1, 2, *images.shape[1:])
-    partners = pairs[:, ::-1].reshape(images.shape)
     own = weight[:, None, None, None]
-    return own * images + (1 - own) * partners
+    return own * images + (1 - own) * _partners(images)
 
 
 def paste_pairs(
@@ -55,15 +53,19 @@ def paste_pairs(
       images: an even number of them on each device.
       patch: top, left, height and width, the same for both of a pair.
     """
-    pairs = images.reshape(-1, 2, *images.shape[1:])
-    partners = pairs[:, ::-1].reshape(images.shape)
     top, left, height, width = (patch[:, n, None] for n in range(4))
     rows = jnp.arange(images.shape[1], dtype=patch.dtype)[None]
     columns = jnp.arange(images.shape[2], dtype=patch.dtype)[None]
     in_rows = (rows >= top) & (rows < top + height)
     in_columns = (columns >= left) & (columns < left + width)
     inside = in_rows[:, :, None, None] & in_columns[:, None, :, None]
-    return jnp.where(inside, partners, images)
+    return jnp.where(inside, _partners(images), images)
+
+
+def _partners(images: Array) -> Array:
+    """The other image of each one's pair."""
+    pairs = images.reshape(-1, 2, *images.shape[1:])
+    return pairs[:, ::-1].reshape(images.shape)
 
 
 def cut_views(
