@@ -311,6 +311,24 @@ def test_every_part_of_an_accelerator_runs_in_small_and_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.extended
+def test_what_equal_maxima_change_of_a_step(tmp_path):
+    script = EXPERIMENTS / "accelerator" / "roundings.py"
+    subprocess.run(
+        [sys.executable, str(script), "--quick", f"--output={tmp_path}"], check=True
+    )
+    *rows, _ = map(json.loads, (tmp_path / "roundings.jsonl").read_text().splitlines())
+    found = {(row["side"], row["images"]): row for row in rows}
+    photographs = found["xla", "photographs"]
+    # Neighbours that are alike are equal once they are rounded, and only then.
+    several = {t: m["several"] for t, m in photographs["maxima"].items()}
+    assert several["bfloat16"] > found["xla", "random"]["maxima"]["bfloat16"]["several"]
+    assert several["float32"] == 0
+    nearer = found["one", "photographs"]["updates"]["conv1"]
+    assert nearer < 0.5 * photographs["updates"]["conv1"]
+
+
+@pytest.mark.slow
 def test_a_part_of_an_accelerator_starts_what_it_has_time_for(tmp_path):
     arguments = (str(tmp_path), "A4", "--dry")
     done = accelerator(*arguments, "--minutes=1")

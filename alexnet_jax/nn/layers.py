@@ -25,10 +25,7 @@ POOLS = ("pool", "average_pool")
 AFTER_CONV = ("activation", "norm", "same_map_norm", *POOLS, "dropout")
 AFTER_DENSE = ("activation", "dropout")
 # What the values after a step are called, beside the layer's number.
-FEATURES = {
-    **{"norm": "norm", "same_map_norm": "norm"},
-    **{"pool": "pool", "average_pool": "pool"},
-}
+FEATURES = {"norm": "norm", "same_map_norm": "norm", **dict.fromkeys(POOLS, "pool")}
 
 
 @dataclasses.dataclass(frozen=True)
