@@ -106,7 +106,7 @@ def workdir(tmp_path_factory):
     """A run of a tiny network on digits, of four steps."""
     import runs
 
-    short = ("--config.train.steps=4", "--config.data.validation_fraction=0.98")
+    short = ("--config.train.steps=4", "--config.data.validation_fraction=0.5")
     return runs.run(tmp_path_factory.mktemp("short"), "run", *short)
 
 

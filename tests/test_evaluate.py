@@ -21,15 +21,20 @@ from references import recount
 IN_ONE_PROCESS = pytest.mark.xdist_group("two runs")
 
 
-@pytest.fixture(scope="session")
-def two_runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
+def trained(folder, seed):
     flip = "--config.data.flip=True"
     short = ("--config.train.steps=6", "--config.train.validate_steps=3", flip)
-    return [
-        runs.run(folder, f"run{seed}", f"--config.train.seed={seed}", *short)
-        for seed in (0, 1)
-    ]
+    return runs.run(folder, f"run{seed}", f"--config.train.seed={seed}", *short)
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs"), 0)
+
+
+@pytest.fixture(scope="session")
+def two_runs(first_run):
+    return [first_run, trained(first_run.parent, 1)]
 
 
 @pytest.mark.parametrize(
@@ -42,10 +47,12 @@ def two_runs(tmp_path_factory):
     ],
 )
 def test_the_numbers_equal_a_recount_over_the_predictions(
-    two_runs, tmp_path, capsys, views, members
+    request, tmp_path, capsys, views, members
 ):
     file = tmp_path / "predictions.npz"
-    arguments = [f"--workdir={workdir}" for workdir in two_runs[:members]]
+    chosen = request.getfixturevalue("two_runs" if members > 1 else "first_run")
+    workdirs = chosen if members > 1 else [chosen]
+    arguments = [f"--workdir={workdir}" for workdir in workdirs]
     command.main([*arguments, f"--views={views}", f"--predictions={file}"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     with np.load(file, allow_pickle=False) as stored:
@@ -83,9 +90,9 @@ def test_the_numbers_equal_a_recount_over_the_predictions(
 
 @pytest.mark.slow
 @IN_ONE_PROCESS
-def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
+def test_every_mesh_and_batch_size_gives_the_same_errors(first_run):
     results = [
-        ensemble.evaluate(two_runs[:1], mesh=mesh, batch_size=batch_size)
+        ensemble.evaluate([first_run], mesh=mesh, batch_size=batch_size)
         for mesh, batch_size in (((1, 1), 600), ((1, 2), 600), ((2, 1), 250))
     ]
     for result in results[1:]:
@@ -96,9 +103,9 @@ def test_every_mesh_and_batch_size_gives_the_same_errors(two_runs):
 @pytest.mark.slow
 @IN_ONE_PROCESS
 @pytest.mark.extended
-def test_bfloat16_measures_nearly_the_same(two_runs, capsys):
-    expected = ensemble.evaluate(two_runs[:1])
-    command.main([f"--workdir={two_runs[0]}", "--dtype=bfloat16"])
+def test_bfloat16_measures_nearly_the_same(first_run, capsys):
+    expected = ensemble.evaluate([first_run])
+    command.main([f"--workdir={first_run}", "--dtype=bfloat16"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["dtype"] == "bfloat16"
     assert found["loss"] != expected["loss"]
@@ -106,14 +113,14 @@ def test_bfloat16_measures_nearly_the_same(two_runs, capsys):
     assert found["top1_error"] == pytest.approx(expected["top1_error"], abs=0.02)
 
 
-def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(two_runs):
-    steps = runs.checkpoint_steps(two_runs[0])
-    best = ensemble.evaluate(two_runs[:1])
+def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(first_run):
+    steps = runs.checkpoint_steps(first_run)
+    best = ensemble.evaluate([first_run])
     assert isinstance(best["checkpoints"], list)
     step = int(best["checkpoints"][0].rsplit(":", 1)[1])
     assert steps[step] == min(error for error in steps.values() if error is not None)
     assert best["top1_error"] == pytest.approx(steps[step])
-    latest = ensemble.evaluate(two_runs[:1], checkpoint="latest")
+    latest = ensemble.evaluate([first_run], checkpoint="latest")
     assert isinstance(latest["checkpoints"], list)
     assert latest["checkpoints"][0].endswith(":6")
 
@@ -126,14 +133,14 @@ def test_without_flips_in_training_the_ten_views_are_five(tmp_path, capsys):
     assert "five views" in capsys.readouterr().err
 
 
-def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
-    model, variables, preprocess, class_names = alexnet_jax.load(two_runs[0])
+def test_load_gives_the_network_without_a_mesh(first_run, tmp_path):
+    model, variables, preprocess, class_names = alexnet_jax.load(first_run)
     assert class_names == tuple("0123456789")
     file = tmp_path / "predictions.npz"
-    ensemble.evaluate(two_runs[:1], predictions=file)
+    ensemble.evaluate([first_run], predictions=file)
     with np.load(file) as stored:
         written = dict(stored)
-    pipeline = members.open_data(open_trained(two_runs[0], "best"), None)
+    pipeline = members.open_data(open_trained(first_run, "best"), None)
     source = pipeline.dataset.splits["validation"]
     images = preprocess([source[index]["image"] for index in range(5)])
     assert images.shape == (5, 67, 67, 3)
@@ -152,20 +159,18 @@ def test_load_gives_the_network_without_a_mesh(two_runs, tmp_path):
     np.testing.assert_array_equal(alone["fc7"], features["fc7"])
 
 
-def test_load_takes_a_step_in_any_form_and_only_a_work_directory(two_runs, tmp_path):
-    loaded = [
-        alexnet_jax.load(str(two_runs[0]), step) for step in (6, "6", np.int64(6))
-    ]
+def test_load_takes_a_step_in_any_form_and_only_a_work_directory(first_run, tmp_path):
+    loaded = [alexnet_jax.load(str(first_run), step) for step in (6, "6", np.int64(6))]
     for other in loaded[1:]:
         jax.tree.map(
             np.testing.assert_array_equal, other.variables, loaded[0].variables
         )
     for checkpoint in ("newest", True):
         with pytest.raises(InputError, match="must be best, latest or a step"):
-            open_trained(two_runs[0], checkpoint)
+            open_trained(first_run, checkpoint)
     for inside in ("checkpoints", "checkpoints/6"):
         with pytest.raises(InputError, match="is a part of the work directory .*run0"):
-            alexnet_jax.load(two_runs[0] / inside)
+            alexnet_jax.load(first_run / inside)
     with pytest.raises(InputError, match="is not a work directory"):
         alexnet_jax.load(tmp_path / "nothing")
 
@@ -202,10 +207,10 @@ def test_what_is_measured_is_kept(two_runs, tmp_path, capsys):
     assert f"warning: {kept} can't be written" in err
 
 
-def test_preprocess_takes_files_images_and_arrays(two_runs, tmp_path, photographs):
+def test_preprocess_takes_files_images_and_arrays(first_run, tmp_path, photographs):
     from PIL import Image
 
-    _, _, preprocess, _ = alexnet_jax.load(two_runs[0])
+    _, _, preprocess, _ = alexnet_jax.load(first_run)
     image = Image.fromarray(photographs[0])
     image.save(tmp_path / "image.png")
     turned = image.rotate(90, expand=True)
@@ -232,11 +237,13 @@ def test_preprocess_takes_files_images_and_arrays(two_runs, tmp_path, photograph
     ],
 )
 def test_runs_that_differ_make_no_ensemble(
-    two_runs, monkeypatch, change, views, message
+    first_run, tmp_path, monkeypatch, change, views, message
 ):
+    both = [first_run, shutil.copytree(first_run, tmp_path / "other")]
+
     def opened(workdir, checkpoint, dtype):
         member = open_trained(workdir, checkpoint, dtype)
-        if workdir == two_runs[0]:
+        if workdir == first_run:
             return member
         data, config = member.data, dict(member.config)
         for name, value in change.items():
@@ -253,24 +260,24 @@ def test_runs_that_differ_make_no_ensemble(
 
     monkeypatch.setattr(members, "open_trained", opened)
     with pytest.raises(InputError, match=message) as caught:
-        ensemble.evaluate(two_runs, views=views)
-    for workdir in two_runs:
+        ensemble.evaluate(both, views=views)
+    for workdir in both:
         assert str(workdir) in str(caught.value)
 
 
-def test_what_is_missing_is_named(two_runs, tmp_path):
+def test_what_is_missing_is_named(first_run, tmp_path):
     with pytest.raises(InputError, match="is not a work directory"):
         ensemble.evaluate([tmp_path])
     with pytest.raises(InputError, match="must be best, latest or a step"):
-        ensemble.evaluate(two_runs[:1], checkpoint="newest")
+        ensemble.evaluate([first_run], checkpoint="newest")
     with pytest.raises(InputError, match="no checkpoint of step 5"):
-        ensemble.evaluate(two_runs[:1], checkpoint="5")
+        ensemble.evaluate([first_run], checkpoint="5")
     with pytest.raises(InputError, match="--batch_size=7 does not divide"):
-        ensemble.evaluate(two_runs[:1], mesh=(2, 1), batch_size=7)
+        ensemble.evaluate([first_run], mesh=(2, 1), batch_size=7)
     with pytest.raises(InputError, match="its folder isn't there"):
-        ensemble.evaluate(two_runs[:1], predictions=tmp_path / "no" / "p.npz")
+        ensemble.evaluate([first_run], predictions=tmp_path / "no" / "p.npz")
     with pytest.raises(InputError, match="--batch_size=0 must be at least 1"):
-        ensemble.evaluate(two_runs[:1], batch_size=0)
-    (tmp_path / "config.json").write_text((two_runs[0] / "config.json").read_text())
+        ensemble.evaluate([first_run], batch_size=0)
+    (tmp_path / "config.json").write_text((first_run / "config.json").read_text())
     with pytest.raises(InputError, match="no checkpoint in"):
         ensemble.evaluate([tmp_path])

@@ -28,17 +28,17 @@ pytest.importorskip("jinja2")
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def report_run(tmp_path_factory):
     few = "--config.data.validation_fraction=0.5"
     return runs.run(tmp_path_factory.mktemp("figures"), "run", few)
 
 
 @pytest.mark.slow
-def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
-    figures.main([f"--workdir={workdir}"])
+def test_a_report_is_one_file_that_needs_no_network(report_run, capsys):
+    figures.main([f"--workdir={report_run}"])
     result = json.loads(capsys.readouterr().out)
-    page = (workdir / "report.html").read_text()
-    assert result == {"report": str(workdir / "report.html")}
+    page = (report_run / "report.html").read_text()
+    assert result == {"report": str(report_run / "report.html")}
     # Every address lies in the page itself; those of XML's names are no addresses.
     links = re.findall(r'(?:href|src)="([^"]*)"', page)
     assert links
@@ -62,15 +62,17 @@ def test_a_report_is_one_file_that_needs_no_network(workdir, capsys):
     # Each chart is there once more for a narrow window.
     assert page.count('class="only-narrow"') == 4
     for name in ("training", "throughput", "predictions", "confusion", "kernels"):
-        with Image.open(workdir / "figures" / f"{name}.png") as image:
+        with Image.open(report_run / "figures" / f"{name}.png") as image:
             assert image.width > 100
 
 
 @pytest.mark.slow
-def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, capsys):
+def test_names_of_any_kind_and_a_rate_of_zero(
+    report_run, tmp_path, monkeypatch, capsys
+):
     # What Matplotlib warns of would be an error here.
     still = tmp_path / "run"
-    shutil.copytree(workdir, still)
+    shutil.copytree(report_run, still)
     lines = []
     for text in (still / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
@@ -92,10 +94,10 @@ def test_names_of_any_kind_and_a_rate_of_zero(workdir, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.slow
-def test_errors_by_class_are_those_of_the_evaluation(workdir, tmp_path):
-    insight = inspection.look(open_trained(workdir, "best"))
+def test_errors_by_class_are_those_of_the_evaluation(report_run, tmp_path):
+    insight = inspection.look(open_trained(report_run, "best"))
     file = tmp_path / "predictions.npz"
-    result = evaluate([workdir], predictions=file)
+    result = evaluate([report_run], predictions=file)
     with np.load(file) as predictions:
         np.testing.assert_array_equal(insight.labels, predictions["label"])
         np.testing.assert_allclose(
@@ -125,19 +127,19 @@ def test_a_missing_package_is_one_line(workdir, monkeypatch, missing):
 
 
 @pytest.mark.slow
-def test_a_comparison(workdir, tmp_path):
+def test_a_comparison(report_run, tmp_path):
     other = runs.run(tmp_path, "other", "--config.train.steps=3")
-    path = report.write_comparison([workdir, other])
+    path = report.write_comparison([report_run, other])
     page = path.read_text()
-    assert path == workdir / "comparison.html"
+    assert path == report_run / "comparison.html"
     assert "train.steps" in page
     assert "model.layers" not in page
 
 
 @pytest.mark.slow
-def test_a_run_without_curves_is_drawn_too(workdir, tmp_path):
+def test_a_run_without_curves_is_drawn_too(report_run, tmp_path):
     """Imported weights have none; what was measured of them is shown."""
-    imported = shutil.copytree(workdir, tmp_path / "imported")
+    imported = shutil.copytree(report_run, tmp_path / "imported")
     (imported / "metrics.jsonl").unlink()
     evaluations.keep(imported, evaluate([imported]))
     page = report.write_report(imported).read_text()
@@ -146,7 +148,7 @@ def test_a_run_without_curves_is_drawn_too(workdir, tmp_path):
     for title in ("Result", "Training", "Speed"):
         assert f">{title}</h2>" not in page
     with pytest.raises(InputError, match="has no metrics.jsonl, as imported weights"):
-        report.write_comparison([workdir, imported])
+        report.write_comparison([report_run, imported])
 
 
 def test_data_of_other_classes_are_not_drawn(workdir, tmp_path, capsys):
@@ -321,19 +323,19 @@ def test_cells_of_a_map_are_near_the_places_and_its_own():
 
 @pytest.mark.slow
 @pytest.mark.extended
-def test_what_is_asked_for_is_in_the_report(workdir, tmp_path, photographs, capsys):
+def test_what_is_asked_for_is_in_the_report(report_run, tmp_path, photographs, capsys):
     image, animation = tmp_path / "photo.png", tmp_path / "kernels.gif"
     Image.fromarray(photographs[0]).save(image)
     options = ["--map", "--best=conv2", f"--explain={image}"]
-    figures.main([f"--workdir={workdir}", *options, f"--animation={animation}"])
+    figures.main([f"--workdir={report_run}", *options, f"--animation={animation}"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["animation"] == str(animation)
-    page = (workdir / "report.html").read_text()
+    page = (report_run / "report.html").read_text()
     for title in ("Map of the last hidden layer", "Best images of conv2"):
         assert f">{title}</h2>" in page
     assert ">Explanation of photo.png</h2>" in page
     for name in ("map", "best_conv2", "explain_photo"):
-        assert (workdir / "figures" / f"{name}.png").stat().st_size > 10_000
+        assert (report_run / "figures" / f"{name}.png").stat().st_size > 10_000
     with Image.open(animation) as frames:
         assert sum(1 for _ in ImageSequence.Iterator(frames)) > 1
 

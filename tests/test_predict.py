@@ -51,7 +51,7 @@ def test_more_images_are_never_decoded_than_are_taken(monkeypatch):
     results.close()
 
 
-@pytest.mark.parametrize("batch_size", [3, 32])
+@pytest.mark.parametrize("batch_size", [3, pytest.param(32, marks=pytest.mark.slow)])
 def test_predictions_are_those_of_a_forward_pass(workdir, images, batch_size):
     paths = image_paths.find([str(images / "2"), str(images / "0")])
     probabilities, _, names = by_hand(workdir, paths)

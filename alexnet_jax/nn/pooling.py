@@ -1,18 +1,20 @@
 """Overlapping max pooling (section 3.4) with its derivative written by hand.
 
 The maximum over a square window is taken along rows, then along columns. The derivative
-walks back the same way: along each axis, every value that equals its window's maximum
+walks back the same way: along each axis, a value that equals its window's maximum
 receives that window's gradient, as a sum of strided slices put back in their places.
 There is no select-and-scatter, which is slow on CPU and not deterministic on GPU.
 
-Ties: **every** value equal to the maximum receives the whole gradient of its window, as
-in the 2012 code. In the network ties are mostly zeros behind a ReLU, whose own
-derivative there is zero.
+Ties: in float32 **every** value equal to the maximum receives the whole gradient of its
+window, as in the 2012 code. There ties are mostly zeros behind a ReLU, whose own
+derivative is zero. In half precision neighbouring pixels that are alike give values
+that tie once they are rounded, and each would count as often as there are: so **one**
+of them receives the gradient, the first of its window by rows and then columns
+(`experiments/accelerator/` measures both).
 
 On a TPU, XLA's own window and select-and-scatter take their place: slices are copies in
-its memory, a sixth of which these need (`experiments/targets/`). There **one** of equal
-values receives the gradient, the first of its window by rows and then columns; which
-makes no difference between zeros behind a ReLU. Sums of gradients are float32 in both.
+its memory, a sixth of which these need (`experiments/targets/`). There the first
+receives the gradient in float32 too. Sums of gradients are float32 everywhere.
 """
 
 import functools
@@ -104,10 +106,14 @@ def check_windows(window: int, stride: int, partial: bool, cut: bool) -> None:
         raise InputError("of model.pool_partial and model.pool_cut only one can be set")
 
 
+def _is_half(x: Array) -> bool:
+    return jnp.finfo(x.dtype).bits < 32
+
+
 def _shared_rounding(x: Array) -> Array:
     """Make half precision real: XLA may otherwise carry `x` in float32 on one of the
     two ways, and no value would equal its own maximum."""
-    if jnp.finfo(x.dtype).bits >= 32:
+    if not _is_half(x):
         return x
     info = jnp.finfo(x.dtype)
     return lax.reduce_precision(x, info.nexp, info.nmant)
@@ -153,17 +159,30 @@ def _along(
 
 
 def _spread_along(
-    x: Array, maximum: Array, g: Array, axis: int, window: int, stride: int
+    x: Array,
+    maximum: Array,
+    g: Array,
+    axis: int,
+    window: int,
+    stride: int,
+    first: bool,
 ) -> Array:
-    """Give each window's gradient to the values of `x` equal to its maximum."""
+    """Give each window's gradient to the values of `x` equal to its maximum, or to the
+    first of them."""
     axis = x.ndim + axis
     size, windows = x.shape[axis], maximum.shape[axis]
-    pieces = []
+    pieces, earlier = [], None
     for offset in range(window):
         start, count = _places(size, offset, stride, windows)
         stop = start + stride * (count - 1) + 1
         values = lax.slice_in_dim(x, start, stop, stride, axis)
         hit = values == lax.slice_in_dim(maximum, 0, count, axis=axis)
+        if first:
+            equal = hit
+            if earlier is not None:  # A later place is in as many windows, or fewer.
+                earlier = lax.slice_in_dim(earlier, 0, count, axis=axis)
+                hit, equal = hit & ~earlier, hit | earlier
+            earlier = equal
         piece = jnp.where(hit, lax.slice_in_dim(g, 0, count, axis=axis), 0)
         config = [(0, 0, 0)] * x.ndim
         config[axis] = (start, size - stop, stride - 1)
@@ -180,13 +199,17 @@ def pool_by_slices(x: Array, *, window: int, stride: int, partial: bool) -> Arra
 def gradient_by_slices(
     x: Array, g: Array, *, window: int, stride: int, partial: bool
 ) -> Array:
-    """The input's gradient, to every value that equals its window's maximum."""
-    rows = _maximum_along(x, _ROWS, window, stride, partial)
-    columns = _maximum_along(rows, _COLUMNS, window, stride, partial)
+    """The input's gradient, to every value that equals its window's maximum; in half
+    precision to the first of them."""
+    first = _is_half(x)
+    # The first by rows: a row of the window is chosen first, then a column.
+    inner, outer = (_COLUMNS, _ROWS) if first else (_ROWS, _COLUMNS)
+    lines = _maximum_along(x, inner, window, stride, partial)
+    maxima = _maximum_along(lines, outer, window, stride, partial)
     # Sums of gradients are carried in float32, as the other derivatives are.
     wide = g.astype(np.promote_types(g.dtype, np.float32))
-    rows_g = _spread_along(rows, columns, wide, _COLUMNS, window, stride)
-    return _spread_along(x, rows, rows_g, _ROWS, window, stride).astype(g.dtype)
+    wide = _spread_along(lines, maxima, wide, outer, window, stride, first)
+    return _spread_along(x, lines, wide, inner, window, stride, first).astype(g.dtype)
 
 
 def pool_by_xla(x: Array, *, window: int, stride: int, partial: bool) -> Array:

@@ -4,11 +4,11 @@
 
 Needs no GPU: the fused kernels are interpreted. On eight images, random ones and pieces
 of photographs, from three starts, in XLA (`xla`), with the fused kernels (`fused`), and
-in XLA with the gradient of a pooling window to one of its equal maxima (`one`, as on a
-TPU): how far the update of each layer is from that in float32 at highest precision
-(`updates`), and the values of conv3 before its bias (`conv3`; `one` has those of
-`xla`). `maxima`: the part of conv1's pooling windows that have several, and how many a
-window has, by type.
+in XLA with the gradient of a pooling window to every one of its equal maxima (`every`,
+as in float32 and the 2012 code): how far the update of each layer is from that in
+float32 at highest precision (`updates`), and the values of conv3 before its bias
+(`conv3`; `every` has those of `xla`). `maxima`: the part of conv1's pooling windows
+that have several, and how many a window has, by type.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -27,7 +28,7 @@ import experiment
 
 import jax
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from alexnet_jax.nn import pooling
 from alexnet_jax.runtime import cli, progress
@@ -39,20 +40,26 @@ import network
 
 IMAGES, SEEDS = 8, (0, 1, 2)
 KINDS = ("random", "photographs")
-# By name: how it is computed, and whether one of equal maxima gets the gradient.
-SIDES = {"xla": ("xla", False), "fused": ("interpret", False), "one": ("xla", True)}
+# By name: how it is computed, and whether every equal maximum gets the gradient.
+SIDES = {"xla": ("xla", False), "fused": ("interpret", False), "every": ("xla", True)}
 
 
 @contextlib.contextmanager
-def one_of_equals(active: bool) -> Iterator[None]:
-    """Steps made meanwhile give the gradient to one of equal maxima."""
-    everyone = pooling.gradient_by_slices
+def every_maximum(active: bool) -> Iterator[None]:
+    """Steps made meanwhile give the gradient to every equal maximum."""
+    chosen = pooling.gradient_by_slices
+
+    def gradient(x: Array, g: Array, **how: Any) -> Array:
+        # In float32 each gets it, and values rounded before are as equal there.
+        wide = (a.astype(np.float32) for a in (x, g))
+        return chosen(*wide, **how).astype(g.dtype)
+
     if active:
-        pooling.gradient_by_slices = pooling.gradient_by_xla
+        pooling.gradient_by_slices = gradient
     try:
         yield
     finally:
-        pooling.gradient_by_slices = everyone
+        pooling.gradient_by_slices = chosen
 
 
 def updates(steps: network.Steps, seed: int) -> PyTree:
@@ -117,8 +124,8 @@ def measure(quick: bool) -> Iterator[dict[str, object]]:
         )
         for kind, seed in cases
     }
-    for name, (implementation, one) in SIDES.items():
-        with one_of_equals(one):
+    for name, (implementation, every) in SIDES.items():
+        with every_maximum(every):
             steps = network.steps(quick, "bfloat16", implementation, IMAGES)
         for kind, seed in cases:
             reference, values = references[kind, seed]
@@ -129,7 +136,7 @@ def measure(quick: bool) -> Iterator[dict[str, object]]:
             )
             line: dict[str, object] = {"side": name, "images": kind, "seed": seed}
             line["updates"] = {n: round(check.error, 4) for n, check in checks.items()}
-            if not one:
+            if not every:
                 found = features(on(steps, kind), seed, asked)
                 difference = relative(found[asked[1]], values[asked[1]])
                 line["conv3"] = round(difference, 5)

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from scipy import stats
+
 
 ROOT = Path(__file__).parents[2]
 # What makes the two-tower network tiny, where it is not the network that is measured.
@@ -54,13 +57,19 @@ def medians(measured):
 
 
 def ratio(measured, ours, peer, factor=1.0):
-    """Ours over `factor` times a peer, round by round: median, smallest, largest."""
+    """Ours over `factor` times a peer, round by round: median, smallest, largest, and
+    where there are several rounds a 95 % interval of the median (bootstrap over them).
+    """
     ratios = [entry[ours] / (factor * entry[peer]) for entry in measured]
-    return {
+    found = {
         "median": statistics.median(ratios),
         "smallest": min(ratios),
         "largest": max(ratios),
     }
+    if len(set(ratios)) > 1:
+        sampled = stats.bootstrap((ratios,), np.median, method="percentile", rng=0)
+        found["interval"] = [float(end) for end in sampled.confidence_interval]
+    return found
 
 
 def machine(*packages):

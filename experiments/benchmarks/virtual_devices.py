@@ -6,9 +6,10 @@ shows itself as two, each computes half the rows, and the whole should take no l
     python experiments/benchmarks/virtual_devices.py --output=FOLDER
 
 The 2012 network at its full size with random weights evaluates batches of the host,
-by the loop that those commands share. Each side is a process, started once; they run in
-turn. `ratio` is the speed on two devices over that on one; `difference` is the largest
-between their logits, relative to the largest logit.
+by the loop that those commands share. Each side is a process, started once, that asks
+for huge pages as `evaluate` and `features` do; they run in turn. `ratio` is the speed
+on two devices over that on one; `difference` is the largest between their logits,
+relative to the largest logit.
 """
 
 import argparse
@@ -21,6 +22,13 @@ from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from alexnet_jax.runtime import hugepages
+
+
+if any(text.startswith("--devices=") for text in sys.argv):
+    # As the commands do, before the imports that take long.
+    hugepages.use()
 
 import numpy as np
 

@@ -31,14 +31,14 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_both(folder, name, *overrides, second=(), pause_at=""):
-    """Two processes of a run; the first one may pause in a phase of a save."""
+def start_both(folder, name, *overrides, second=(), pausing=0, pause_at=""):
+    """Two processes of a run; one may pause in a phase of `paused.py`."""
     flags = [f"--distributed=127.0.0.1:{free_port()}", "--processes=2"]
     started = []
     for process in range(2):
         own = [*flags, f"--process={process}", *(second if process else ())]
         other = {}
-        if pause_at and process == 0:
+        if pause_at and process == pausing:
             phases = {"PHASES": f"{folder}/phases", "PAUSE_AT": pause_at}
             other = {"program": [str(PAUSED)], "variables": phases}
         started.append(runs.start(folder, name, *overrides, *own, devices=1, **other))
@@ -163,24 +163,39 @@ def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_lost_in_a_save_loses_that_save_alone(tmp_path):
-    """The first one, when all is written and nothing has its name: the other one ends
-    with one line, and one process alone goes on to the same bits."""
-    mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
-    at, phases = "written, not committed:2", tmp_path / "phases"
-    started = start_both(tmp_path, "run", *SHORT, *mesh, pause_at=at)
+@pytest.mark.parametrize(
+    ("lost", "at", "saves", "left"),
+    [
+        (0, "written, not committed:2", SHORT, {5}),
+        # Process 1 has no part in giving a name: it is lost a step after the save began.
+        pytest.param(
+            *(1, "step:5"),
+            ("--config.train.steps=10", "--config.train.save_steps=2"),
+            {2},
+            marks=pytest.mark.extended,
+        ),
+    ],
+)
+def test_a_process_that_is_lost_in_a_save_loses_that_save_alone(
+    tmp_path, lost, at, saves, left
+):
+    """When all is written and nothing has its name: the other process ends with one
+    line, and one process alone goes on to the same bits."""
+    options = (*saves, "--config.mesh.data=1", "--config.mesh.tower=2")
+    phases = tmp_path / "phases"
+    started = start_both(tmp_path, "run", *options, pausing=lost, pause_at=at)
     wait_for(lambda: phases.exists() and at in phases.read_text(), started)
-    started[0].kill()
+    started[lost].kill()
     begin = time.monotonic()
-    status, _, lines = ended(started)[1]
+    status, _, lines = ended(started)[1 - lost]
     assert time.monotonic() - begin < 90
     assert status == 1
     (line,) = errors(lines)
-    assert "process 1: another process has ended" in line
-    assert runs.checkpoint_steps(tmp_path / "run").keys() == {5}
+    assert f"process {1 - lost}: another process has ended" in line
+    assert runs.checkpoint_steps(tmp_path / "run").keys() == left
 
     for name in ("run", "one"):
-        runs.run(tmp_path, name, *SHORT, *mesh)
+        runs.run(tmp_path, name, *options)
     assert runs.lines(tmp_path / "run") == runs.lines(tmp_path / "one")
     same_digests(tmp_path, 10, "run")
 

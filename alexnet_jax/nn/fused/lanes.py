@@ -27,6 +27,11 @@ class Maps(NamedTuple):
         return jax.ShapeDtypeStruct(tuple(self), jnp.bfloat16)
 
     @property
+    def places(self) -> jax.ShapeDtypeStruct:
+        """The array of `Maximum.place` where these are windows."""
+        return jax.ShapeDtypeStruct(tuple(self), jnp.int8)
+
+    @property
     def pooled(self) -> "Maps":
         """Those that overlapping pooling makes of these (section 3.4)."""
         rows, columns = ((n - 3) // 2 + 1 for n in (self.rows, self.columns))
@@ -63,12 +68,10 @@ def decode(lane: Vector, *sizes: int) -> list[Any]:
     return [lane, *reversed(indices)]
 
 
-def load(
-    memory: Memory, base: Vector, width: int, mask: Vector, other: float = 0.0
-) -> Any:
+def load(memory: Memory, base: Vector, width: int, mask: Vector) -> Any:
     """`width` adjacent values from each base on, in float32: `[lanes, width]`."""
     at, mask = _adjacent(base, width, mask)
-    return memory.load(at, mask, other)
+    return memory.load(at, mask)
 
 
 def store(memory: Memory, base: Vector, value: Vector, mask: Vector) -> None:
@@ -91,7 +94,7 @@ def zeros(lane: Vector, width: int) -> Any:
     return numpy.zeros((lane.shape[0], width), np.float32)
 
 
-def where(mask: Vector, value: Vector, other: Vector | float = 0.0) -> Any:
+def where(mask: Vector, value: Vector | np.float32, other: Vector | float = 0.0) -> Any:
     """The value where `mask`, else the other."""
     return (np if isinstance(mask, np.ndarray) else jnp).where(mask, value, other)
 
@@ -131,15 +134,36 @@ def maximum(a: Vector, b: Vector, way: Way) -> Any:
     return np.maximum(a, b) if isinstance(a, np.ndarray) else jnp.maximum(a, b)
 
 
-def square(x: Vector, way: Way) -> Any:
-    """x * x, rounded by itself. A compiler may fuse a product with the sum that it goes
-    into, in one kernel and not in another, and a maximum computed again backward would
-    not be equal to the one that was stored."""
-    if way is Way.DEVICE:
-        return _assembly("mul.rn.f32 $0, $1, $1;", x)
-    if way is Way.INTERPRETER:  # One digit less, so that XLA keeps the rounding.
-        return lax.reduce_precision(x * x, 8, 22)
-    return x * x
+class Maximum:
+    """The maximum of a pooling window of 3x3 values, and which of them it is: of equal
+    ones the first.
+
+    Args:
+      start: what lies below all that counts.
+      way: where the kernel runs.
+
+    Attributes:
+      value: `[lanes, width]`; NaN where one of the nine is.
+      place: by rows, then columns, from 1 on; 0 where no value is above the start.
+    """
+
+    def __init__(self, start: Vector, way: Way) -> None:
+        self.value, self._way = start, way
+        self.place = zeros(start, start.shape[1])
+
+    def take(self, value: Vector, row: int, column: int) -> None:
+        """The next value of the window."""
+        self.place = where(value > self.value, _number(row, column), self.place)
+        self.value = maximum(self.value, value, self._way)
+
+
+def is_maximum(place: Vector, row: int, column: int) -> Any:
+    """Whether this value of a window is the one of `Maximum.place`."""
+    return place == _number(row, column)
+
+
+def _number(row: int, column: int) -> np.float32:
+    return np.float32(3 * row + column + 1)
 
 
 def rsqrt(x: Vector, way: Way) -> Any:
@@ -148,13 +172,6 @@ def rsqrt(x: Vector, way: Way) -> Any:
     if way is Way.DEVICE:
         return _assembly("rsqrt.approx.ftz.f32 $0, $1;", x)
     return 1 / np.sqrt(x) if isinstance(x, np.ndarray) else lax.rsqrt(x)
-
-
-def rounded(x: Vector, way: Way) -> Any:
-    """A float32 value as bfloat16 stores it."""
-    if way is Way.INTERPRETER:  # XLA on a CPU may drop a pair of conversions.
-        return lax.reduce_precision(x, 8, 7)
-    return x.astype(jnp.bfloat16).astype(np.float32)
 
 
 def _assembly(code: str, *values: Any) -> Any:

@@ -46,8 +46,8 @@ class Way(enum.Enum):
 class Memory(Protocol):
     """A flat array that lanes read or write."""
 
-    def load(self, at: Any, mask: Any, other: float) -> Any:
-        """The elements at these places in float32, `other` where not `mask`."""
+    def load(self, at: Any, mask: Any) -> Any:
+        """The elements at these places in float32, zero where not `mask`."""
         ...
 
     def store(self, at: Any, value: Any, mask: Any) -> None:
@@ -61,9 +61,9 @@ class _Device:
     def __init__(self, ref: Any) -> None:
         self._ref = ref
 
-    def load(self, at: Any, mask: Any, other: float) -> Any:
-        fill = jnp.asarray(other, self._ref.dtype)
-        value = plgpu.load(self._ref.at[at], mask=mask, other=fill)
+    def load(self, at: Any, mask: Any) -> Any:
+        zero = jnp.zeros((), self._ref.dtype)
+        value = plgpu.load(self._ref.at[at], mask=mask, other=zero)
         return value.astype(jnp.float32)
 
     def store(self, at: Any, value: Any, mask: Any) -> None:
@@ -76,9 +76,9 @@ class _Host:
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
 
-    def load(self, at: Any, mask: Any, other: float) -> Any:
+    def load(self, at: Any, mask: Any) -> Any:
         value = self.array[np.where(mask, at, 0)].astype(np.float32)
-        return np.where(mask, value, np.float32(other))
+        return np.where(mask, value, np.float32(0))
 
     def store(self, at: Any, value: Any, mask: Any) -> None:
         self.array[at[mask]] = value[mask].astype(self.array.dtype)

@@ -3,7 +3,8 @@ max pooling, in two kernels each way.
 
 LRN sees the channels around a value and the second norm the places around it, so that
 in one kernel every value would be normed 25 times. Forward, the first kernel stores
-LRN's result n, and the second norms and pools it. Backward,
+LRN's result n, and the second norms and pools it, and stores which of a window is its
+maximum. Backward,
 
     v = g * s**-0.75, g being the gradient that the pooling hands on,
     u = v * n * alpha / s, so that dn = v - 2 * 0.75 * n * (sum of u over 5x5)
@@ -22,7 +23,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes, powers
-from alexnet_jax.nn.fused.lanes import Maps
+from alexnet_jax.nn.fused.lanes import Maps, Maximum
 from alexnet_jax.nn.fused.launch import (
     Arrays,
     Forward,
@@ -56,13 +57,13 @@ class NormMapPool(NamedTuple):
         """Values of a convolution and its bias to the pooled values, and what
         `backward` needs."""
         n = self._norm(y, bias)
-        p = self._map_pool(n)
-        return (p,), (y, bias, n, p)
+        whose, p = self._map_pool(n)
+        return (p,), (y, bias, n, whose)
 
     def backward(self, kept: Arrays, gradients: Arrays) -> tuple[Array, Array]:
         """The gradient of the convolution's values, and its sums in float32."""
-        y, bias, n, p = kept
-        u, v = self._map_pool_backward(n, p, *gradients)
+        y, bias, n, whose = kept
+        u, v = self._map_pool_backward(n, whose, *gradients)
         return self._norm_backward(y, bias, u, v)
 
     def _norm(self, y: Array, bias: Array) -> Array:
@@ -89,18 +90,18 @@ class NormMapPool(NamedTuple):
         )
         return n
 
-    def _map_pool(self, n: Array) -> Array:
+    def _map_pool(self, n: Array) -> tuple[Array, Array]:
         maps = Maps(*n.shape)
         pooled, groups = maps.pooled, maps.channels // VEC
         rows = pl.cdiv(pooled.rows, ROWS)
         count = maps.images * rows * pooled.columns * groups
 
-        def body(lane: Vector, n: Memory, p: Memory) -> None:
+        def body(lane: Vector, n: Memory, whose: Memory, p: Memory) -> None:
             image, i, j, group = lanes.decode(lane, rows, pooled.columns, groups)
             mask, channel = lane < count, group * VEC
             values = {}
             sums = [Sums() for _ in range(3)]
-            best = [lanes.zeros(lane, VEC) for _ in range(ROWS)]
+            best = [Maximum(lanes.zeros(lane, VEC), self.way) for _ in range(ROWS)]
             for row in range(2 * ROWS + 5):  # The first two are above the windows.
                 found = []
                 for column in range(7):
@@ -120,32 +121,36 @@ class NormMapPool(NamedTuple):
                     value = values[m + 2, column] * power
                     for r in range(ROWS):
                         if 0 <= m - 2 * r < 3:
-                            best[r] = lanes.maximum(best[r], value, self.way)
+                            best[r].take(value, m - 2 * r, column)
                 r, odd = divmod(m, 2)
                 if r and not odd:
                     place = (image, ROWS * i + r - 1, j, channel)
                     base, inside = pooled.find(*place, mask)
-                    lanes.store(p, base, best[r - 1] * self.map_norm.factor, inside)
+                    value = best[r - 1].value * self.map_norm.factor
+                    lanes.store(p, base, value, inside)
+                    lanes.store(whose, base, best[r - 1].place, inside)
 
-        (p,), _ = run(
+        (whose, p), _ = run(
             body,
             count,
             [n],
-            [pooled.values],
+            [pooled.places, pooled.values],
             name="map_norm_pool_forward",
             launch=PLAIN,
             way=self.way,
         )
-        return p
+        return whose, p
 
-    def _map_pool_backward(self, n: Array, p: Array, g: Array) -> tuple[Array, Array]:
-        maps, pooled = Maps(*n.shape), Maps(*p.shape)
-        groups = maps.channels // VEC
+    def _map_pool_backward(
+        self, n: Array, whose: Array, g: Array
+    ) -> tuple[Array, Array]:
+        maps = Maps(*n.shape)
+        pooled, groups = maps.pooled, maps.channels // VEC
         rows, columns = pl.cdiv(maps.rows, 2 * ROWS), pl.cdiv(maps.columns, 2)
         count = maps.images * rows * columns * groups
 
         def body(
-            lane: Vector, n: Memory, p: Memory, g: Memory, u: Memory, v: Memory
+            lane: Vector, n: Memory, whose: Memory, g: Memory, u: Memory, v: Memory
         ) -> None:
             image, i, j, group = lanes.decode(lane, rows, columns, groups)
             mask, channel = lane < count, group * VEC
@@ -157,7 +162,7 @@ class NormMapPool(NamedTuple):
                 for left in range(2):
                     place = (image, ROWS * i + r, j - left, channel)
                     base, inside = pooled.find(*place, mask, before=True)
-                    maxima[r, left] = lanes.load(p, base, VEC, inside, -1.0)
+                    maxima[r, left] = lanes.load(whose, base, VEC, inside)
                     gradients[r, left] = lanes.load(g, base, VEC, inside)
 
             near(-1)
@@ -180,12 +185,11 @@ class NormMapPool(NamedTuple):
                 for column in range(2):
                     total, x = sums[column][m], values[m + 2, column]
                     power, inverse = self.map_norm.power(total, self.way)
-                    value = (x * power) * self.map_norm.factor
-                    value = lanes.rounded(value, self.way)
                     sent = lanes.zeros(lane, VEC)
                     for up in range(1 if odd else 2):
                         for left in range(2 - column):
-                            hit = value == maxima[r - up, left]
+                            at = (odd + 2 * up, column + 2 * left)
+                            hit = lanes.is_maximum(maxima[r - up, left], *at)
                             sent += lanes.where(hit, gradients[r - up, left])
                     place = (image, 2 * ROWS * i + m, 2 * j + column, channel)
                     base, inside = maps.find(*place, mask)
@@ -196,7 +200,7 @@ class NormMapPool(NamedTuple):
         (u, v), _ = run(
             body,
             count,
-            [n, p, g],
+            [n, whose, g],
             [maps.values, maps.values],
             name="map_norm_pool_backward",
             launch=PLAIN,

@@ -1,11 +1,11 @@
 """Bias, LRN, ReLU before or after it, and overlapping max pooling in one kernel each
 way: the first layer of `code2012`, and the first two of `paper`.
 
-Forward, a lane walks over the values of a few windows, eight channels at a time.
-Backward, a lane has a square of 2x2 values, which lie in the same four windows; it
-computes their norm again, compares it with the stored maxima of the windows, and goes
-back through the norm. It does so at twelve channels, since a value's gradient needs
-that of two neighbours on either side.
+Forward, a lane walks over the values of a few windows, eight channels at a time, and
+stores which of a window is its maximum. Backward, a lane has a square of 2x2 values,
+which lie in the same four windows; it adds up the gradients of those whose maximum a
+value is, and goes back through the norm, which it computes again. It does so at twelve
+channels, since a value's gradient needs that of two neighbours on either side.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes, powers
-from alexnet_jax.nn.fused.lanes import Maps
+from alexnet_jax.nn.fused.lanes import Maps, Maximum
 from alexnet_jax.nn.fused.launch import (
     Arrays,
     Forward,
@@ -45,17 +45,19 @@ class NormPool(NamedTuple):
         """Values of a convolution and its bias to the pooled values, and what
         `backward` needs."""
         maps = Maps(*y.shape)
-        pooled, groups = self._pooled(maps), maps.channels // 8
+        windows, pooled, groups = maps.pooled, self._pooled(maps), maps.channels // 8
         rows = pl.cdiv(pooled.rows, ROWS)
         count = maps.images * rows * pooled.columns * groups
 
-        def body(lane: Vector, y: Memory, bias: Memory, *ps: Memory) -> None:
+        def body(
+            lane: Vector, y: Memory, bias: Memory, whose: Memory, *ps: Memory
+        ) -> None:
             image, i, j, group = lanes.decode(lane, rows, pooled.columns, groups)
             mask, channel = lane < count, group * 8
             group = powers.group_of(group, groups, self.towers)
             b = powers.around(bias, channel, group, mask, 2)
-            # Zero is the ReLU, or no more than what it left.
-            best = [lanes.zeros(lane, 8) for _ in range(ROWS)]
+            # From zero on: that is the ReLU, or no more than what it left.
+            best = [Maximum(lanes.zeros(lane, 8), self.way) for _ in range(ROWS)]
             for row in range(2 * ROWS + 1):
                 for column in range(3):
                     place = (image, 2 * ROWS * i + row, 2 * j + column, channel)
@@ -65,38 +67,40 @@ class NormPool(NamedTuple):
                     value = x.own * powers.own_power(x, self.norm, self.way)
                     for r in range(ROWS):
                         if 0 <= row - 2 * r < 3:
-                            best[r] = lanes.maximum(best[r], value, self.way)
+                            best[r].take(value, row - 2 * r, column)
                 r, odd = divmod(row, 2)
                 if r and not odd:
-                    place = (image, ROWS * i + r - 1, j, group.number * 8)
-                    base, inside = pooled.find(*place, mask)
-                    value = best[r - 1] * self.norm.factor
+                    place = (image, ROWS * i + r - 1, j)
+                    base, inside = windows.find(*place, channel, mask)
+                    lanes.store(whose, base, best[r - 1].place, inside)
+                    base, inside = pooled.find(*place, group.number * 8, mask)
+                    value = best[r - 1].value * self.norm.factor
                     for tower, p in enumerate(ps):
                         lanes.store(p, base, value, group.of(tower, inside))
 
-        ps, _ = run(
+        (whose, *ps), _ = run(
             body,
             count,
             [y, bias.astype(y.dtype)],
-            [pooled.values] * self.towers,
+            [windows.places, *[pooled.values] * self.towers],
             name="norm_pool_forward",
             launch=FORWARD,
             way=self.way,
         )
-        return tuple(ps), (y, bias, *ps)
+        return tuple(ps), (y, bias, whose)
 
     def backward(self, kept: Arrays, gradients: Arrays) -> tuple[Array, Array]:
         """The gradient of the convolution's values, and its sums in float32."""
-        y, bias, *ps = kept
+        y, bias, whose = kept
         maps = Maps(*y.shape)
-        pooled = self._pooled(maps)
-        groups = maps.channels // 8
+        windows, pooled, groups = maps.pooled, self._pooled(maps), maps.channels // 8
         rows, columns = pl.cdiv(maps.rows, 2), pl.cdiv(maps.columns, 2)
         count = maps.images * rows * columns * groups
 
-        def body(lane: Vector, y: Memory, bias: Memory, *others: Memory) -> Vector:
-            ps, gs = others[: self.towers], others[self.towers : -1]
-            dx = others[-1]
+        def body(
+            lane: Vector, y: Memory, bias: Memory, whose: Memory, *others: Memory
+        ) -> Vector:
+            *gs, dx = others
             image, i, j, group = lanes.decode(lane, rows, columns, groups)
             mask, channel = lane < count, group * 8
             group = powers.group_of(group, groups, self.towers)
@@ -104,12 +108,12 @@ class NormPool(NamedTuple):
             maxima, sent = {}, {}
             for up in range(2):
                 for left in range(2):
-                    place = (image, i - up, j - left, group.number * 8)
-                    base, inside = pooled.find(*place, mask, before=True)
-                    at = (base, group, inside, 2)
-                    # No value is below zero, so that outside nothing is equal.
-                    maxima[up, left] = powers.around_of(ps, *at, other=-1.0)
-                    sent[up, left] = powers.around_of(gs, *at)
+                    place = (image, i - up, j - left)
+                    base, inside = windows.find(*place, channel, mask, before=True)
+                    maxima[up, left] = powers.around(whose, base, group, inside, 2)
+                    number = group.number * 8
+                    base, inside = pooled.find(*place, number, mask, before=True)
+                    sent[up, left] = powers.around_of(gs, base, group, inside, 2)
             total = lanes.zeros(lane, 8)
             for row in range(2):
                 for column in range(2):
@@ -118,12 +122,14 @@ class NormPool(NamedTuple):
                     x = powers.around(y, base, group, inside, 4)
                     x = self._before_norm(powers.plus_bias(x, b))
                     n = powers.normed(x, self.norm, self.way)
-                    near = [
-                        (maxima[up, left], sent[up, left])
-                        for up in range(2 - row)
-                        for left in range(2 - column)
-                    ]
-                    value = powers.gradient(n, self.norm, self._received(n, near))
+                    received = [lanes.zeros(a, a.shape[1]) for a in n.x]
+                    for up in range(2 - row):
+                        for left in range(2 - column):
+                            at = (row + 2 * up, column + 2 * left)
+                            for k in range(3):
+                                hit = lanes.is_maximum(maxima[up, left][k], *at)
+                                received[k] += lanes.where(hit, sent[up, left][k])
+                    value = powers.gradient(n, self.norm, Around(*received))
                     if self.relu_first:
                         value = lanes.where(x.own > 0, value)
                     lanes.store(dx, base, value, inside)
@@ -133,7 +139,7 @@ class NormPool(NamedTuple):
         (dx,), sums = run(
             body,
             count,
-            [y, bias.astype(y.dtype), *ps, *gradients],
+            [y, bias.astype(y.dtype), whose, *gradients],
             [maps.values],
             name="norm_pool_backward",
             launch=BACKWARD,
@@ -149,18 +155,3 @@ class NormPool(NamedTuple):
 
     def _before_norm(self, x: Around) -> Around:
         return powers.rectified(x, self.way) if self.relu_first else x
-
-    def _received(self, n: powers.Normed, near: list[tuple[Around, Around]]) -> Around:
-        """The gradient of the norm's result: from every window whose maximum it is."""
-        received = []
-        for k, (x, power) in enumerate(zip(n.x, n.powers, strict=True)):
-            width = x.shape[1]
-            value = (x * power) * self.norm.factor
-            value = lanes.rounded(value, self.way)
-            if not self.relu_first:
-                value = lanes.maximum(value, lanes.zeros(value, width), self.way)
-            sent = lanes.zeros(value, width)
-            for maxima, gradients in near:
-                sent += lanes.where(value == maxima[k], gradients[k])
-            received.append(lanes.where(value > 0.0, sent))
-        return Around(*received)

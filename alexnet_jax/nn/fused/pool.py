@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes
-from alexnet_jax.nn.fused.lanes import Maps
+from alexnet_jax.nn.fused.lanes import Maps, Maximum
 from alexnet_jax.nn.fused.launch import (
     Arrays,
     Forward,
@@ -37,75 +37,72 @@ class Pool(NamedTuple):
         pooled, groups = maps.pooled, maps.channels // VEC
         count = maps.images * pooled.rows * pooled.columns * groups
 
-        def body(lane: Vector, y: Memory, bias: Memory, p: Memory) -> None:
+        def body(
+            lane: Vector, y: Memory, bias: Memory, whose: Memory, p: Memory
+        ) -> None:
             image, i, j, group = lanes.decode(lane, pooled.rows, pooled.columns, groups)
             mask, channel = lane < count, group * VEC
-            best = None
+            b = lanes.load(bias, channel, VEC, mask)
+            best = Maximum(lanes.zeros(lane, VEC), self.way)  # Zero is the ReLU.
             for row in range(3):
                 for column in range(3):
                     place = (image, 2 * i + row, 2 * j + column, channel)
                     base, _ = maps.find(*place, mask)  # Windows lie in the maps.
                     x = lanes.load(y, base, VEC, mask)
-                    best = x if best is None else self._maximum(best, x)
-            assert best is not None
-            # Rounding keeps the order, so that the bias can wait for the maximum.
-            best = best + lanes.load(bias, channel, VEC, mask)
-            best = self._maximum(best, lanes.zeros(lane, VEC))
-            lanes.store(p, lane * VEC, best, mask)
+                    best.take(x + b, row, column)
+            lanes.store(whose, lane * VEC, best.place, mask)
+            lanes.store(p, lane * VEC, best.value, mask)
 
-        (p,), _ = run(
+        (whose, p), _ = run(
             body,
             count,
             [y, bias.astype(y.dtype)],
-            [pooled.values],
+            [pooled.places, pooled.values],
             name="pool_forward",
             launch=FORWARD,
             way=self.way,
         )
-        return (p,), (y, bias, p)
+        # Of y the way back takes the shape alone, so that XLA does not keep it.
+        return (p,), (y, whose)
 
     def backward(self, kept: Arrays, gradients: Arrays) -> tuple[Array, Array]:
         """The gradient of the convolution's values, and its sums in float32."""
-        y, bias, p = kept
-        maps, pooled = Maps(*y.shape), Maps(*p.shape)
+        y, whose = kept
+        maps = Maps(*y.shape)
+        pooled = maps.pooled
         groups = maps.channels // VEC
         rows, columns = pl.cdiv(maps.rows, 2), pl.cdiv(maps.columns, 2)
         count = maps.images * rows * columns * groups
 
-        def body(
-            lane: Vector, y: Memory, bias: Memory, p: Memory, g: Memory, dx: Memory
-        ) -> Vector:
+        def body(lane: Vector, whose: Memory, g: Memory, dx: Memory) -> Vector:
             image, i, j, group = lanes.decode(lane, rows, columns, groups)
             mask, channel = lane < count, group * VEC
-            b = lanes.load(bias, channel, VEC, mask)
             maxima, gradients = {}, {}
             for up in range(2):
                 for left in range(2):
                     place = (image, i - up, j - left, channel)
                     base, inside = pooled.find(*place, mask, before=True)
-                    maxima[up, left] = lanes.load(p, base, VEC, inside, -1.0)
+                    maxima[up, left] = lanes.load(whose, base, VEC, inside)
                     gradients[up, left] = lanes.load(g, base, VEC, inside)
             total = lanes.zeros(lane, VEC)
             for row in range(2):
                 for column in range(2):
                     place = (image, 2 * i + row, 2 * j + column, channel)
                     base, inside = maps.find(*place, mask)
-                    x = lanes.load(y, base, VEC, inside)
-                    x = lanes.rounded(x + b, self.way)
                     sent = lanes.zeros(lane, VEC)
                     for up in range(2 - row):
                         for left in range(2 - column):
-                            hit = x == maxima[up, left]
+                            at = (row + 2 * up, column + 2 * left)
+                            hit = lanes.is_maximum(maxima[up, left], *at)
                             sent += lanes.where(hit, gradients[up, left])
-                    value = lanes.where(x > 0, sent)
-                    lanes.store(dx, base, value, inside)
-                    total += lanes.where(inside[:, None], value)
+                    lanes.store(dx, base, sent, inside)
+                    total += lanes.where(inside[:, None], sent)
             return total
 
         (dx,), sums = run(
             body,
             count,
-            [y, bias.astype(y.dtype), p, *gradients],
+            [whose, *gradients],
             [maps.values],
             name="pool_backward",
             launch=BACKWARD,
@@ -114,9 +111,6 @@ class Pool(NamedTuple):
         )
         assert sums is not None
         return dx, sums
-
-    def _maximum(self, a: Vector, b: Vector) -> Vector:
-        return lanes.maximum(a, b, self.way)
 
 
 class Rectify(NamedTuple):

@@ -1,12 +1,6 @@
 """The response norm of `nn/lrn.py` in registers: windows of five, an exponent of 0.75.
 
-    y = x * s**-0.75,    s = k + alpha * (sum of x**2 over the window)
-
-The same value is computed forward and, to find the maxima of the pooling behind it,
-backward; both must agree to the bit. So both take the same operations in the same
-order, and no product is rounded on one way and fused with an addition on the other:
-squares are rounded by themselves (`lanes.square`), or those of stored bfloat16, which
-are exact in float32, and no other product is added to anything.
+y = x * s**-0.75,    s = k + alpha * (sum of x**2 over the window)
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,9 +41,7 @@ class Norm(NamedTuple):
 
 class Sums:
     """Sums over five neighbours. Two adjacent windows share the four values between
-    them, in an order that depends on whether the first value's number is odd: all
-    blocks and borders begin at even numbers, so that every kernel adds up the same
-    window in the same order."""
+    them."""
 
     def __init__(self, values: Iterable[Vector] = ()) -> None:
         self._values = dict(enumerate(values))
@@ -119,15 +111,14 @@ def around(
     group: Group,
     mask: Vector,
     halo: int,
-    other: float = 0.0,
 ) -> Around:
     """Load the eight channels at `base` and `halo` channels on either side."""
     inner = mask & (group.number > 0)
     outer = mask & (group.number < group.groups - 1)
     return Around(
-        lanes.load(memory, base - halo, halo, inner, other),
-        lanes.load(memory, base, 8, mask, other),
-        lanes.load(memory, base + 8, halo, outer, other),
+        lanes.load(memory, base - halo, halo, inner),
+        lanes.load(memory, base, 8, mask),
+        lanes.load(memory, base + 8, halo, outer),
     )
 
 
@@ -137,13 +128,12 @@ def around_of(
     group: Group,
     mask: Vector,
     halo: int,
-    other: float = 0.0,
 ) -> Around:
     """The same where every tower has a memory of its own."""
     found = None
     for tower, memory in enumerate(memories):
         of_this = group.of(tower, mask)
-        values = around(memory, base, group, of_this, halo, other)
+        values = around(memory, base, group, of_this, halo)
         if found is None:
             found = values
         else:
@@ -167,7 +157,7 @@ def rectified(x: Around, way: Way) -> Around:
 
 def own_power(x: Around, norm: Norm, way: Way) -> Vector:
     """The power at a lane's own channels, from two more on either side."""
-    squares = [v for a in x for v in lanes.split(lanes.square(a, way))]
+    squares = [v for a in x for v in lanes.split(a * a)]
     return norm.power(lanes.join(windows(squares)), way)[0]
 
 
@@ -182,7 +172,7 @@ class Normed(NamedTuple):
 def normed(x: Around, norm: Norm, way: Way) -> Normed:
     """The norm at twelve channels, two on either side, from values at sixteen."""
     before, behind = lanes.split(x.before), lanes.split(x.behind)
-    squares = [v for a in x for v in lanes.split(lanes.square(a, way))]
+    squares = [v for a in x for v in lanes.split(a * a)]
     totals = windows(squares)
     pairs = [
         norm.power(lanes.join(part), way)
