@@ -127,6 +127,7 @@ def test_features_are_those_of_a_forward_pass(workdir, images, tmp_path, capsys)
         write_features(workdir, images, LAYERS, output)
 
 
+@pytest.mark.slow
 def test_features_in_bfloat16_are_rounded(workdir, images, tmp_path):
     usual, rounded = tmp_path / "usual.npy", tmp_path / "rounded.npy"
     one = images / "0"

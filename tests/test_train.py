@@ -154,6 +154,7 @@ def test_the_next_batch_is_placed_while_a_step_runs(tmp_path, monkeypatch, capsy
     assert "s waiting for data, " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_to_do(tmp_path):
     config, workdir = runs.parse(
         runs.arguments(tmp_path, "run", "--config.train.steps=2")
@@ -553,6 +554,7 @@ def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight, capsys)
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_last_layer_is_reinitialised_for_other_classes(straight, capsys):
     mesh = mesh_of(1, 2)
     model = trained.open_trained(straight, "best").model

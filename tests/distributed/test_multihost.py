@@ -167,7 +167,7 @@ def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
     ("lost", "at", "saves", "left"),
     [
         (0, "written, not committed:2", SHORT, {5}),
-        # Process 1 has no part in giving a name: it is lost a step after the save began.
+        # Process 1 gives no name: it is lost a step after the save began.
         pytest.param(
             *(1, "step:5"),
             ("--config.train.steps=10", "--config.train.save_steps=2"),

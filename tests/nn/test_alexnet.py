@@ -146,8 +146,15 @@ def louder(variables):
     return jax.tree.map(lambda a: a * 8 if a.ndim > 2 else a, variables)
 
 
-@pytest.mark.parametrize("name", ["code2012", "paper"])
-@pytest.mark.parametrize("size", [66, 67])
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [
+        (66, "code2012"),
+        pytest.param(66, "paper", marks=pytest.mark.extended),
+        (67, "code2012"),
+        (67, "paper"),
+    ],
+)
 def test_equals_figure_2_written_out_in_numpy(name, size):
     rows = changed(PAPER if name == "paper" else CODE2012, **TINY)
     model = preset(name, num_classes=5, layers=rows)
@@ -397,6 +404,7 @@ def test_every_size_that_works_out_is_taken_and_others_name_the_nearest():
         model.init(jax.random.key(0), jnp.zeros((1, 67, 40, 3)))
 
 
+@pytest.mark.slow
 def test_conv1_sees_zeros_at_the_right_and_bottom_of_224():
     model = tiny()
     images = 50 * jax.random.normal(jax.random.key(3), (1, 64, 64, 3))

@@ -130,7 +130,7 @@ def test_in_float32_every_tied_maximum_gets_the_whole_gradient():
         (here, jnp.bfloat16, 9, False),
         (here, jnp.bfloat16, 10, True),
         (here, jnp.float16, 9, False),
-        # Without a part: XLA's own on a CPU takes others of equal maxima beside padding.
+        # Whole windows: beside padding XLA on a CPU takes others of equal maxima.
         (as_on_a_tpu, jnp.bfloat16, 9, False),
         (as_on_a_tpu, jnp.float32, 9, False),
     ],

@@ -117,7 +117,7 @@ def assert_alike_on_every_mesh(model, size, batch_size, steps=5):
     np.testing.assert_allclose(split_losses, losses, rtol=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_gradient_of_nothing_is_noticed():
     """The check above sees a tower that only momentum and decay move."""
     state, train = parts(tiny(), mesh_of(1, 1), 67, rate=RATE)
@@ -387,8 +387,9 @@ def test_mixed_pairs_and_smoothed_labels_are_those_of_the_images_on_every_mesh()
     assert pasted == pytest.approx(theirs, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "shape", [(1, 1), pytest.param((1, 2), marks=pytest.mark.slow)]
+    "shape", [(1, 1), pytest.param((1, 2), marks=pytest.mark.extended)]
 )
 def test_a_state_that_is_not_finite_is_noticed_on_every_mesh(shape):
     """One number of a velocity: it reaches the parameters with the next step."""
