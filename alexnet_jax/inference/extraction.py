@@ -34,8 +34,7 @@ from alexnet_jax.training.evaluation import HostBatch
 from alexnet_jax.training.step import Batch
 
 
-# On a CPU twice as many take a tenth longer for each: the maps between two layers then
-# lie in memory and no cache (`experiments/benchmarks/features_torchvision`).
+# For memory's sake: on a CPU the maps of a batch take megabytes an image.
 BATCH_SIZE = 32
 
 
