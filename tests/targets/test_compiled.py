@@ -102,7 +102,7 @@ def test_fused_kernels_compile_inside_shard_map(preset, towers):
 
 @pytest.mark.extended
 def test_a_fused_step_moves_and_keeps_less():
-    """At batch 1,024: 2.64 GB beside the arguments, and 17 MB an image to and from
+    """At batch 1,024: 2.62 GB beside the arguments, and 17 MB an image to and from
     memory, kernels and convolutions included."""
     _, made = compiled(
         "h100", "code2012", "bfloat16", 1, True, 1024, implementation="fused"

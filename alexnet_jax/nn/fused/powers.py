@@ -144,9 +144,8 @@ def around_of(
 
 
 def plus_bias(y: Around, bias: Around) -> Around:
-    """A convolution's values with their bias, in float32: rounded, as XLA's fusions
-    don't either, updates would be a tenth farther from those of float32 where the bias
-    is larger than the signal (`experiments/accelerator/`)."""
+    """A convolution's values with their bias, in float32: where the bias is larger than
+    the signal, another rounding would take as much of it as that of the values."""
     return Around(*(a + b for a, b in zip(y, bias, strict=True)))
 
 
