@@ -31,7 +31,9 @@ Updates = Mapping[str, Mapping[str, np.ndarray]]
 # much each layer before it adds. In bfloat16 on a CPU `code2012` of 67 pixels gave
 # 0.012 for fc8, 0.05 for fc7, 0.07 for fc6, 0.09 to 0.13 for conv5 to conv2 and 0.21
 # for conv1 (batch 32). From its own start, at 224 pixels and batch 128, an H100 and a
-# CPU gave about the same, 0.28 for conv1 (`experiments/accelerator/`).
+# CPU gave about the same, 0.28 for conv1; these with the gradient of a pooling window
+# to every one of its equal maxima, and with it to one conv1 0.26 and conv5 0.08
+# (`experiments/accelerator/`).
 LAST, EACH_BEFORE = 4.0, 12.0
 # A rounding of half a unit in the last place, by what the products take.
 ROUNDINGS = {"bfloat16": 2.0**-8, "tensorfloat32": 2.0**-11, "float32": 2.0**-24}
