@@ -22,9 +22,14 @@ IN_ONE_PROCESS = pytest.mark.xdist_group("two runs")
 
 
 def trained(folder, seed):
-    flip = "--config.data.flip=True"
-    short = ("--config.train.steps=6", "--config.train.validate_steps=3", flip)
-    return runs.run(folder, f"run{seed}", f"--config.train.seed={seed}", *short)
+    options = ("steps=6", "validate_steps=3", f"seed={seed}")
+    data = ("validation_fraction=0.3", "flip=True")
+    return runs.run(
+        folder,
+        f"run{seed}",
+        *(f"--config.train.{option}" for option in options),
+        *(f"--config.data.{option}" for option in data),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +132,8 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(first_run
 
 @pytest.mark.slow
 def test_without_flips_in_training_the_ten_views_are_five(tmp_path, capsys):
-    workdir = runs.run(tmp_path, "run", "--config.train.steps=1")
+    few = "--config.data.validation_fraction=0.3"
+    workdir = runs.run(tmp_path, "run", "--config.train.steps=1", few)
     result = ensemble.evaluate([workdir], views=10)
     assert result["views"] == 5
     assert "five views" in capsys.readouterr().err

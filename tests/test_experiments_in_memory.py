@@ -142,7 +142,7 @@ def further_recipes():
     "config",
     [
         pytest.param(lambda: config_of(epochs=3.0), marks=pytest.mark.extended),
-        pytest.param(recipes, marks=pytest.mark.slow),
+        pytest.param(recipes, marks=pytest.mark.extended),
         pytest.param(further_recipes, marks=pytest.mark.extended),
     ],
     ids=["as in 2012", "recipes", "further recipes"],
@@ -185,7 +185,7 @@ def test_the_length_belongs_to_a_rate_that_ends_at_zero(tmp_path):
     workdirs.check_run(tmp_path, longer)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_run_continues_where_it_stood(digits, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     experiment.fit(set_up(digits, epochs=3.0), whole)
@@ -224,7 +224,7 @@ def test_a_run_that_diverges_is_a_result(digits, tmp_path, capsys):
     assert experiment.metrics_of(run, "validation") == []
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_another_network_resumes_with_more_epochs(digits, tmp_path, monkeypatch):
     """Networks of Zhang et al. have steps of their own, and are trained by the same
     loop."""

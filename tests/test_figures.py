@@ -66,7 +66,7 @@ def test_a_report_is_one_file_that_needs_no_network(report_run, capsys):
             assert image.width > 100
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_names_of_any_kind_and_a_rate_of_zero(
     report_run, tmp_path, monkeypatch, capsys
 ):
@@ -136,7 +136,7 @@ def test_a_comparison(report_run, tmp_path):
     assert "model.layers" not in page
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_run_without_curves_is_drawn_too(report_run, tmp_path):
     """Imported weights have none; what was measured of them is shown."""
     imported = shutil.copytree(report_run, tmp_path / "imported")

@@ -15,7 +15,7 @@ from networks import ROWS
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_wheel_runs_three_steps_of_the_quickstart(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q"]
     subprocess.run([*build, "-w", str(tmp_path), str(ROOT)], check=True)

@@ -24,7 +24,7 @@ def result_of(script, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_killed_while_it_saves():
     phases = ("save started", "written, not committed", "clean-up")
     result = result_of("kill_resume.py", "--quick", "--phases", *phases)
@@ -65,7 +65,7 @@ def test_killed_and_the_disk_removed():
     assert (result["kills"], result["differences"]) == (2, [])
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_fuzzed_borders():
     pytest.importorskip("hypothesis")
     borders = result_of("fuzz.py", "--quick")["borders"]

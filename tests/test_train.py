@@ -381,7 +381,7 @@ class Breaking(WrappedSource):
         return self.source[index]
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_without_a_mean_image_none_is_subtracted(tmp_path):
     short = ("--config.train.steps=1", "--config.data.subtract_mean=False")
     workdir = runs.run(tmp_path, "run", *short)
@@ -452,7 +452,7 @@ def test_fused_on_a_cpu_says_why_xla_runs(straight, tmp_path, capsys):
     assert trained.open_trained(workdir, "latest").model.implementation == "fused"
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of memory")
@@ -482,7 +482,7 @@ def test_a_signal_in_the_last_save_does_not_end_it(tmp_path, monkeypatch):
     assert runs.checkpoint_steps(workdir).keys() == {2}
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_signal_in_a_validation_leaves_what_was_learned(
     tmp_path, straight, monkeypatch
 ):
@@ -739,7 +739,7 @@ def test_a_prepared_data_set_of_another_size_is_refused(tmp_path, image_folder):
         assert build_setup(parse(given)[0]).pipeline.dataset.size == 68
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_frozen_layers_keep_their_parameters(tmp_path):
     short = ("--config.train.steps=2", "--config.train.save_steps=2")
     config, workdir = parse(
@@ -890,7 +890,7 @@ def test_a_program_that_diverges_does_so_again(tmp_path, step):
         train_with(tmp_path, layer_lost("conv4"), lambda _, number: number == step)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_step_computed_twice_shows_silent_corruption(tmp_path, straight):
     """Calls 5 and 6 compute step 5. With every step computed twice the bits stay."""
     said = r"step 5, computed twice .* other bytes in params.conv2.bias.*computes wrong"
@@ -900,7 +900,7 @@ def test_a_step_computed_twice_shows_silent_corruption(tmp_path, straight):
     assert_same_run(runs.run(tmp_path, "run", "--config.train.check_every=1"), straight)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_same_spikes_are_skipped_after_a_resume(tmp_path, straight, monkeypatch):
     """With so low a threshold that the digits have spikes."""
     monkeypatch.setattr(spikes, "BEFORE", 3)

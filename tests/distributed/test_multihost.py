@@ -162,11 +162,12 @@ def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
     assert f"process {1 - lost}: another process has ended" in errors(lines)[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "at", "saves", "left"),
     [
-        (0, "written, not committed:2", SHORT, {5}),
+        pytest.param(
+            *(0, "written, not committed:2", SHORT, {5}), marks=pytest.mark.extended
+        ),
         # Process 1 gives no name: it is lost a step after the save began.
         pytest.param(
             *(1, "step:5"),

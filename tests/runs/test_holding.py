@@ -277,7 +277,7 @@ def test_an_image_that_cannot_be_read_is_known_before_the_first_step():
         holding.hold(broken, "train", mesh_of(1, 1), lambda: None)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_split_of_more_than_2_to_the_31_values():
     """Each image's first row is its number: those at the end are not taken for others.
 

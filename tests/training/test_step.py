@@ -203,7 +203,7 @@ def test_every_mesh_starts_with_the_same_bits():
         np.testing.assert_allclose(array, starts[0][name], rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_device_draws_its_own_towers_alone():
     def temporary(mesh):
         initial = step.make_initial(tiny(), optax.identity(), mesh, 67)
@@ -340,7 +340,7 @@ def test_a_patch_of_each_image_is_its_partners():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_mixed_pairs_and_smoothed_labels_are_those_of_the_images_on_every_mesh():
     model = AlexNet.from_preset("four_layers", num_classes=5)
     rule = optimizer.momentum_sgd(make_schedule(steps_per_epoch=9, learning_rate=0.01))
