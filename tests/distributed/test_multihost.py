@@ -162,19 +162,13 @@ def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
     assert f"process {1 - lost}: another process has ended" in errors(lines)[0]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("lost", "at", "saves", "left"),
     [
-        pytest.param(
-            *(0, "written, not committed:2", SHORT, {5}), marks=pytest.mark.extended
-        ),
+        (0, "written, not committed:2", SHORT, {5}),
         # Process 1 gives no name: it is lost a step after the save began.
-        pytest.param(
-            *(1, "step:5"),
-            ("--config.train.steps=10", "--config.train.save_steps=2"),
-            {2},
-            marks=pytest.mark.extended,
-        ),
+        (1, "step:5", ("--config.train.steps=10", "--config.train.save_steps=2"), {2}),
     ],
 )
 def test_a_process_that_is_lost_in_a_save_loses_that_save_alone(
