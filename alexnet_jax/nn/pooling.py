@@ -202,8 +202,8 @@ def gradient_by_slices(
     """The input's gradient, to every value that equals its window's maximum; in half
     precision to the first of them."""
     first = _is_half(x)
-    # The first by rows: of a window a row is chosen, then a column of it. Maxima are the
-    # same in either order.
+    # The first by rows: of a window a row is chosen, then a column of it. Either order
+    # finds the same maxima.
     inner, outer = (_COLUMNS, _ROWS) if first else (_ROWS, _COLUMNS)
     lines = _maximum_along(x, inner, window, stride, partial)
     maxima = _maximum_along(lines, outer, window, stride, partial)
