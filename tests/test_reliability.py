@@ -72,3 +72,11 @@ def test_fuzzed_borders():
     assert len(borders) == 7
     for name, row in borders.items():
         assert row["refused"] > 0, name
+
+
+@pytest.mark.extended
+def test_what_a_save_costs(tmp_path):
+    cost = result_of("save_cost.py", "--quick", f"--output={tmp_path}")
+    assert cost["medians"]["seconds"] >= cost["medians"]["blocked"] > 0
+    assert cost["medians"]["cpu"] > 0
+    assert 0 < cost["rate"] < 1

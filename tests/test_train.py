@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,10 +113,22 @@ def test_a_run_that_crashed_goes_on_bit_by_bit(tmp_path, straight, monkeypatch):
 def test_the_next_batch_is_placed_while_a_step_runs(tmp_path, monkeypatch, capsys):
     started: list[Any] = []
     overlapped: list[bool] = []
+    placed = threading.Semaphore(0)
+
+    def until_placed(number):
+        placed.acquire(timeout=5)
+        return number
+
+    @jax.jit
+    def held(start):
+        """A step that ends when the next batch is there, or too late."""
+        return jax.pure_callback(until_placed, start, runs.slow(start))
 
     def train_step(state, batch, mean):
-        loss = runs.slow(state.params)
+        loss = held(state.params)
         started.append(loss)
+        if len(started) == 5:  # Behind the last one there is no batch.
+            placed.release()
         names = ("loss", "top1_error", "top5_error", "examples", "learning_rate")
         return state._replace(step=state.step + 1), dict.fromkeys(names, loss)
 
@@ -124,7 +137,9 @@ def test_the_next_batch_is_placed_while_a_step_runs(tmp_path, monkeypatch, capsy
     def noted(*arguments):
         found = timed_next(*arguments)
         jax.block_until_ready(found[0])
-        overlapped.extend(not step.is_ready() for step in started[-1:])
+        for step in started[-1:]:
+            overlapped.append(not step.is_ready())
+            placed.release()
         return found
 
     monkeypatch.setattr(train, "timed_next", noted)
@@ -150,7 +165,7 @@ def test_the_next_batch_is_placed_while_a_step_runs(tmp_path, monkeypatch, capsy
         dataclasses.replace(setup, steps=steps, validate=lambda *_: errors), workdir
     )
     # Were a step waited for before, none would be running.
-    assert len(overlapped) == 4 and any(overlapped)
+    assert overlapped == [True] * 4
     assert "s waiting for data, " in capsys.readouterr().err
 
 
