@@ -1,8 +1,9 @@
 """Overlapping max pooling (section 3.4) with its derivative written by hand.
 
-The maximum over a square window is taken along rows, then along columns. The derivative
-walks back the same way: along each axis, a value that equals its window's maximum
-receives that window's gradient, as a sum of strided slices put back in their places.
+The maximum over a square window is taken along one axis, then along the other. The
+derivative walks back the same way: along each axis, a value that equals its window's
+maximum receives that window's gradient, as a sum of strided slices put back in their
+places.
 There is no select-and-scatter, which is slow on CPU and not deterministic on GPU.
 
 Ties: in float32 **every** value equal to the maximum receives the whole gradient of its
@@ -190,10 +191,18 @@ def _spread_along(
     return functools.reduce(jnp.add, pieces)
 
 
+def _order(x: Array) -> tuple[int, int]:
+    """The axis along which maxima are taken first, and the other. They are the same on
+    both ways, so that XLA can share them. The way back chooses along the other axis
+    first: in half precision a row of the window, and then a column."""
+    return (_COLUMNS, _ROWS) if _is_half(x) else (_ROWS, _COLUMNS)
+
+
 def pool_by_slices(x: Array, *, window: int, stride: int, partial: bool) -> Array:
-    """Maxima along rows, then along columns."""
-    rows = _maximum_along(x, _ROWS, window, stride, partial)
-    return _maximum_along(rows, _COLUMNS, window, stride, partial)
+    """Maxima along one axis, then along the other."""
+    inner, outer = _order(x)
+    lines = _maximum_along(x, inner, window, stride, partial)
+    return _maximum_along(lines, outer, window, stride, partial)
 
 
 def gradient_by_slices(
@@ -202,9 +211,7 @@ def gradient_by_slices(
     """The input's gradient, to every value that equals its window's maximum; in half
     precision to the first of them."""
     first = _is_half(x)
-    # The first by rows: of a window a row is chosen, then a column of it. Either order
-    # finds the same maxima.
-    inner, outer = (_COLUMNS, _ROWS) if first else (_ROWS, _COLUMNS)
+    inner, outer = _order(x)
     lines = _maximum_along(x, inner, window, stride, partial)
     maxima = _maximum_along(lines, outer, window, stride, partial)
     # Sums of gradients are carried in float32, as the other derivatives are.

@@ -274,9 +274,8 @@ def test_the_time_is_that_of_all_starts(tmp_path, capsys):
     # Not of the steps that each start compiled.
     took = [4 / lines(tmp_path)[place]["images_per_second"] for place in (1, 3, 4)]
     median = time_spent.latest_percentiles(starts)["median"]
-    assert median == pytest.approx(
-        sorted(took)[1], rel=1e-12
-    )  # divided twice, rounded twice
+    # Divided twice, so rounded twice.
+    assert median == pytest.approx(sorted(took)[1], rel=1e-12)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("time over 2 starts: ") and " 9.0 s saving, " in last
 
