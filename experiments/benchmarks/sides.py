@@ -67,8 +67,8 @@ def ours(mode, batch_size, given):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(carry[0].params))
     assert given.narrow or parameters == PARAMETERS
     place = NamedSharding(mesh, meshes.EXAMPLES)
+    options = compilation.least_memory(mesh) if given.side == LEAST_MEMORY else {}
     if mode == "train":
-        options = compilation.least_memory(mesh) if given.side == LEAST_MEMORY else {}
         train = step.make_train_step(model, sgd, schedule, mesh, 0, options)
         batch = jax.device_put(host, place)
 
@@ -77,7 +77,9 @@ def ours(mode, batch_size, given):
             jax.block_until_ready((metrics, carry[0].params))
 
         return run
-    evaluate = step.make_eval_step(model, mesh, crop=SIZE, views=1)
+    evaluate = step.make_eval_step(
+        model, mesh, crop=SIZE, views=1, compiler_options=options
+    )
     host["mask"] = np.ones(batch_size, bool)
     batch = jax.device_put(
         {name: host[name] for name in ("image", "label", "mask")}, place

@@ -17,7 +17,7 @@ of which a side reaches a fraction: 4.136 GFLOP for a training image, 1.449 forw
 Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
 device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
 them; what they are worth is the ratio with `--peers ours_on_small_pages`, fused
-kernels with `--peers ours_fused`, and a step in XLA's order for least memory with
+kernels with `--peers ours_fused`, and either program in XLA's order for least memory with
 `--peers ours_in_least_memory`. `--profile` measures our layers, one by one, instead.
 """
 
