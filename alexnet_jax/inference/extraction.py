@@ -8,18 +8,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array
 
 from alexnet_jax.data.decoding import RESIZES
 from alexnet_jax.data.image_tree import printable
-from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference import feature_store, layer_names
 from alexnet_jax.inference.components import Components
 from alexnet_jax.inference.extraction_input import Input, Row, open_input
 from alexnet_jax.inference.feature_file import Contents
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.reduction import Reduction, check_pool
+from alexnet_jax.inference.reduction import pool as pooled_maps
 from alexnet_jax.inference.trained import (
     TrainedNetwork,
     open_trained,
@@ -29,9 +27,7 @@ from alexnet_jax.inference.trained import (
 from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, check_number
-from alexnet_jax.training import evaluation
 from alexnet_jax.training.evaluation import HostBatch
-from alexnet_jax.training.step import Batch
 
 
 # For memory's sake: on a CPU the maps of a batch take megabytes an image.
@@ -114,8 +110,7 @@ def write_features(
     mesh = network.all_devices()
     batch_size = min(batch_size, images.total)
     extract = network.extractor(mesh, names, pool)
-    rows = _row_shapes(extract, batch_size, data.size, mesh)
-    shapes = {name: rows[name] for name in names}
+    shapes = _row_shapes(network, names, pool)
     reduction = Reduction(shapes, project=project, pca=pca, seed=seed)
     options = {"pool": pool, "project": project, "pca": pca, "dtype": dtype}
     if project is not None or untrained:
@@ -214,14 +209,17 @@ def _attributes(
 
 
 def _row_shapes(
-    extract: Callable[[Batch], dict[str, Array]], count: int, size: int, mesh: Mesh
+    network: TrainedNetwork, names: Sequence[str], pooling: str | None
 ) -> dict[str, tuple[int, ...]]:
     """The shape of each layer's row, computed without running the network."""
-    shape = (evaluation.places(count, mesh), size, size, 3)
-    sharding = NamedSharding(mesh, meshes.EXAMPLES)
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
-    shapes = jax.eval_shape(extract, {"image": images})
-    return {name: shape.shape[1:] for name, shape in shapes.items()}
+    layers = layer_names.summaries(network.model, network.data.crop)
+    shapes = {layer.name: layer.shape for layer in layers if layer.name in names}
+
+    def row(shape: tuple[int, ...]) -> tuple[int, ...]:
+        one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        return jax.eval_shape(lambda maps: pooled_maps(maps, pooling), one).shape[1:]
+
+    return {name: row(shapes[name]) for name in names}
 
 
 def _with_gaps(rows: Sequence[Row], values: HostBatch) -> HostBatch:

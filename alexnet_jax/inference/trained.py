@@ -33,6 +33,7 @@ from alexnet_jax.runs.run_data import Data, read_data
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.paths import local
+from alexnet_jax.training import compilation
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.preprocess import cut_views
 from alexnet_jax.training.step import Batch
@@ -193,7 +194,8 @@ class TrainedNetwork:
                 mesh,
                 in_specs=(meshes.EVERYWHERE, meshes.EXAMPLES, meshes.EVERYWHERE),
                 out_specs=meshes.EXAMPLES,
-            )
+            ),
+            compiler_options=dict(compilation.of_program(mesh)),
         )
         return lambda batch: run(params, batch, mean)
 

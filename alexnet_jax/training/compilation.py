@@ -4,6 +4,7 @@ Not by XLA_FLAGS: those are read once, when JAX opens its devices, and one that 
 not know ends the process.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -35,12 +36,23 @@ def known(options: CompilerOptions) -> dict[str, bool | str]:
     return found
 
 
-def least_memory(mesh: Mesh) -> CompilerOptions:
-    """What makes XLA order a program's operations so that it needs least memory, and
-    not so that most can run at once; none where this XLA or the platform has no
-    choice. The numbers are the same."""
+def of_program(mesh: Mesh, options: CompilerOptions | None = None) -> CompilerOptions:
+    """The options of a program that runs on a mesh: those given, and on a CPU the order
+    of operations that needs least memory, where this XLA knows it.
+
+    XLA's own order lets most run at once. On a CPU that is no faster, since each takes
+    all cores, and the system must clear more memory in every step
+    (`experiments/benchmarks/train_step`). The numbers are the same.
+    """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return LEAST_MEMORY if on_cpu and _refusal(LEAST_MEMORY) is None else {}
+    order = LEAST_MEMORY if on_cpu and _has_order() else {}
+    return {**order, **(options or {})}
+
+
+@functools.cache
+def _has_order() -> bool:
+    """Whether this XLA takes `LEAST_MEMORY`."""
+    return _refusal(LEAST_MEMORY) is None
 
 
 def _refusal(options: CompilerOptions) -> Exception | None:

@@ -25,8 +25,8 @@ from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import DATA, EVERYWHERE, EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.towers import TOWERS
-from alexnet_jax.training import losses
-from alexnet_jax.training.compilation import CompilerOptions, least_memory
+from alexnet_jax.training import compilation, losses
+from alexnet_jax.training.compilation import CompilerOptions
 from alexnet_jax.training.local_loss import Batch, local_loss
 from alexnet_jax.training.optimizer import after_validation
 from alexnet_jax.training.optimizer_state import (
@@ -154,8 +154,8 @@ def make_initial(
     return jax.jit(
         lambda key: nn.unbox(declared(key)),
         out_shardings=shardings,
-        # Else all layers' random bits are there at once.
-        compiler_options=dict(least_memory(mesh)),
+        # Without it all layers' random bits are there at once.
+        compiler_options=dict(compilation.of_program(mesh)),
     )
 
 
@@ -207,8 +207,8 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, Array]]:
         return of_key(root_key(seed), state, batch, mean)
 
-    options = dict(compiler_options or {})
-    return jax.jit(step, donate_argnums=0, compiler_options=options)
+    options = compilation.of_program(mesh, compiler_options)
+    return jax.jit(step, donate_argnums=0, compiler_options=dict(options))
 
 
 def train_step(
@@ -296,4 +296,5 @@ def make_eval_step(
             out_specs=(EVERYWHERE, EXAMPLES),
         )(params, batch, mean)
 
-    return jax.jit(evaluate, compiler_options=dict(compiler_options or {}))
+    options = compilation.of_program(mesh, compiler_options)
+    return jax.jit(evaluate, compiler_options=dict(options))

@@ -17,8 +17,9 @@ of which a side reaches a fraction: 4.136 GFLOP for a training image, 1.449 forw
 Memory is `ru_maxrss` of the process, compilation included; on a GPU the peak of the
 device's. Ours runs on huge pages, as `alexnet_jax.main` does where the kernel gives
 them; what they are worth is the ratio with `--peers ours_on_small_pages`, fused
-kernels with `--peers ours_fused`, and either program in XLA's order for least memory with
-`--peers ours_in_least_memory`. `--profile` measures our layers, one by one, instead.
+kernels with `--peers ours_fused`, and the order of operations that needs least memory
+with `--peers ours_in_default_order`. `--profile` measures our layers, one by one,
+instead.
 """
 
 import argparse
@@ -38,10 +39,10 @@ import numpy as np
 from alexnet_jax.runtime import hugepages
 
 import harness
-from sides import FUSED, LEAST_MEMORY, PEERS, SMALL_PAGES, ours, torch_side
+from sides import DEFAULT_ORDER, FUSED, PEERS, SMALL_PAGES, ours, torch_side
 
 
-OURS = ("ours", FUSED, LEAST_MEMORY, SMALL_PAGES)
+OURS = ("ours", DEFAULT_ORDER, FUSED, SMALL_PAGES)
 GFLOP = {"train": 4.136, "forward": 1.449}
 ACCELERATOR_MATMUL = """
 import sys, time
@@ -110,7 +111,7 @@ class Side:
         command += [f"--batch_size={batch_size}", f"--tower={given.tower}"]
         command += ["--narrow"] if given.narrow else []
         environment = {k: v for k, v in os.environ.items() if k != hugepages.TUNABLES}
-        if name in ("ours", LEAST_MEMORY) and hugepages.on_request():
+        if name in ("ours", DEFAULT_ORDER) and hugepages.on_request():
             environment[hugepages.TUNABLES] = hugepages.REQUEST
         # All sides are there at once, and JAX takes three quarters of a GPU by default.
         environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.25")
