@@ -69,16 +69,16 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
     with open_run(setup, workdir, begin) as run:
         checkpoints, metrics, state = run.checkpoints, run.metrics, run.state
         for step in range(run.start, plan.steps + 1):
-            signal = run.signal()
+            stop, due = run.requests.asked()
             validates = (
                 plan.validates(step) and checkpoints.validation_error(step) is None
             )
             # Saved before it is validated: a validation may take long, or fail.
-            if validates or signal or plan.saves(step):
+            if validates or due or plan.saves(step):
                 run.save(step, state)
-            if signal:
+            if stop:
                 progress.say(f"stopped; the same command continues `{workdir}`")
-                raise Interrupted(signal)
+                raise Interrupted(stop)
             if validates:
                 metrics.validates()
                 errors = run.validate(state)

@@ -20,5 +20,5 @@ from alexnet_jax import preset_config
 def get_config() -> ConfigDict:
     config = preset_config("code2012")
     config.data.source = "folder"
-    config.train.update({"epochs": 90.0, "save_steps": 500})
+    config.train.update({"epochs": 90.0, "save_minutes": 5.0})
     return config

@@ -75,7 +75,7 @@ def get_config(variant: str = "code2012") -> ConfigDict:
     finetune = variant == "conv6_finetune"
     of_network = {"conv6_finetune": "conv6", "modern": "code2012"}
     config = preset_config(of_network.get(variant, variant))
-    config.train.update({"epochs": 90.0, "save_steps": 2000})
+    config.train.update({"epochs": 90.0, "save_minutes": 5.0})
     if finetune:
         config.schedule.update(FINETUNE)
         config.train.epochs = 54.0

@@ -29,6 +29,7 @@ from alexnet_jax.nn.layers import changed
 from alexnet_jax.runs import config as sections
 from alexnet_jax.runs import config_changes, metrics_file, run_data
 from alexnet_jax.runs import workdir as workdirs
+from alexnet_jax.runs.save_or_stop import Requests
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime.errors import (
     Diverged,
@@ -38,6 +39,7 @@ from alexnet_jax.runtime.errors import (
     UnreadableImage,
 )
 from alexnet_jax.runtime.lock import locked
+from alexnet_jax.runtime.signals import Interrupts
 from alexnet_jax.training import evaluation, spikes
 from alexnet_jax.training.plan import make_plan
 from alexnet_jax.training.step import TrainState, TrainStep
@@ -204,6 +206,35 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
     assert runs.lines(tmp_path / "run")[-1]["step"] == 8
     runs.run(tmp_path, "run")
     assert_same_run(tmp_path / "run", straight)
+
+
+def test_saves_by_the_clock_change_no_bit(tmp_path, straight):
+    """A checkpoint after no minutes is one after every step."""
+    often = ("--config.train.save_minutes=0", "--config.checkpoint.keep_every=1")
+    runs.run(tmp_path, "run", *often)
+    assert runs.checkpoint_steps(tmp_path / "run").keys() == set(range(1, 21))
+    assert runs.lines(tmp_path / "run") == runs.lines(straight)
+    state, expected = runs.final_state(tmp_path / "run"), runs.final_state(straight)
+    assert set(state) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+
+
+def test_a_checkpoint_is_due_so_many_minutes_after_the_last():
+    now = 1000.0
+    with Interrupts() as interrupts:
+        requests = Requests(mesh_of(1, 1), interrupts, minutes=5, clock=lambda: now)
+        assert requests.asked() == (0, False)
+        now += 299
+        requests.saved()
+        now += 299
+        assert requests.asked() == (0, False)
+        now += 1
+        assert requests.asked() == (0, True)
+        # It may be saved steps later, where several processes have to agree.
+        assert requests.asked() == (0, False)
+        signal.raise_signal(signal.SIGTERM)
+        assert requests.asked() == (signal.SIGTERM, True)
 
 
 @pytest.mark.slow
@@ -796,6 +827,8 @@ def test_plans():
         make_plan(examples=4, batch_size=64, epochs=0.01)
     with pytest.raises(InputError, match=r"train.validate_steps=0 must be at least 1"):
         make_plan(examples=100, steps=1, validate_steps=0)
+    with pytest.raises(InputError, match=r"train.save_minutes=-1 must not be negative"):
+        make_plan(examples=100, steps=1, save_minutes=-1)
 
 
 def test_differences_are_found_at_any_depth():

@@ -21,6 +21,7 @@ FREE = (
     "train.steps",
     "train.epochs",
     "train.save_steps",
+    "train.save_minutes",
     "train.deterministic",
     "train.check_every",
     "train.timeout",

@@ -21,6 +21,7 @@ from alexnet_jax.runs.determinism import Autotuning
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.mirror import Mirror
 from alexnet_jax.runs.recomputing import Replay, checked
+from alexnet_jax.runs.save_or_stop import Requests
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runs.time_spent import SAVING, VALIDATING
 from alexnet_jax.runs.watching import TrainingWatchdog
@@ -56,8 +57,7 @@ class Run:
       metrics: where it writes what it measures.
       watchdog: ends this process if it is stuck.
       autotuning: what must be on the disk before a checkpoint is.
-      signal: the number of a signal that asks all processes to stop after this step,
-        0 for none; to be called once a step.
+      requests: what is asked for after a step, by signals and by the clock.
     """
 
     start: int
@@ -71,7 +71,7 @@ class Run:
     metrics: MetricWriter
     watchdog: TrainingWatchdog
     autotuning: Autotuning | None
-    signal: Callable[[], int]
+    requests: Requests
 
     def save(self, step: int, state: TrainState) -> None:
         """Start to save a step's state, unless it is saved, and its metrics before it;
@@ -88,6 +88,7 @@ class Run:
                 if self.autotuning is not None and multihost.is_main():
                     self.autotuning.keep()
                 self.checkpoints.save(step, state, keep_metrics)
+            self.requests.saved()
 
     def record(self, step: int, errors: dict[str, float]) -> None:
         """Note a step's validation, in the metrics and beside its checkpoint.
@@ -148,7 +149,6 @@ def open_run(
         checkpoints = stack.enter_context(
             CheckpointWriter(workdir / workdirs.CHECKPOINTS, **setup.checkpoint)
         )
-        stop = consensus.Agreement(setup.mesh)
         # One of several processes can't leave alone: they stop together, after a step.
         check = interrupts.check if jax.process_count() == 1 else lambda: None
         statistics = _note_start(workdir, setup)
@@ -182,6 +182,7 @@ def open_run(
             watchdog.saves()
             return errors
 
+        requests = Requests(setup.mesh, interrupts, setup.plan.save_minutes)
         every = setup.plan.check_every
         run = Run(
             start=start,
@@ -195,7 +196,7 @@ def open_run(
             checkpoints=checkpoints,
             watchdog=watchdog,
             autotuning=setup.determinism.autotuning,
-            signal=lambda: stop.largest(interrupts.received or 0),
+            requests=requests,
         )
 
         def latest() -> tuple[int, TrainState]:
@@ -211,7 +212,7 @@ def open_run(
             cut=run.cut,
             mean=mean,
             validate=validate,
-            stopped=lambda: run.signal() > 0,
+            stopped=lambda: requests.asked().stop > 0,
         )
         try:
             yield run

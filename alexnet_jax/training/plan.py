@@ -18,6 +18,7 @@ class Plan:
     steps: int
     validate_steps: int | None
     save_steps: int | None
+    save_minutes: float | None
     init_from: Path | None
     freeze: tuple[str, ...] = ()
     deterministic: str = "auto"
@@ -58,6 +59,7 @@ def make_plan(
     seed: int = 0,
     validate_steps: int | None = None,
     save_steps: int | None = None,
+    save_minutes: float | None = None,
     init_from: str | None = None,
     freeze: Sequence[str] = (),
     recipe: str | None = None,
@@ -77,6 +79,8 @@ def make_plan(
       seed: seed of everything random.
       validate_steps: steps between validations; None for one after every epoch.
       save_steps: steps between checkpoints beside those of validations.
+      save_minutes: minutes after a checkpoint until the next is saved, whatever the
+        speed; None for no checkpoint by time.
       init_from: a work directory whose parameters the run starts with; its last layer
         is re-initialised where the classes differ.
       freeze: layers that keep their parameters: `conv1,conv2`, or all of a kind: `conv`
@@ -133,6 +137,8 @@ def make_plan(
         "train.save_steps": save_steps,
         "train.check_every": check_every,
     }
+    if save_minutes is not None:
+        check_number("train.save_minutes", save_minutes)
     for name, value in lengths.items():
         if value is not None:
             check_number(name, value, least=1)
@@ -143,6 +149,7 @@ def make_plan(
         steps=steps,
         validate_steps=validate_steps,
         save_steps=save_steps,
+        save_minutes=save_minutes,
         init_from=None if init_from is None else local(init_from, "train.init_from"),
         freeze=(freeze,) if isinstance(freeze, str) else tuple(freeze),
         deterministic=deterministic,

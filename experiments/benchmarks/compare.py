@@ -7,8 +7,8 @@ Dissimilarities of 5,000 images by a layer of 4,096 values, correlation: the com
 `compare`, which also computes CKA and draws its figure, in turn with processes of
 SciPy's `pdist`, of NumPy's `corrcoef`, and of rsatoolbox's `calc_rdm` where an
 interpreter that has it is given. Each reads the same NPY file and writes an NPY file.
-Seconds are of whole processes, memory is the largest that a process held. `ratio` is
-ours over the best peer's, in matrices a second.
+Seconds are of whole processes, memory is the most that a process held (Linux).
+`ratio` is ours over the best peer's, in matrices a second.
 
 Differences are the norm of the difference over the norm, of all three distances to
 SciPy's, of correlation and euclidean to rsatoolbox's, and of the debiased CKA of four
@@ -18,7 +18,7 @@ layers to the whole matrices of NumPy, in float64.
 import argparse
 import functools
 import json
-import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -68,14 +68,20 @@ def write_layers(folder, count):
 
 
 def measured(command):
-    """Seconds that a process takes, and the most bytes that it held."""
+    """Seconds that a process takes, and the most bytes that it held (Linux)."""
+    peak = 0
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        # `getrusage` counts what this process held when it started the other.
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+            peak = max(peak, 1024 * int(found[1]) if found else 0)
+            time.sleep(0.02)
+        seconds = time.perf_counter() - begin
     if process.returncode:
         raise SystemExit(f"{command} ended with status {process.returncode}")
-    return time.perf_counter() - begin, used.ru_maxrss * 1024
+    return seconds, peak
 
 
 def ours(features, distance, output):

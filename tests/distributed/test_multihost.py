@@ -81,15 +81,18 @@ def test_two_processes_give_the_bits_of_one_and_one_resumes(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
-    """Both read the same images, and neither holds a whole parameter."""
+    """Both read the same images, and neither holds a whole parameter; both save after
+    the same steps, by the clock of one."""
     mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
-    both = ended(start_both(tmp_path, "two", *SHORT, *mesh))
+    often = ("--config.train.save_minutes=0", "--config.checkpoint.keep_every=1")
+    both = ended(start_both(tmp_path, "two", *SHORT, *mesh, *often))
     for status, _, lines in both:
         assert status == 0, lines
     # The result, and nothing of gloo's; the same of the log of JAX's C++.
     assert json.loads(both[0][1])["step"] == 10
     assert (both[1][1], both[1][2]) == ("", [])
     assert not [line for line in both[0][2] if re.match(r"[IWEF]\d{4} ", line)]
+    assert runs.checkpoint_steps(tmp_path / "two").keys() == set(range(1, 11))
     runs.run(tmp_path, "one", *SHORT, *mesh)
 
     assert runs.lines(tmp_path / "two") == runs.lines(tmp_path / "one")
