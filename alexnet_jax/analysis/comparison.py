@@ -164,6 +164,10 @@ def _keep(drawn: np.ndarray, sample: np.ndarray, tile: Tile) -> None:
 
 
 def _align(layers: Sequence[Chosen]) -> np.ndarray:
+    """The CKA of every two layers."""
+    if len(layers) == 1:
+        # A layer is like itself, which would take as long as its matrix to compute.
+        return np.ones((1, 1))
     side = similarity.tile_side([rows.shape[1] for rows in layers])
     count = similarity.tile_count(len(layers[0].places), side)
     with progress.counted("layers compared", count) as advance:

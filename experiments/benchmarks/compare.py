@@ -4,7 +4,7 @@
         --rsatoolbox=ENVIRONMENT/bin/python
 
 Dissimilarities of 5,000 images by a layer of 4,096 values, correlation: the command
-`compare`, which also computes CKA and draws its figure, in turn with processes of
+`compare`, which also draws its figure, in turn with processes of
 SciPy's `pdist`, of NumPy's `corrcoef`, and of rsatoolbox's `calc_rdm` where an
 interpreter that has it is given. Each reads the same NPY file and writes an NPY file.
 Seconds are of whole processes, memory is the most that a process held (Linux).

@@ -32,13 +32,13 @@ PROGRAMS = [
     ("v5e", "imagenet", "bfloat16", "1x1", 128),
     ("v5e", "imagenet", "bfloat16", "1x2", 128),
     ("v5e", "imagenet:caffe", "bfloat16", "1x2", 128),
-    ("v6e", "imagenet", "bfloat16", "1x1", 128),
     ("v5e", "imagenet:conv6", "bfloat16", "1x2", 128),
     ("v5e", "imagenet:no_exchange", "bfloat16", "1x2", 128),
     ("v5e", "imagenet", "bfloat16", "2x2", 128),
-    ("v6e", "imagenet", "bfloat16", "2x2", 128),
     ("v5e", "imagenet", "float32", "1x1", 128),
     ("v5e", "imagenet", "bfloat16", "1x1", 1024),
+    ("v6e", "imagenet", "bfloat16", "1x1", 128),
+    ("v6e", "imagenet", "bfloat16", "2x2", 128),
 ]
 QUICK = [("v5e", "quickstart", "bfloat16", "1x1", 32)]
 KEYS = ("target", "config", "dtype", "mesh", "batch_size")
