@@ -78,15 +78,15 @@ def average_pool(
       ValueError: as `max_pool` does.
     """
     _check_fits(x, window, partial)
-    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    means = _wide(x)
     for axis in (_ROWS, _COLUMNS):
-        wide = _along(wide, axis, window, stride, partial, jnp.add, 0.0)
-        starts = stride * np.arange(wide.shape[axis])
-        inside = np.minimum(window, x.shape[axis] - starts).astype(wide.dtype)
+        means = _along(means, axis, window, stride, partial, jnp.add, 0.0)
+        starts = stride * np.arange(means.shape[axis])
+        inside = np.minimum(window, x.shape[axis] - starts).astype(means.dtype)
         shape = [1] * x.ndim
         shape[axis] = -1
-        wide = wide / inside.reshape(shape)
-    return wide.astype(x.dtype)
+        means = means / inside.reshape(shape)
+    return means.astype(x.dtype)
 
 
 def _check_fits(x: Array, window: int, partial: bool) -> None:
@@ -109,6 +109,10 @@ def check_windows(window: int, stride: int, partial: bool, cut: bool) -> None:
 
 def _is_half(x: Array) -> bool:
     return jnp.finfo(x.dtype).bits < 32
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def _shared_rounding(x: Array) -> Array:
@@ -198,26 +202,29 @@ def _order(x: Array) -> tuple[int, int]:
     return (_COLUMNS, _ROWS) if _is_half(x) else (_ROWS, _COLUMNS)
 
 
-def pool_by_slices(x: Array, *, window: int, stride: int, partial: bool) -> Array:
-    """Maxima along one axis, then along the other."""
+def pool_by_slices(
+    x: Array, *, window: int, stride: int, partial: bool, wide: bool = False
+) -> Array:
+    """Maxima along one axis, then along the other; with `wide` of half precision in
+    float32, which are the same."""
     inner, outer = _order(x)
-    lines = _maximum_along(x, inner, window, stride, partial)
-    return _maximum_along(lines, outer, window, stride, partial)
+    lines = _maximum_along(_wide(x) if wide else x, inner, window, stride, partial)
+    return _maximum_along(lines, outer, window, stride, partial).astype(x.dtype)
 
 
 def gradient_by_slices(
-    x: Array, g: Array, *, window: int, stride: int, partial: bool
+    x: Array, g: Array, *, window: int, stride: int, partial: bool, wide: bool = False
 ) -> Array:
     """The input's gradient, to every value that equals its window's maximum; in half
-    precision to the first of them."""
+    precision to the first of them. `wide` as above."""
     first = _is_half(x)
     inner, outer = _order(x)
+    x = _wide(x) if wide else x
     lines = _maximum_along(x, inner, window, stride, partial)
     maxima = _maximum_along(lines, outer, window, stride, partial)
     # Sums of gradients are carried in float32, as the other derivatives are.
-    wide = g.astype(np.promote_types(g.dtype, np.float32))
-    wide = _spread_along(lines, maxima, wide, outer, window, stride, first)
-    return _spread_along(x, lines, wide, inner, window, stride, first).astype(g.dtype)
+    sums = _spread_along(lines, maxima, _wide(g), outer, window, stride, first)
+    return _spread_along(x, lines, sums, inner, window, stride, first).astype(g.dtype)
 
 
 def pool_by_xla(x: Array, *, window: int, stride: int, partial: bool) -> Array:
@@ -238,19 +245,32 @@ def gradient_by_xla(
 ) -> Array:
     """The input's gradient, to the first value that equals its window's maximum."""
     pool = functools.partial(pool_by_xla, window=window, stride=stride, partial=partial)
-    wide = np.promote_types(g.dtype, np.float32)
-    _, pull_back = jax.vjp(pool, x.astype(wide))
-    return pull_back(g.astype(wide))[0].astype(g.dtype)
+    _, pull_back = jax.vjp(pool, _wide(x))
+    return pull_back(_wide(g))[0].astype(g.dtype)
+
+
+def _ways(
+    x: Array, by_xla: Callable[..., Array], by_slices: Callable[..., Array], **how: int
+) -> dict[str, Callable[..., Array]]:
+    """By platform, for `lax.platform_dependent`.
+
+    For a CPU XLA computes each maximum of half precision in float32 and rounds it,
+    which took as long as all else in the network (`experiments/benchmarks/train_step`).
+    """
+    ways = {
+        "tpu": functools.partial(by_xla, **how),
+        "default": functools.partial(by_slices, **how),
+    }
+    if _is_half(x):
+        ways["cpu"] = functools.partial(by_slices, **how, wide=True)
+    return ways
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: Array, window: int, stride: int, partial: bool) -> Array:
     how = {"window": window, "stride": stride, "partial": partial}
-    return lax.platform_dependent(
-        _shared_rounding(x),
-        tpu=functools.partial(pool_by_xla, **how),
-        default=functools.partial(pool_by_slices, **how),
-    )
+    ways = _ways(x, pool_by_xla, pool_by_slices, **how)
+    return lax.platform_dependent(_shared_rounding(x), **ways)
 
 
 def _max_pool_forward(
@@ -264,13 +284,8 @@ def _max_pool_backward(
     window: int, stride: int, partial: bool, x: Array, g: Array
 ) -> tuple[Array]:
     how = {"window": window, "stride": stride, "partial": partial}
-    gradient = lax.platform_dependent(
-        x,
-        g,
-        tpu=functools.partial(gradient_by_xla, **how),
-        default=functools.partial(gradient_by_slices, **how),
-    )
-    return (gradient,)
+    ways = _ways(x, gradient_by_xla, gradient_by_slices, **how)
+    return (lax.platform_dependent(x, g, **ways),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

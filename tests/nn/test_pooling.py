@@ -1,11 +1,12 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.nn import lrn
+from alexnet_jax.nn import lrn, pooling
 from alexnet_jax.nn.pooling import average_pool, max_pool, pooled_size
 
 from networks import as_on_a_tpu, lowered
@@ -187,14 +188,36 @@ def test_no_gradient_is_lost_behind_other_layers(dtype):
     assert received(x, kernel, g) >= 0.999 * g.astype(jnp.float32).sum()
 
 
+@pytest.mark.parametrize("partial", [False, True])
+def test_half_precision_is_the_same_in_float32(partial):
+    """As a CPU computes it, with many equal values, to the bit."""
+    how = {"window": 3, "stride": 2, "partial": partial}
+    draws = np.random.default_rng(0)
+    x = jnp.asarray(draws.integers(-2, 3, (2, 8, 10, 4)) / 3, jnp.bfloat16)
+    pooled = pooling.pool_by_slices(x, **how)
+    g = jnp.asarray(draws.normal(size=pooled.shape), jnp.bfloat16)
+    gradient = pooling.gradient_by_slices(x, g, **how)
+    wide = pooling.pool_by_slices(x, **how, wide=True)
+    assert wide.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(wide, pooled)
+    wide = pooling.gradient_by_slices(x, g, **how, wide=True)
+    assert wide.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(wide, gradient)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_there_is_no_select_and_scatter_but_on_a_tpu(dtype):
     x, g = jnp.ones((1, 7, 7, 1), dtype), jnp.ones((1, 3, 3, 1), dtype)
     text = lowered(with_gradient(papers_pool), x, g)
-    assert text["cpu"] == text["cuda"]
     for name in ("select_and_scatter", "reduce_window"):
-        assert name not in text["cpu"] and name in text["tpu"]
+        assert name in text["tpu"]
+        assert name not in text["cpu"] and name not in text["cuda"]
     assert "stablehlo.slice" in text["cpu"] and "stablehlo.slice" not in text["tpu"]
+    # A CPU has no maximum of half precision, and takes float32's.
+    rounded = "stablehlo.maximum.*bf16"
+    assert not re.search(rounded, text["cpu"])
+    assert bool(re.search(rounded, text["cuda"])) == (dtype == "bfloat16")
+    assert (text["cpu"] == text["cuda"]) == (dtype == "float32")
     # Several windows give to one value: their gradients add up in float32.
     added = "(tensor<1x7x7x1xf32>, tensor<1x3x3x1xf32>, tensor<f32>) -> "
     assert added in text["tpu"]
