@@ -42,7 +42,7 @@ class Collective:
     Attributes:
       kind: such as `all-gather`.
       layer: which it serves; None for what serves all, as sums of gradients.
-      bytes: of the whole array, on one device.
+      bytes: of the whole array, or all that are exchanged together, on one device.
     """
 
     kind: str
@@ -57,12 +57,17 @@ def find_collectives(program: Program) -> Iterator[Collective]:
             kind = which.operation.removesuffix("-start")
             if kind not in COLLECTIVES:
                 continue
-            # A gather's result is the whole, a scatter's operand.
-            given = (computation[name].arrays for name in which.operands)
-            arrays = [*which.arrays, *itertools.chain.from_iterable(given)]
-            yield Collective(
-                kind=kind, layer=which.layer, bytes=max(a.bytes for a in arrays)
-            )
+            parts = [computation[name].arrays for name in which.handed]
+            given = [*itertools.chain.from_iterable(parts)]
+            # What starts one may have its operands first, and markers behind.
+            count = len(given)
+            skipped = count if len(which.arrays) >= 2 * count else 0
+            results = which.arrays[skipped : skipped + count]
+            # A gather's result is the whole, a scatter's operand. Operands without a
+            # result are places in an array.
+            pairs = zip(given, results, strict=False)
+            whole = sum(max(one.bytes, other.bytes) for one, other in pairs)
+            yield Collective(kind=kind, layer=which.layer, bytes=whole)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -249,6 +249,13 @@ def test_an_exchange_has_the_bytes_of_the_whole_array():
         "dimensions={0}, to_apply=%add",
         "%z = bf16[256]{0} reduce-scatter-done(%s)",
         "%r = bf16[256]{0} reduce-scatter(%y), dimensions={0}, to_apply=%add",
+        # Several arrays may be exchanged together, as the sums of gradients are.
+        "%a = f32[256]{0} constant(0)",
+        "%b = f32[128]{0} constant(0)",
+        "%c = (f32[256]{0}, f32[128]{0}) all-reduce(%a, %b), to_apply=%add",
+        "%d = ((f32[256]{0}, f32[128]{0}), (f32[512]{0}, f32[256]{0})) "
+        "all-gather-start(%a, %b), dimensions={0}",
+        "%e = (f32[128]{0}, f32[128]{0}, u32[], u32[]) collective-permute-start(%b)",
     ]
     program = read_program(COUNTED.replace("BODY", "\n  ".join(lines)))
     found = [(c.kind, c.layer, c.bytes) for c in find_collectives(program)]
@@ -256,6 +263,9 @@ def test_an_exchange_has_the_bytes_of_the_whole_array():
         ("all-gather", "conv3", 2048),
         ("reduce-scatter", None, 1024),
         ("reduce-scatter", None, 1024),
+        ("all-reduce", None, 1536),
+        ("all-gather", None, 3072),
+        ("collective-permute", None, 512),
     ]
 
 
