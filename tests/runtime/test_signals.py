@@ -25,6 +25,14 @@ with Interrupts() as interrupts:
 """
 
 
+@pytest.fixture
+def hangups_noticed():
+    """SIGHUP as a terminal's programs have it, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     "numbers",
     [
@@ -35,7 +43,7 @@ with Interrupts() as interrupts:
         (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM),
     ],
 )
-def test_what_schedulers_and_terminals_send_asks_to_stop(numbers):
+def test_what_schedulers_and_terminals_send_asks_to_stop(numbers, hangups_noticed):
     """Some send twice, and a scheduler a second signal while the run still saves."""
     with Interrupts() as interrupts:
         for number in numbers:
