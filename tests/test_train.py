@@ -220,6 +220,14 @@ def test_saves_by_the_clock_change_no_bit(tmp_path, straight):
         np.testing.assert_array_equal(state[name], array, err_msg=name)
 
 
+def test_the_minutes_begin_again_with_every_checkpoint(tmp_path, monkeypatch):
+    begun, saved = [], Requests.saved
+    monkeypatch.setattr(Requests, "saved", lambda self: begun.append(saved(self)))
+    runs.run(tmp_path, "run", "--config.train.steps=10")
+    # At the start, and with the checkpoints of steps 8 and 10.
+    assert len(begun) == 3
+
+
 def test_a_checkpoint_is_due_so_many_minutes_after_the_last():
     now = 1000.0
     with Interrupts() as interrupts:
