@@ -3,7 +3,7 @@
     python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] --workdir=DIR
                                [--config.SECTION.KEY=VALUE ...]
                                [--restarts=N]
-                               [--mirror=gs://BUCKET/FOLDER]
+                               [--mirror=gs://BUCKET/FOLDER] [--no-report]
                                [--distributed[=HOST:PORT --processes=N
                                                --process=I]]
 
@@ -20,6 +20,9 @@ saved no step.
 With --mirror what the run saves is copied in the background to an address of the kind
 gs://, s3://, file:// or memory://; the same command with an empty --workdir fetches it
 and continues. For machines that lose their disks.
+
+With --no-report the report is not drawn at the end, which takes seconds;
+`python -m alexnet_jax.figures` draws it whenever it is wanted.
 
 A config is a Python file with a function `get_config`; it is executed as code. The
 configs of the package are also found by name: `--config=quickstart`. A single value of
@@ -84,6 +87,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
     parser.add_argument("--restarts", type=int, default=0)
+    parser.add_argument("--no-report", action="store_true")
     return parser.parse_known_args(overrides.expanded(arguments))
 
 
@@ -187,7 +191,7 @@ def train_network(given: argparse.Namespace, changes: Sequence[str]) -> None:
     with multihost.together() if several else contextlib.nullcontext():
         result = train.run(config, workdir, given.mirror)
     if multihost.is_main():
-        if not several:
+        if not several and not given.no_report:
             draw(workdir)
         progress.print_result(result)
 

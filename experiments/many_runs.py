@@ -30,7 +30,7 @@ from alexnet_jax.runs import holding
 from alexnet_jax.runs.config import Config, plain, section
 from alexnet_jax.runs.setup import optimizer_of, schedule_of
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training import held, plan
+from alexnet_jax.training import compilation, held, plan
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.held import Cut
 from alexnet_jax.training.plan import Plan
@@ -169,7 +169,11 @@ def make_program(config: Config, pipeline: Pipeline, mesh: Mesh) -> Program:
         pipeline=pipeline,
         plan=of_run,
         initial=steps.make_initial(model, optimizer, mesh, pipeline.crop),
-        step=jax.jit(step, donate_argnums=1),
+        step=jax.jit(
+            step,
+            donate_argnums=1,
+            compiler_options=dict(compilation.of_program(mesh)),
+        ),
         evaluate=steps.make_eval_step(
             model, mesh, crop=pipeline.crop, views=10, mirrors=pipeline.flip
         ),

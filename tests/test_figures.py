@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from alexnet_jax import figures
+from alexnet_jax import figures, main
 from alexnet_jax.analysis import embedding
 from alexnet_jax.inference import evaluations, inspection
 from alexnet_jax.inference.ensemble import evaluate
@@ -134,6 +134,22 @@ def test_a_comparison(report_run, tmp_path):
     assert path == report_run / "comparison.html"
     assert "train.steps" in page
     assert "model.layers" not in page
+
+
+@pytest.mark.slow
+def test_a_training_draws_its_report_unless_it_is_told_not_to(
+    report_run, monkeypatch, capsys
+):
+    """A finished run, which has nothing to do but that."""
+    few = "--config.data.validation_fraction=0.5"
+    page = report_run / "report.html"
+    page.unlink(missing_ok=True)
+    for *more, drawn in (["--no-report", False], [True]):
+        arguments = runs.arguments(report_run.parent, report_run.name, few)
+        monkeypatch.setattr(sys, "argv", ["main", *arguments, *more])
+        main.main()
+        assert json.loads(capsys.readouterr().out)["step"] == 20
+        assert page.exists() == drawn
 
 
 @pytest.mark.extended

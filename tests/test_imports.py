@@ -49,6 +49,22 @@ def test_the_public_names_are_there_and_no_others():
     )
 
 
+def test_the_network_needs_no_pallas():
+    """Its lowering to Triton is to go; without it XLA runs, and a line says why."""
+    run(
+        "import sys\n"
+        "from alexnet_jax import AlexNet\n"
+        "from alexnet_jax.nn.fused import support\n"
+        "assert 'jax.experimental.pallas' not in sys.modules\n"
+        "gpu = support.Device('gpu', 'H100', 9.0)\n"
+        "fused = AlexNet(10, implementation='fused', dtype='bfloat16')\n"
+        "assert support.decide(fused, gpu).runs == 'fused'\n"
+        "sys.modules['jax.experimental.pallas.triton'] = None\n"
+        "assert support.decide(fused, gpu).runs == 'xla'\n"
+        "assert 'Triton' in support.explanation(fused, gpu)\n"
+    )
+
+
 @pytest.mark.parametrize(
     "module", ["alexnet_jax.nn.alexnet", "alexnet_jax.training.step"]
 )

@@ -104,6 +104,7 @@ def quickstarts(
         }
         result = command(
             "main",
+            "--no-report",
             "--config=quickstart",
             f"--workdir={folder / f'quickstart-{dtype}-{kind}-{seed}'}",
             *(f"--config.{key}={value}" for key, value in changes.items()),

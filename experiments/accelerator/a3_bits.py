@@ -94,9 +94,16 @@ def compared(
     given = (implementation, str(batch), str(folder), *(["--dry"] if dry else []))
     # A CPU has none of the options.
     tried = OPTIONS[:2] if dry else OPTIONS
-    sides = {options: Side(options, *given) for options in tried}
+    sides: dict[str, Side] = {}
+    result: dict[str, Any] = {}
     try:
-        result = {options: side.read() for options, side in sides.items()}
+        for options in tried:
+            sides[options] = Side(options, *given)
+            if dry:
+                # The next one takes from the cache what this one has compiled.
+                result[options] = sides[options].read()
+        for options in tried[len(result) :]:
+            result[options] = sides[options].read()
         measures = {options: side.rate for options, side in sides.items()}
         rounds = harness.in_turn(measures, 1 if dry else 7)
     finally:
@@ -132,7 +139,8 @@ def serve(given: argparse.Namespace) -> None:
     if compiled.autotuning is not None:
         compiled.autotuning.keep()
     state = ours.start(0)
-    for _ in range(STEPS):
+    steps = 3 if given.dry else STEPS
+    for _ in range(steps):
         state, _ = ours.next(state)
     calls = re.findall(r'custom_call_target="([^"]*)"', ours.text)
     first = {
@@ -143,12 +151,13 @@ def serve(given: argparse.Namespace) -> None:
     }
     print(json.dumps(first), flush=True)
     for _ in sys.stdin:
-        rate = ours.rates(ours.start(0), 1, STEPS)[0]
+        rate = ours.rates(ours.start(0), 1, steps)[0]
         print(json.dumps(rate), flush=True)
 
 
 def arguments_of(dry: bool, workdir: Path) -> list[str]:
     return [
+        "--no-report",
         "--config=quickstart",
         f"--workdir={workdir}",
         "--config.model.dtype=bfloat16",
@@ -197,7 +206,8 @@ def pieces_of(dry: bool, output: Path) -> list[Piece]:
 
     whole = Piece({"what": "quickstart"}, partial(whole_runs, dry, output), 120)
     if dry:
-        return [in_turn("xla", 8, 0), whole]
+        # A1 compiles the step meanwhile, and this its quickstart.
+        return [whole, in_turn("xla", 8, 0)]
     return [
         *(in_turn("fused", 128, start) for start in (0, 1)),
         whole,

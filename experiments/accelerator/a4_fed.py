@@ -86,6 +86,7 @@ def whole(dry: bool, output: Path, form: str, hold: str) -> dict[str, float]:
     steps = 4 if dry else STEPS
     command(
         "main",
+        "--no-report",
         "--config=imagenet",
         f"--config.data.path={data}",
         f"--config.data.hold={hold}",

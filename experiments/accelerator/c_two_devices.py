@@ -47,9 +47,14 @@ def elsewhere(dry: bool, output: Path, trained: str, evaluated: str) -> object:
         data, tower = mesh.split("x")
         return [f"--config.mesh.data={data}", f"--config.mesh.tower={tower}"]
 
-    shorter = quick("code2012") if dry else []
     command(
-        "main", "--config=quickstart", f"--workdir={workdir}", *shape(trained), *shorter
+        "main",
+        "--no-report",
+        "--config=quickstart",
+        f"--workdir={workdir}",
+        "--config.model.dtype=bfloat16",
+        *shape(trained),
+        *(quick("code2012") if dry else []),
     )
     found = {}
     for mesh in (trained, evaluated):

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
@@ -30,8 +30,9 @@ from alexnet_jax.training.compilation import CompilerOptions
 from alexnet_jax.training.step import (
     TrainState,
     abstract_state,
-    init_state,
+    make_initial,
     make_train_step,
+    root_key,
 )
 
 from commands import narrow
@@ -41,16 +42,15 @@ class Steps(NamedTuple):
     """A network's training step, compiled for one fixed batch of random images."""
 
     network: Network
-    mesh: Mesh
     images: int
+    initial: Callable[[jax.Array], TrainState]
     program: jax.stages.Compiled
     batch: dict[str, jax.Array]
     mean: jax.Array
 
     def start(self, seed: int) -> TrainState:
         """A state before the first step."""
-        ours = self.network
-        return init_state(ours.model, ours.optimizer, self.mesh, ours.crop, seed)
+        return self.initial(root_key(seed))
 
     def next(self, state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
         """The state after a step, and the step's metrics."""
@@ -59,8 +59,9 @@ class Steps(NamedTuple):
     def on_photographs(self) -> "Steps":
         """The same steps on pieces of photographs: where neighbouring pixels are nearly
         equal, so are the values of a pooling window."""
-        images = {"image": photographs(self.images, self.network.crop)}
-        return self._replace(batch=self.batch | placement.to_devices(images, self.mesh))
+        images = photographs(self.images, self.network.crop)
+        placed = jax.device_put(images, self.batch["image"].sharding)
+        return self._replace(batch=self.batch | {"image": placed})
 
     @property
     def text(self) -> str:
@@ -90,6 +91,9 @@ class Steps(NamedTuple):
 def photographs(count: int, size: int) -> np.ndarray:
     """Square pieces of scikit-learn's two photographs, of various sizes, at one size:
     uint8, `[count, size, size, 3]`."""
+    # Here: it takes longer to import than JAX, and most processes need no photographs.
+    from sklearn.datasets import load_sample_images
+
     rng, found = np.random.default_rng(0), []
     whole = load_sample_images().images
     for number in range(count):
@@ -142,7 +146,9 @@ def steps(
     state = abstract_state(ours.model, ours.optimizer, mesh, size)
     with jax.default_matmul_precision(precision):
         program = step.lower(state, placed, mean).compile()
-    return Steps(ours, mesh, images, program, placed, mean)
+    # Once for all seeds.
+    initial = make_initial(ours.model, ours.optimizer, mesh, size)
+    return Steps(ours, images, initial, program, placed, mean)
 
 
 def fused(dry: bool) -> str:

@@ -46,7 +46,7 @@ if [ -n "$wheels" ]; then
 fi
 case " ${options[*]-} " in
   *" --dry "*)
-    # All parts in one process, which imports and compiles once.
+    # In two processes, which import once and compile little twice.
     exec "${PYTHON:-python}" "$here/dry.py" "$out" ${minutes:+"--seconds=$((60 * minutes))"} \
       ${options[@]+"${options[@]}"} "${scripts[@]}"
     ;;

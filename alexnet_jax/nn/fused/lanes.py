@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.pallas import triton as plgpu
 
-from alexnet_jax.nn.fused.launch import Memory, Vector, Way
+from alexnet_jax.nn.fused.launch import Memory, Vector, Way, triton
 
 
 class Maps(NamedTuple):
@@ -176,7 +175,7 @@ def rsqrt(x: Vector, way: Way) -> Any:
 
 def _assembly(code: str, *values: Any) -> Any:
     shape = jax.ShapeDtypeStruct(values[0].shape, values[0].dtype)
-    (result,) = plgpu.elementwise_inline_asm(
+    (result,) = triton().elementwise_inline_asm(
         code,
         args=values,
         constraints="=f" + ",f" * len(values),

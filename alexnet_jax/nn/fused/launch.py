@@ -13,14 +13,13 @@ import enum
 import functools
 import math
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
 
@@ -32,6 +31,22 @@ Vector = Array | np.ndarray
 Arrays = tuple[Array, ...]
 # What a stage makes forward: its results, and what it keeps for the way back.
 Forward = tuple[Arrays, Arrays]
+
+
+def triton() -> ModuleType:
+    """Pallas' lowering to Triton.
+
+    Imported by the first kernel and not with the package: JAX has announced that it
+    will go, and everything but these kernels runs without it, and starts sooner.
+    """
+    from jax.experimental.pallas import triton as lowering
+
+    return lowering
+
+
+def cdiv(number: int, of: int) -> int:
+    """How many groups of so many there are, the last one not full."""
+    return -(-number // of)
 
 
 class Way(enum.Enum):
@@ -63,11 +78,11 @@ class _Device:
 
     def load(self, at: Any, mask: Any) -> Any:
         zero = jnp.zeros((), self._ref.dtype)
-        value = plgpu.load(self._ref.at[at], mask=mask, other=zero)
+        value = triton().load(self._ref.at[at], mask=mask, other=zero)
         return value.astype(jnp.float32)
 
     def store(self, at: Any, value: Any, mask: Any) -> None:
-        plgpu.store(self._ref.at[at], value.astype(self._ref.dtype), mask=mask)
+        triton().store(self._ref.at[at], value.astype(self._ref.dtype), mask=mask)
 
 
 class _Host:
@@ -181,9 +196,11 @@ def _launched(
     launch: Launch,
     sums: tuple[int, int] | None,
 ) -> tuple[list[Array], Array | None]:
+    from jax.experimental import pallas as pl
+
     block = launch.block
-    blocks = min(launch.blocks, pl.cdiv(lanes, block)) if sums else 1
-    programs = pl.cdiv(lanes, block * blocks)
+    blocks = min(launch.blocks, cdiv(lanes, block)) if sums else 1
+    programs = cdiv(lanes, block * blocks)
     outputs = list(outputs)
     if sums is not None:
         groups, width = sums
@@ -224,7 +241,7 @@ def _launched(
         kernel,
         grid=(programs,),
         out_shape=[typed(o.shape, o.dtype) for o in outputs],
-        compiler_params=plgpu.CompilerParams(num_warps=launch.warps, num_stages=1),
+        compiler_params=triton().CompilerParams(num_warps=launch.warps, num_stages=1),
         interpret=way is Way.INTERPRETER,
         name=name,
     )
@@ -236,4 +253,4 @@ def _launched(
 
 
 def _multiple(number: int, of: int) -> int:
-    return pl.cdiv(number, of) * of
+    return cdiv(number, of) * of

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes, powers
@@ -31,6 +30,7 @@ from alexnet_jax.nn.fused.launch import (
     Memory,
     Vector,
     Way,
+    cdiv,
     run,
 )
 from alexnet_jax.nn.fused.powers import BETA, Around, Norm, Sums
@@ -93,7 +93,7 @@ class NormMapPool(NamedTuple):
     def _map_pool(self, n: Array) -> tuple[Array, Array]:
         maps = Maps(*n.shape)
         pooled, groups = maps.pooled, maps.channels // VEC
-        rows = pl.cdiv(pooled.rows, ROWS)
+        rows = cdiv(pooled.rows, ROWS)
         count = maps.images * rows * pooled.columns * groups
 
         def body(lane: Vector, n: Memory, whose: Memory, p: Memory) -> None:
@@ -146,7 +146,7 @@ class NormMapPool(NamedTuple):
     ) -> tuple[Array, Array]:
         maps = Maps(*n.shape)
         pooled, groups = maps.pooled, maps.channels // VEC
-        rows, columns = pl.cdiv(maps.rows, 2 * ROWS), pl.cdiv(maps.columns, 2)
+        rows, columns = cdiv(maps.rows, 2 * ROWS), cdiv(maps.columns, 2)
         count = maps.images * rows * columns * groups
 
         def body(
@@ -212,7 +212,7 @@ class NormMapPool(NamedTuple):
         self, y: Array, bias: Array, u: Array, v: Array
     ) -> tuple[Array, Array]:
         maps = Maps(*y.shape)
-        groups, rows = maps.channels // 8, pl.cdiv(maps.rows, LAST_ROWS)
+        groups, rows = maps.channels // 8, cdiv(maps.rows, LAST_ROWS)
         count = maps.images * rows * maps.columns * groups
 
         def body(

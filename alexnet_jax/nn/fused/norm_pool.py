@@ -10,7 +10,6 @@ channels, since a value's gradient needs that of two neighbours on either side.
 
 from typing import NamedTuple
 
-from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes, powers
@@ -22,6 +21,7 @@ from alexnet_jax.nn.fused.launch import (
     Memory,
     Vector,
     Way,
+    cdiv,
     run,
 )
 from alexnet_jax.nn.fused.powers import Around, Norm
@@ -46,7 +46,7 @@ class NormPool(NamedTuple):
         `backward` needs."""
         maps = Maps(*y.shape)
         windows, pooled, groups = maps.pooled, self._pooled(maps), maps.channels // 8
-        rows = pl.cdiv(pooled.rows, ROWS)
+        rows = cdiv(pooled.rows, ROWS)
         count = maps.images * rows * pooled.columns * groups
 
         def body(
@@ -94,7 +94,7 @@ class NormPool(NamedTuple):
         y, bias, whose = kept
         maps = Maps(*y.shape)
         windows, pooled, groups = maps.pooled, self._pooled(maps), maps.channels // 8
-        rows, columns = pl.cdiv(maps.rows, 2), pl.cdiv(maps.columns, 2)
+        rows, columns = cdiv(maps.rows, 2), cdiv(maps.columns, 2)
         count = maps.images * rows * columns * groups
 
         def body(

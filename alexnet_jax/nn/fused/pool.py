@@ -5,7 +5,6 @@ it."""
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from alexnet_jax.nn.fused import lanes
@@ -17,6 +16,7 @@ from alexnet_jax.nn.fused.launch import (
     Memory,
     Vector,
     Way,
+    cdiv,
     run,
 )
 
@@ -71,7 +71,7 @@ class Pool(NamedTuple):
         maps = Maps(*y.shape)
         pooled = maps.pooled
         groups = maps.channels // VEC
-        rows, columns = pl.cdiv(maps.rows, 2), pl.cdiv(maps.columns, 2)
+        rows, columns = cdiv(maps.rows, 2), cdiv(maps.columns, 2)
         count = maps.images * rows * columns * groups
 
         def body(lane: Vector, whose: Memory, g: Memory, dx: Memory) -> Vector:

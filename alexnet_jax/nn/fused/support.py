@@ -4,6 +4,7 @@ It is decided when a step is traced, for the device that it is traced for, and c
 how values are computed, never what they are.
 """
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -157,6 +158,8 @@ def _unfit(device: Device) -> str | None:
             f"{device.kind} has compute capability {device.capability}, and the "
             f"kernels need {CAPABILITY}"
         )
+    if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
+        return f"jax {jax.__version__} has no Pallas lowering to Triton any more"
     return None
 
 
