@@ -296,7 +296,7 @@ def test_every_part_of_an_accelerator_runs_in_small_and_goes_on(tmp_path):
     output = str(tmp_path)
     done = accelerator(output, "--dry")
     parts = {part["part"]: part for part in parts_of(done)}
-    assert [*parts] == ["a1", "a2", "a3", "a4", "c"]
+    assert sorted(parts) == ["a1", "a2", "a3", "a4", "c"]
     for name, part in parts.items():
         results = (tmp_path / f"{name}.jsonl").read_text().splitlines()
         assert len(results) == part["measured"] > 0
