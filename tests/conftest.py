@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 
 
 # A shell has those it starts in the background ignore Ctrl-C, and their children.
@@ -74,20 +75,22 @@ class Disk:
 
     Attributes:
       room: for so many calls; None for all.
+      full: whether there is no room, whatever the calls.
       calls: so far.
     """
 
     def __init__(self) -> None:
-        self.room: int | None = None
-        self.calls = 0
+        self.begin()
         self._fsync = os.fsync
 
-    def begin(self, room: int | None = None) -> None:
-        self.room, self.calls = room, 0
+    def begin(
+        self, room: int | None = None, full: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.room, self.full, self.calls = room, full, 0
 
     def fsync(self, descriptor: int) -> None:
         self.calls += 1
-        if self.room is not None and self.calls > self.room:
+        if self.full() or (self.room is not None and self.calls > self.room):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._fsync(descriptor)
 

@@ -143,20 +143,20 @@ def test_what_must_be_on_the_disk_first_keeps_a_checkpoint_from_counting(directo
 
 
 def test_a_disk_that_is_full_when_it_syncs_keeps_what_it_has(directory, disk):
-    """At every fifth sync of a save, and at the last."""
+    """At some syncs of a save, and at that of its name, which is the last."""
     save(directory, 1)
     before = contents(directory)
     disk.begin()
     save(directory, 2)
-    calls = disk.calls
-    assert calls > 10
-    for room in {*range(0, calls, 5), calls - 1}:
+    # Orbax writes more or fewer files from save to save.
+    assert disk.calls > 10
+    some = [{"room": room} for room in range(0, disk.calls // 2, 5)]
+    for full in (*some, {"full": (directory / "2").exists}):
         shutil.rmtree(directory / "2", ignore_errors=True)
-        disk.begin(room)
+        disk.begin(**full)
         with pytest.raises(Failure, match="can't be written .*No space left on device"):
             save(directory, 2)
-        # It has its name when that is synced, which is last.
-        named = [2] * (room == calls - 1)
+        named = [2] * ("full" in full)
         with CheckpointWriter(directory) as checkpoints:
             assert [*checkpoints.steps] == [1, *named]
         found = contents(directory)
