@@ -50,6 +50,11 @@ from signals import initial_signals
 
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
+TITLES = {
+    "whitened": "whitened pixels",
+    "raw": "raw pixels",
+    "example": "the 2012 code's example",
+}
 # Of which preset each is, and what it changes of its config.
 PRESETS = {
     "whitened": "four_layers",
@@ -232,7 +237,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             )
             styles.setdefault(name, style)
         axes.axhline(TARGET, color="grey", linewidth=0.8)
-        axes.set_title(f"{pixels} pixels")
+        axes.set_title(TITLES[pixels])
         axes.set_xlabel("epochs")
         axes.set_ylim(0, 1)
         axes.legend()
