@@ -21,8 +21,8 @@ With --mirror what the run saves is copied in the background to an address of th
 gs://, s3://, file:// or memory://; the same command with an empty --workdir fetches it
 and continues. For machines that lose their disks.
 
-With --no-report the report is not drawn at the end, which takes seconds;
-`python -m alexnet_jax.figures` draws it whenever it is wanted.
+A training ends with the drawing of its report, which takes some seconds; --no-report
+leaves it to `python -m alexnet_jax.figures`.
 
 A config is a Python file with a function `get_config`; it is executed as code. The
 configs of the package are also found by name: `--config=quickstart`. A single value of

@@ -144,9 +144,9 @@ def test_a_training_draws_its_report_unless_it_is_told_not_to(
     few = "--config.data.validation_fraction=0.5"
     page = report_run / "report.html"
     page.unlink(missing_ok=True)
-    for *more, drawn in (["--no-report", False], [True]):
-        arguments = runs.arguments(report_run.parent, report_run.name, few)
-        monkeypatch.setattr(sys, "argv", ["main", *arguments, *more])
+    for more, drawn in (("--no-report",), False), ((), True):
+        arguments = runs.arguments(report_run.parent, report_run.name, few, *more)
+        monkeypatch.setattr(sys, "argv", ["main", *arguments])
         main.main()
         assert json.loads(capsys.readouterr().out)["step"] == 20
         assert page.exists() == drawn
