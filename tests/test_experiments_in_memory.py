@@ -288,7 +288,10 @@ def a_run(row, seed, correct):
         "row": row,
         "seed": seed,
         "examples": len(correct),
+        "set": "0123",
         "epochs": 1.0,
+        "dtype": "float32",
+        "overrides": [],
         "top1_error": 1 - correct.mean(),
         "top1_error_one_crop": 1 - correct.mean(),
         "hours": 1.0,
@@ -325,6 +328,39 @@ def test_a_difference_is_paired_and_its_interval_that_of_images_and_seeds():
     assert found["code2012"]["worse_by"] is None
     # One seed is compared with the same one of the base.
     assert found["no_crops"]["worse_by_each"] == own["worse_by_each"][:1]
+
+
+def test_runs_of_two_protocols_are_not_compared():
+    """Neither epochs nor the images' bytes nor the arithmetic may differ, but of the
+    rows that train longer than all others."""
+    rng = np.random.default_rng(0)
+
+    def run(row, right, **protocol):
+        return a_run(row, 0, np.arange(1000) < 10 * right) | protocol
+
+    short = [run("code2012", 80), run("no_norm", 70), run("long", 90, epochs=9.0)]
+    others = [
+        run("code2012", 60, epochs=2.0),
+        run("no_norm", 55, epochs=2.0),
+        run("no_norm", 30, dtype="bfloat16"),
+        run("no_norm", 20, set="4567"),
+        run("no_norm", 10, overrides=["--config.train.batch_size=64"]),
+    ]
+    lines = [*short, *others]
+    rng.shuffle(lines)
+    found = {
+        (table["epochs"], table["dtype"], table["set"], *table["overrides"]): {
+            name: row["worse_by"] for name, row in table["rows"].items()
+        }
+        for table in differences.tables(lines)
+    }
+    assert found == {
+        (1.0, "float32", "0123"): {"code2012": None, "no_norm": 10.0, "long": -10.0},
+        (2.0, "float32", "0123"): {"code2012": None, "no_norm": 5.0, "long": -30.0},
+        (1.0, "bfloat16", "0123"): {"no_norm": None},
+        (1.0, "float32", "4567"): {"no_norm": None},
+        (1.0, "float32", "0123", "--config.train.batch_size=64"): {"no_norm": None},
+    }
 
 
 def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):

@@ -3,10 +3,11 @@ intervals, from the raw results of its runs.
 
     python experiments/ablations/differences.py --output=FOLDER
 
-Reads FOLDER/imagenette.jsonl, and modern.jsonl where it is there, and writes tables
-beside them, and a figure of the first one. A difference is that of runs of one seed on
-the same images. Its 95 % interval is a bootstrap's over images and over seeds, both
-drawn with replacement 10,000 times.
+Reads FOLDER/imagenette.jsonl, and modern.jsonl where it is there, and writes a table
+for each protocol (set, epochs, dtype, overrides) beside them, and a figure of all. A
+difference is that of runs of one seed and one protocol on the same images. Its 95 %
+interval is a bootstrap's over images and over seeds, both drawn with replacement
+10,000 times.
 """
 
 import base64
@@ -36,6 +37,10 @@ from rows import WHOLE, table_of
 
 FILES = ("imagenette", "modern")
 LATER = FILES[1]
+# Runs that differ in one of these are not compared.
+PROTOCOL = ("set", "epochs", "dtype", "overrides")
+# Whose epochs are their own: they stand in every table that agrees in the rest.
+LONGER = ("long", "modern_long")
 DRAWS = 10_000
 # A network that answers at random errs on nine in ten of ten classes; above this one a
 # run has not learned.
@@ -72,6 +77,24 @@ def base_of(row: str, rows: Sequence[str]) -> str:
     if row == "modern_long":
         return "long"
     return WHOLE + at + rate if WHOLE + at + rate in rows else WHOLE
+
+
+def tables(lines: Lines) -> list[dict[str, Any]]:
+    """A protocol's values and its rows, in the order of their first lines."""
+    found: list[dict[str, Any]] = []
+    for line in lines:
+        protocol = {name: line[name] for name in PROTOCOL}
+        if line["row"] not in LONGER and protocol not in found:
+            found.append(protocol)
+    return [
+        {**protocol, "rows": table([line for line in lines if _is_of(line, protocol)])}
+        for protocol in found
+    ]
+
+
+def _is_of(line: dict[str, Any], protocol: dict[str, Any]) -> bool:
+    own = {"epochs"} if line["row"] in LONGER else set()
+    return all(line[name] == protocol[name] for name in protocol.keys() - own)
 
 
 def table(lines: Lines) -> dict[str, dict[str, Any]]:
@@ -129,22 +152,53 @@ def _difference(
     }
 
 
-def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """Measured differences with their intervals, and the published ones; below a line
-    the recipes of later years."""
+def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
+    """A panel for each protocol that has differences: the measured ones with their
+    intervals, and the published ones; below a line the recipes of later years."""
     from matplotlib import pyplot
 
     # A row that has not learned would be far outside.
-    shown = [
-        (name, row)
-        for name, row in rows.items()
-        if row["worse_by"] is not None and row["learned"] == row["seeds"]
+    panels = [
+        (protocol, shown)
+        for protocol in tables
+        if (
+            shown := {
+                name: row
+                for name, row in protocol["rows"].items()
+                if row["worse_by"] is not None and row["learned"] == row["seeds"]
+            }
+        )
     ]
-    shown.sort(key=lambda named: table_of(named[0]) == LATER)
-    figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.42 * len(shown)))
+    heights = [0.9 + 0.42 * len(shown) for _, shown in panels]
+    figure, all_axes = pyplot.subplots(
+        max(1, len(panels)),
+        figsize=(7, sum(heights) or 1),
+        height_ratios=heights or None,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (protocol, shown) in zip(all_axes[:, 0], panels, strict=False):
+        axes.set_title(
+            f"{protocol['epochs']:g} epochs, {protocol['dtype']}", loc="left", size=10
+        )
+        _draw_rows(axes, shown)
+    all_axes[-1, 0].set_xlabel(
+        "points of top-1 error worse than the whole network, ten crops"
+    )
+    marks = dict[str, Any]()
+    for axes in all_axes[:, 0]:
+        handles, labels = axes.get_legend_handles_labels()
+        marks.update(zip(labels, handles, strict=True))
+    figure.legend(marks.values(), marks.keys(), loc="outside upper center")
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _draw_rows(axes: Any, rows: dict[str, dict[str, Any]]) -> None:
+    shown = sorted(rows.items(), key=lambda named: table_of(named[0]) == LATER)
     places = np.arange(len(shown))[::-1]
     means = np.array([row["worse_by"] for _, row in shown])
-    ends = np.array([row["interval"] for _, row in shown]).reshape(-1, 2)
+    ends = np.array([row["interval"] for _, row in shown])
     axes.errorbar(
         means,
         places,
@@ -161,10 +215,9 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
         if isinstance((row["published"] or {}).get(of), list | tuple)
     ]
     if published:
-        heights, points = zip(*published, strict=True)
         axes.plot(
-            points,
-            heights,
+            [points for _, points in published],
+            [place for place, _ in published],
             "D",
             mfc="none",
             color="tab:red",
@@ -175,11 +228,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     if 0 < later < len(shown):
         axes.axhline(later - 0.5, color="grey", linewidth=0.8, linestyle=":")
     axes.set_yticks(places, [name for name, _ in shown])
-    axes.set_xlabel("points of top-1 error worse than the whole network, ten crops")
-    figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    figure.tight_layout()
-    figure.savefig(path, bbox_inches="tight")
-    pyplot.close(figure)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
 
 
 def main() -> None:
@@ -194,11 +243,11 @@ def main() -> None:
     ]
     if not lines:
         raise InputError(f"no results in {given.output}; imagenette.py makes them")
-    rows = table(lines)
-    done = {"experiment": "ablations/differences", "draws": DRAWS, "table": rows}
+    made = tables(lines)
+    done = {"experiment": "ablations/differences", "draws": DRAWS, "tables": made}
     text = json.dumps(done, indent=2) + "\n"
     atomic.replace(given.output / "differences.json", text)
-    draw(rows, given.output / "differences.svg")
+    draw(made, given.output / "differences.svg")
     progress.print_result(done)
 
 
