@@ -3,68 +3,36 @@
 The images are read once, and a network's programs are compiled once for all its seeds.
 The steps are those of `alexnet_jax.main`: a run has the bits of the command's run of
 the same config and seed on one device. All that the host does in a step is to start it,
-since what decides a batch lies on the device before the first one. Nothing is saved: a
-run that is cut is repeated.
+since what decides a batch lies on the device before the first one. `resumable.py` does
+it in pieces, so that a run that is cut goes on.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grain
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int, PyTree
 from scipy.special import log_softmax, logsumexp
 
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.batching import HostBatch
-from alexnet_jax.data.loading.pipeline import Pipeline
-from alexnet_jax.data.statistics import Statistics, mean_crop
-from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
-from alexnet_jax.nn.alexnet import AlexNet
-from alexnet_jax.runs import holding
-from alexnet_jax.runs.config import Config, plain, section
-from alexnet_jax.runs.setup import optimizer_of, schedule_of
-from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.training import compilation, held, plan
 from alexnet_jax.training import step as steps
-from alexnet_jax.training.held import Cut
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.step import TrainState
+
+from many_programs import Draws, Held, Program, statistics_of
 
 
 # Of the ten views of `preprocess.cut_views`: the centre, not flipped.
 CENTRE = 2
 # Images in a batch of the evaluation, each with all its views.
 EVALUATED = 128
-
-# What is drawn for a run, on the device: a row a step.
-Draws = Mapping[str, Array]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Held:
-    """A data set on the device.
-
-    Attributes:
-      mesh: of that device alone.
-      cut: from what is drawn for a step to a training batch.
-      whole: from places to an evaluation batch.
-      labels: of the validation images, on the host.
-      take: from a run's draws and a step's number to what is drawn for it.
-      drawn: the draws of the runs so far, which others share.
-    """
-
-    mesh: Mesh
-    cut: Cut
-    whole: Cut
-    labels: Int[np.ndarray, "examples"]
-    take: Callable[[Draws, Array], dict[str, Array]]
-    drawn: dict[object, Draws] = dataclasses.field(default_factory=dict)
 
 
 class Errors(NamedTuple):
@@ -87,6 +55,25 @@ class Errors(NamedTuple):
         return float(1 - self.correct.mean())
 
 
+class Trained(NamedTuple):
+    """A run so far.
+
+    Attributes:
+      state: of the training.
+      losses: of each step, summed over its batch; zero where it is still to come.
+      seconds: that the steps took.
+    """
+
+    state: TrainState
+    losses: Float[np.ndarray, "steps"]
+    seconds: float
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return int(jax.device_get(self.state.step))
+
+
 class Result(NamedTuple):
     """A run at its end.
 
@@ -103,94 +90,6 @@ class Result(NamedTuple):
     one: Errors
     ten: Errors
     seconds: tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Program:
-    """A network and how it is trained, compiled once for all seeds."""
-
-    pipeline: Pipeline
-    plan: Plan
-    initial: Callable[[Array], TrainState]
-    step: Callable[..., tuple[TrainState, dict[str, Array]]]
-    evaluate: Callable[..., tuple[dict[str, Array], Array]]
-    mean: Array
-
-
-def hold(pipeline: Pipeline) -> Held:
-    """Read the training and the validation images onto the first device."""
-    mesh = meshes.one_device()
-    train, validation = (
-        holding.hold(pipeline, split, mesh, check=lambda: None)
-        for split in ("train", "validation")
-    )
-    examples = len(pipeline.dataset.splits["validation"])
-    return Held(
-        mesh,
-        held.make_train_cut(train, mesh, crop=pipeline.crop),
-        held.make_evaluation_cut(validation, mesh),
-        jax.device_get(validation.label)[:examples],
-        jax.jit(
-            lambda draws, step: {name: rows[step] for name, rows in draws.items()},
-            out_shardings=NamedSharding(mesh, meshes.EXAMPLES),
-        ),
-    )
-
-
-def make_program(config: Config, pipeline: Pipeline, mesh: Mesh) -> Program:
-    """The programs of a config for the data set of a pipeline; how it is read, such as
-    the crop, is the config's.
-
-    Raises:
-      InputError: if a value is out of range, or the data set is not a prepared one.
-    """
-    settings = plain(config)
-    reading = pipelines.reading(section(settings, "data"))
-    pipeline = Pipeline(pipeline.dataset, **reading)
-    dataset = pipeline.dataset
-    examples = len(dataset.splits["train"])
-    of_run = plan.make_plan(examples=examples, **section(settings, "train"))
-    classes = len(dataset.class_names)
-    model = AlexNet(num_classes=classes, **section(settings, "model"))
-    model.check_size(pipeline.crop, pipeline.crop)
-    schedule = schedule_of(section(settings, "schedule"), of_run, model)
-    optimizer = optimizer_of(section(settings, "optimizer"), of_run, schedule)
-    of_key = steps.train_step(model, optimizer, schedule, mesh, of_run.label_smoothing)
-
-    def step(
-        root: Array, state: TrainState, batch: steps.Batch, mean: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
-        # A jitted function is called fastest with arrays of plain numbers.
-        key = jax.random.wrap_key_data(root, impl="threefry2x32")
-        return of_key(key, state, batch, mean)
-
-    mean = mean_crop(_statistics(pipeline), pipeline.crop)
-    return Program(
-        pipeline=pipeline,
-        plan=of_run,
-        initial=steps.make_initial(model, optimizer, mesh, pipeline.crop),
-        step=jax.jit(
-            step,
-            donate_argnums=1,
-            compiler_options=dict(compilation.of_program(mesh)),
-        ),
-        evaluate=steps.make_eval_step(
-            model, mesh, crop=pipeline.crop, views=10, mirrors=pipeline.flip
-        ),
-        mean=jax.device_put(mean, placement.replicated(mesh)),
-    )
-
-
-def _statistics(pipeline: Pipeline) -> Statistics:
-    found = pipeline.dataset.statistics
-    if found is None:
-        raise InputError(
-            "mean image and colours of these images are not known; prepare them with "
-            "`python -m alexnet_jax.prepare`, and give what it writes"
-        )
-    if pipeline.subtract_mean:
-        return found
-    return dataclasses.replace(found, mean=np.zeros_like(found.mean))
 
 
 def compile_program(program: Program, on: Held) -> None:
@@ -211,24 +110,64 @@ def run(program: Program, on: Held, seed: int, batches: int | None = None) -> Re
       seed: of everything random.
       batches: how many of the validation images' are evaluated; None for all.
     """
-    begin = time.perf_counter()
-    draws, root = _draws(program, on, seed), steps.root_key(seed)
-    state, numbers = program.initial(root), jax.random.key_data(root)
+    trained = train(program, on, seed, begin(program, seed), program.plan.steps)
+    return evaluate(program, on, trained, batches)
+
+
+def begin(program: Program, seed: int) -> Trained:
+    """A run before its first step."""
+    losses = np.zeros(program.plan.steps, np.float32)
+    return Trained(program.initial(steps.root_key(seed)), losses, 0.0)
+
+
+def train(
+    program: Program, on: Held, seed: int, trained: Trained, until: int
+) -> Trained:
+    """Train from where a run stands to the step `until`, and wait for the device.
+
+    The arrays of the state before are gone: the device has used their memory.
+    """
+    start = time.perf_counter()
+    first, state = trained.step, trained.state
+    draws, numbers = (
+        _draws(program, on, seed),
+        jax.random.key_data(steps.root_key(seed)),
+    )
     sums = []
-    for _ in range(program.plan.steps):
+    for _ in range(first, until):
         batch = on.cut(on.take(draws, state.step))
         state, metrics = program.step(numbers, state, batch, program.mean)
         sums.append(metrics["loss"])
-    losses = by_epoch(jax.device_get(sums), program.plan)
-    trained = time.perf_counter()
-    logits = _logits(program, on, state.params, batches)
+    losses = trained.losses.copy()
+    losses[first:until] = jax.device_get(sums)
+    return Trained(state, losses, trained.seconds + time.perf_counter() - start)
+
+
+def evaluate(
+    program: Program,
+    on: Held,
+    trained: Trained,
+    batches: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Result:
+    """What a run has come to.
+
+    Args:
+      program: what was trained, and how.
+      on: the images.
+      trained: the run at its end.
+      batches: how many of the validation images' are evaluated; None for all.
+      check: called before every batch; may raise.
+    """
+    start = time.perf_counter()
+    logits = _logits(program, on, trained.state.params, batches, check)
     labels = on.labels[: len(logits)]
     return Result(
-        params=state.params,
-        losses=losses,
+        params=trained.state.params,
+        losses=by_epoch(trained.losses, program.plan),
         one=errors(logits[:, CENTRE : CENTRE + 1], labels),
         ten=errors(logits, labels),
-        seconds=(trained - begin, time.perf_counter() - trained),
+        seconds=(trained.seconds, time.perf_counter() - start),
     )
 
 
@@ -246,7 +185,7 @@ def _draws(program: Program, on: Held, seed: int) -> Draws:
 def _drawn(program: Program, mesh: Mesh, seed: int) -> Draws:
     batches = pipelines.train_dataset(
         program.pipeline,
-        _statistics(program.pipeline),
+        statistics_of(program.pipeline),
         batch_size=program.plan.batch_size,
         seed=seed,
         held=True,
@@ -263,7 +202,7 @@ def _batch(batches: grain.MapDataset, number: int) -> HostBatch:
     return batch
 
 
-def by_epoch(sums: Sequence[np.ndarray], plan: Plan) -> list[float]:
+def by_epoch(sums: Float[np.ndarray, "steps"], plan: Plan) -> list[float]:
     """The mean loss of each epoch, from each step's sum over its batch."""
     epochs = [plan.epochs(step) for step in range(len(sums))]
     means = np.asarray(sums, np.float64) / plan.batch_size
@@ -272,13 +211,18 @@ def by_epoch(sums: Sequence[np.ndarray], plan: Plan) -> list[float]:
 
 
 def _logits(
-    program: Program, on: Held, params: PyTree, batches: int | None
+    program: Program,
+    on: Held,
+    params: PyTree,
+    batches: int | None,
+    check: Callable[[], None],
 ) -> Float[np.ndarray, "examples views classes"]:
     places = pipelines.evaluation_dataset(
         program.pipeline, "validation", batch_size=EVALUATED, held=True
     )
     computed = []
     for number in range(min(len(places), batches or len(places))):
+        check()
         batch = on.whole(placement.to_devices(_batch(places, number), on.mesh))
         computed.append(program.evaluate(params, batch, program.mean)[1])
     return np.concatenate(jax.device_get(computed))[: len(on.labels)]

@@ -4,6 +4,7 @@ import argparse
 import base64
 import json
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from alexnet_jax.runs import config_changes
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import completed, plain
 from alexnet_jax.runs.setup import build_setup
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import InputError, Interrupted
+from alexnet_jax.runtime.signals import Interrupts
 
 from references import recount
 from runs import checkpoint_steps, final_digests, lines
@@ -36,8 +38,10 @@ import arrays
 import differences
 import experiment
 import imagenette
+import many_programs
 import many_runs
 import outcomes
+import resumable
 import rows
 from signals import signals
 
@@ -157,8 +161,8 @@ def test_many_runs_in_one_process_have_the_bits_of_the_command(
     result = experiment.fit(build_setup(config, digits), tmp_path)
     assert result is not None and result["step"] == 19
     expected = alexnet_jax.load(tmp_path, checkpoint="latest").variables["params"]
-    on = many_runs.hold(Pipeline(digits, crop=12))
-    program = many_runs.make_program(config, Pipeline(digits, crop=12), on.mesh)
+    on = many_programs.hold(Pipeline(digits, crop=12))
+    program = many_programs.make_program(config, Pipeline(digits, crop=12), on.mesh)
     other = many_runs.run(program, on, seed=2)
     found = many_runs.run(program, on, seed=1)
     for layer, arrays_of in expected.items():
@@ -171,6 +175,53 @@ def test_many_runs_in_one_process_have_the_bits_of_the_command(
     by_epoch = [train[:7], train[7:13], train[13:]]
     means = [np.mean([line["loss"] for line in part]) for part in by_epoch]
     np.testing.assert_allclose(found.losses, means, rtol=1e-4)
+
+
+class Cut(Interrupts):
+    """At a check a signal comes, or what nobody expects."""
+
+    def __init__(self, check, number=None):
+        super().__init__()
+        self._left, self._number = check, number
+
+    def check(self):
+        self._left -= 1
+        if not self._left and self._number is None:
+            raise ZeroDivisionError
+        if not self._left:
+            self.received = self._number
+        super().check()
+
+
+def test_a_run_that_is_cut_goes_on_to_the_same_bits(digits, tmp_path, capsys):
+    pipeline = Pipeline(digits, crop=12)
+    on = many_programs.hold(pipeline)
+    program = many_programs.make_program(config_of(epochs=1.0), pipeline, on.mesh)
+    whole = many_runs.run(program, on, seed=1)
+
+    def run(name, interrupts, minutes=5.0):
+        folder = tmp_path / name
+        return resumable.run(program, on, 1, name, folder, interrupts, minutes=minutes)
+
+    # The first piece is one step; after the last one the evaluation is stopped.
+    for step in range(1, program.plan.steps + 1):
+        with pytest.raises(Interrupted):
+            run("stopped", Cut(2, signal.SIGTERM))
+        assert list(checkpoint_steps(tmp_path / "stopped")) == [step]
+    assert "stopped goes on from step 5" in capsys.readouterr().err
+    # Saved before the second piece, which is lost.
+    with pytest.raises(ZeroDivisionError):
+        run("broken", Cut(3), minutes=0.0)
+    assert list(checkpoint_steps(tmp_path / "broken")) == [1]
+    for name in ("stopped", "broken"):
+        found = run(name, Interrupts())
+        assert found.losses == whole.losses
+        assert found.ten.loss == whole.ten.loss
+        for one, other in zip(
+            jax.tree.leaves(found.params), jax.tree.leaves(whole.params), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+        assert found.seconds[0] > 0
 
 
 def test_the_length_belongs_to_a_rate_that_ends_at_zero(tmp_path):
@@ -369,9 +420,7 @@ def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):
     )
 
     def changed(row, base="code2012"):
-        before, after = (
-            plain(imagenette.config_of(name, given, [])) for name in (base, row)
-        )
+        before, after = (plain(rows.config_of(name, given, [])) for name in (base, row))
         return {key: new for key, _, new in config_changes.differences(before, after)}
 
     assert changed("no_dropout@0.003", "no_dropout") == {

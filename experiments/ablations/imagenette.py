@@ -10,14 +10,19 @@ with ten crops, and with one.
         [--config.SECTION.KEY=VALUE ...] [--quick]
 
 All in one process on one device, which holds the images. A run is a line of
-FOLDER/TABLE.jsonl as soon as it ends, and is not repeated: the same command goes
-on where it was cut, or adds other rows and seeds. Without `--rows` and `--table` it
-trains what is missing of both tables, what is worth most first. `--list` only says
-what that is. `--quick` shows that it works.
+FOLDER/TABLE.jsonl as soon as it ends, and is not repeated: the same command adds other
+rows and seeds. It goes on where it was cut: a run that takes longer than five minutes
+is saved in FOLDER/unfinished until it ends. Without `--rows` and `--table` it trains
+what is missing of both tables, what is worth most first. `--list` only says what that
+is. `--quick` shows that it works.
 """
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -41,82 +46,22 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.selection import SelectedSource
 from alexnet_jax.data.sources.holding_out import held_out
 from alexnet_jax.distributed import mesh as meshes
-from alexnet_jax.nn.presets import ABLATIONS
-from alexnet_jax.runs import overrides
 from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runtime import cli, progress
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.lock import locked
+from alexnet_jax.runtime.signals import Interrupts
 
 import arrays
 import harness
 import many_runs
-from commands import quick
-from many_runs import Held, Program
+import resumable
+from many_programs import Held, Program, hold, make_program
 from outcomes import described, described_together
-from rows import BY_VALUE, CHANGED, LONG, MEMBERS, TABLES, WHOLE, table_of
+from rows import BY_VALUE, MEMBERS, TABLES, config_of, epochs_of, table_of
 
 
-# The smallest network of the same topology that leaves conv5 some rows and columns:
-# 99 of 112 pixels, as 224 are of 256.
-CROP = 99
-# The rate drops after these parts of a run.
-DROPS = (2 / 3, 13 / 15)
 # What distinguishes runs.
 IDENTITY = ("row", "seed", "set", "held_out", "epochs", "dtype", "overrides")
-
-
-def flags(row: str, given: Any, changes: Sequence[str]) -> list[str]:
-    """The overrides of a row that are not its own."""
-    if given.quick:
-        return [f"--config.model.dtype={given.dtype}", *changes]
-    epochs = epochs_of(row, given)
-    drops = ",".join(f"{part * epochs:.4g}" for part in DROPS)
-    return [
-        f"--config.data.path={given.data}",
-        f"--config.data.crop={CROP}",
-        f"--config.train.epochs={epochs}",
-        "--config.schedule.kind=steps",
-        f"--config.schedule.epochs=({drops})",
-        f"--config.model.dtype={given.dtype}",
-        *changes,
-    ]
-
-
-def epochs_of(row: str, given: Any) -> float:
-    """A row's epochs."""
-    if given.quick:
-        return 0.0
-    return LONG if row in ("long", "modern_long") else given.epochs
-
-
-def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:
-    """The config of a row, as `alexnet_jax.main` would read it.
-
-    Raises:
-      InputError: if there is no such row.
-    """
-    name, _, rate = row.partition("@")
-    variant, own = CHANGED.get(name, (name, []))
-    if variant not in (WHOLE, "paper", *ABLATIONS):
-        raise InputError(f"no row {row}; choose from {', '.join(BY_VALUE)}")
-    # The epoch of the first drop.
-    drop = f"{DROPS[0] * epochs_of(name, given):.4g}"
-    own = [text.format(drop=drop) for text in own]
-    changed = {text.partition("=")[0] for text in own}
-    # A list that is given twice is one of both.
-    common = [
-        text
-        for text in flags(name, given, changes)
-        if text.partition("=")[0] not in changed
-    ]
-    arguments = [*common, *own]
-    if rate:
-        arguments.append(f"--config.schedule.learning_rate={rate}")
-    if not given.quick:
-        return overrides.changed_config(f"imagenet:{variant}", arguments)
-    return overrides.changed_config(
-        f"quickstart:{variant}", [*quick(variant), *arguments]
-    )
 
 
 def training_part(dataset: Dataset, fraction: float) -> Dataset:
@@ -204,37 +149,48 @@ def measure(given: Any, changes: Sequence[str]) -> None:
     if given.list or not runs:
         return
     pipeline = Pipeline(dataset, **pipelines.reading(reading))
-    on = many_runs.hold(pipeline)
+    on = hold(pipeline)
     # Rows of one config, as a network and five of them together, share a program.
     made: dict[str, Program] = {}
     for row in runs:
         if (text := repr(plain(configs[row]))) not in made:
-            made[text] = many_runs.make_program(configs[row], pipeline, on.mesh)
+            made[text] = make_program(configs[row], pipeline, on.mesh)
     programs = {row: made[repr(plain(configs[row]))] for row in runs}
     made_by = harness.machine("jax", "jaxlib", "flax", "optax")
     made_by["commit"] = given.commit or made_by["commit"]
     made_by["device"] = on.mesh.devices.flat[0].device_kind
     progress.say(f"{time.monotonic() - begin:.0f} s to the first row")
-    for row, program in compiled(list(runs), programs, on, given.ahead):
-        progress.say(f"{row} compiled after {time.monotonic() - begin:.0f} s")
-        for run in runs[row]:
-            if time.monotonic() - begin > 60 * given.minutes:
-                progress.say("the time is up; the same command goes on from here")
-                return
-            line = {**run, **trained(program, on, row, run["seed"]), **made_by}
-            experiment.keep(path_of(given, table_of(row)), line, *IDENTITY)
-            progress.say(
-                f"{row}, seed {run['seed']}: {100 * line['top1_error']:.2f} %, "
-                f"{sum(line['seconds']):.1f} s"
-            )
+    with Interrupts() as stops:
+        for row, program in compiled(list(runs), programs, on, given.ahead):
+            progress.say(f"{row} compiled after {time.monotonic() - begin:.0f} s")
+            for run in runs[row]:
+                if time.monotonic() - begin > 60 * given.minutes:
+                    progress.say("the time is up; the same command goes on from here")
+                    return
+                folder = unfinished(given.output, run, configs[row])
+                line = {**run, **trained(program, on, run, folder, stops), **made_by}
+                experiment.keep(path_of(given, table_of(row)), line, *IDENTITY)
+                shutil.rmtree(folder)
+                # Where it holds no other.
+                with contextlib.suppress(OSError):
+                    folder.parent.rmdir()
+                progress.say(
+                    f"{row}, seed {run['seed']}: {100 * line['top1_error']:.2f} %, "
+                    f"{sum(line['seconds']):.1f} s"
+                )
 
 
-def trained(program: Program, on: Held, row: str, seed: int) -> dict[str, Any]:
-    """What is kept of a row's run of a seed; of the row of five networks, those of five
-    seeds of their own."""
-    count = MEMBERS.get(row, 1)
-    seeds = range(count * seed, count * (seed + 1))
-    results = [many_runs.run(program, on, each) for each in seeds]
+def trained(
+    program: Program, on: Held, run: dict[str, Any], folder: Path, stops: Interrupts
+) -> dict[str, Any]:
+    """What is kept of a run; of the row of five networks, those of five seeds of their
+    own. What is not finished is saved in a folder."""
+    row, count = run["row"], MEMBERS.get(run["row"], 1)
+    seeds = range(count * run["seed"], count * (run["seed"] + 1))
+    results = [
+        resumable.run(program, on, n, f"{row}, seed {n}", folder / str(n), stops)
+        for n in seeds
+    ]
     kept = (
         described(results[0])
         if count == 1
@@ -242,6 +198,13 @@ def trained(program: Program, on: Held, row: str, seed: int) -> dict[str, Any]:
     )
     plan = program.plan
     return {"batch_size": plan.batch_size, "steps": plan.steps, **kept}
+
+
+def unfinished(output: Path, run: dict[str, Any], config: Any) -> Path:
+    """Where a run is saved until it ends."""
+    text = json.dumps([run, plain(config)], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return output / "unfinished" / f"{run['row']}-{run['seed']}-{digest}"
 
 
 def main() -> None:
@@ -272,7 +235,11 @@ def main() -> None:
     given.dtype = given.dtype or ("bfloat16" if accelerated else "float32")
     if given.ahead is None:
         given.ahead = 2 if accelerated else 0
-    measure(given, changes)
+    with contextlib.ExitStack() as stack:
+        if not given.list:
+            given.output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(given.output, f"{given.output} is in use"))
+        measure(given, changes)
     errors: dict[str, list[float]] = {}
     for table in TABLES:
         for line in experiment.kept(path_of(given, table)):

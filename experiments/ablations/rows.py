@@ -1,5 +1,20 @@
 """The rows that `imagenette.py` trains: what of the network or its training changes."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from alexnet_jax.nn.presets import ABLATIONS
+from alexnet_jax.runs import overrides
+from alexnet_jax.runtime.errors import InputError
+
+from commands import quick
+
+
+# The smallest network of the same topology that leaves conv5 some rows and columns:
+# 99 of 112 pixels, as 224 are of 256.
+CROP = 99
+# The rate drops after these parts of a run.
+DROPS = (2 / 3, 13 / 15)
 WHOLE = "code2012"
 # Rows that are no variant of a config: of which variant, with which overrides.
 INITIAL = [f"--config.model.layers.conv{n}.kernel_std={{}}" for n in (3, 4, 5)]
@@ -67,3 +82,57 @@ TABLES = {
 def table_of(row: str) -> str:
     """The table that a row belongs to, at whatever rate."""
     return "modern" if row.partition("@")[0] in LATER else "imagenette"
+
+
+def flags(row: str, given: Any, changes: Sequence[str]) -> list[str]:
+    """The overrides of a row that are not its own."""
+    if given.quick:
+        return [f"--config.model.dtype={given.dtype}", *changes]
+    epochs = epochs_of(row, given)
+    drops = ",".join(f"{part * epochs:.4g}" for part in DROPS)
+    return [
+        f"--config.data.path={given.data}",
+        f"--config.data.crop={CROP}",
+        f"--config.train.epochs={epochs}",
+        "--config.schedule.kind=steps",
+        f"--config.schedule.epochs=({drops})",
+        f"--config.model.dtype={given.dtype}",
+        *changes,
+    ]
+
+
+def epochs_of(row: str, given: Any) -> float:
+    """A row's epochs."""
+    if given.quick:
+        return 0.0
+    return LONG if row in ("long", "modern_long") else given.epochs
+
+
+def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:
+    """The config of a row, as `alexnet_jax.main` would read it.
+
+    Raises:
+      InputError: if there is no such row.
+    """
+    name, _, rate = row.partition("@")
+    variant, own = CHANGED.get(name, (name, []))
+    if variant not in (WHOLE, "paper", *ABLATIONS):
+        raise InputError(f"no row {row}; choose from {', '.join(BY_VALUE)}")
+    # The epoch of the first drop.
+    drop = f"{DROPS[0] * epochs_of(name, given):.4g}"
+    own = [text.format(drop=drop) for text in own]
+    changed = {text.partition("=")[0] for text in own}
+    # A list that is given twice is one of both.
+    common = [
+        text
+        for text in flags(name, given, changes)
+        if text.partition("=")[0] not in changed
+    ]
+    arguments = [*common, *own]
+    if rate:
+        arguments.append(f"--config.schedule.learning_rate={rate}")
+    if not given.quick:
+        return overrides.changed_config(f"imagenet:{variant}", arguments)
+    return overrides.changed_config(
+        f"quickstart:{variant}", [*quick(variant), *arguments]
+    )

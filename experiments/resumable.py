@@ -1,0 +1,98 @@
+"""A run of `many_runs.py` in pieces: it shows its progress, is saved every few minutes
+and when a signal asks it to stop, and goes on where it was cut, to the same bits.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.runs.workdir import CHECKPOINTS
+from alexnet_jax.runtime import progress
+from alexnet_jax.runtime.errors import Interrupted
+from alexnet_jax.runtime.signals import Interrupts
+
+import experiment
+import many_runs
+from many_programs import Held, Program
+from many_runs import Result, Trained
+
+
+# A piece is about as long: the device waits for the host once in each.
+SECONDS = 1.0
+# Between saves. A run on a GPU is shorter, and never saved.
+MINUTES = 5.0
+
+
+def run(
+    program: Program,
+    on: Held,
+    seed: int,
+    name: str,
+    folder: Path,
+    interrupts: Interrupts,
+    *,
+    minutes: float = MINUTES,
+) -> Result:
+    """Train with a seed to the last step, from where `folder` has it, and evaluate.
+
+    Args:
+      program: what is trained, and how.
+      on: the images.
+      seed: of everything random.
+      name: of the run, for its progress.
+      folder: where it is saved; for this run of this program alone.
+      interrupts: signals that ask to stop.
+      minutes: between saves.
+
+    Raises:
+      Interrupted: after saving, if a signal asked to stop.
+      Failure: if it can't be saved.
+    """
+    with CheckpointWriter(folder / CHECKPOINTS, **experiment.LATEST_ONLY) as saved:
+        trained = many_runs.begin(program, seed)
+        if saved.steps:
+            trained = _restored(saved, trained)
+            progress.say(f"{name} goes on from step {trained.step}")
+        last, steps = time.monotonic(), 1
+        plan = program.plan
+        images = plan.steps * plan.batch_size, trained.step * plan.batch_size
+        try:
+            with progress.counted(name, *images) as advance:
+                while (done := trained.step) < plan.steps:
+                    interrupts.check()
+                    if time.monotonic() - last > 60 * minutes:
+                        saved.save(done, _arrays(trained))
+                        last = time.monotonic()
+                    until = min(done + steps, plan.steps)
+                    before = trained.seconds
+                    trained = many_runs.train(program, on, seed, trained, until)
+                    if trained.seconds - before < SECONDS / 2:
+                        steps *= 2
+                    advance((until - done) * plan.batch_size)
+            return many_runs.evaluate(program, on, trained, check=interrupts.check)
+        except Interrupted:
+            saved.save(trained.step, _arrays(trained))
+            progress.say(f"{name} stops after step {trained.step}, and is saved")
+            raise
+
+
+def _arrays(trained: Trained) -> PyTree:
+    numbers = {"losses": trained.losses, "seconds": np.float32(trained.seconds)}
+    place = trained.state.step.sharding
+    return {"state": trained.state, **jax.device_put(numbers, place)}
+
+
+def _restored(saved: CheckpointWriter, first: Trained) -> Trained:
+    abstract = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(
+            array.shape, array.dtype, sharding=array.sharding
+        ),
+        _arrays(first),
+    )
+    _, arrays = saved.restore_latest(abstract)
+    losses, seconds = jax.device_get((arrays["losses"], arrays["seconds"]))
+    return Trained(arrays["state"], losses, float(seconds))
