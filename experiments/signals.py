@@ -11,8 +11,6 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.training import losses
 
-from arrays import source_of
-
 
 EXAMPLES = 512
 
@@ -21,16 +19,19 @@ def initial_signals(setup: Setup) -> list[dict[str, Any]]:
     """The sizes before the first step, for the centres of some training images.
 
     Args:
-      setup: of an AlexNet and a data set in memory.
+      setup: of an AlexNet and a data set whose statistics are known.
     """
     model, crop, dataset = setup.model, setup.pipeline.crop, setup.pipeline.dataset
     assert isinstance(model, AlexNet) and dataset.statistics is not None
-    source = source_of(dataset, "train")
+    source = dataset.splits["train"]
     order = np.random.default_rng(0).permutation(len(source))[:EXAMPLES]
+    examples = [source[int(index)] for index in order]
+    stored = np.stack([example["image"] for example in examples])
     mean = statistics.mean_crop(dataset.statistics, crop)
-    images = statistics.centre(source.images[order], crop).astype(np.float32) - mean
+    images = statistics.centre(stored, crop).astype(np.float32) - mean
     params = model.init(jax.random.key(0), images[:1])["params"]
-    return signals(model, params, images, source.labels[order])
+    labels = np.array([example["label"] for example in examples], np.int32)
+    return signals(model, params, images, labels)
 
 
 def signals(

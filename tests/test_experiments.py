@@ -342,6 +342,33 @@ def test_a_part_of_an_accelerator_starts_what_it_has_time_for(tmp_path):
     assert (plan["measured"], plan["left"]) == (0, 1)
 
 
+@pytest.mark.slow
+def test_initial_signals_beside_the_losses_of_runs_of_one_protocol(tmp_path):
+    runs = [("code2012", 10.0), ("code2012", 10.0), ("paper", 10.0), ("paper", 30.0)]
+    lines = [
+        {"row": row, "epochs": epochs, "dtype": "float32", "train_losses": [2.0, 1.0]}
+        for row, epochs in runs
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "imagenette.jsonl").write_text(text)
+    script = EXPERIMENTS / "ablations" / "why_it_learns.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--quick", f"--output={tmp_path}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "why_it_learns.json").read_text())
+    assert result["runs"] == {"code2012": 2, "paper": 1}
+    ratios = {
+        row: {size["layer"]: size["signal"] / size["constant"] for size in sizes}
+        for row, sizes in result["signals"].items()
+    }
+    # Narrow networks, but the same initial deviations: the paper's lose the signal.
+    assert ratios["paper"]["conv5"] < 0.5 * ratios["code2012"]["conv5"]
+    assert "</svg>" in (tmp_path / "why_it_learns.svg").read_text()
+
+
 @pytest.mark.extended
 def test_rows_on_real_images_go_on_where_they_stood(tmp_path):
     script = EXPERIMENTS / "ablations" / "imagenette.py"
