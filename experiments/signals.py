@@ -54,14 +54,15 @@ def signals(
     *hidden, last = model.layers
     names = [*(f"{name}.linear" for name in hidden), last]
 
-    def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    # Images are an argument, not a constant that the compiler would compute with.
+    def loss(params: Any, images: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         outputs: Any = model.apply({"params": params}, images, layers=names)
         logits, kept = outputs
         mask = jnp.ones(len(labels), jnp.bool_)
         sums = losses.sums(jax.nn.log_softmax(logits), jnp.asarray(labels), mask)
         return sums["loss"] / len(labels), kept
 
-    gradients, kept = jax.jit(jax.grad(loss, has_aux=True))(params)
+    gradients, kept = jax.jit(jax.grad(loss, has_aux=True))(params, images)
     sizes = []
     for layer, name in zip(model.layers, names, strict=True):
         kernel, gradient = params[layer]["kernel"], gradients[layer]["kernel"]
