@@ -20,6 +20,23 @@ sys.path[1:1] = [
     str(ROOT / "experiments" / "benchmarks"),
 ]
 
+from alexnet_jax.runtime import hugepages
+
+
+def _is_script() -> bool:
+    """Whether an experiment is what was started, and not a test of one."""
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    return started is not None and Path(started).resolve().is_relative_to(
+        ROOT / "experiments"
+    )
+
+
+if _is_script():
+    # As the commands: before the script's other imports, which would run twice.
+    hugepages.use()
+
+# isort: split
+
 from alexnet_jax.runs.metrics_file import METRICS_FILE
 from alexnet_jax.runtime import atomic, progress
 from alexnet_jax.runtime.cli import Parser
