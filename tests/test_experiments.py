@@ -128,6 +128,34 @@ def test_what_a_command_refuses_is_printed_once(tmp_path):
     assert line.startswith("error: data.path has no meaning for the digits")
 
 
+STARTED = """
+import os, pathlib, runpy, sys
+from alexnet_jax.runtime import hugepages
+hugepages.POLICY = pathlib.Path(sys.argv[2])
+os.execve = lambda *arguments: sys.exit("restarts")
+runpy.run_path(sys.argv[1], run_name=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("__main__", "restarts\n"), ("imported", "")]
+)
+def test_an_experiment_runs_on_huge_pages_as_the_commands_do(tmp_path, name, said):
+    policy = tmp_path / "enabled"
+    policy.write_text("always [madvise] never\n")
+    started = EXPERIMENTS / "ablations" / "differences.py"
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    # Where Python looks for the modules beside a script.
+    environment["PYTHONPATH"] = str(started.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED, str(started), str(policy), name],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == said
+
+
 def script(name, monkeypatch):
     """An experiment's functions."""
     monkeypatch.syspath_prepend(EXPERIMENTS / name)
