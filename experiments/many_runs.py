@@ -22,6 +22,7 @@ from scipy.special import log_softmax, logsumexp
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed import placement
+from alexnet_jax.training import evaluation
 from alexnet_jax.training import step as steps
 from alexnet_jax.training.plan import Plan
 from alexnet_jax.training.step import TrainState
@@ -148,7 +149,7 @@ def evaluate(
     on: Held,
     trained: Trained,
     batches: int | None = None,
-    check: Callable[[], None] = lambda: None,
+    after: Callable[[int], None] = lambda images: None,
 ) -> Result:
     """What a run has come to.
 
@@ -157,10 +158,10 @@ def evaluate(
       on: the images.
       trained: the run at its end.
       batches: how many of the validation images' are evaluated; None for all.
-      check: called before every batch; may raise.
+      after: called after every batch with how many images it had; may raise.
     """
     start = time.perf_counter()
-    logits = _logits(program, on, trained.state.params, batches, check)
+    logits = _logits(program, on, trained.state.params, batches, after)
     labels = on.labels[: len(logits)]
     return Result(
         params=trained.state.params,
@@ -215,17 +216,22 @@ def _logits(
     on: Held,
     params: PyTree,
     batches: int | None,
-    check: Callable[[], None],
+    after: Callable[[int], None],
 ) -> Float[np.ndarray, "examples views classes"]:
     places = pipelines.evaluation_dataset(
         program.pipeline, "validation", batch_size=EVALUATED, held=True
     )
+    count = min(len(places), batches or len(places))
+    of_batches = (_batch(places, number) for number in range(count))
+
+    def run(batch: steps.Batch) -> evaluation.Results:
+        return {"logits": program.evaluate(params, on.whole(batch), program.mean)[1]}
+
     computed = []
-    for number in range(min(len(places), batches or len(places))):
-        check()
-        batch = on.whole(placement.to_devices(_batch(places, number), on.mesh))
-        computed.append(program.evaluate(params, batch, program.mean)[1])
-    return np.concatenate(jax.device_get(computed))[: len(on.labels)]
+    for _, found in evaluation.over_batches(run, of_batches, on.mesh):
+        computed.append(found["logits"])
+        after(len(found["logits"]))
+    return np.concatenate(computed)
 
 
 def errors(

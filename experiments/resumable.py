@@ -3,6 +3,7 @@ and when a signal asks it to stop, and goes on where it was cut, to the same bit
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -53,31 +54,50 @@ def run(
       Failure: if it can't be saved.
     """
     with CheckpointWriter(folder / CHECKPOINTS, **experiment.LATEST_ONLY) as saved:
-        trained = many_runs.begin(program, seed)
+        trained = first = many_runs.begin(program, seed)
         if saved.steps:
-            trained = _restored(saved, trained)
-            progress.say(f"{name} goes on from step {trained.step}")
-        last, steps = time.monotonic(), 1
-        plan = program.plan
-        images = plan.steps * plan.batch_size, trained.step * plan.batch_size
+            trained = first = _restored(saved, first)
+            progress.say(f"{name} goes on from step {first.step}")
+        last = time.monotonic()
         try:
-            with progress.counted(name, *images) as advance:
-                while (done := trained.step) < plan.steps:
-                    interrupts.check()
-                    if time.monotonic() - last > 60 * minutes:
-                        saved.save(done, _arrays(trained))
-                        last = time.monotonic()
-                    until = min(done + steps, plan.steps)
-                    before = trained.seconds
-                    trained = many_runs.train(program, on, seed, trained, until)
-                    if trained.seconds - before < SECONDS / 2:
-                        steps *= 2
-                    advance((until - done) * plan.batch_size)
-            return many_runs.evaluate(program, on, trained, check=interrupts.check)
+            for trained in _pieces(program, on, seed, first, name):
+                interrupts.check()
+                if time.monotonic() - last > 60 * minutes:
+                    saved.save(trained.step, _arrays(trained))
+                    last = time.monotonic()
+            return _evaluated(program, on, trained, name, interrupts)
         except Interrupted:
             saved.save(trained.step, _arrays(trained))
             progress.say(f"{name} stops after step {trained.step}, and is saved")
             raise
+
+
+def _pieces(
+    program: Program, on: Held, seed: int, trained: Trained, name: str
+) -> Iterator[Trained]:
+    """Train to the last step, and give what there is after each piece."""
+    plan, steps = program.plan, 1
+    images = plan.steps * plan.batch_size, trained.step * plan.batch_size
+    with progress.counted(name, *images) as advance:
+        while (done := trained.step) < plan.steps:
+            until, before = min(done + steps, plan.steps), trained.seconds
+            trained = many_runs.train(program, on, seed, trained, until)
+            if trained.seconds - before < SECONDS / 2:
+                steps *= 2
+            advance((until - done) * plan.batch_size)
+            yield trained
+
+
+def _evaluated(
+    program: Program, on: Held, trained: Trained, name: str, interrupts: Interrupts
+) -> Result:
+    with progress.counted(f"{name}, evaluation", len(on.labels)) as advance:
+
+        def after(images: int) -> None:
+            advance(images)
+            interrupts.check()
+
+        return many_runs.evaluate(program, on, trained, after=after)
 
 
 def _arrays(trained: Trained) -> PyTree:

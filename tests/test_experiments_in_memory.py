@@ -204,14 +204,15 @@ def test_a_run_that_is_cut_goes_on_to_the_same_bits(digits, tmp_path, capsys):
         return resumable.run(program, on, 1, name, folder, interrupts, minutes=minutes)
 
     # The first piece is one step; after the last one the evaluation is stopped.
-    for step in range(1, program.plan.steps + 1):
+    last = program.plan.steps
+    for step in (*range(1, last + 1), last):
         with pytest.raises(Interrupted):
-            run("stopped", Cut(2, signal.SIGTERM))
+            run("stopped", Cut(1, signal.SIGTERM))
         assert list(checkpoint_steps(tmp_path / "stopped")) == [step]
     assert "stopped goes on from step 5" in capsys.readouterr().err
     # Saved before the second piece, which is lost.
     with pytest.raises(ZeroDivisionError):
-        run("broken", Cut(3), minutes=0.0)
+        run("broken", Cut(2), minutes=0.0)
     assert list(checkpoint_steps(tmp_path / "broken")) == [1]
     for name in ("stopped", "broken"):
         found = run(name, Interrupts())
