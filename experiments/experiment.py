@@ -9,12 +9,13 @@ and then finds the checkout's package and the benchmarks' harness.
 """
 
 import json
+import multiprocessing
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path[1:1] = [
     str(ROOT),
     str(ROOT / "experiments" / "benchmarks"),
@@ -24,10 +25,12 @@ from alexnet_jax.runtime import hugepages
 
 
 def _is_script() -> bool:
-    """Whether an experiment is what was started, and not a test of one."""
+    """Whether an experiment is what was started: not a test of one, nor its worker."""
     started = getattr(sys.modules["__main__"], "__file__", None)
-    return started is not None and Path(started).resolve().is_relative_to(
-        ROOT / "experiments"
+    return (
+        started is not None
+        and Path(started).resolve().is_relative_to(ROOT / "experiments")
+        and multiprocessing.parent_process() is None
     )
 
 

@@ -130,10 +130,8 @@ def train(
     """
     start = time.perf_counter()
     first, state = trained.step, trained.state
-    draws, numbers = (
-        _draws(program, on, seed),
-        jax.random.key_data(steps.root_key(seed)),
-    )
+    draws = _draws(program, on, seed)
+    numbers = jax.random.key_data(steps.root_key(seed))
     sums = []
     for _ in range(first, until):
         batch = on.cut(on.take(draws, state.step))

@@ -1,5 +1,5 @@
 """A run of `many_runs.py` in pieces: it shows its progress, is saved every few minutes
-and when a signal asks it to stop, and goes on where it was cut, to the same bits.
+and when a signal stops it, and goes on where it was cut; on a CPU to the same bits.
 """
 
 import time
@@ -24,7 +24,7 @@ from many_runs import Result, Trained
 
 # A piece is about as long: the device waits for the host once in each.
 SECONDS = 1.0
-# Between saves. A run on a GPU is shorter, and never saved.
+# Between saves. A run on a GPU is shorter: it is saved only where a signal stops it.
 MINUTES = 5.0
 
 
@@ -54,20 +54,26 @@ def run(
       Failure: if it can't be saved.
     """
     with CheckpointWriter(folder / CHECKPOINTS, **experiment.LATEST_ONLY) as saved:
-        trained = first = many_runs.begin(program, seed)
+        trained = many_runs.begin(program, seed)
         if saved.steps:
-            trained = first = _restored(saved, first)
-            progress.say(f"{name} goes on from step {first.step}")
+            trained = _restored(saved, trained)
+            progress.say(f"{name} goes on from step {trained.step}")
+        pieces = _pieces(program, on, seed, trained, name)
         last = time.monotonic()
         try:
-            for trained in _pieces(program, on, seed, first, name):
+            for trained in pieces:
                 interrupts.check()
                 if time.monotonic() - last > 60 * minutes:
                     saved.save(trained.step, _arrays(trained))
                     last = time.monotonic()
+            if saved.steps:
+                # A run that takes long is not trained again if its evaluation breaks.
+                saved.save(trained.step, _arrays(trained))
             return _evaluated(program, on, trained, name, interrupts)
         except Interrupted:
             saved.save(trained.step, _arrays(trained))
+            # Else a save that fails would be lost behind the interruption.
+            saved.wait()
             progress.say(f"{name} stops after step {trained.step}, and is saved")
             raise
 
@@ -77,8 +83,8 @@ def _pieces(
 ) -> Iterator[Trained]:
     """Train to the last step, and give what there is after each piece."""
     plan, steps = program.plan, 1
-    images = plan.steps * plan.batch_size, trained.step * plan.batch_size
-    with progress.counted(name, *images) as advance:
+    total, completed = (n * plan.batch_size for n in (plan.steps, trained.step))
+    with progress.counted(name, total, completed) as advance:
         while (done := trained.step) < plan.steps:
             until, before = min(done + steps, plan.steps), trained.seconds
             trained = many_runs.train(program, on, seed, trained, until)

@@ -303,6 +303,8 @@ def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
 def accelerator(*arguments):
     command = ["bash", str(EXPERIMENTS / "accelerator" / "run.sh"), *arguments]
     environment = {**os.environ, "PYTHON": sys.executable}
+    # As a user's: with it no process would restart itself.
+    environment.pop("GLIBC_TUNABLES", None)
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -372,11 +374,19 @@ def test_a_part_of_an_accelerator_starts_what_it_has_time_for(tmp_path):
 
 @pytest.mark.slow
 def test_initial_signals_beside_the_losses_of_runs_of_one_protocol(tmp_path):
-    runs = [("code2012", 10.0), ("code2012", 10.0), ("paper", 10.0), ("paper", 30.0)]
-    lines = [
-        {"row": row, "epochs": epochs, "dtype": "float32", "train_losses": [2.0, 1.0]}
-        for row, epochs in runs
+    pytest.importorskip("matplotlib")
+    one = {
+        **{"set": "digits", "held_out": 0.0, "epochs": 10.0, "dtype": "float32"},
+        **{"overrides": [], "train_losses": [2.0, 1.0]},
+    }
+    others = [
+        *({"set": "0123"}, {"held_out": 0.1}, {"epochs": 30.0}, {"dtype": "bfloat16"}),
+        {"overrides": ["--config.train.batch_size=64"]},
     ]
+    lines = [
+        {**one, "row": row} for row in ("code2012", "code2012", "paper", "no_norm")
+    ]
+    lines += [{**one, "row": "paper", **other} for other in others]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "imagenette.jsonl").write_text(text)
     script = EXPERIMENTS / "ablations" / "why_it_learns.py"
@@ -410,6 +420,7 @@ def test_rows_on_real_images_go_on_where_they_stood(tmp_path):
         return (tmp_path / "imagenette.jsonl").read_text().splitlines()
 
     (first,) = rows("code2012")
+    assert not (tmp_path / "unfinished").exists() and not (tmp_path / "lock").exists()
     again = rows("code2012", "no_exchange@0.02")
     assert again[0] == first and len(again) == 2
     assert json.loads(again[1])["row"] == "no_exchange@0.02"

@@ -382,7 +382,7 @@ def test_a_difference_is_paired_and_its_interval_that_of_images_and_seeds():
     assert found["no_crops"]["worse_by_each"] == own["worse_by_each"][:1]
 
 
-def test_runs_of_two_protocols_are_not_compared():
+def test_runs_of_two_protocols_are_not_compared(tmp_path):
     """Neither epochs nor the images' bytes nor the arithmetic may differ, but of the
     rows that train longer than all others."""
     rng = np.random.default_rng(0)
@@ -406,6 +406,16 @@ def test_runs_of_two_protocols_are_not_compared():
         }
         for table in differences.tables(lines)
     }
+    # Where nothing else is there, they have a table of their own.
+    last = {"epochs": 9.0, "dtype": "bfloat16"}
+    alone = [run("long", 90, **last), run("modern_long", 95, **last)]
+    (own,) = differences.tables(alone)
+    assert own["epochs"] == 9.0
+    assert own["rows"]["modern_long"]["worse_by"] == -5.0
+    differences.draw([own], tmp_path / "own.svg")
+    differences.draw(differences.tables(lines), tmp_path / "all.svg")
+    assert (tmp_path / "all.svg").read_text().count("epochs") == 2
+    differences.draw([], tmp_path / "none.svg")
     assert found == {
         (1.0, "float32", "0123"): {"code2012": None, "no_norm": 10.0, "long": -10.0},
         (2.0, "float32", "0123"): {"code2012": None, "no_norm": 5.0, "long": -30.0},

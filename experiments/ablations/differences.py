@@ -32,15 +32,13 @@ from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.errors import InputError
 
 from published import PUBLISHED
-from rows import WHOLE, table_of
+from rows import LONGER, WHOLE, table_of
 
 
 FILES = ("imagenette", "modern")
 LATER = FILES[1]
 # Runs that differ in one of these are not compared.
 PROTOCOL = ("set", "epochs", "dtype", "overrides")
-# Whose epochs are their own: they stand in every table that agrees in the rest.
-LONGER = ("long", "modern_long")
 DRAWS = 10_000
 # A network that answers at random errs on nine in ten of ten classes; above this one a
 # run has not learned.
@@ -80,11 +78,15 @@ def base_of(row: str, rows: Sequence[str]) -> str:
 
 
 def tables(lines: Lines) -> list[dict[str, Any]]:
-    """A protocol's values and its rows, in the order of their first lines."""
+    """A protocol's values and its rows, in the order of their first lines.
+
+    Rows that are trained for longer stand in every table that agrees in the rest, and
+    where there is none, in their own.
+    """
     found: list[dict[str, Any]] = []
-    for line in lines:
+    for line in sorted(lines, key=lambda line: line["row"] in LONGER):
         protocol = {name: line[name] for name in PROTOCOL}
-        if line["row"] not in LONGER and protocol not in found:
+        if not any(_is_of(line, other) for other in found):
             found.append(protocol)
     return [
         {**protocol, "rows": table([line for line in lines if _is_of(line, protocol)])}
@@ -152,19 +154,19 @@ def _difference(
     }
 
 
-def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(made: Sequence[dict[str, Any]], path: Path) -> None:
     """A panel for each protocol that has differences: the measured ones with their
     intervals, and the published ones; below a line the recipes of later years."""
     from matplotlib import pyplot
 
     # A row that has not learned would be far outside.
     panels = [
-        (protocol, shown)
-        for protocol in tables
+        (of_protocol, shown)
+        for of_protocol in made
         if (
             shown := {
                 name: row
-                for name, row in protocol["rows"].items()
+                for name, row in of_protocol["rows"].items()
                 if row["worse_by"] is not None and row["learned"] == row["seeds"]
             }
         )
@@ -177,10 +179,8 @@ def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
         squeeze=False,
         layout="constrained",
     )
-    for axes, (protocol, shown) in zip(all_axes[:, 0], panels, strict=False):
-        axes.set_title(
-            f"{protocol['epochs']:g} epochs, {protocol['dtype']}", loc="left", size=10
-        )
+    for axes, (of_protocol, shown) in zip(all_axes[:, 0], panels, strict=False):
+        axes.set_title(_title(of_protocol), loc="left", size=10)
         _draw_rows(axes, shown)
     all_axes[-1, 0].set_xlabel(
         "points of top-1 error worse than the whole network, ten crops"
@@ -192,6 +192,11 @@ def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
     figure.legend(marks.values(), marks.keys(), loc="outside upper center")
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def _title(protocol: dict[str, Any]) -> str:
+    parts = [f"{protocol['epochs']:g} epochs", protocol["dtype"]]
+    return ", ".join([*parts, f"set {protocol['set']}", *protocol["overrides"]])
 
 
 def _draw_rows(axes: Any, rows: dict[str, dict[str, Any]]) -> None:

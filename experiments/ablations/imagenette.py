@@ -12,9 +12,9 @@ with ten crops, and with one.
 All in one process on one device, which holds the images. A run is a line of
 FOLDER/TABLE.jsonl as soon as it ends, and is not repeated: the same command adds other
 rows and seeds. It goes on where it was cut: a run that takes longer than five minutes
-is saved in FOLDER/unfinished until it ends. Without `--rows` and `--table` it trains
-what is missing of both tables, what is worth most first. `--list` only says what that
-is. `--quick` shows that it works.
+or is stopped by a signal is saved in FOLDER/unfinished until it ends. Without `--rows`
+and `--table` it trains what is missing of both tables, what is worth most first.
+`--list` only says what that is. `--quick` shows that it works.
 """
 
 import contextlib
@@ -47,6 +47,7 @@ from alexnet_jax.data.selection import SelectedSource
 from alexnet_jax.data.sources.holding_out import held_out
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.runs.config import plain, section
+from alexnet_jax.runs.config_changes import comparable
 from alexnet_jax.runtime import cli, progress
 from alexnet_jax.runtime.lock import locked
 from alexnet_jax.runtime.signals import Interrupts
@@ -167,7 +168,9 @@ def measure(given: Any, changes: Sequence[str]) -> None:
                 if time.monotonic() - begin > 60 * given.minutes:
                     progress.say("the time is up; the same command goes on from here")
                     return
-                folder = unfinished(given.output, run, configs[row])
+                stops.check()
+                identity = {**run, "device": made_by["device"]}
+                folder = unfinished(given.output, identity, configs[row])
                 line = {**run, **trained(program, on, run, folder, stops), **made_by}
                 experiment.keep(path_of(given, table_of(row)), line, *IDENTITY)
                 shutil.rmtree(folder)
@@ -202,7 +205,7 @@ def trained(
 
 def unfinished(output: Path, run: dict[str, Any], config: Any) -> Path:
     """Where a run is saved until it ends."""
-    text = json.dumps([run, plain(config)], sort_keys=True)
+    text = json.dumps([run, comparable(plain(config))], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return output / "unfinished" / f"{run['row']}-{run['seed']}-{digest}"
 

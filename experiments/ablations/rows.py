@@ -41,6 +41,8 @@ FURTHER = {
         "--config.schedule.factor=0.2",
     ],
 }
+# Rows that are trained for longer, and for how many epochs.
+LONGER = ("long", "modern_long")
 LONG = 90.0
 FIVE = "five_networks"
 # Whose predictions are averaged: of five seeds for each of the row's.
@@ -72,7 +74,7 @@ BY_VALUE = (
 )
 # Nothing of the network is changed in the second one: the recipes of later years, each
 # and together, and over three times as many epochs.
-LATER = (*RECIPES, *FURTHER, "modern", "long", "modern_long")
+LATER = (*RECIPES, *FURTHER, "modern", *LONGER)
 TABLES = {
     "imagenette": tuple(row for row in BY_VALUE if row not in LATER),
     "modern": tuple(row for row in BY_VALUE if row in LATER),
@@ -105,7 +107,7 @@ def epochs_of(row: str, given: Any) -> float:
     """A row's epochs."""
     if given.quick:
         return 0.0
-    return LONG if row in ("long", "modern_long") else given.epochs
+    return LONG if row in LONGER else given.epochs
 
 
 def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:

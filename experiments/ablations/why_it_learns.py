@@ -8,8 +8,8 @@ the training losses of the runs.
         [--epochs=10] [--dtype=float32] [--quick]
 
 Reads the losses in FOLDER/imagenette.jsonl, of runs of so many epochs in this
-arithmetic, and writes FOLDER/why_it_learns.json and .svg. `--quick` shows that it
-works, on digits, with two rows.
+arithmetic on these images, and writes FOLDER/why_it_learns.json and .svg. `--quick`
+shows that it works, on digits, with two rows.
 """
 
 import json
@@ -42,15 +42,19 @@ from signals import initial_signals
 ROWS = (WHOLE, "initial_0.01", "paper", "paper_initial_0.03")
 
 
-def measured(given: Any) -> dict[str, list[dict[str, Any]]]:
-    """By row the sizes of signal and gradient in each layer before the first step."""
-    found = {}
+def measured(given: Any) -> tuple[str, dict[str, list[dict[str, Any]]]]:
+    """The set, as lines of runs name it, and by row the sizes of signal and gradient in
+    each layer before the first step."""
+    name, found = "digits", {}
     for row in ROWS[::2] if given.quick else ROWS:
         progress.say(f"{row}: signals")
         config = config_of(row, given, [])
         digits = arrays.digits(config.data.size) if given.quick else None
-        found[row] = initial_signals(build_setup(config, digits))
-    return found
+        setup = build_setup(config, digits)
+        found[row] = initial_signals(setup)
+        if not given.quick:
+            name = setup.pipeline.dataset.fingerprint[:12]
+    return name, found
 
 
 def draw(
@@ -89,14 +93,25 @@ def main() -> None:
     given = parser.parse_args()
     if given.data is None and not given.quick:
         parser.error("give --data=PREPARED, or --quick")
+    name, signals = measured(given)
+    protocol = {
+        "set": name,
+        "held_out": 0.0,
+        "epochs": given.epochs,
+        "dtype": given.dtype,
+        "overrides": [],
+    }
     losses: dict[str, list[list[float]]] = {}
     for line in experiment.kept(given.output / "imagenette.jsonl"):
-        if (line["epochs"], line["dtype"]) == (given.epochs, given.dtype):
+        if line["row"] in ROWS and protocol.items() <= line.items():
             losses.setdefault(line["row"], []).append(line["train_losses"])
+    if not losses:
+        progress.say(f"no runs of {protocol} in {given.output}: signals alone")
     done = {
         "experiment": "ablations/why_it_learns",
-        "signals": measured(given),
-        "runs": {row: len(of_row) for row, of_row in losses.items() if row in ROWS},
+        **protocol,
+        "signals": signals,
+        "runs": {row: len(of_row) for row, of_row in losses.items()},
         **harness.machine("jax", "jaxlib", "flax"),
     }
     given.output.mkdir(parents=True, exist_ok=True)
