@@ -70,7 +70,9 @@ def draw(
         colour = f"C{number}"
         layers = [size["layer"] for size in sizes]
         ratios = [size["signal"] / max(size["constant"], 1e-12) for size in sizes]
-        left.semilogy(layers, ratios, marker="o", color=colour, label=row)
+        # Dashed, for it lies on the line of the other network with the same kernels.
+        line = {"marker": "o", "linestyle": "--" if row.startswith("paper") else "-"}
+        left.semilogy(layers, ratios, color=colour, label=row, **line)
         for of_run in losses.get(row, ()):
             epochs = np.arange(1, len(of_run) + 1)
             right.plot(epochs, of_run, marker=".", color=colour, linewidth=1)
