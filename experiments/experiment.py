@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).parents[1]
 sys.path[1:1] = [
     str(ROOT),
     str(ROOT / "experiments" / "benchmarks"),
@@ -29,7 +29,7 @@ def _is_script() -> bool:
     started = getattr(sys.modules["__main__"], "__file__", None)
     return (
         started is not None
-        and Path(started).resolve().is_relative_to(ROOT / "experiments")
+        and Path(started).resolve().is_relative_to((ROOT / "experiments").resolve())
         and multiprocessing.parent_process() is None
     )
 
