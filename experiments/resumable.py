@@ -2,7 +2,6 @@
 and when a signal stops it, and goes on where it was cut; on a CPU to the same bits.
 """
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
+from alexnet_jax.runs.save_or_stop import Requests
 from alexnet_jax.runs.workdir import CHECKPOINTS
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Interrupted
@@ -59,13 +59,12 @@ def run(
             trained = _restored(saved, trained)
             progress.say(f"{name} goes on from step {trained.step}")
         pieces = _pieces(program, on, seed, trained, name)
-        last = time.monotonic()
+        requests = Requests(on.mesh, interrupts, minutes)
         try:
             for trained in pieces:
                 interrupts.check()
-                if time.monotonic() - last > 60 * minutes:
+                if requests.asked().save:
                     saved.save(trained.step, _arrays(trained))
-                    last = time.monotonic()
             if saved.steps:
                 # A run that takes long is not trained again if its evaluation breaks.
                 saved.save(trained.step, _arrays(trained))

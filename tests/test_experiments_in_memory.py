@@ -14,6 +14,7 @@ import pytest
 
 import alexnet_jax
 from alexnet_jax import preset_config
+from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
@@ -24,7 +25,7 @@ from alexnet_jax.runs import config_changes
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import completed, plain
 from alexnet_jax.runs.setup import build_setup
-from alexnet_jax.runtime.errors import InputError, Interrupted
+from alexnet_jax.runtime.errors import Failure, InputError, Interrupted
 from alexnet_jax.runtime.signals import Interrupts
 
 from references import recount
@@ -177,6 +178,10 @@ def test_many_runs_in_one_process_have_the_bits_of_the_command(
     np.testing.assert_allclose(found.losses, means, rtol=1e-4)
 
 
+def full(checkpoints, saving):
+    raise Failure("the disk is full")
+
+
 class Cut(Interrupts):
     """At a check a signal comes, or what nobody expects."""
 
@@ -193,7 +198,9 @@ class Cut(Interrupts):
         super().check()
 
 
-def test_a_run_that_is_cut_goes_on_to_the_same_bits(digits, tmp_path, capsys):
+def test_a_run_that_is_cut_goes_on_to_the_same_bits(
+    digits, tmp_path, capsys, monkeypatch
+):
     pipeline = Pipeline(digits, crop=12)
     on = many_programs.hold(pipeline)
     program = many_programs.make_program(config_of(epochs=1.0), pipeline, on.mesh)
@@ -214,6 +221,20 @@ def test_a_run_that_is_cut_goes_on_to_the_same_bits(digits, tmp_path, capsys):
     with pytest.raises(ZeroDivisionError):
         run("broken", Cut(2), minutes=0.0)
     assert list(checkpoint_steps(tmp_path / "broken")) == [1]
+
+    def breaks(*arguments, **options):
+        raise ZeroDivisionError
+
+    # What is saved once is saved again before its evaluation.
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(many_runs, "evaluate", breaks)
+        run("broken", Interrupts())
+    assert list(checkpoint_steps(tmp_path / "broken")) == [last]
+    # A stop that can't save says so, and not that it has.
+    with monkeypatch.context() as patch, pytest.raises(Failure, match="full"):
+        patch.setattr(CheckpointWriter, "_commit", full)
+        run("full", Cut(1, signal.SIGTERM))
+    assert "full stops" not in capsys.readouterr().err
     for name in ("stopped", "broken"):
         found = run(name, Interrupts())
         assert found.losses == whole.losses

@@ -159,18 +159,7 @@ def draw(made: Sequence[dict[str, Any]], path: Path) -> None:
     intervals, and the published ones; below a line the recipes of later years."""
     from matplotlib import pyplot
 
-    # A row that has not learned would be far outside.
-    panels = [
-        (of_protocol, shown)
-        for of_protocol in made
-        if (
-            shown := {
-                name: row
-                for name, row in of_protocol["rows"].items()
-                if row["worse_by"] is not None and row["learned"] == row["seeds"]
-            }
-        )
-    ]
+    panels = [(one, shown) for one in made if (shown := _shown(one["rows"]))]
     heights = [0.9 + 0.42 * len(shown) for _, shown in panels]
     figure, all_axes = pyplot.subplots(
         max(1, len(panels)),
@@ -192,6 +181,15 @@ def draw(made: Sequence[dict[str, Any]], path: Path) -> None:
     figure.legend(marks.values(), marks.keys(), loc="outside upper center")
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def _shown(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows with a difference; one that has not learned would be far outside."""
+    return {
+        name: row
+        for name, row in rows.items()
+        if row["worse_by"] is not None and row["learned"] == row["seeds"]
+    }
 
 
 def _title(protocol: dict[str, Any]) -> str:
