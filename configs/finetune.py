@@ -12,7 +12,7 @@ Command:    python -m alexnet_jax.main --config=configs/finetune.py --workdir=mi
 Variants:   the network of RUN: :code2012 (default), :paper, :conv6, :caffe, :caffenet,
             :owt (torchvision's)
 Hardware:   any.
-Time:       each image is seen 60 times where there are 100, 9 times where there are
+Time:       each image is seen 60 times where there are 100, 8 times where there are
             5,000.
 Expected:   measured on photographs of five classes, 20 images of each: 46 % error, 52 %
             with --config=folder, 70 % without RUN; 100 of each: 35 %, as with

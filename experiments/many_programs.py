@@ -12,13 +12,14 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading.later_recipes import check_pairs
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.statistics import Statistics, mean_crop
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.distributed import placement
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import holding
-from alexnet_jax.runs.config import Config, plain, section
+from alexnet_jax.runs.config import Config, Sections, completed, plain, section
 from alexnet_jax.runs.setup import optimizer_of, schedule_of
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import compilation, held, plan
@@ -98,6 +99,9 @@ def make_program(config: Config, pipeline: Pipeline, mesh: Mesh) -> Program:
     dataset = pipeline.dataset
     examples = len(dataset.splits["train"])
     of_run = plan.make_plan(examples=examples, **section(settings, "train"))
+    check_trained_here(completed(settings))
+    if pipeline.mixup or pipeline.cutmix:
+        check_pairs(of_run.batch_size, 1, "train.batch_size")
     classes = len(dataset.class_names)
     model = AlexNet(num_classes=classes, **section(settings, "model"))
     model.check_size(pipeline.crop, pipeline.crop)
@@ -127,6 +131,20 @@ def make_program(config: Config, pipeline: Pipeline, mesh: Mesh) -> Program:
         ),
         mean=jax.device_put(mean, placement.replicated(mesh)),
     )
+
+
+def check_trained_here(config: Sections) -> None:
+    """Raise an InputError if a config asks for what the command alone does."""
+    if config["schedule"]["kind"] == "plateau":
+        raise InputError(
+            "schedule.kind=plateau drops the rate by validations, and a run here has "
+            "one, at its end; give --config.schedule.kind=steps or cosine"
+        )
+    if config["train"]["init_from"] is not None:
+        raise InputError(
+            "train.init_from: runs here begin with initial values; fine-tune with "
+            "`python -m alexnet_jax.main`"
+        )
 
 
 def statistics_of(pipeline: Pipeline) -> Statistics:

@@ -14,8 +14,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 os.environ.pop("XLA_FLAGS", None)
-# What the commands would restart themselves for; see `hugepages`.
-os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 # Many tests, and the processes they start, compile the same programs: each once is
 # enough. The folder is this run's own, and that of all its workers.

@@ -303,8 +303,6 @@ def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
 def accelerator(*arguments):
     command = ["bash", str(EXPERIMENTS / "accelerator" / "run.sh"), *arguments]
     environment = {**os.environ, "PYTHON": sys.executable}
-    # As a user's: with it no process would restart itself.
-    environment.pop("GLIBC_TUNABLES", None)
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 

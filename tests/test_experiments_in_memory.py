@@ -198,6 +198,26 @@ class Cut(Interrupts):
         super().check()
 
 
+@pytest.mark.parametrize("config", [recipes, further_recipes])
+def test_an_average_goes_on_where_a_run_is_cut(digits, tmp_path, config):
+    pipeline = Pipeline(digits, crop=12)
+    on = many_programs.hold(pipeline)
+    config = config()
+    config.train.epochs = 1.25
+    program = many_programs.make_program(config, pipeline, on.mesh)
+    whole = many_runs.run(program, on, seed=1)
+    for step in range(1, program.plan.steps + 1):
+        with pytest.raises(Interrupted):
+            resumable.run(program, on, 1, "run", tmp_path, Cut(1, signal.SIGTERM))
+        assert list(checkpoint_steps(tmp_path)) == [step]
+    found = resumable.run(program, on, 1, "run", tmp_path, Interrupts())
+    assert found.losses == whole.losses and found.ten.loss == whole.ten.loss
+    for one, other in zip(
+        jax.tree.leaves(found.params), jax.tree.leaves(whole.params), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_run_that_is_cut_goes_on_to_the_same_bits(
     digits, tmp_path, capsys, monkeypatch
 ):
@@ -430,9 +450,11 @@ def test_runs_of_two_protocols_are_not_compared(tmp_path):
     # Where nothing else is there, they have a table of their own.
     last = {"epochs": 9.0, "dtype": "bfloat16"}
     alone = [run("long", 90, **last), run("modern_long", 95, **last)]
-    (own,) = differences.tables(alone)
+    slow = [run("long@0.003", 80, **last), run("modern_long@0.003", 83, **last)]
+    (own,) = differences.tables([*alone, *slow])
     assert own["epochs"] == 9.0
     assert own["rows"]["modern_long"]["worse_by"] == -5.0
+    assert own["rows"]["modern_long@0.003"]["worse_by"] == -3.0
     differences.draw([own], tmp_path / "own.svg")
     differences.draw(differences.tables(lines), tmp_path / "all.svg")
     assert (tmp_path / "all.svg").read_text().count("epochs") == 2
@@ -470,10 +492,44 @@ def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):
     }
     assert changed("five_networks") == {}
     assert changed("long") == {"train.epochs": 90.0, "schedule.epochs": [60, 78]}
+    assert changed("long@0.003", "long") == {"schedule.learning_rate": 0.003}
+    # What 2012's run does in its last quarter is in no row, however long.
+    for row in ("code2012", "long", "modern_long", "swa"):
+        schedule = plain(rows.config_of(row, given, []))["schedule"]
+        assert schedule["colour_epochs"] is None and not schedule["layer_rates"]
     for row in ("paper", "paper_initial_0.03", "modern_long"):
         changed(row)
     with pytest.raises(InputError, match="no row no_lrn; choose from code2012, no_no"):
         changed("no_lrn")
+
+
+def test_an_override_wins_over_what_a_row_sets(tmp_path):
+    given = argparse.Namespace(quick=False, data=tmp_path, epochs=30.0, dtype="float32")
+    drops, rate = "--config.schedule.epochs=(1.0,2.0)", "schedule.learning_rate=0.05"
+    for row, override, (section, key), value in (
+        ("mixup", "--config.data.mixup=0.4", ("data", "mixup"), 0.4),
+        ("modern", "--config.optimizer.average=0.9", ("optimizer", "average"), 0.9),
+        ("swa", drops, ("schedule", "epochs"), (1.0, 2.0)),
+        ("tanh@0.003", f"--config.{rate}", ("schedule", "learning_rate"), 0.05),
+    ):
+        config = plain(rows.config_of(row, given, [override]))
+        assert config[section][key] == value
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "shown"),
+    [
+        ("schedule", {"kind": "plateau"}, "schedule.kind=plateau drops the rate by"),
+        ("train", {"init_from": "run"}, "train.init_from: runs here begin with"),
+        ("train", {"batch_size": 7}, "train.batch_size=7 on 1 device gives each an od"),
+    ],
+)
+def test_what_the_command_alone_does_is_refused(digits, section, settings, shown):
+    config = recipes()
+    getattr(config, section).update(settings)
+    on = many_programs.hold(Pipeline(digits, crop=12))
+    with pytest.raises(InputError, match=shown):
+        many_programs.make_program(config, Pipeline(digits, crop=12), on.mesh)
 
 
 def test_networks_together_have_the_mean_of_their_probabilities():
@@ -511,21 +567,27 @@ def test_every_row_is_in_one_table_and_none_is_forgotten(tmp_path):
     for row in rows.BY_VALUE:
         assert [row in table for table in rows.TABLES.values()].count(True) == 1
     assert set(rows.CHANGED) <= set(rows.BY_VALUE) and rows.BY_VALUE[0] == rows.WHOLE
-    assert {row.partition("@")[0] for row in rows.BY_VALUE} >= set(ABLATIONS)
+    assert {rows.name_of(row) for row in rows.BY_VALUE} >= set(ABLATIONS)
     given = argparse.Namespace(
-        quick=False, output=tmp_path, epochs=30.0, seeds=[0, 1], rows=rows.BY_VALUE
+        quick=False,
+        output=tmp_path,
+        epochs=30.0,
+        seeds=[0, 1],
+        rows=[*rows.BY_VALUE, "long@0.003"],
     )
     what = {"set": "a", "held_out": 0.0, "dtype": "float32", "overrides": []}
     for name, line in (
         ("imagenette", {"row": "no_norm", "seed": 1, "epochs": 30.0, **what}),
         ("modern", {"row": "long", "seed": 0, "epochs": 90.0, **what}),
+        ("modern", {"row": "long@0.003", "seed": 1, "epochs": 90.0, **what}),
         ("modern", {"row": "cosine", "seed": 0, "epochs": 30.0, **what, "set": "b"}),
     ):
         experiment.keep(tmp_path / f"{name}.jsonl", line, *imagenette.IDENTITY)
     missing = imagenette.missing(given, what)
-    assert list(missing) == list(rows.BY_VALUE)
+    assert list(missing) == given.rows
     seeds = {row: [run["seed"] for run in runs] for row, runs in missing.items()}
     assert seeds.pop("no_norm") == [0] and seeds.pop("long") == [1]
+    assert seeds.pop("long@0.003") == [0]
     assert set(map(tuple, seeds.values())) == {(0, 1)}
 
 

@@ -17,6 +17,7 @@ from alexnet_jax.data.selection import ReplacingSource, SelectedSource
 from alexnet_jax.data.sources.randomized import CorruptedSource
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.fused.support import Decision, decide, describe, explanation
+from alexnet_jax.runs.config import Arguments, section
 from alexnet_jax.runs.setup import Setup
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.progress import counting
@@ -46,7 +47,7 @@ def at_start(setup: Setup, workdir: Path) -> list[str]:
         *([setup.recipe] if setup.recipe else []),
         *implementation(setup),
         *type_hints(setup),
-        *warnings(setup.plan),
+        *warnings(setup.plan, section(setup.config, "schedule")),
         *slow_reading(setup),
     ]
 
@@ -93,9 +94,20 @@ def type_hints(setup: Setup) -> list[str]:
     return [] if said is None else [said]
 
 
-def warnings(plan: Plan) -> list[str]:
-    """What in a plan hardly anybody wants, and what to set instead."""
+def warnings(plan: Plan, schedule: Arguments) -> list[str]:
+    """What in a plan, and in a section `schedule`, hardly anybody wants, and what to
+    set instead."""
     found = []
+    for key, lacks in (
+        ("warmup_epochs", "whose learning rate never reaches its full height"),
+        ("swa_epochs", "which ends without a mean of the parameters"),
+    ):
+        epoch = schedule.get(key)
+        if epoch and round(epoch * plan.steps_per_epoch) >= plan.steps:
+            found.append(
+                f"schedule.{key}={epoch:g} is no earlier than the end of the run, "
+                f"{lacks}; train for more epochs, or set it lower"
+            )
     if plan.batch_size > plan.examples:
         found.append(
             f"train.batch_size={plan.batch_size} is more than the "

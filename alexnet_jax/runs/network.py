@@ -110,8 +110,17 @@ def _value(given: Arguments, section: str, key: str) -> Any:
 
 
 def _recipes(reading: Arguments, crop: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What is drawn for an image, read off a pair's."""
+    """What is drawn for an image, read off a pair's.
+
+    Raises:
+      InputError: if an option is out of range.
+    """
     given = {name: _value(reading, "data", name) for name in later_recipes.OPTIONS}
+    later_recipes.check(
+        crops=_value(reading, "data", "crops"),
+        crop_area=_value(reading, "data", "crop_area"),
+        **given,
+    )
     pair = later_recipes.drawn(
         0, 0, augment.draw(0, 0, 2, border=0), crop=crop, **given
     )

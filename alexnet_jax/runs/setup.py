@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading.later_recipes import check_pairs
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import consensus
 from alexnet_jax.distributed import mesh as meshes
@@ -136,7 +137,8 @@ def build_setup(
     examples = len(dataset.splits["train"])
     plan = plans.make_plan(examples=examples, **training)
     meshes.check_batch(plan.batch_size, mesh.shape["data"], "train.batch_size")
-    _check_pairs(pipeline, plan.batch_size, mesh.shape["data"])
+    if pipeline.mixup or pipeline.cutmix:
+        check_pairs(plan.batch_size, mesh.shape["data"], "train.batch_size")
     model = AlexNet(num_classes=len(dataset.class_names), **network)
     model.check_size(pipeline.crop, pipeline.crop)
     schedule = schedule_of(section(settings, "schedule"), plan, model)
@@ -191,17 +193,6 @@ def _open_store(mirror: str | None, workdir: Path, settings: Sections) -> Store 
             lambda: stores.append(open_mirror(address, workdir, settings))
         )
     return next(iter(stores), None)
-
-
-def _check_pairs(pipeline: Pipeline, batch_size: int, devices: int) -> None:
-    """Raise an InputError if pairs are mixed and a device has an odd number."""
-    pairs = "data.mixup" if pipeline.mixup else "data.cutmix"
-    if (pipeline.mixup or pipeline.cutmix) and batch_size // devices % 2:
-        raise InputError(
-            f"{pairs} mixes pairs of images, and train.batch_size={batch_size} on "
-            f"{devices} devices gives each an odd number; choose a multiple of twice "
-            "the number of devices"
-        )
 
 
 def _open_data(reading: Arguments, dataset: Dataset | None) -> Pipeline:

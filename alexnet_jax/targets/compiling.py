@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from alexnet_jax.data.loading.later_recipes import check_pairs
 from alexnet_jax.distributed.mesh import DATA, check_batch
 from alexnet_jax.runs.network import (
     Network,
@@ -159,6 +160,13 @@ class Overfull(Failure):
         }
 
 
+def check_training_batch(network: Network, parts: int) -> None:
+    """Raise an InputError if a network's training batch can't be split so."""
+    check_batch(network.batch_size, parts, "--batch_size")
+    if "weight" in network.recipes:
+        check_pairs(network.batch_size, parts, "--batch_size")
+
+
 def compile_training(network: Network, mesh: Mesh) -> Compiled:
     """The training step.
 
@@ -167,7 +175,7 @@ def compile_training(network: Network, mesh: Mesh) -> Compiled:
       Overfull: if the compiler gives up, since it needs more memory than there is.
       Failure: if XLA can't compile it for another reason.
     """
-    check_batch(network.batch_size, mesh.shape[DATA], "--batch_size")
+    check_training_batch(network, mesh.shape[DATA])
     step = make_train_step(
         network.model,
         network.optimizer,

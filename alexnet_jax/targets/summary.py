@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 import jax
 from jax.sharding import Mesh
 
-from alexnet_jax.distributed.mesh import check_batch
 from alexnet_jax.runs.network import Network
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.targets.arithmetic import work_by_layer
@@ -16,6 +15,7 @@ from alexnet_jax.targets.chips import Chip
 from alexnet_jax.targets.compiling import (
     Compiled,
     Overfull,
+    check_training_batch,
     compile_evaluation,
     compile_training,
 )
@@ -74,7 +74,7 @@ def compile_for(
             f"--mesh={data}x{tower}: {tower} does not divide the network's {towers} "
             "towers"
         )
-    check_batch(network.batch_size, data, "--batch_size")
+    check_training_batch(network, data)
     mesh = open_target(target, data, tower)
 
     def train(images: int) -> Compiled | Overfull:

@@ -46,10 +46,8 @@ def local_loss(
     )
     log_probabilities = jax.nn.log_softmax(logits)
     mask = jnp.ones_like(labels, dtype=jnp.bool_)
-    sums = losses.sums(log_probabilities, labels, mask)
-    if label_smoothing or weight is not None:
-        sums["loss"] = losses.of_targets(
-            log_probabilities, labels, weight=weight, smoothing=label_smoothing
-        )
+    sums = losses.sums(
+        log_probabilities, labels, mask, weight=weight, smoothing=label_smoothing
+    )
     loss = lax.pmean(sums["loss"] / labels.shape[0], DATA)
     return loss, lax.psum(sums, DATA)

@@ -40,50 +40,46 @@ def sums(
     log_probabilities: Float[Array, "examples classes"],
     labels: Int[Array, " examples"],
     mask: Bool[Array, " examples"],
-) -> dict[str, Float[Array, ""]]:
-    """Sums of loss and errors over the examples under the mask, and their count."""
-    own = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
-    place = rank(log_probabilities, labels)
-
-    def total(values: Array) -> Array:
-        return jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0))
-
-    return {
-        "loss": total(-own),
-        "top1_error": total(place >= 1),
-        "top5_error": total(place >= 5),
-        "examples": total(jnp.ones_like(mask)),
-    }
-
-
-def of_targets(
-    log_probabilities: Float[Array, "examples classes"],
-    labels: Int[Array, " examples"],
     *,
     weight: Float[Array, " examples"] | None = None,
     smoothing: float = 0.0,
-) -> Float[Array, ""]:
-    """The sum of the cross-entropies with targets that are no single labels.
+) -> dict[str, Float[Array, ""]]:
+    """Sums of loss and errors over the examples under the mask, and their count.
 
     Args:
       log_probabilities: of each example.
       labels: of each example.
-      weight: of its own label; the rest of 1 goes to that of its partner in the pair
-        (see `preprocess.mix_pairs`). None for its own label alone.
-      smoothing: the part of each target that is spread evenly over all classes.
+      mask: which examples count.
+      weight: in loss and errors, of an example's own label; the rest of 1 goes to that
+        of its partner in the pair (see `preprocess.mix_pairs`), as in the code of Zhang
+        et al. 2018. None for its own label alone.
+      smoothing: the part of the loss's target that is spread evenly over all classes.
     """
 
-    def cross_entropy(labels: Array) -> Array:
-        return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    def measured(labels: Array) -> dict[str, Array]:
+        own = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+        place = rank(log_probabilities, labels)
+        return {
+            "loss": -own,
+            "top1_error": (place >= 1).astype(jnp.float32),
+            "top5_error": (place >= 5).astype(jnp.float32),
+        }
 
-    losses = cross_entropy(labels)
+    found = measured(labels)
     if weight is not None:
-        partners = labels.reshape(-1, 2)[:, ::-1].reshape(-1)
-        losses = weight * losses + (1 - weight) * cross_entropy(partners)
+        partners = measured(labels.reshape(-1, 2)[:, ::-1].reshape(-1))
+        found = {
+            name: weight * value + (1 - weight) * partners[name]
+            for name, value in found.items()
+        }
     if smoothing:
         spread = -jnp.mean(log_probabilities, axis=1)
-        losses = (1 - smoothing) * losses + smoothing * spread
-    return jnp.sum(losses)
+        found["loss"] = (1 - smoothing) * found["loss"] + smoothing * spread
+    found["examples"] = jnp.ones_like(mask, jnp.float32)
+    return {
+        name: jnp.sum(jnp.where(mask, value, 0), dtype=jnp.float32)
+        for name, value in found.items()
+    }
 
 
 def means(sums: Mapping[str, float]) -> dict[str, float]:

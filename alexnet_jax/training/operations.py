@@ -3,7 +3,8 @@
 RandAugment (Cubuk et al. 2020) chooses for each image some of a list of operations, all
 of one strength. Here the geometric ones of an image come first and are one map of its
 pixels, so that they are interpolated once; its operations of colour follow in their
-order. What is drawn is in `data/loading/later_recipes.py`.
+order. The greatest strengths are those of torchvision's RandAugment. What is drawn is
+in `data/loading/later_recipes.py`.
 
 With a strength of s, from -1 to 1, an operation
 

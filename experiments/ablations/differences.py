@@ -32,7 +32,7 @@ from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.errors import InputError
 
 from published import PUBLISHED
-from rows import LONGER, WHOLE, table_of
+from rows import LONGER, WHOLE, name_of, table_of
 
 
 FILES = ("imagenette", "modern")
@@ -71,10 +71,9 @@ def interval(
 def base_of(row: str, rows: Sequence[str]) -> str:
     """What a row is compared with: the whole network, at the row's rate, and over as
     many epochs."""
-    _, at, rate = row.partition("@")
-    if row == "modern_long":
-        return "long"
-    return WHOLE + at + rate if WHOLE + at + rate in rows else WHOLE
+    base = "long" if name_of(row) == "modern_long" else WHOLE
+    of_rate = base + row.removeprefix(name_of(row))
+    return of_rate if of_rate in rows else base
 
 
 def tables(lines: Lines) -> list[dict[str, Any]]:
@@ -84,7 +83,7 @@ def tables(lines: Lines) -> list[dict[str, Any]]:
     where there is none, in their own.
     """
     found: list[dict[str, Any]] = []
-    for line in sorted(lines, key=lambda line: line["row"] in LONGER):
+    for line in sorted(lines, key=lambda line: name_of(line["row"]) in LONGER):
         protocol = {name: line[name] for name in PROTOCOL}
         if not any(_is_of(line, other) for other in found):
             found.append(protocol)
@@ -95,7 +94,7 @@ def tables(lines: Lines) -> list[dict[str, Any]]:
 
 
 def _is_of(line: dict[str, Any], protocol: dict[str, Any]) -> bool:
-    own = {"epochs"} if line["row"] in LONGER else set()
+    own = {"epochs"} if name_of(line["row"]) in LONGER else set()
     return all(line[name] == protocol[name] for name in protocol.keys() - own)
 
 
@@ -120,7 +119,7 @@ def table(lines: Lines) -> dict[str, dict[str, Any]]:
             "ten_crops": _ten_crops(by_seed),
             "base": base,
             **_difference(by_seed, runs.get(base, {})),
-            "published": PUBLISHED.get(row.partition("@")[0]),
+            "published": PUBLISHED.get(name_of(row)),
         }
     return rows
 

@@ -58,7 +58,16 @@ import many_runs
 import resumable
 from many_programs import Held, Program, hold, make_program
 from outcomes import described, described_together
-from rows import BY_VALUE, MEMBERS, TABLES, config_of, epochs_of, table_of
+from rows import (
+    BY_VALUE,
+    MEMBERS,
+    TABLES,
+    WHOLE,
+    config_of,
+    epochs_of,
+    name_of,
+    table_of,
+)
 
 
 # What distinguishes runs.
@@ -188,7 +197,7 @@ def trained(
 ) -> dict[str, Any]:
     """What is kept of a run; of the row of five networks, those of five seeds of their
     own. What is not finished is saved in a folder."""
-    row, count = run["row"], MEMBERS.get(run["row"], 1)
+    row, count = run["row"], MEMBERS.get(name_of(run["row"]), 1)
     seeds = range(count * run["seed"], count * (run["seed"] + 1))
     results = [
         resumable.run(program, on, n, f"{row}, seed {n}", folder / str(n), stops)
@@ -230,7 +239,10 @@ def main() -> None:
         parser.error(f"unknown {' '.join(wrong)}")
     if given.data is None and not given.quick:
         parser.error("give --data=PREPARED, or --quick")
-    chosen = [row for row in BY_VALUE if given.table in (None, table_of(row))]
+    # Every table needs what its rows are compared with.
+    chosen = [
+        row for row in BY_VALUE if row == WHOLE or given.table in (None, table_of(row))
+    ]
     given.rows = given.rows or chosen
     if given.quick:
         given.rows, given.seeds = given.rows[:2], given.seeds[:1]

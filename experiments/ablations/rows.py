@@ -83,13 +83,18 @@ TABLES = {
 
 def table_of(row: str) -> str:
     """The table that a row belongs to, at whatever rate."""
-    return "modern" if row.partition("@")[0] in LATER else "imagenette"
+    return "modern" if name_of(row) in LATER else "imagenette"
 
 
-def flags(row: str, given: Any, changes: Sequence[str]) -> list[str]:
+def name_of(row: str) -> str:
+    """A row's name without its rate."""
+    return row.partition("@")[0]
+
+
+def flags(row: str, given: Any) -> list[str]:
     """The overrides of a row that are not its own."""
     if given.quick:
-        return [f"--config.model.dtype={given.dtype}", *changes]
+        return [f"--config.model.dtype={given.dtype}"]
     epochs = epochs_of(row, given)
     drops = ",".join(f"{part * epochs:.4g}" for part in DROPS)
     return [
@@ -98,8 +103,10 @@ def flags(row: str, given: Any, changes: Sequence[str]) -> list[str]:
         f"--config.train.epochs={epochs}",
         "--config.schedule.kind=steps",
         f"--config.schedule.epochs=({drops})",
+        # Of the last quarter of 91 epochs.
+        "--config.schedule.colour_epochs=None",
+        "--config.schedule.layer_rates=None",
         f"--config.model.dtype={given.dtype}",
-        *changes,
     ]
 
 
@@ -107,11 +114,16 @@ def epochs_of(row: str, given: Any) -> float:
     """A row's epochs."""
     if given.quick:
         return 0.0
-    return LONG if row in LONGER else given.epochs
+    return LONG if name_of(row) in LONGER else given.epochs
 
 
 def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:
     """The config of a row, as `alexnet_jax.main` would read it.
+
+    Args:
+      row: its name, and its rate if it has one.
+      given: the arguments of the command.
+      changes: overrides of every row, which win over its own.
 
     Raises:
       InputError: if there is no such row.
@@ -121,20 +133,15 @@ def config_of(row: str, given: Any, changes: Sequence[str]) -> Any:
     if variant not in (WHOLE, "paper", *ABLATIONS):
         raise InputError(f"no row {row}; choose from {', '.join(BY_VALUE)}")
     # The epoch of the first drop.
-    drop = f"{DROPS[0] * epochs_of(name, given):.4g}"
-    own = [text.format(drop=drop) for text in own]
-    changed = {text.partition("=")[0] for text in own}
-    # A list that is given twice is one of both.
-    common = [
-        text
-        for text in flags(name, given, changes)
-        if text.partition("=")[0] not in changed
+    drop = f"{DROPS[0] * epochs_of(row, given):.4g}"
+    arguments = [
+        *(quick(variant) if given.quick else ()),
+        *flags(row, given),
+        *(text.format(drop=drop) for text in own),
+        *([f"--config.schedule.learning_rate={rate}"] if rate else []),
+        *changes,
     ]
-    arguments = [*common, *own]
-    if rate:
-        arguments.append(f"--config.schedule.learning_rate={rate}")
-    if not given.quick:
-        return overrides.changed_config(f"imagenet:{variant}", arguments)
-    return overrides.changed_config(
-        f"quickstart:{variant}", [*quick(variant), *arguments]
-    )
+    # A list that is given twice would be one of both.
+    last = {text.partition("=")[0]: text for text in arguments}
+    config = "quickstart" if given.quick else "imagenet"
+    return overrides.changed_config(f"{config}:{variant}", list(last.values()))

@@ -103,8 +103,18 @@ def test_data_that_are_slow_to_read_at_random_are_to_be_prepared(tmp_path):
 )
 def test_a_plan_that_nobody_wants_is_warned_of(examples, settings, said):
     plan = make_plan(examples=examples, steps=5, **settings)
-    shown = hints.warnings(plan)
+    shown = hints.warnings(plan, {})
     assert len(shown) == len(said)
     for line, setting in zip(shown, said, strict=True):
         assert line.startswith("warning: ")
         assert setting in line
+
+
+@pytest.mark.parametrize("key", ["warmup_epochs", "swa_epochs"])
+def test_what_a_run_is_too_short_for_is_warned_of(key):
+    plan = make_plan(examples=80, batch_size=8, epochs=2.0)
+    for epoch in (None, 0.0, 1.0, 1.9):
+        assert hints.warnings(plan, {key: epoch}) == []
+    for epoch in (2.0, 5.0):
+        (line,) = hints.warnings(plan, {key: epoch})
+        assert line.startswith(f"warning: schedule.{key}={epoch:g} is no earlier than")

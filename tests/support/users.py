@@ -4,7 +4,7 @@ import os
 
 
 # Set by the conftest, or by the libraries that it starts.
-OF_TESTS = ("GLIBC_TUNABLES", "JAX_", "PJRT_", "PYTEST_", "TF_CPP_", "XLA_FLAGS")
+OF_TESTS = ("JAX_", "PJRT_", "PYTEST_", "TF_CPP_", "XLA_FLAGS")
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -23,6 +23,11 @@ from alexnet_jax.targets.compiling import Overfull
         (["--target=h100", "--batch_size=0"], "--batch_size=0 must be at least 1"),
         (["--target=h100", "--mesh=2x1", "--batch_size=3"], "use 2 or 4"),
         (["--target=h100", "--config.model.stray=1"], "config.model.stray"),
+        (["--target=h100", "--config.data.mixup=-1"], "data.mixup=-1.0 must not be"),
+        (
+            ["--target=h100", "--config.data.cutmix=1.0", "--batch_size=5"],
+            "--batch_size=5 on 1 device gives each an odd number",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments, shown):

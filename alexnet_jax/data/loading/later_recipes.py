@@ -12,6 +12,7 @@ from jaxtyping import Float, Int32
 from alexnet_jax.data.loading import augment
 from alexnet_jax.data.loading.augment import Draws
 from alexnet_jax.runtime.errors import InputError, check_number
+from alexnet_jax.runtime.progress import counting
 
 
 # Apart from what an ordinary run draws.
@@ -72,6 +73,17 @@ def check(
         raise InputError(
             f"data.randaugment={randaugment} must lie from 0 to 1, the part of each "
             "operation's greatest strength"
+        )
+
+
+def check_pairs(batch_size: int, devices: int, what: str) -> None:
+    """Raise an InputError if a batch whose images are mixed in pairs, which `what`
+    names, gives each of so many devices an odd number."""
+    if batch_size // devices % 2:
+        raise InputError(
+            f"data.mixup and data.cutmix mix pairs of images, and {what}={batch_size} "
+            f"on {counting(devices, 'device')} gives each an odd number; choose a "
+            "multiple of twice the number of devices"
         )
 
 
