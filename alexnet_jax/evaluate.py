@@ -47,14 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--predictions",
         type=Path,
         metavar="FILE.npz",
-        help="write names, labels, logits and mean probabilities of every example",
+        help="a new file for names, labels, logits and mean probabilities of every "
+        "example",
     )
     given = vars(parser.parse_args(arguments))
     members = [*map(pretrained.found, given.pop("workdir"))]
-    result = evaluate(members, **given)
-    # First on standard output: what was measured must not hang on a disk.
-    progress.print_result(result)
-    evaluations.keep(members[0], result)
+
+    def keep(result: dict[str, object]) -> None:
+        # First on standard output: what was measured must not hang on a disk.
+        progress.print_result(result)
+        evaluations.keep(members[0], result)
+
+    evaluate(members, **given, done=keep)
 
 
 if __name__ == "__main__":

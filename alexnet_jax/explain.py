@@ -16,6 +16,7 @@ tower. Needs the extra `figures`.
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runtime import optional, paths, progress
 from alexnet_jax.runtime.cli import Parser, run_command
 
@@ -28,7 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("explain", description=__doc__)
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
+    add(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="of a run, or the name of imported weights",
+    )
     add("image", type=Path, metavar="IMAGE", help="a file")
     add(
         "--class",
@@ -50,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of their noise (default: 0)")
     given = vars(parser.parse_args(arguments))
     figure, output = given.pop("figure"), given.pop("output")
+    given["workdir"] = pretrained.found(given["workdir"])
     if figure is not None:
         paths.check_output(figure, ENDINGS, "--figure", new=False)
     if output is not None:

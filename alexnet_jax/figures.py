@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.reporting import report
+from alexnet_jax.runs import pretrained
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.cli import Parser, run_command
 from alexnet_jax.runtime.errors import InputError
@@ -55,15 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "explain": given.explain,
         "animation": given.animation,
     }
-    if len(given.workdir) == 1:
-        path = report.write_report(given.workdir[0], given.data_path, **wanted)
+    workdirs = [*map(pretrained.found, given.workdir)]
+    if len(workdirs) == 1:
+        path = report.write_report(workdirs[0], given.data_path, **wanted)
     elif any(wanted.values()):
         raise InputError(
             "--best, --map, --explain and --animation are for one run; give one "
             "--workdir"
         )
     else:
-        path = report.write_comparison(given.workdir)
+        path = report.write_comparison(workdirs)
     result = {"report": str(path)}
     if given.animation is not None:
         result["animation"] = str(given.animation)

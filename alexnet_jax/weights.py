@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.action == "import":
         _import(given)
         return
-    ending = check_output(given.output)
+    ending, workdir = check_output(given.output), pretrained.found(given.workdir)
     if ending == ".onnx":
-        to_onnx(given.workdir, given.checkpoint, given.output, opset=given.opset)
+        to_onnx(workdir, given.checkpoint, given.output, opset=given.opset)
     elif given.opset != OPSET:
         raise InputError("--opset is for an --output of .onnx")
     else:
-        to_safetensors(given.workdir, given.checkpoint, given.output)
+        to_safetensors(workdir, given.checkpoint, given.output)
     progress.print_result({"output": str(given.output)})
 
 
@@ -190,7 +190,13 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
         "3 x height x\nwidth (NCHW), RGB, from 0 to 255; the mean image is subtracted "
         "inside.",
     )
-    out.add_argument("--workdir", type=Path, required=True, metavar="DIR")
+    out.add_argument(
+        "--workdir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="of a run, or the name of imported weights",
+    )
     out.add_checkpoint()
     out.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=".onnx, .safetensors"

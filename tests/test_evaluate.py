@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -10,7 +12,7 @@ import alexnet_jax
 from alexnet_jax import evaluate as command
 from alexnet_jax.inference import ensemble, evaluations, members
 from alexnet_jax.inference.trained import open_trained
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import Failure, InputError
 
 import runs
 from networks import features_of, logits_of
@@ -182,6 +184,27 @@ def test_load_takes_a_step_in_any_form_and_only_a_work_directory(first_run, tmp_
 
 
 @pytest.mark.slow
+def test_a_disk_without_room_for_predictions_loses_no_result(
+    first_run, tmp_path, monkeypatch, capsys
+):
+    workdir = shutil.copytree(first_run, tmp_path / "run")
+    (workdir / "evaluation.jsonl").unlink(missing_ok=True)
+
+    def full(file, **arrays):
+        file.write(b"PK")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    file = tmp_path / "p.npz"
+    with pytest.raises(Failure, match=r"p.npz can't be written \(No space left"):
+        command.main([f"--workdir={workdir}", f"--predictions={file}"])
+    (result,) = evaluations.read_evaluations(workdir)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["top1_error"] == result["top1_error"]
+    assert not [*tmp_path.glob("p.npz*")]
+
+
+@pytest.mark.slow
 def test_what_is_measured_is_kept(two_runs, tmp_path, capsys):
     """Of an ensemble in the first work directory; on a disk that can't be written, a
     line says so, and the result is printed all the same."""
@@ -282,6 +305,9 @@ def test_what_is_missing_is_named(first_run, tmp_path):
         ensemble.evaluate([first_run], mesh=(2, 1), batch_size=7)
     with pytest.raises(InputError, match="its folder isn't there"):
         ensemble.evaluate([first_run], predictions=tmp_path / "no" / "p.npz")
+    (tmp_path / "p.npz").write_text("mine")
+    with pytest.raises(InputError, match="p.npz exists already; choose another --pred"):
+        ensemble.evaluate([first_run], predictions=tmp_path / "p.npz")
     with pytest.raises(InputError, match="--batch_size=0 must be at least 1"):
         ensemble.evaluate([first_run], batch_size=0)
     (tmp_path / "config.json").write_text((first_run / "config.json").read_text())

@@ -1,6 +1,7 @@
 """The features command: layers by any name, images from anywhere, shorter rows."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from alexnet_jax.inference.extraction import write_features
 from alexnet_jax.inference.extraction_input import open_input
 from alexnet_jax.inference.reduction import POOLS, pool
 from alexnet_jax.inference.trained import open_untrained
+from alexnet_jax.inference.trajectory import write_trajectory
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.training import step
@@ -161,6 +163,9 @@ def test_arrays_in_doubt_are_refused(tmp_path):
     np.save(path, np.zeros((2, 3, 9, 9), np.uint8))
     with pytest.raises(InputError, match="put the channels last"):
         open_input(path, 77, "all")
+    np.save(path, np.zeros((9, 8, 3), np.uint8))
+    with pytest.raises(InputError, match=r"\(9, 8, 3\): one image in colour, or grey"):
+        open_input(path, 77, "all")
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="can't be read"):
         open_input(path, 77, "all")
@@ -286,6 +291,35 @@ def test_every_checkpoint_has_its_own_features(tmp_path, workdir, images, capsys
         np.testing.assert_array_equal(file["fc6"][()], raw["fc6"])
     with pytest.raises(InputError, match=r"f.4.h5 exists already"):
         features.main([*options, f"--output={output}", "--checkpoint=all"])
+
+
+def test_a_checkpoint_that_is_removed_meanwhile_is_left_out(tmp_path, capsys):
+    """A training that goes on keeps few."""
+    folder = tmp_path / "checkpoints"
+    for name in "2468":
+        (folder / name).mkdir(parents=True)
+    calls = []
+
+    def write(number, path):
+        calls.append(number)
+        if len(calls) == 2:
+            # Another is gone while this one is half written.
+            path.touch()
+            path.with_name(path.name + ".progress.json").touch()
+            shutil.rmtree(folder / "4")
+            raise KeyboardInterrupt
+        if number == 2:
+            shutil.rmtree(folder / "6")
+        path.touch()
+
+    output = tmp_path / "f.npy"
+    with pytest.raises(KeyboardInterrupt):
+        write_trajectory(tmp_path, output, {}, write)
+    found = write_trajectory(tmp_path, output, {}, write)
+    assert calls == [2, 4, 8]
+    assert found == {kept: tmp_path / f"f.{kept}.npy" for kept in (2, 8)}
+    assert capsys.readouterr().err.count("is gone, and left out") == 2
+    assert not list(tmp_path.glob("*.checkpoints.json"))
 
 
 @pytest.mark.parametrize(

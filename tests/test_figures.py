@@ -128,9 +128,12 @@ def test_a_missing_package_is_one_line(workdir, monkeypatch, missing):
 
 @pytest.mark.slow
 def test_a_comparison(report_run, tmp_path):
-    other = runs.run(tmp_path, "other", "--config.train.steps=3")
+    other = runs.run(tmp_path, "run", "--config.train.steps=3")
     path = report.write_comparison([report_run, other])
     page = path.read_text()
+    # Of runs of one name, with the folder that they are in.
+    for run in (report_run, other):
+        assert f"<td>{run.parent.name}/run</td>" in page
     assert path == report_run / "comparison.html"
     assert "train.steps" in page
     assert "model.layers" not in page
@@ -281,8 +284,20 @@ def test_errors_over_ten_crops_are_those_of_this_run_alone():
         for split, values in splits.items()
     }
     run = metrics_file.Curves("run", arrays)
-    alone = {"split": "validation", "members": 1, "views": 10, "top1_error": 0.25}
-    lines = [alone, {**alone, "members": 2}, {**alone, "views": 1}]
+    alone = {
+        "split": "validation",
+        "members": 1,
+        "views": 10,
+        "top1_error": 0.25,
+        "checkpoints": ["run:1"],
+    }
+    # Of several runs, of one crop, of another checkpoint.
+    lines = [
+        alone,
+        {**alone, "members": 2, "top1_error": 0.1},
+        {**alone, "views": 1},
+        {**alone, "checkpoints": ["run:11"], "top1_error": 0.2},
+    ]
     (numbers,) = sections.result(run, 5, measured=lines, batch_size=30).parts
     assert isinstance(numbers, html.Numbers)
     assert ("top-1 error, 10 crops", "25.00%") in numbers.pairs

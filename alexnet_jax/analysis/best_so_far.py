@@ -10,6 +10,7 @@ from PIL import Image
 from alexnet_jax.analysis.unit_numbers import chosen_units
 from alexnet_jax.inference.extraction_input import Row
 from alexnet_jax.inference.trained import TrainedNetwork
+from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.receptive_fields import Field, receptive_fields
 from alexnet_jax.runtime import progress
 
@@ -28,7 +29,7 @@ class BestImages:
       layer: out of `model.features`.
       units: the units' numbers, over all towers.
       width: how many units the layer has.
-      towers: over which they are divided.
+      towers: over which they are divided; the last layer's are sums over all.
       count: how many images there were; with fewer than the places the last values are
         NaN.
       refused: how many could not be read.
@@ -77,6 +78,11 @@ class BestImages:
         }
 
 
+def towers_of(model: AlexNet, layer: str) -> int:
+    """Over how many towers a layer's units are divided."""
+    return 1 if layer == [*model.layers][-1] else model.towers
+
+
 class BestSoFar:
     """Takes in batches and keeps each unit's strongest images, in `best`.
 
@@ -111,7 +117,7 @@ class BestSoFar:
             layer=layer,
             units=chosen,
             width=shape[-1],
-            towers=model.towers,
+            towers=towers_of(model, layer),
             count=0,
             refused=0,
             values=np.full(places, np.nan, np.float32),

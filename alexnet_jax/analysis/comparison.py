@@ -21,7 +21,7 @@ from alexnet_jax.analysis.feature_files import (
     open_features,
 )
 from alexnet_jax.analysis.similarity import Chosen, Tile
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -83,14 +83,14 @@ def compare(
 def _named(
     files: Sequence[Path], sides: Sequence[Mapping[str, Layer]]
 ) -> dict[str, Layer]:
-    """Every layer, by its name; of two files with the file's name before it."""
+    """Every layer, by its name; of two files with the file's name before it, and where
+    those are equal with what tells them apart, without slashes: HDF5 has groups there.
+    """
     if len(sides) == 1:
         return dict(sides[0])
     texts = [path.stem for path in files]
     if texts[0] == texts[1]:
-        texts = [str(path) for path in files]
-    if texts[0] == texts[1]:
-        raise InputError(f"{files[0]} is given twice; give it once")
+        texts = [text.replace("/", "-") for text in paths.told_apart(files)]
     return {
         f"{text}:{name}": layer
         for text, side in zip(texts, sides, strict=True)

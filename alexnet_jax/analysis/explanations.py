@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from alexnet_jax.nn import pooling
 from alexnet_jax.nn.alexnet import AlexNet
 
 
@@ -50,6 +51,10 @@ class Explained(AlexNet):
     """A network whose activations can be shifted, to differentiate by them, and whose
     ReLU can have another derivative. Without either it computes what `AlexNet` does.
 
+    Of several maxima in a pooling window the first alone has the gradient. The zeros of
+    a sparse map tie, and behind a shift no ReLU takes their gradients away: each window
+    of them would count nine times.
+
     A collection `offsets` beside `params` holds arrays by layer, with a leading axis of
     towers, which are added to that layer's activations.
 
@@ -81,6 +86,15 @@ class Explained(AlexNet):
             offsets = self.get_variable(OFFSETS, name)
             xs = [x + offset for x, offset in zip(xs, offsets, strict=True)]
         return xs
+
+    def _steps(self) -> dict[str, Callable[[Array], Array]]:
+        pool = functools.partial(
+            pooling.pool_by_xla,
+            window=self.pool_window,
+            stride=self.pool_stride,
+            partial=self.pool_partial,
+        )
+        return {**super()._steps(), "pool": pool}
 
 
 def probabilities(

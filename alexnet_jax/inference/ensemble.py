@@ -1,7 +1,7 @@
 """Loss and errors of trained networks on a split, alone or as an ensemble."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.members import open_data, open_members, open_mesh
 from alexnet_jax.inference.trained import TrainedNetwork
 from alexnet_jax.runs.config import completed, section
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import atomic, paths, progress
+from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import evaluation, losses
 from alexnet_jax.training.step import Batch
@@ -50,6 +51,7 @@ def evaluate(
     data_path: str | None = None,
     dtype: str | None = None,
     predictions: Path | None = None,
+    done: Callable[[dict[str, object]], None] = lambda result: None,
 ) -> dict[str, object]:
     """Measure one run, or several as an ensemble, on every example of a split once.
 
@@ -68,8 +70,9 @@ def evaluate(
       batch_size: examples at a time.
       data_path: where the data are.
       dtype: type of the computation, `float32` or `bfloat16`.
-      predictions: a file to write every example's outputs to; they are kept in memory
-        for it (2 GB a member for ImageNet's ten views).
+      predictions: a new file to write every example's outputs to; they are kept in
+        memory for it (2 GB a member for ImageNet's ten views).
+      done: called with the result before that file is written, which may fail.
 
     Raises:
       InputError: if something is missing or doesn't fit together.
@@ -91,9 +94,7 @@ def evaluate(
     )
     outputs = [*map(outputs_of, members, opened)]
     measured, probabilities = _measured(outputs, size)
-    if predictions is not None:
-        _write_predictions(predictions, opened[0], split, outputs, probabilities)
-    return {
+    result: dict[str, object] = {
         "split": split,
         "examples": len(outputs[0].labels),
         "views": outputs[0].views,
@@ -102,14 +103,16 @@ def evaluate(
         "checkpoints": [f"{m.workdir}:{m.step}" for m in members],
         **({} if dtype is None else {"dtype": dtype}),
     }
+    done(result)
+    if predictions is not None:
+        _write_predictions(predictions, opened[0], split, outputs, probabilities)
+    return result
 
 
 def _check_arguments(batch_size: int | None, predictions: Path | None) -> None:
     """Raise an InputError for what can be seen before anything is opened."""
-    if predictions is not None and not predictions.absolute().parent.is_dir():
-        raise InputError(
-            f"--predictions={predictions} can't be written: its folder isn't there"
-        )
+    if predictions is not None:
+        paths.check_output(predictions, [".npz"], "--predictions")
     if batch_size is not None:
         meshes.check_batch(batch_size, 1, "--batch_size")
 
@@ -209,7 +212,7 @@ def _write_predictions(
     """Write every example's name, label, logits and averaged probabilities."""
     source = pipeline.dataset.splits[split]
     kept = [output.logits for output in outputs if output.logits is not None]
-    with path.open("wb") as file:
+    with writing(path), atomic.replacing(path) as file:
         np.savez(
             file,
             name=np.asarray([source.name(index) for index in range(len(source))]),

@@ -17,6 +17,8 @@ HDF5 = (".h5", ".hdf5", ".mat")
 ENDINGS = (".npy", *HDF5)
 # Images that a checksum reads of an array, evenly chosen.
 SAMPLED = 64
+# Along the last axis of an image in colour, without and with transparency.
+COLOURS = (3, 4)
 
 
 class ImageArray(NamedTuple):
@@ -65,6 +67,11 @@ def open_array(path: Path, dataset: str | None) -> ImageArray:
         if len(shape) not in (3, 4) or not shape[0]:
             raise InputError(
                 f"{where} is of {shape}; images x height x width x 3 is needed"
+            )
+        if len(shape) == 3 and shape[2] in COLOURS:
+            raise InputError(
+                f"{where} is of {shape}: one image in colour, or grey ones of "
+                f"{shape[2]} columns; give an image as (1, height, width, 3)"
             )
         # What is wrong with the array shows in its first image.
         image_input.stored(read(0), 1)

@@ -5,7 +5,7 @@ outputs until the last is finished.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from alexnet_jax.checkpoint.reader import CheckpointReader
@@ -22,7 +22,8 @@ def write_trajectory(
     job: Mapping[str, object],
     write: Callable[[int, Path], Written],
 ) -> dict[int, Path]:
-    """Write the features of each checkpoint, or continue where this was stopped.
+    """Write the features of each checkpoint, or continue where this was stopped. What
+    a training that goes on has removed since is named and left out.
 
     Args:
       workdir: of the run.
@@ -36,12 +37,16 @@ def write_trajectory(
     Raises:
       InputError: if there is no checkpoint, an output exists, or other work was begun.
     """
+
+    def present() -> Collection[int]:
+        return CheckpointReader(workdir / workdirs.CHECKPOINTS).steps
+
     note = output.with_name(output.name + ".checkpoints.json")
     resumed = note.exists()
     if resumed:
         steps, finished = _read(note, job)
     else:
-        steps = sorted(CheckpointReader(workdir / workdirs.CHECKPOINTS).steps)
+        steps = sorted(present())
         finished = 0
     if not steps:
         raise InputError(f"no checkpoint in {workdir}; train first")
@@ -51,14 +56,25 @@ def write_trajectory(
     for number, (step, path) in enumerate(outputs.items()):
         if number < finished:
             continue
+        # Whole, if the last start ended between its last row and the note here.
+        whole = resumed and number == finished and _whole(path)
+        if not whole and step not in present():
+            progress.say(
+                f"the checkpoint of step {step} is gone, and left out; more are kept "
+                "with --config.checkpoint.keep_every=STEPS of the training"
+            )
+            continue
         _save(note, job, steps, number)
         progress.say(f"checkpoint of step {step}, {number + 1} of {len(steps)}: {path}")
-        # Whole, if the last start ended between its last row and the note here.
-        whole = resumed and number == finished and path.exists()
-        if not whole or path.with_name(path.name + ".progress.json").exists():
+        if not whole:
             write(step, path)
     note.unlink()
-    return outputs
+    return {step: path for step, path in outputs.items() if _whole(path)}
+
+
+def _whole(path: Path) -> bool:
+    """Whether an output has all of its rows."""
+    return path.exists() and not path.with_name(path.name + ".progress.json").exists()
 
 
 def _read(note: Path, job: Mapping[str, object]) -> tuple[list[int], int]:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from alexnet_jax.data import statistics
+from alexnet_jax.data.decoding import RESIZES
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.interop.onnx_graph import Graph, add_network
 from alexnet_jax.interop.weight_layout import PRODUCER, Layer, from_params
@@ -121,8 +122,9 @@ def _metadata(member: TrainedNetwork) -> dict[str, str]:
         "step": str(member.step),
         "preset": member.preset or "none",
         "parameters_sha256": member.digest,
-        "images": f"short side resized to {member.data.size}, centre of "
-        f"{member.data.crop} x {member.data.crop} cut out",
+        "images": f"{RESIZES[member.data.resize]}, to {member.data.size} x "
+        f"{member.data.size}; then the centre of {member.data.crop} x "
+        f"{member.data.crop} cut out",
     }
 
 

@@ -173,7 +173,7 @@ def _occlusion(axes: Axes, explanation: Explanation) -> None:
         linewidth=0,
         rasterized=True,
     )
-    shown = f"{100 * most:.2g}%"
+    shown = f"{100 * most:.0f}%" if most >= 0.1 else f"{100 * most:.2g}%"
     _scale(axes, mesh, {-most: f"-{shown}", 0: "0", most: f"+{shown}"})
 
 

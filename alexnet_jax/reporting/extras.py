@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.analysis import best_images, embedding, explaining
+from alexnet_jax.analysis.best_so_far import towers_of
 from alexnet_jax.inference.inspection import Insight, rows_of
 from alexnet_jax.inference.members import open_data
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
@@ -127,10 +128,11 @@ def _best(
     path = network.data_path if data_path is None else str(data_path)
     source = open_data(network, path).dataset.splits["validation"]
     width = best_images.width_of(network, layer)
-    per_tower = width // network.model.towers
+    towers = towers_of(network.model, layer)
+    per_tower = width // towers
     units = [
         tower * per_tower + int(unit)
-        for tower in range(network.model.towers)
+        for tower in range(towers)
         for unit in np.unique(np.linspace(0, per_tower - 1, UNITS).astype(int))
     ]
     chosen = ",".join(map(str, units))

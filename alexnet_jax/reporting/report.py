@@ -17,7 +17,7 @@ from alexnet_jax.runs import config_changes
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import completed
 from alexnet_jax.runs.metrics_file import METRICS_FILE, Curves, read_curves, read_spikes
-from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime import atomic, paths, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.runtime.optional import is_installed, require
@@ -146,7 +146,11 @@ def write_comparison(workdirs_given: Sequence[Path]) -> Path:
     _require_packages()
     from alexnet_jax.reporting import charts, html, sections
 
-    runs = [_curves(workdir) for workdir in workdirs_given]
+    names = paths.told_apart(workdirs_given)
+    runs = [
+        _curves(workdir)._replace(name=name)
+        for workdir, name in zip(workdirs_given, names, strict=True)
+    ]
     configs = [config_changes.flat(workdirs.read_config(w)) for w in workdirs_given]
     first = workdirs_given[0]
     folder = first / workdirs.FIGURES

@@ -55,7 +55,7 @@ def result(
         first = [("best top-1 error", f"{best['top1_error']:.2%}")]
         if classes > CLASSES_WITHOUT_TOP5:
             first.append(("top-5 error there", f"{best['top5_error']:.2%}"))
-        pairs[:0] = [*first, *_of_many_views(measured)]
+        pairs[:0] = [*first, *_of_many_views(measured, int(best["step"]))]
         count = len(run.splits["validation"]["step"])
         text = (
             f"The best of {counting(count, 'validation')}, at step "
@@ -71,12 +71,18 @@ def result(
     return Section("Result", [html.Numbers(pairs)], text)
 
 
-def _of_many_views(measured: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
-    """The latest top-1 error of this run alone over several crops."""
+def _of_many_views(
+    measured: Sequence[Mapping[str, object]], step: int
+) -> list[tuple[str, str]]:
+    """The latest top-1 error over several crops of this run alone, at a step."""
     for line in reversed(measured):
         views, error = line.get("views"), line.get("top1_error")
         alone = line.get("members") == 1 and line.get("split") == "validation"
-        if alone and isinstance(views, int) and views > 1 and isinstance(error, float):
+        members = line.get("checkpoints")
+        there = isinstance(members, list) and str(members[0]).endswith(f":{step}")
+        if not (alone and there):
+            continue
+        if isinstance(views, int) and views > 1 and isinstance(error, float):
             return [(f"top-1 error, {views} crops", f"{error:.2%}")]
     return []
 

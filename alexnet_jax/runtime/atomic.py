@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from alexnet_jax.runtime.errors import Failure, first_line
 
@@ -23,13 +24,20 @@ def replace(path: Path, data: str | bytes) -> None:
 
     On return the new one is on the disk, and a power cut does not lose it.
     """
-    part = path.with_name(path.name + PART)
     if isinstance(data, str):
         # Names of files that are not UTF-8 are shown with escapes.
         data = data.encode("utf-8", "backslashreplace")
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """`replace`, with what the block writes."""
+    part = path.with_name(path.name + PART)
     with removed_on_error(part):
         with part.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             sync_open(file.fileno())
         part.replace(path)

@@ -25,8 +25,10 @@ def local(given: str | Path, name: str = "") -> Path:
     text = f"{name}={given}" if name else str(given)
     path = Path(given)
     found = _ADDRESS.match(str(given))
-    # A folder of such a name may be there; addresses have two slashes.
-    if found and ("://" in str(given) or not Path(path.parts[0]).exists()):
+    # A folder of such a name may be there, or a file before a data set's name behind a
+    # colon; addresses have two slashes.
+    there = found and (Path(path.parts[0]).exists() or Path(found[1]).exists())
+    if found and ("://" in str(given) or not there):
         scheme = found[1].lower()
         if scheme == "file":
             advice = "give the path alone, without file://"
@@ -47,6 +49,21 @@ def local(given: str | Path, name: str = "") -> Path:
         raise InputError(
             f"{text} begins with a home that is not known; give the whole path"
         ) from error
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """The ends of paths, as short as they can be and still differ: `a/run`, `b/run`.
+
+    Raises:
+      InputError: if a path is given twice.
+    """
+    whole = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, whole), default=0) + 1):
+        ends = ["/".join(parts[-count:]) for parts in whole]
+        if len(set(ends)) == len(ends):
+            return ends
+    twice = next(p for n, p in enumerate(paths) if whole[n] in whole[:n])
+    raise InputError(f"{twice} is given twice; give it once")
 
 
 def check_output(

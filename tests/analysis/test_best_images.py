@@ -9,7 +9,7 @@ from PIL import Image
 import alexnet_jax
 from alexnet_jax import features as command
 from alexnet_jax.analysis.best_images import best_images
-from alexnet_jax.analysis.best_so_far import PATCH
+from alexnet_jax.analysis.best_so_far import PATCH, towers_of
 from alexnet_jax.analysis.unit_numbers import chosen_units
 from alexnet_jax.data import image_paths
 from alexnet_jax.inference import image_input
@@ -96,6 +96,9 @@ def test_the_command_writes_arrays_and_a_sheet(
         assert (found["box"][:, :11] == [5, 5, 72, 72]).all()
     with Image.open(tmp_path / "best.png") as sheet:
         assert sheet.width > 400
+    # A class's logit is the sum of both towers.
+    model = alexnet_jax.load(workdir).model
+    assert [towers_of(model, layer) for layer in ("conv2", "fc7", "fc8")] == [2, 2, 1]
     with pytest.raises(InputError, match="best.npz exists already"):
         command.main(options)
 

@@ -191,6 +191,21 @@ def test_two_files_and_a_figure(tmp_path, capsys):
         command.main([*options, f"--output={output}"])
 
 
+@pytest.mark.slow
+def test_files_of_one_name_are_told_apart(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    files = []
+    for seed, run in enumerate("ab"):
+        (tmp_path / run).mkdir()
+        files.append(write(tmp_path / run / "f.h5", features(seed)))
+    output = tmp_path / "rdm.h5"
+    found = compare(files, output, layers=["fc7"])
+    names = ["a-f.h5:fc7", "b-f.h5:fc7"]
+    assert list(found.rows + found.columns) == names
+    with h5py.File(output) as file:
+        assert list(file["rdm"]) == names
+
+
 def test_recordings_from_elsewhere(tmp_path):
     """Any floating point array; without a table images are numbered."""
     path = tmp_path / "brain.npy"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax import predict, weights
+from alexnet_jax import explain, figures, predict, weights
 from alexnet_jax.interop.fetching import Patience, fetch, recorded_sha256
 from alexnet_jax.interop.importing import ORIGINS, import_weights
 from alexnet_jax.interop.published import PUBLISHED, Published
@@ -206,6 +206,7 @@ def test_imported_weights_see_what_their_publisher_showed_them(
     tmp_path, monkeypatch, photographs, preset, capsys
 ):
     pytest.importorskip("pooch")
+    safetensors = pytest.importorskip("safetensors")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = alexnet_jax.load_config("imagenet", preset)
     config.model.layers.update(SMALL)
@@ -255,6 +256,23 @@ def test_imported_weights_see_what_their_publisher_showed_them(
     shown = capsys.readouterr()
     assert "long side rounded down" in shown.err
     assert len(json.loads(shown.out)["classes"]) == 5
+    with safetensors.safe_open(exported("tiny", tmp_path), "np") as file:
+        assert "the short side resized" in file.metadata()["images"]
+
+
+def exported(name, folder):
+    safetensors_output = folder / f"{name}.safetensors"
+    weights.main(["export", f"--workdir={name}", f"--output={safetensors_output}"])
+    return safetensors_output
+
+
+@pytest.mark.parametrize("command", [explain, figures, weights])
+def test_every_command_looks_for_a_name(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    more = {explain: ["cat.jpg"], figures: [], weights: ["--output=net.onnx"]}
+    verb = ["export"] if command is weights else []
+    with pytest.raises(InputError, match="torchvison is neither a work directory nor"):
+        command.main([*verb, "--workdir=torchvison", *more[command]])
 
 
 def test_an_image_too_long_to_resize_is_named(tmp_path):
