@@ -77,6 +77,8 @@ def train(setup: Setup, workdir: str | Path) -> dict[str, object]:
             if validates or due or plan.saves(step):
                 run.save(step, state)
             if stop:
+                # A save that fails is what the run ends with.
+                checkpoints.wait()
                 progress.say(f"stopped; the same command continues `{workdir}`")
                 raise Interrupted(stop)
             if validates:

@@ -33,6 +33,7 @@ from alexnet_jax.runs.save_or_stop import Requests
 from alexnet_jax.runs.setup import build_setup
 from alexnet_jax.runtime.errors import (
     Diverged,
+    Failure,
     InputError,
     Interrupted,
     Miscomputed,
@@ -206,6 +207,30 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, straight, monkeypatch):
     assert runs.lines(tmp_path / "run")[-1]["step"] == 8
     runs.run(tmp_path, "run")
     assert_same_run(tmp_path / "run", straight)
+
+
+@pytest.mark.slow
+def test_a_stop_whose_save_fails_does_not_say_that_all_is_well(
+    tmp_path, monkeypatch, capsys
+):
+    commit, timed_next = CheckpointWriter._commit, train.timed_next
+
+    def full(checkpoints, saving):
+        if saving.step == 3:
+            raise Failure("the disk is full")
+        commit(checkpoints, saving)
+
+    def interrupt(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return timed_next(*arguments)
+
+    monkeypatch.setattr(CheckpointWriter, "_commit", full)
+    runs.run(tmp_path, "run", "--config.train.steps=2")
+    monkeypatch.setattr(train, "timed_next", interrupt)
+    with pytest.raises(Failure, match="the disk is full"):
+        runs.run(tmp_path, "run")
+    assert "stopped" not in capsys.readouterr().err
+    assert list(runs.checkpoint_steps(tmp_path / "run")) == [2]
 
 
 def test_saves_by_the_clock_change_no_bit(tmp_path, straight):
@@ -581,10 +606,15 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_the_parameters_of_another(tmp_path, straight, capsys):
+def test_a_run_begins_with_the_parameters_of_another(
+    tmp_path, straight, monkeypatch, capsys
+):
     """Of the same classes all of them, and with its mean image, on other images; no
     step moves them at a rate of zero."""
-    source = shutil.copytree(straight, tmp_path / "before")
+    monkeypatch.chdir(tmp_path)
+    # As the name of imported weights is given.
+    source = "before"
+    shutil.copytree(straight, source)
     still = ("--config.schedule.learning_rate=0", "--config.train.seed=9")
     begin = f"--config.train.init_from={source}"
     others = (begin, "--config.data.validation_fraction=0.9", *still)

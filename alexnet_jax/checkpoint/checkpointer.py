@@ -29,7 +29,13 @@ from alexnet_jax.checkpoint.reader import (
 )
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runtime import atomic, progress
-from alexnet_jax.runtime.errors import ENDS_ALL, Failure, InputError, check_number
+from alexnet_jax.runtime.errors import (
+    ENDS_ALL,
+    Failure,
+    InputError,
+    Interrupted,
+    check_number,
+)
 from alexnet_jax.runtime.patience import is_away, until_reachable
 
 
@@ -107,8 +113,9 @@ class CheckpointWriter(CheckpointReader):
             try:
                 self.wait()
             except Failure:
-                # Where something else went wrong first, that is what is reported.
-                if kind is None:
+                # Where something else went wrong first, that is what is reported; a
+                # signal is nothing wrong, and whoever sent it counts on the save.
+                if kind is None or isinstance(error, Interrupted):
                     raise
 
     @property

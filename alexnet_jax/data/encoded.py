@@ -139,16 +139,9 @@ class FileSource(EncodedSource):
             # A file by itself: one byte more, to see whether it has grown.
             return self._read(path, entry.offset, entry.length + (not entry.offset))
 
-        def is_gone(error: BaseException) -> bool:
-            return patience.is_gone(error, self.root)
-
         try:
-            data = patience.until_reachable(
-                self.root, read, seconds=patience.SECONDS_TO_READ, away=is_gone
-            )
+            data = patience.read(self.root, where, read)
         except OSError as error:
-            if is_gone(error):
-                raise patience.cannot_reach(where, error) from error
             raise cannot_read(path, error) from error
         if len(data) != entry.length:
             raise UnreadableImage(

@@ -38,7 +38,8 @@ def supervise(
 
     It is not run again where it ended well, was given wrong input, diverged or was
     asked to stop, nor where the last restart has saved no step beyond the one before
-    it. A signal for this process is passed on.
+    it, or what was saved is gone: it would begin anew. A signal for this process is
+    passed on.
 
     Args:
       command: the training; the same command continues it.
@@ -60,6 +61,11 @@ def supervise(
                 return status
             died = f"the training has ended with exit status {status}"
             reached = latest()
+            if before is not None and (reached is None or reached < before):
+                progress.say(
+                    f"{died}, and its checkpoint of step {before} is gone: giving up"
+                )
+                return status
             if number and reached == before:
                 progress.say(f"{died}; restart {number} has saved no step: giving up")
                 return status

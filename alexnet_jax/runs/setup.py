@@ -116,10 +116,6 @@ def build_setup(
     images = len(pipeline.dataset.splits["train"])
     settings, recipe = recipes.completed(settings, images)
     training = section(settings, "train")
-    if training.get("init_from") is not None:
-        # The name of imported weights may stand for their work directory.
-        begin = local(training["init_from"], "train.init_from")
-        training["init_from"] = str(pretrained.found(begin))
     # What does not fit is refused now, before all images are read.
     held = {
         split: holding.Collected(pipeline, split, mesh)
@@ -128,9 +124,15 @@ def build_setup(
     store = None
     if workdir is not None:
         store = _open_store(mirror, workdir, settings)
-        start = training.get("init_from")
-        if start is not None and not has_checkpoints(workdir):
-            pretrained_mean(pipeline, Path(start))
+    start = training.get("init_from")
+    # A run that goes on needs it no more, and it may be gone.
+    if start is not None and (workdir is None or not has_checkpoints(workdir)):
+        # The name of imported weights may stand for their work directory.
+        begin = pretrained.found(local(start, "train.init_from"))
+        training["init_from"] = str(begin)
+        if workdir is not None:
+            pretrained_mean(pipeline, begin)
+    if workdir is not None:
         takers = {split: collected.take for split, collected in held.items()}
         pipeline = open_readable(workdir, pipeline, takers)
     dataset = pipeline.dataset

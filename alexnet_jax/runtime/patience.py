@@ -68,6 +68,30 @@ def cannot_reach(path: object, error: BaseException) -> Failure:
     )
 
 
+def read(root: Path, where: str, action: Callable[[], Result]) -> Result:
+    """What an action reads on a drive, again and again while the drive is away.
+
+    Args:
+      root: a folder on the drive.
+      where: what is read, for the message.
+      action: may raise what was caused by the system's error, as InputError. What it
+        keeps open must be opened anew, since it may stay lost.
+
+    Raises:
+      Failure: if the drive stays away.
+    """
+
+    def away(error: Exception) -> bool:
+        return is_gone(error.__cause__ or error, root)
+
+    try:
+        return until_reachable(root, action, seconds=SECONDS_TO_READ, away=away)
+    except Exception as error:
+        if away(error):
+            raise cannot_reach(where, error) from error
+        raise
+
+
 def until_reachable(
     path: Path,
     action: Callable[[], Result],

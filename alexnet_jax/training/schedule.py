@@ -102,6 +102,9 @@ def _layer_stages(layer: str, rate: object, steps: Callable[[float], int]) -> St
             f"schedule.layer_rates of {layer}, {rate!r}, must be a factor, or pairs of "
             "an epoch and a factor in the order of epochs: ((67, 0.1), (72, 0.0))"
         )
+    for epoch, factor in by_epoch:
+        check_number(f"an epoch of schedule.layer_rates.{layer}", epoch)
+        check_number(f"a factor of schedule.layer_rates.{layer}", factor)
     stages = tuple((steps(epoch), factor) for epoch, factor in by_epoch)
     return stages if stages[0][0] == 0 else ((0, 1.0), *stages)
 

@@ -16,7 +16,7 @@ from alexnet_jax.checkpoint import integrity, reader
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
 from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.distributed import consensus
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import Failure, InputError, Interrupted
 from alexnet_jax.training import optimizer, step
 from alexnet_jax.training.schedule import make_schedule
 
@@ -365,6 +365,20 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_is_whole(direct
     assert step == 1
     np.testing.assert_array_equal(restored["a"], np.arange(9999.0))
     assert [path.name for path in directory.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [(Interrupted(signal.SIGTERM), Failure), (ZeroDivisionError(), ZeroDivisionError)],
+)
+def test_a_stop_does_not_hide_a_save_that_fails(directory, monkeypatch, ends, told):
+    def full(checkpoints, saving):
+        raise Failure("the disk is full")
+
+    monkeypatch.setattr(CheckpointWriter, "_commit", full)
+    with pytest.raises(told), CheckpointWriter(directory) as checkpoints:
+        checkpoints.save(1, numbers(1))
+        raise ends
 
 
 @broken_loads

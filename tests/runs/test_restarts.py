@@ -23,6 +23,7 @@ if step:
 exec(end)
 """
 KILLED, FAILED = "os.kill(os.getpid(), 9)", "sys.exit(1)"
+GONE = "os.remove(sys.argv[1] + '-step'); sys.exit(1)"
 
 
 @pytest.fixture
@@ -61,6 +62,9 @@ def supervised(tmp_path):
         # Nothing gained, though restarts are left; then none left.
         ([f"5,{FAILED}", f",{KILLED}", "9,"], (137, 2)),
         ([f"{n},{FAILED}" for n in range(5)], (1, 4)),
+        # What was saved is gone, as where a disk is: a restart would begin anew.
+        ([f"5,{FAILED}", f",{GONE}", "9,"], (1, 2)),
+        ([f"5,{FAILED}", f"4,{FAILED}", "9,"], (1, 2)),
     ],
 )
 def test_a_death_that_nobody_asked_for_is_followed_by_a_restart(

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -213,6 +214,26 @@ def parquet(
             files.write_table(table, root / name, row_group_size=7)
 
 
+def two_columns(root: Path) -> None:
+    """Parquet whose rows have two images without a name: `image` is light, `mask` dark,
+    and one mask is damaged."""
+    from pyarrow import Table
+    from pyarrow import parquet as files
+
+    def png(value: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (value, value, value)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    rows = [
+        {"image": png(200), "mask": png(10), "label": n % 2, "row": n}
+        for n in range(40)
+    ]
+    rows[-1]["mask"] = b"no image"
+    root.mkdir(parents=True)
+    files.write_table(Table.from_pylist(rows), root / "train.parquet")
+
+
 def _message(number: int, data: bytes) -> bytes:
     """A field of Protocol Buffers that holds bytes."""
     length, count = b"", len(data)
@@ -358,6 +379,12 @@ def refused(source: str, path: Path, fraction: float = 0.25, **options: str) -> 
         opened(source, path, fraction, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def away_for_a_while(folder: Path) -> None:
+    """A drive that is unmounted, and mounted again."""
+    elsewhere = folder.rename(f"{folder}.elsewhere")
+    threading.Timer(0.2, elsewhere.rename, [folder]).start()
 
 
 # A preparation in shards of four images, which is killed at the tenth.

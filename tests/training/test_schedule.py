@@ -93,6 +93,9 @@ def test_the_colour_shift_is_turned_off_at_its_epoch():
         ({"layer_rates": {"fc6": (1, 0.1)}}, "layer_rates of fc6"),
         ({"layer_rates": {"fc6": ((1, 0.1), (0, 1))}}, "in the order of epochs"),
         ({"layer_rates": {"fc6": "0.1"}}, "layer_rates of fc6"),
+        ({"layer_rates": {"fc6": -0.1}}, "layer_rates.fc6=-0.1 must not be negative"),
+        ({"layer_rates": {"fc6": float("nan")}}, "layer_rates.fc6=nan must be finite"),
+        ({"layer_rates": {"fc6": ((1e999, 1),)}}, "layer_rates.fc6=inf must be finite"),
     ],
 )
 def test_wrong_schedules(settings, message):

@@ -70,7 +70,8 @@ def prepare(
       InputError: if images can't be read, or the output's folder can't be made.
       Failure: if the disk fails or is full, or a worker is killed.
     """
-    output = output.absolute()
+    # The set takes the place of a link's folder, and is staged beside that.
+    output = output.resolve() if output.is_symlink() else output.absolute()
     _check_arguments(source, input_path, output, size, workers)
     dataset = registry.open_dataset(
         source=source,
@@ -85,7 +86,7 @@ def prepare(
     registry.say_about(dataset, input_path or source)
     folder = staging.staging_folder(output)
     finished = folder / staging.SET_FOLDER
-    job = _job(source, size, encoding)
+    job = _job(source, size, encoding, image_key)
     try:
         with staging.hold(folder, output, job):
             tasks = _tasks(dataset, folder, encoding)
@@ -144,7 +145,9 @@ def _check_arguments(
         raise InputError(f"--output={output} exists already; choose a new folder")
 
 
-def _job(source: str, size: int, encoding: str) -> dict[str, object]:
+def _job(
+    source: str, size: int, encoding: str, image_key: str | None
+) -> dict[str, object]:
     """The options that decide the bytes: only shards of the same ones are kept."""
     return {
         "format_version": manifest.FORMAT_VERSION,
@@ -157,6 +160,8 @@ def _job(source: str, size: int, encoding: str) -> dict[str, object]:
         "versions": {
             name: importlib.metadata.version(name) for name in ("pillow", "simplejpeg")
         },
+        # What tells rows apart does not say which of their images is meant.
+        **({} if image_key is None else {"image_key": image_key}),
     }
 
 

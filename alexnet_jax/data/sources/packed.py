@@ -33,6 +33,10 @@ class PackedSource(FileSource):
                 raise InputError(
                     f"{path} is cut off or damaged ({error}); fetch it again"
                 ) from error
+            except OSError:
+                # A drive that was away has forgotten what was open.
+                _streams.clear()
+                raise
 
 
 # The archive that this process has open: one, as it reads one after the other.

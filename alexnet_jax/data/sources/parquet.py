@@ -19,7 +19,7 @@ from alexnet_jax.data.image_tree import printable
 from alexnet_jax.data.sources import parquet_columns, rows, shards
 from alexnet_jax.data.sources.parquet_columns import Columns
 from alexnet_jax.data.sources.parquet_reader import Reader, field, open_file
-from alexnet_jax.data.sources.rows import Rows, RowSource, ShardFile
+from alexnet_jax.data.sources.rows import Rows, RowSource, ShardFile, numbered_classes
 from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.optional import require
 
@@ -79,7 +79,9 @@ def open_parquet(
         # As in competitions, whose test images have no class that is known.
         second = None
     used, notes = shards.use_of(printable(path), second)
-    classes = columns.classes or _classes([tables[split] for split in used.values()])
+    classes = columns.classes or _classes(
+        [tables[split] for split in used.values()], printable(path)
+    )
     return rows.row_dataset(
         printable(path),
         {
@@ -207,11 +209,15 @@ def _check_bytes(path: Path, columns: Columns, name: str) -> None:
         )
 
 
-def _classes(tables: Sequence[_Table]) -> tuple[str, ...]:
-    """The names of classes that the files don't name: the texts, or the numbers."""
+def _classes(tables: Sequence[_Table], where: str) -> tuple[str, ...]:
+    """The names of classes that the files don't name: the texts, or the numbers.
+
+    Raises:
+      InputError: if a number is too large for one.
+    """
     labels = {label for table in tables for label in table.labels if label is not None}
     texts = sorted(label for label in labels if isinstance(label, str))
     if texts:
         return tuple(texts)
     most = max((label for label in labels if isinstance(label, int)), default=-1)
-    return tuple(map(str, range(most + 1)))
+    return numbered_classes(most, where)

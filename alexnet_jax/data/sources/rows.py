@@ -15,7 +15,12 @@ from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import EncodedImage, EncodedSource, check_name
 from alexnet_jax.data.image_tree import LeftOut, printable
 from alexnet_jax.data.sources import holding_out, imagenet_classes
+from alexnet_jax.runtime import patience
 from alexnet_jax.runtime.errors import InputError, UnreadableImage, check_choice
+
+
+# A larger label is an image's own number, a time or the like.
+MOST_CLASSES = 1_000_000
 
 
 class Rows(NamedTuple):
@@ -98,10 +103,11 @@ class RowSource(EncodedSource):
 
         Raises:
           InputError: if it can't be read.
+          Failure: if the drive is away, and stays away.
         """
         where = self.where(index)
         path = self.root / self.files[self.rows.file[index]].path
-        data = self._read(path, index, where)
+        data = patience.read(self.root, where, lambda: self._read(path, index, where))
         if not data:
             raise UnreadableImage(f"{where} has no image, only an empty field")
         decoding.check_bytes(len(data), where)
@@ -226,6 +232,20 @@ def _of_classes(source: RowSource, classes: np.ndarray) -> RowSource:
     kept = source.select(np.flatnonzero(np.isin(source.rows.label, classes)))
     labels = np.searchsorted(classes, kept.rows.label).astype(np.int32)
     return dataclasses.replace(kept, rows=kept.rows._replace(label=labels))
+
+
+def numbered_classes(largest: int, where: str) -> tuple[str, ...]:
+    """The names of classes that are known by their numbers alone, from 0.
+
+    Raises:
+      InputError: if the largest number is more than any set has classes.
+    """
+    if largest >= MOST_CLASSES:
+        raise InputError(
+            f"{where} has the label {largest}, which is no number of a class; "
+            "data.label_key, or --label_key of `prepare`, names another column or field"
+        )
+    return tuple(map(str, range(largest + 1)))
 
 
 def check_labels(

@@ -12,7 +12,8 @@ from alexnet_jax.data.dataset import Dataset, fingerprint
 from alexnet_jax.data.encoded import EncodedImage, EncodedSource
 from alexnet_jax.data.image_tree import printable
 from alexnet_jax.data.sources import tfds_records
-from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime import patience
+from alexnet_jax.runtime.errors import Failure, InputError, first_line
 from alexnet_jax.runtime.optional import require
 
 
@@ -26,12 +27,14 @@ class TfdsSource(EncodedSource):
 
     Attributes:
       records: the split, as a random-access source of features.
+      folder: of its files.
       start, stop: which of the records.
       keys: names of the image's feature and of the label's.
       title: name and split, for messages.
     """
 
     records: Tfds = dataclasses.field(repr=False)
+    folder: Path
     start: int
     stop: int
     keys: tuple[str, str]
@@ -52,11 +55,16 @@ class TfdsSource(EncodedSource):
 
         Raises:
           InputError: if it can't be read.
+          Failure: if the drive is away, and stays away.
         """
         image, label = self.keys
         where = self.where(index)
         try:
-            record = self.records[self.start + index]
+            record = patience.read(
+                self.folder, where, lambda: self.records[self.start + index]
+            )
+        except Failure:
+            raise
         except Exception as error:
             # ArrayRecord and the features' decoders raise many kinds.
             raise InputError(f"{where} can't be read ({first_line(error)})") from error
@@ -156,7 +164,8 @@ def _of_array_record(
     def encoded(split: str) -> TfdsSource:
         records = builder.as_data_source(split=split, decoders={image: skip})
         title = f"{info.full_name}/{split}"
-        return TfdsSource(records, 0, len(records), (image, label), title, size)
+        folder = Path(builder.data_dir)
+        return TfdsSource(records, folder, 0, len(records), (image, label), title, size)
 
     second = next((s for s in ("validation", "test") if s in info.splits), None)
     if "train" not in info.splits:

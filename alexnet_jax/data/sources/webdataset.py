@@ -233,7 +233,7 @@ def _classes(
     listed = next((root / name for name in LISTS if (root / name).is_file()), None)
     if listed is None:
         names = _wnids(samples, numbers)
-        return numbers, names or tuple(map(str, range(count)))
+        return numbers, names or rows.numbered_classes(count - 1, printable(root))
     try:
         lines = listed.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -5,7 +5,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -174,6 +173,42 @@ def test_other_options_start_over(tmp_path, image_folder, many_shards, capsys):
     assert "other options; starting over" in capsys.readouterr().err
     assert opened(output).splits["train"][0]["image"].shape == (64, 64, 3)
     assert verification.verify(output, workers=1) == []
+
+
+def test_another_column_of_images_starts_over(tmp_path, many_shards, capsys):
+    """Whose rows are the same: names, classes, numbers."""
+    pytest.importorskip("pyarrow")
+    forms.two_columns(tmp_path / "set")
+
+    def prepared(key):
+        preparation.prepare(
+            source="parquet",
+            input_path=str(tmp_path / "set"),
+            output=tmp_path / "out",
+            size=8,
+            encoding="raw",
+            workers=1,
+            image_key=key,
+        )
+
+    with pytest.raises(InputError, match="row 39 is not an image"):
+        prepared("mask")
+    prepared("image")
+    assert "other options; starting over" in capsys.readouterr().err
+    for split in opened(tmp_path / "out").splits.values():
+        for index in range(len(split)):
+            assert (split[index]["image"] == 200).all()
+
+
+def test_the_output_may_be_a_link(tmp_path, image_folder):
+    """Prepared where it leads to, also if nothing is there yet."""
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new"):
+        link = tmp_path / f"{name}.link"
+        link.symlink_to(tmp_path / name)
+        prepared_from(image_folder, link)
+        assert link.is_symlink() and len(opened(tmp_path / name).splits["train"]) == 16
+    assert not [*tmp_path.glob("*.unfinished")]
 
 
 def test_bad_images_stop_with_their_list_or_are_skipped(tmp_path, image_folder):
@@ -557,12 +592,6 @@ def test_a_damaged_record_stops_training_by_name(tmp_path, image_folder):
     assert "alexnet_jax.verify" in str(caught.value)
 
 
-def away_for_a_while(folder):
-    """A drive that is unmounted, and mounted again."""
-    elsewhere = folder.rename(f"{folder}.elsewhere")
-    threading.Timer(0.2, elsewhere.rename, [folder]).start()
-
-
 @pytest.mark.parametrize("kind", ["folder", "prepared"])
 def test_a_drive_that_is_away_is_waited_for(
     tmp_path, image_folder, kind, capsys, monkeypatch
@@ -574,7 +603,7 @@ def test_a_drive_that_is_away_is_waited_for(
     open_set = originals if kind == "folder" else opened
     expected = open_set(folder).splits["train"][3]["image"]
     source = open_set(folder).splits["train"]
-    away_for_a_while(folder)
+    forms.away_for_a_while(folder)
     np.testing.assert_array_equal(source[3]["image"], expected)
     away, back = capsys.readouterr().err.splitlines()
     assert away.startswith(f"warning: {folder} can't be reached")

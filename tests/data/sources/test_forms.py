@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data.prepared import preparation
+from alexnet_jax.data.selection import ReplacingSource
 from alexnet_jax.data.sources import registry
+from alexnet_jax.runtime import patience
+from alexnet_jax.runtime.errors import Failure
 
 import forms
 
@@ -137,3 +140,24 @@ def test_a_killed_preparation_continues_and_ends_the_same(
     capsys.readouterr()
     assert prepared(output, source, tmp_path / "in") == straight
     assert "continuing: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["Parquet", "TFRecord", "WebDataset"])
+def test_a_drive_that_is_away_is_waited_for(form, tmp_path, monkeypatch, capsys):
+    pytest.importorskip({"Parquet": "pyarrow"}.get(form, "google_crc32c"))
+    kind, write = forms.SAME[form]
+    folder = tmp_path / "set"
+    write(folder)
+    expected = forms.opened(kind, folder).splits["train"][3]["image"]
+    source = forms.opened(kind, folder).splits["train"]
+    forms.away_for_a_while(folder)
+    np.testing.assert_array_equal(source[3]["image"], expected)
+    away, back = capsys.readouterr().err.splitlines()
+    assert away.endswith("trying again for 4 minutes")
+    assert back.endswith("is back")
+    # It is no image that can't be read, which a run may leave out.
+    monkeypatch.setattr(patience, "SECONDS_TO_READ", 0.0)
+    source = ReplacingSource(forms.opened(kind, folder).splits["train"])
+    folder.rename(tmp_path / "gone")
+    with pytest.raises(Failure, match="can't be reached .*; when its drive is back"):
+        source[3]

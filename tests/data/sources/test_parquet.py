@@ -87,6 +87,13 @@ def write(path, rows, **schema):
     files.write_table(pa.Table.from_pylist(rows, **schema), path)
 
 
+def test_an_image_s_number_is_no_class(tmp_path):
+    rows = [{"image": IMAGE, "label": n % 2, "id": 10**9 + n} for n in range(6)]
+    write(tmp_path / "0.parquet", rows)
+    with pytest.raises(InputError, match="label 1000000005, which is no number of a"):
+        opened(tmp_path, label_key="id")
+
+
 def test_classes_may_be_numbers_or_text_without_names(tmp_path):
     write(tmp_path / "0.parquet", [{"image": IMAGE, "label": n % 3} for n in range(6)])
     assert opened(tmp_path).class_names == ("0", "1", "2")

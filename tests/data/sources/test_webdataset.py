@@ -114,6 +114,10 @@ def write(path, **members):
         ({"jpg": b"x", "png": b"x", "cls": b"1"}, "has several images (jpg, png); say"),
         ({"cls": b"1"}, "has no sample with an image"),
         ({"jpg": b"x", "cls": b"7" * 2**21}, "0.cls has 2097152 bytes; refused"),
+        (
+            {"jpg": b"x", "cls": b"52345678901"},
+            "has the label 52345678901, which is no",
+        ),
     ],
 )
 def test_samples_without_an_image_or_a_class(tmp_path, members, message):
