@@ -17,7 +17,7 @@ from sklearn.random_projection import SparseRandomProjection
 from alexnet_jax import features
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference import components, layer_names
-from alexnet_jax.inference.extraction import write_features
+from alexnet_jax.inference.extraction import Written, write_features
 from alexnet_jax.inference.extraction_input import open_input
 from alexnet_jax.inference.reduction import POOLS, pool
 from alexnet_jax.inference.trained import open_untrained
@@ -311,6 +311,7 @@ def test_a_checkpoint_that_is_removed_meanwhile_is_left_out(tmp_path, capsys):
         if number == 2:
             shutil.rmtree(folder / "6")
         path.touch()
+        return Written(images=1, unreadable=0, layers={}, step=number)
 
     output = tmp_path / "f.npy"
     with pytest.raises(KeyboardInterrupt):

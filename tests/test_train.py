@@ -233,6 +233,25 @@ def test_a_stop_whose_save_fails_does_not_say_that_all_is_well(
     assert list(runs.checkpoint_steps(tmp_path / "run")) == [2]
 
 
+@pytest.mark.slow
+@pytest.mark.extended
+def test_a_longer_plateau_run_counts_no_validation_of_the_shorter_ones_end(tmp_path):
+    """Which the straight run has not had: at a rate of zero all are alike, and the
+    third after the best lets the rate drop."""
+    rule = [
+        f"--config.schedule.{option}"
+        for option in ("kind=plateau", "learning_rate=0", "patience=3")
+    ]
+    runs.run(tmp_path, "parts", "--config.train.steps=13", *rule)
+    parts = runs.run(tmp_path, "parts", "--config.train.steps=36", *rule)
+    straight = runs.run(tmp_path, "straight", "--config.train.steps=36", *rule)
+    validated = [line["step"] for line in runs.lines(parts) if "top1_error" in line]
+    assert 13 in validated
+    found, expected = (runs.final_state(run, 36) for run in (parts, straight))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
 def test_saves_by_the_clock_change_no_bit(tmp_path, straight):
     """A checkpoint after no minutes is one after every step."""
     often = ("--config.train.save_minutes=0", "--config.checkpoint.keep_every=1")

@@ -37,12 +37,18 @@ class _Changed(Exception):
     """A file that was read twice differs."""
 
 
+class _Shared(Exception):
+    """Another start of the run copies to the same address."""
+
+
 class Mirror:
     """Follows a work directory in a thread, and copies it whenever a step is saved.
 
     Where saving is faster than copying, what is newest is copied next. Files are open
     while they are copied, so that a checkpoint which the run deletes meanwhile is whole
-    at the address. For the main process alone.
+    at the address. The latest start has the address: one before it that still runs, as
+    of a notebook that was given up, copies nothing more, so that neither deletes what
+    the other needs. For the main process alone.
 
     Args:
       store: where to.
@@ -59,6 +65,8 @@ class Mirror:
         # The pieces of files by their place on the disk, length and time of change.
         self._known: dict[tuple[int, int, int], list[str]] = {}
         self._copied: Saved = {}
+        # The number of the newest snapshot that this start knows of.
+        self._newest = 0
         # When the address has last taken something.
         self._moved = time.monotonic()
 
@@ -100,6 +108,7 @@ class Mirror:
         )
 
     def _follow(self) -> None:
+        self._newest = max(snapshots.numbers(self._store), default=0)
         while True:
             closing, saved = self._closing.is_set(), self._saved()
             if saved and saved != self._copied:
@@ -108,6 +117,13 @@ class Mirror:
                 except (_Changed, OSError):
                     # The run has deleted or replaced something; seen at the next look.
                     time.sleep(SECONDS_BETWEEN_LOOKS / 10)
+                except _Shared:
+                    progress.say(
+                        f"warning: a later start of this run copies to "
+                        f"{self._store.address}; this one copies nothing more, and "
+                        f"what it saves is in {self._workdir}: end one of them"
+                    )
+                    return
                 else:
                     self._copied = saved
             if closing and self._saved() in ({}, self._copied):
@@ -139,7 +155,9 @@ class Mirror:
             self._send(pieces)
         listed = Snapshot(step=max(saved), files=files)
         there = snapshots.numbers(self._store)
-        number = there[-1] + 1 if there else 1
+        if max(there, default=0) > self._newest:
+            raise _Shared
+        number = self._newest + 1
         name = snapshots.object_name(number)
         # Read back, since a store may lose what it has taken.
         for pause in self._pauses():
@@ -148,6 +166,7 @@ class Mirror:
                 break
             time.sleep(pause)
         self._moved = time.monotonic()
+        self._newest = number
         self._tidy([*there, number])
 
     def _paths(self, saved: Saved) -> list[Path]:

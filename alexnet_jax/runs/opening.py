@@ -258,9 +258,10 @@ def _first_state(
     start, state = checkpoints.restore_latest(setup.steps.abstract)
     # A run may have been stopped between a step and the end of its validation.
     error = checkpoints.validation_error(start)
-    if error is None:
-        return start, state, False
-    return start, setup.steps.after_validation(state, error), True
+    # A shorter run's last step is validated, and may be any step of this one.
+    if error is not None and setup.plan.validates(start):
+        state = setup.steps.after_validation(state, error)
+    return start, state, error is not None
 
 
 def _note_start(workdir: Path, setup: Setup) -> Statistics:

@@ -310,3 +310,42 @@ def test_an_address_without_credentials_names_how_to_give_them(
             save(tmp_path / name, 10)
         with pytest.raises(InputError, match=refused):
             fetching.open_mirror(address, tmp_path / name, CONFIG, seconds=0.2)
+
+
+def test_the_latest_of_two_starts_has_the_address(tmp_path, flaw, capsys):
+    """A notebook that was given up goes on beside its successor."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    save(first, 10)
+    with Mirror(store_at(), first, seconds_at_end=0.5).following():
+        wait_for(lambda: snapshots.numbers(store_at()) == [1])
+        fetched(tmp_path, "second")
+        with Mirror(store_at(), second).following():
+            wait_for(lambda: snapshots.numbers(store_at()) == [1, 2])
+            save(first, 90)
+            heard_so_far = []
+
+            def heard():
+                heard_so_far.append(capsys.readouterr().err)
+                return "a later start" in "".join(heard_so_far)
+
+            wait_for(heard)
+            for step in (20, 30):
+                save(second, step)
+                wait_for(lambda: newest().step == step)
+            save(first, 91)
+    said = "".join([*heard_so_far, capsys.readouterr().err])
+    assert said.count("a later start of this run copies to memory://bucket/run") == 1
+    assert f"what it saves is in {first}: end one of them" in said
+    assert contents(fetched(tmp_path)) == contents(second)
+
+
+def newest():
+    store = store_at()
+    return snapshots.load(store, snapshots.numbers(store)[-1])
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -42,8 +42,7 @@ class Pipeline:
         border (1.0 in Yun et al. 2019).
       randaugment: turns on two operations on each training crop, out of twelve of
         colour and geometry (RandAugment, Cubuk et al. 2020), of this part of their
-        greatest strength, from 0 to 1. Ranges and 0.3, 9 of 30, are torchvision's; the
-        paper's 9 are of 10.
+        greatest strength, from 0 to 1 (0.3 in torchvision, whose ranges these are).
       subtract_mean: whether the mean image is subtracted from crops; if not, zeros.
       mean: whose mean image is subtracted in a run that starts from a pretrained one
         (`train.init_from`): `pretrained`, the mean that the network was trained with,
