@@ -188,7 +188,8 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
         type=Path,
         metavar="PATH",
         help="images at any depth of a folder; a prepared data set; an array of images "
-        "x height x width x 3 in a .npy or .h5 (.h5:DATASET); or what --source opens",
+        "x height x width x 3 in a .npy or .h5 (.h5:DATASET), or MATLAB's height x "
+        "width x 3 x images in a .mat (-v7.3); or what --source opens",
     )
     add(
         "--files",

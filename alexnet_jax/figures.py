@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workdirs = [*map(pretrained.found, given.workdir)]
     if len(workdirs) == 1:
         path = report.write_report(workdirs[0], given.data_path, **wanted)
-    elif any(wanted.values()):
+    elif any(wanted.values()) or given.data_path is not None:
         raise InputError(
-            "--best, --map, --explain and --animation are for one run; give one "
-            "--workdir"
+            "--best, --map, --explain, --animation and --data_path are for one run; "
+            "give one --workdir"
         )
     else:
         path = report.write_comparison(workdirs)

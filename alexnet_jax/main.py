@@ -9,7 +9,8 @@
 
 With --distributed several processes train one network, each started with the same
 command. On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) no more is
-needed; elsewhere give the address where process 0 waits, the number of processes, and
+needed, but of SLURM and Open MPI a process for each GPU, since each takes one;
+elsewhere give the address where process 0 waits, the number of processes, and
 the index of this process.
 
 With --restarts=N a training that dies without having been asked to stop (a killed
@@ -21,8 +22,8 @@ With --mirror what the run saves is copied in the background to an address of th
 gs://, s3://, file:// or memory://; the same command with an empty --workdir fetches it
 and continues. For machines that lose their disks.
 
-A training ends with the drawing of its report, which takes some seconds; --no-report
-leaves it to `python -m alexnet_jax.figures`.
+A training by one process ends with the drawing of its report, which takes some seconds;
+--no-report, as --distributed, leaves it to `python -m alexnet_jax.figures`.
 
 A config is a Python file with a function `get_config`; it is executed as code. The
 configs of the package are also found by name: `--config=quickstart`. A single value of

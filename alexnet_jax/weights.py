@@ -13,7 +13,7 @@ Imported weights work like any run: evaluate, predict, extract features, or cont
 training. Presets: `caffe` (BVLC AlexNet), `caffenet` (Caffe's reference network), `owt`
 (torchvision's AlexNet). Import reads .caffemodel, .onnx, .safetensors, and what
 `torch.save` wrote as .pth, .pth.tar, .pt, .bin or .ckpt; export writes .onnx and
-.safetensors. ONNX and safetensors need the extra `weights`.
+.safetensors. ONNX, safetensors and weights by name need the extra `weights`.
 
 Published weights are known by name, fetched once into the user's cache, checked by
 their publisher's hash and imported there, where every command finds them by that name:
@@ -22,9 +22,9 @@ their publisher's hash and imported there, where every command finds them by tha
 
 A network's own pixels are built into its first layer and its mean image: BGR becomes
 RGB, and torchvision's division by deviations goes into the kernels. `predict`,
-`features` and `alexnet_jax.load` resize images as the weights' publisher does: Caffe
-squeezes whole images to a square, torchvision rounds the long side down. `prepare` cuts
-out the centre in this library's own way.
+`features`, `explain` and `alexnet_jax.load` resize images as the weights' publisher
+does: Caffe squeezes whole images to a square, torchvision rounds the long side down.
+`prepare` cuts out the centre in this library's own way.
 
 An exported ONNX model takes `pixels` and gives `logits`. Pixels are float32 of any
 number of images x 3 x height x width (NCHW), RGB, from 0 to 255: not divided, and the

@@ -7,7 +7,9 @@ Command:    python -m alexnet_jax.main --config=configs/folder.py --workdir=run
                 --config.data.path=IMAGES
             where IMAGES has CLASS folders, directly or under train and validation.
 Hardware:   any. Images are decoded in every epoch; where the host is the limit, prepare
-            them once and train with configs/imagenet.py.
+            them once (`python -m alexnet_jax.prepare --source=folder --input=IMAGES
+            --output=PREPARED`) and give --config.data.source=prepared
+            --config.data.path=PREPARED.
 Time:       for photographs like ImageNet's, see configs/imagenet.py.
 Expected:   depends on the images.
 """

@@ -147,6 +147,35 @@ def test_arrays_of_images_are_read(photographs, tmp_path, kind):
         np.testing.assert_array_equal(row.image, file.image)
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_images_of_matlab_are_turned(photographs, tmp_path, grey):
+    """Which writes its axes in the opposite order: height x width x 3 x images."""
+    h5py = pytest.importorskip("h5py")
+    stack = np.stack([photographs[0][:90, :110], photographs[1][7:97, :110]])
+    stack = stack[..., 1] if grey else stack
+    np.save(tmp_path / "stimuli.npy", stack)
+    path = tmp_path / "stimuli.mat"
+
+    def write(array):
+        with h5py.File(path, "w") as file:
+            file["images"] = array.T
+            file["images"].attrs["MATLAB_class"] = np.bytes_("uint8")
+
+    write(np.moveaxis(stack, 0, -1))
+    expected = open_input(tmp_path / "stimuli.npy", 77, "all").rows(0)
+    found = open_input(path, 77, "all").rows(0)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours.image, theirs.image)
+    write(photographs[0][:90, :110])
+    with pytest.raises(InputError, match="height x width x 3 x images"):
+        open_input(path, 77, "all")
+    path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    with pytest.raises(
+        InputError, match=r"older format; write it with save\(..., '-v7"
+    ):
+        open_input(path, 77, "all")
+
+
 def lines(folder, *names):
     path = folder / "names.txt"
     path.write_text("\n".join(names))

@@ -16,8 +16,8 @@ from alexnet_jax.analysis.comparison_file import (
 from alexnet_jax.analysis.feature_files import (
     Features,
     Layer,
-    check_alike,
     chosen_layers,
+    images_of,
     open_features,
 )
 from alexnet_jax.analysis.similarity import Chosen, Tile
@@ -50,12 +50,11 @@ def compare(
     check_output(output)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_features(path)) for path in files]
-        if len(opened) == 2:
-            check_alike(*opened)
+        images = images_of(opened)
         sides = [chosen_layers(features, layers) for features in opened]
         named = _named(files, sides)
-        names, labels = opened[0].names, opened[0].labels
-        keep = _whole(opened[0], named)
+        names, labels = images.names, images.labels
+        keep = _whole(images, named)
         chosen = {name: Chosen(layer, keep) for name, layer in named.items()}
         sample = _sample([labels[place] for place in keep])
         drawn = np.full((len(chosen), len(sample), len(sample)), np.nan, np.float32)

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from alexnet_jax.runtime import optional
+from alexnet_jax.runtime import optional, progress
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
@@ -47,12 +47,14 @@ class Features:
       layers: by name, from the first to the last.
       names: of the images; their numbers where the file has none.
       labels: of the images; `NO_LABEL` where the file has none.
+      named: whether the file has names.
     """
 
     path: Path
     layers: Mapping[str, Layer]
     names: tuple[str, ...]
     labels: tuple[int, ...]
+    named: bool
 
 
 @contextmanager
@@ -103,7 +105,8 @@ def _npy(path: Path) -> Generator[Features]:
     del header
     width = int(np.prod(shape[1:]))
     table = path.with_suffix(".csv")
-    names, labels = _table(table, shape[0]) if table.exists() else _numbered(shape[0])
+    named = table.exists()
+    names, labels = _table(table, shape[0]) if named else _numbered(shape[0])
     with path.open("rb") as file:
 
         def rows(start: int, stop: int) -> np.ndarray:
@@ -111,7 +114,7 @@ def _npy(path: Path) -> Generator[Features]:
             return np.fromfile(file, kind, (stop - start) * width)
 
         layers = {path.stem: Layer((shape[0], width), rows)}
-        yield Features(path, layers, names, labels)
+        yield Features(path, layers, names, labels, named)
 
 
 def _table(path: Path, count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -169,11 +172,36 @@ def _of_arrays(
         )
         for name, array in sorted(kept.items(), key=lambda item: _depth(item[0]))
     }
-    return Features(path, layers, names, labels)
+    return Features(path, layers, names, labels, NAME in arrays)
 
 
-def check_alike(first: Features, second: Features) -> None:
-    """Raise an InputError unless two files have the same images in the same order."""
+def images_of(opened: Sequence[Features]) -> Features:
+    """Of one file or two, that whose names and labels are all files' images'. A file
+    without names, as of recordings, has the images of the other, in its order.
+
+    Raises:
+      InputError: unless both have the same images in the same order.
+    """
+    if len(opened) == 1:
+        return opened[0]
+    if all(features.named for features in opened):
+        _check_alike(*opened)
+        return opened[0]
+    known, other = sorted(opened, key=lambda features: not features.named)
+    if len(known.names) != len(other.names):
+        raise InputError(
+            f"{known.path} has {len(known.names)} images, and {other.path} "
+            f"{len(other.names)} rows; compare features of the same images"
+        )
+    if known.named:
+        progress.say(
+            f"{other.path} names no image; its rows are taken for those of "
+            f"{known.path}, in that order"
+        )
+    return known
+
+
+def _check_alike(first: Features, second: Features) -> None:
     pairs = enumerate(itertools.zip_longest(first.names, second.names))
     other = next(((n, pair) for n, pair in pairs if pair[0] != pair[1]), None)
     if other is None:

@@ -59,7 +59,7 @@ def init_from(
     ]
     if differing:
         known = pretrained.preset
-        instead = f", or train its own, the preset {known}" if known else ""
+        instead = f", or its own with --config=finetune:{known}" if known else ""
         raise InputError(
             f"train.init_from={source} is a run of another network "
             f"({'; '.join(differing)}); give one of the same layers{instead}"

@@ -49,7 +49,8 @@ def find(given: Path) -> tuple[Path, str | None] | None:
 
 def open_array(path: Path, dataset: str | None) -> ImageArray:
     """Open an array of images x height x width x 3, or of grey images without the last
-    axis, of whole numbers of 0 to 255.
+    axis, of whole numbers of 0 to 255. MATLAB's are height x width x 3 x images, as it
+    writes them with `-v7.3`.
 
     Args:
       path: of an NPY or HDF5 file.
@@ -110,6 +111,10 @@ def _npy(path: Path) -> Opened:
 
 def _hdf5(path: Path, dataset: str | None, where: str) -> Opened:
     h5py = optional.require("h5py", path)
+    if path.suffix.lower() == ".mat" and not h5py.is_hdf5(path):
+        raise InputError(
+            f"{where} is of MATLAB's older format; write it with save(..., '-v7.3')"
+        )
     with h5py.File(path, "r") as file:
         found: dict[str, tuple[int, ...]] = {}
 
@@ -131,7 +136,16 @@ def _hdf5(path: Path, dataset: str | None, where: str) -> Opened:
                 f"x height x width x 3, as --input={printable(path)}:NAME"
             )
         shape, kind = file[name].shape, file[name].dtype
+        # MATLAB marks what it writes, with all axes turned round.
+        turned = "MATLAB_class" in file[name].attrs
+    if turned and len(shape) == 3 and shape[0] in COLOURS:
+        raise InputError(
+            f"{where} is one image in colour, or grey ones of {shape[0]} in all; give "
+            "MATLAB's images as height x width x 3 x images"
+        )
+    if turned:
+        shape = (shape[0], *shape[:0:-1])
 
     # Open as long as somebody reads: the library closes it then.
     opened = h5py.File(path, "r")[name]
-    return shape, kind, lambda index: opened[index]
+    return shape, kind, lambda index: opened[index].T if turned else opened[index]

@@ -53,10 +53,13 @@ def found(workdir: Path) -> Path:
     """
     if workdir.exists() or len(workdir.parts) != 1:
         return workdir
-    if optional.is_installed("pooch") and workdir_of(workdir.name).is_dir():
+    known = optional.is_installed("pooch")
+    if known and workdir_of(workdir.name).is_dir():
         return workdir_of(workdir.name)
+    takes = "" if known else f" (which take `{optional.install('pooch')}`)"
     raise InputError(
-        f"{workdir} is neither a work directory nor the name of imported weights; "
+        f"{workdir} is neither a work directory nor the name of imported weights"
+        f"{takes}; "
         "`python -m alexnet_jax.weights import --help` lists the names, and `python -m "
         f"alexnet_jax.main --config=NAME --workdir={workdir}` trains"
     )

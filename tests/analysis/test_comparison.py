@@ -218,6 +218,25 @@ def test_recordings_from_elsewhere(tmp_path):
     assert set(found.labels) == {-1}
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_recordings_are_of_the_images_of_the_features_beside_them(
+    tmp_path, turned, capsys
+):
+    """They have no names: their rows are in the order of the features."""
+    brain, seen = tmp_path / "brain.npy", features(1)["fc7"]
+    np.save(brain, seen.astype(np.float64))
+    files = [write(tmp_path / "fc7.npy", {"fc7": features()["fc7"]}), brain]
+    files = files[::-1] if turned else files
+    found = compare(files, tmp_path / "rdm.npy")
+    assert "brain.npy names no image; its rows are taken for" in capsys.readouterr().err
+    assert found.names == tuple(NAMES) and found.labels == tuple(LABELS)
+    expected = debiased_cka(features()["fc7"], seen)
+    assert found.cka.item() == pytest.approx(expected, abs=1e-6)
+    np.save(brain, seen[:-1])
+    with pytest.raises(InputError, match=r"fc7.npy has 23 images, and .* 22 rows"):
+        compare(files, tmp_path / "other.npy")
+
+
 def test_what_can_t_be_compared_is_one_line(tmp_path, monkeypatch):
     pytest.importorskip("zarr")
     path = write(tmp_path / "a.zarr", features())
@@ -242,8 +261,12 @@ def test_what_can_t_be_compared_is_one_line(tmp_path, monkeypatch):
     np.save(tmp_path / "few.npy", np.ones((3, 4)))
     refused("3 images with finite values; comparing takes", tmp_path / "few.npy")
     np.save(tmp_path / "other.npy", features()["fc7"])
+    other = NAMES[::-1]
+    table = [("name", "label"), *zip(other, LABELS[::-1], strict=True)]
+    with (tmp_path / "other.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(table)
     refused(
-        'image 0 is "dog/0.png" in one and "0" in the other',
+        'image 0 is "dog/0.png" in one and "cat/22.png" in the other',
         path,
         tmp_path / "other.npy",
     )

@@ -14,8 +14,8 @@ from alexnet_jax.runtime.errors import InputError
 OTHER_CLASSES = ("stop", "skip")
 REASON = "of classes that only one split has"
 _ADVICE = (
-    "; to leave out the images of such classes, give --other_classes=skip (training: "
-    "--config.data.other_classes=skip)"
+    "; to leave out the images of such classes, give --other_classes=skip to `prepare` "
+    "(training: --config.data.other_classes=skip)"
 )
 
 # What is known of each image of a split, in the order of the images.

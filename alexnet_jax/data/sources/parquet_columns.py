@@ -54,7 +54,7 @@ def find_columns(
         IMAGES,
         names,
         f"{listed}, and none of encoded images{_of_text(schema, image_key, IMAGES)}",
-        f"{listed}; say which has the images with --image_key (training: "
+        f"{listed}; say which has the images with --image_key of `prepare` (training: "
         "--config.data.image_key)",
     )
     if not _is_image(schema.field(image).type, features.get(image)):
@@ -68,8 +68,9 @@ def find_columns(
         or [n for n in names if n in LABELS and _is_label(schema.field(n).type)],
         LABELS,
         names,
-        f"{listed}, and none of classes; say which it is with --label_key",
-        f"{listed}; say which has the classes with --label_key (training: "
+        f"{listed}, and none of classes; say which it is with --label_key of "
+        "`prepare` (training: --config.data.label_key)",
+        f"{listed}; say which has the classes with --label_key of `prepare` (training: "
         "--config.data.label_key)",
     )
     if not _is_label(schema.field(label).type):

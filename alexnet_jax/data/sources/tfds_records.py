@@ -188,8 +188,8 @@ def _choose(
         raise InputError(f"{where}; none of them is one {kind} for every example")
     if len(usual) > 1:
         raise InputError(
-            f"{where}; say which {kind} is meant with --{flag} (training: "
-            f"--config.data.{flag})"
+            f"{where}; say which {kind} is meant with --{flag} of `prepare` "
+            f"(training: --config.data.{flag})"
         )
     return usual[0]
 

@@ -176,7 +176,7 @@ def _image(where: str, members: _Members, key: str | None) -> Member | None:
     if len(found) > 1:
         raise InputError(
             f"{where} has several images ({', '.join(found)}); say which is meant with "
-            "--image_key (training: --config.data.image_key)"
+            "--image_key of `prepare` (training: --config.data.image_key)"
         )
     return members[found[0]] if found else None
 
@@ -203,12 +203,13 @@ def _label(file: io.RawIOBase, where: str, members: _Members, key: str | None) -
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{where}.{JSON} has no {key or JSON_KEY} ({error!r}); say which key "
-                "has the class with --label_key (training: --config.data.label_key)"
+                "has the class with --label_key of `prepare` (training: "
+                "--config.data.label_key)"
             ) from error
     else:
         raise InputError(
             f"{where} has no class: it has {', '.join(sorted(members))}, and the class "
-            f"is expected in {LABEL}, or in a key of {JSON} (--label_key)"
+            f"is expected in {LABEL}, or in a key of {JSON} (--label_key of `prepare`)"
         )
     if not isinstance(label, str | int) or isinstance(label, bool) or label == "":
         raise InputError(f"{where} has the class {label!r}, neither number nor text")
