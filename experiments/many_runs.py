@@ -84,6 +84,7 @@ class Result(NamedTuple):
       one: with the centre crop alone.
       ten: with the ten crops of section 4.1, five where images are not flipped.
       seconds: of training, and of evaluation.
+      views: the crops of `ten`.
     """
 
     params: PyTree
@@ -91,6 +92,7 @@ class Result(NamedTuple):
     one: Errors
     ten: Errors
     seconds: tuple[float, float]
+    views: int
 
 
 def compile_program(program: Program, on: Held) -> None:
@@ -167,6 +169,7 @@ def evaluate(
         one=errors(logits[:, CENTRE : CENTRE + 1], labels),
         ten=errors(logits, labels),
         seconds=(trained.seconds, time.perf_counter() - start),
+        views=logits.shape[1],
     )
 
 

@@ -436,15 +436,17 @@ def test_runs_of_two_protocols_are_not_compared(tmp_path):
         run("code2012", 60, epochs=2.0),
         run("no_norm", 55, epochs=2.0),
         run("no_norm", 30, dtype="bfloat16"),
+        run("no_norm", 30, dtype="bfloat16", maxima="first"),
         run("no_norm", 20, set="4567"),
         run("no_norm", 10, overrides=["--config.train.batch_size=64"]),
     ]
     lines = [*short, *others]
     rng.shuffle(lines)
     found = {
-        (table["epochs"], table["dtype"], table["set"], *table["overrides"]): {
-            name: row["worse_by"] for name, row in table["rows"].items()
-        }
+        (
+            *(table["epochs"], table["dtype"], table["set"], table["maxima"]),
+            *table["overrides"],
+        ): {name: row["worse_by"] for name, row in table["rows"].items()}
         for table in differences.tables(lines)
     }
     # Where nothing else is there, they have a table of their own.
@@ -459,12 +461,14 @@ def test_runs_of_two_protocols_are_not_compared(tmp_path):
     differences.draw(differences.tables(lines), tmp_path / "all.svg")
     assert (tmp_path / "all.svg").read_text().count("epochs") == 2
     differences.draw([], tmp_path / "none.svg")
+    alike = ("float32", "0123", "every")
     assert found == {
-        (1.0, "float32", "0123"): {"code2012": None, "no_norm": 10.0, "long": -10.0},
-        (2.0, "float32", "0123"): {"code2012": None, "no_norm": 5.0, "long": -30.0},
-        (1.0, "bfloat16", "0123"): {"no_norm": None},
-        (1.0, "float32", "4567"): {"no_norm": None},
-        (1.0, "float32", "0123", "--config.train.batch_size=64"): {"no_norm": None},
+        (1.0, *alike): {"code2012": None, "no_norm": 10.0, "long": -10.0},
+        (2.0, *alike): {"code2012": None, "no_norm": 5.0, "long": -30.0},
+        (1.0, "bfloat16", "0123", "every"): {"no_norm": None},
+        (1.0, "bfloat16", "0123", "first"): {"no_norm": None},
+        (1.0, "float32", "4567", "every"): {"no_norm": None},
+        (1.0, *alike, "--config.train.batch_size=64"): {"no_norm": None},
     }
 
 
@@ -543,6 +547,7 @@ def test_networks_together_have_the_mean_of_their_probabilities():
             one=many_runs.errors(logits[:, 2:3], labels),
             ten=many_runs.errors(logits, labels),
             seconds=(1.0, 0.25),
+            views=10,
         )
         for place, logits in enumerate(each)
     ]
@@ -560,6 +565,7 @@ def test_networks_together_have_the_mean_of_their_probabilities():
     right = differences.correct(found)
     assert 1 - right.mean() == pytest.approx(found["top1_error"])
     assert found["train_losses"] == [2.0, 4.0] and found["seconds"] == [5.0, 1.25]
+    assert found["views"] == 10
 
 
 def test_every_row_is_in_one_table_and_none_is_forgotten(tmp_path):

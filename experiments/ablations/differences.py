@@ -4,7 +4,7 @@ intervals, from the raw results of its runs.
     python experiments/ablations/differences.py --output=FOLDER
 
 Reads FOLDER/imagenette.jsonl, and modern.jsonl where it is there, and writes a table
-for each protocol (set, epochs, dtype, overrides) beside them, and a figure of all. A
+for each protocol (`rows.PROTOCOL`) beside them, and a figure of all. A
 difference is that of runs of one seed and one protocol on the same images. Its 95 %
 interval is a bootstrap's over images and over seeds, both drawn with replacement
 10,000 times.
@@ -32,13 +32,11 @@ from alexnet_jax.runtime import atomic, cli, progress
 from alexnet_jax.runtime.errors import InputError
 
 from published import PUBLISHED
-from rows import LONGER, WHOLE, name_of, table_of
+from rows import LONGER, WHOLE, name_of, protocol_of, table_of
 
 
 FILES = ("imagenette", "modern")
 LATER = FILES[1]
-# Runs that differ in one of these are not compared.
-PROTOCOL = ("set", "epochs", "dtype", "overrides")
 DRAWS = 10_000
 # A network that answers at random errs on nine in ten of ten classes; above this one a
 # run has not learned.
@@ -84,7 +82,7 @@ def tables(lines: Lines) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for line in sorted(lines, key=lambda line: name_of(line["row"]) in LONGER):
-        protocol = {name: line[name] for name in PROTOCOL}
+        protocol = protocol_of(line)
         if not any(_is_of(line, other) for other in found):
             found.append(protocol)
     return [
@@ -95,7 +93,8 @@ def tables(lines: Lines) -> list[dict[str, Any]]:
 
 def _is_of(line: dict[str, Any], protocol: dict[str, Any]) -> bool:
     own = {"epochs"} if name_of(line["row"]) in LONGER else set()
-    return all(line[name] == protocol[name] for name in protocol.keys() - own)
+    ours = protocol_of(line)
+    return all(ours[name] == protocol[name] for name in protocol.keys() - own)
 
 
 def table(lines: Lines) -> dict[str, dict[str, Any]]:
@@ -193,6 +192,8 @@ def _shown(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _title(protocol: dict[str, Any]) -> str:
     parts = [f"{protocol['epochs']:g} epochs", protocol["dtype"]]
+    if protocol["dtype"] != "float32":
+        parts.append(f"gradient to {protocol['maxima']} maximum")
     return ", ".join([*parts, f"set {protocol['set']}", *protocol["overrides"]])
 
 

@@ -61,17 +61,20 @@ from outcomes import described, described_together
 from rows import (
     BY_VALUE,
     MEMBERS,
+    PROTOCOL,
     TABLES,
     WHOLE,
     config_of,
     epochs_of,
+    maxima,
     name_of,
+    protocol_of,
     table_of,
 )
 
 
 # What distinguishes runs.
-IDENTITY = ("row", "seed", "set", "held_out", "epochs", "dtype", "overrides")
+IDENTITY = ("row", "seed", "held_out", *PROTOCOL)
 
 
 def training_part(dataset: Dataset, fraction: float) -> Dataset:
@@ -130,7 +133,7 @@ def missing(given: Any, what: dict[str, Any]) -> dict[str, list[dict[str, Any]]]
     for row in given.rows:
         for seed in given.seeds:
             run = {"row": row, "seed": seed, "epochs": epochs_of(row, given), **what}
-            there = lines[table_of(row)]
+            there = ({**line, **protocol_of(line)} for line in lines[table_of(row)])
             if not any(run.items() <= line.items() for line in there):
                 found.setdefault(row, []).append(run)
     return found
@@ -141,8 +144,9 @@ def path_of(given: Any, table: str) -> Path:
     return given.output / f"{table}.jsonl"
 
 
-def measure(given: Any, changes: Sequence[str]) -> None:
-    """Every run of the rows and seeds that has no line yet, while there is time."""
+def measure(given: Any, changes: Sequence[str]) -> dict[str, Any]:
+    """Every run of the rows and seeds that has no line yet, while there is time;
+    returns what is common to all."""
     begin = time.monotonic()
     configs = {row: config_of(row, given, changes) for row in given.rows}
     reading = section(plain(configs[given.rows[0]]), "data")
@@ -151,13 +155,14 @@ def measure(given: Any, changes: Sequence[str]) -> None:
         "set": "digits" if given.quick else dataset.fingerprint[:12],
         "held_out": given.held_out,
         "dtype": given.dtype,
+        "maxima": maxima(given.dtype, given.platform),
         "overrides": list(changes),
     }
     runs = missing(given, what)
     for row, of_row in runs.items() if given.list else ():
         progress.say(f"{row}: seeds {', '.join(str(run['seed']) for run in of_row)}")
     if given.list or not runs:
-        return
+        return what
     pipeline = Pipeline(dataset, **pipelines.reading(reading))
     on = hold(pipeline)
     # Rows of one config, as a network and five of them together, share a program.
@@ -176,7 +181,7 @@ def measure(given: Any, changes: Sequence[str]) -> None:
             for run in runs[row]:
                 if time.monotonic() - begin > 60 * given.minutes:
                     progress.say("the time is up; the same command goes on from here")
-                    return
+                    return what
                 stops.check()
                 identity = {**run, "device": made_by["device"]}
                 folder = unfinished(given.output, identity, configs[row])
@@ -190,6 +195,7 @@ def measure(given: Any, changes: Sequence[str]) -> None:
                     f"{row}, seed {run['seed']}: {100 * line['top1_error']:.2f} %, "
                     f"{sum(line['seconds']):.1f} s"
                 )
+    return what
 
 
 def trained(
@@ -246,7 +252,8 @@ def main() -> None:
     given.rows = given.rows or chosen
     if given.quick:
         given.rows, given.seeds = given.rows[:2], given.seeds[:1]
-    accelerated = meshes.one_device().devices.flat[0].platform != "cpu"
+    given.platform = meshes.one_device().devices.flat[0].platform
+    accelerated = given.platform != "cpu"
     given.dtype = given.dtype or ("bfloat16" if accelerated else "float32")
     if given.ahead is None:
         given.ahead = 2 if accelerated else 0
@@ -254,11 +261,13 @@ def main() -> None:
         if not given.list:
             given.output.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(given.output, f"{given.output} is in use"))
-        measure(given, changes)
+        what = measure(given, changes)
     errors: dict[str, list[float]] = {}
     for table in TABLES:
         for line in experiment.kept(path_of(given, table)):
-            errors.setdefault(line["row"], []).append(line["top1_error"])
+            alike = {**what, "epochs": epochs_of(line["row"], given)}
+            if alike.items() <= {**line, **protocol_of(line)}.items():
+                errors.setdefault(line["row"], []).append(line["top1_error"])
     progress.print_result({"experiment": "ablations/imagenette", "top1_error": errors})
 
 

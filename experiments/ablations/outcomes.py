@@ -15,7 +15,7 @@ from many_runs import Errors, Result
 def described(result: Result) -> dict[str, Any]:
     """What is kept of a run."""
     return {
-        "views": 10,
+        "views": result.views,
         "examples": len(result.ten.correct),
         "top1_error": result.ten.top1_error,
         "top1_error_one_crop": result.one.top1_error,
@@ -47,6 +47,7 @@ def described_together(
             sum(result.seconds[0] for result in results),
             sum(result.seconds[1] for result in results),
         ),
+        views=results[0].views,
     )
     alone = [result.ten.top1_error for result in results]
     return {**described(together), "top1_error_alone": alone}

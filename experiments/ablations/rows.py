@@ -10,6 +10,8 @@ from alexnet_jax.runtime.errors import InputError
 from commands import quick
 
 
+# Runs that differ in one of these are not compared.
+PROTOCOL = ("set", "epochs", "dtype", "maxima", "overrides")
 # The smallest network of the same topology that leaves conv5 some rows and columns:
 # 99 of 112 pixels, as 224 are of 256.
 CROP = 99
@@ -84,6 +86,19 @@ TABLES = {
 def table_of(row: str) -> str:
     """The table that a row belongs to, at whatever rate."""
     return "modern" if name_of(row) in LATER else "imagenette"
+
+
+def maxima(dtype: str, platform: str) -> str:
+    """Which of several equal maxima of a pooling window have its gradient, since commit
+    38ae39d: the first in half precision and on a TPU, else every one, as before."""
+    return "first" if dtype == "bfloat16" or platform == "tpu" else "every"
+
+
+def protocol_of(line: dict[str, Any]) -> dict[str, Any]:
+    """In what a run's line may not differ from another's, to be compared with it."""
+    # Lines of before have no such key.
+    line = {"maxima": "every", **line}
+    return {name: line[name] for name in PROTOCOL}
 
 
 def name_of(row: str) -> str:

@@ -14,6 +14,7 @@ names and seeds: what is already in the results is not measured again. `--quick`
 that it works: one ablation, some steps.
 """
 
+import hashlib
 import json
 import statistics
 import sys
@@ -41,7 +42,10 @@ WHOLE = "code2012"
 
 def train(name, seed, given, overrides):
     """One run's errors, trained as far as it has to be."""
-    workdir = given.runs / f"{Path(given.config).stem}-{name}-{seed}"
+    # Of other overrides it is another run, also where a resume might change them.
+    text = "".join(f" {override}" for override in overrides)
+    other = f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if text else ""
+    workdir = given.runs / f"{Path(given.config).stem}-{name}-{seed}{other}"
     command(
         "main",
         f"--config={given.config}:{name}",

@@ -60,7 +60,9 @@ def run(
     Args:
       part: its name.
       document: of its script.
-      pieces_of: gives the pieces, from whether they are measured in small, and OUT.
+      pieces_of: gives the pieces, from whether they are measured in small, and where
+        they may leave runs: another folder for each device and commit, so that none is
+        taken for another's.
       packages: whose versions are kept, beside JAX's.
     """
     begin = time.monotonic()
@@ -78,7 +80,10 @@ def run(
         line = {**piece.name, **known}
         return not any(line.items() <= other.items() for other in old)
 
-    pieces = [piece for piece in pieces_of(dry, given.output) if is_open(piece)]
+    made_by = harness.machine("jax", *packages)
+    of = [*(["dry"] if dry else []), known["device"], made_by["commit"]]
+    work = given.output / "-".join(filter(None, of)).replace(" ", "_")
+    pieces = [piece for piece in pieces_of(dry, work) if is_open(piece)]
     late, failed = [], 0
     for piece in pieces:
         left = given.seconds - (time.monotonic() - begin)
@@ -96,8 +101,8 @@ def run(
             progress.say(f"{part} {piece}: failed")
             failed += 1
             continue
-        line |= harness.machine("jax", *packages)
-        experiment.keep(path, line, *piece.name, "dry")
+        line |= made_by
+        experiment.keep(path, line, *piece.name, *known)
         progress.say(f"{part} {piece}: done")
     for piece in late:
         progress.say(f"{part} {piece}: not measured yet, {piece.seconds:.0f} s")

@@ -152,7 +152,8 @@ def main():
     parser.add_argument("--steps", type=int, default=2, help="in a round and side")
     parser.add_argument("--tower", type=int, default=2, help="devices for the towers")
     parser.add_argument("--output", type=Path, help="folder for the raw results")
-    parser.set_defaults(dtype="float32")
+    # What else `sides.ours` takes.
+    parser.set_defaults(dtype="float32", side="ours", narrow=False)
     given = parser.parse_args()
     runs = {
         "ours": sides.ours("train", given.batch_size, given),

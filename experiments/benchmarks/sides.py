@@ -146,6 +146,8 @@ def torch_side(kind, mode, batch_size, given):
     """The same of PyTorch: eager, eager with channels_last, or compiled."""
     network, torch = torch_network()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    # TF32 in products as well as in convolutions, as JAX has it on a GPU.
+    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
     network = network.to(device)
     layout = torch.contiguous_format
     if kind == "channels_last" or device == "cuda":

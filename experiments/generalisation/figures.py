@@ -1,10 +1,12 @@
 """The experiment's figures, from all the results that lie in its folder."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+import experiment
+from zhang import NETWORKS
 
 
 LABELS = ("plain", *(f"{part} % random labels" for part in (20, 40, 60, 80)))
@@ -17,9 +19,9 @@ def draw(folder: Path) -> None:
     from matplotlib import pyplot
 
     results = [
-        json.loads(line)
-        for path in sorted(folder.glob("*.jsonl"))
-        for line in path.read_text().splitlines()
+        result
+        for network in NETWORKS
+        for result in experiment.kept(folder / f"{network}.jsonl")
     ]
     results.sort(key=lambda result: result["parameters"])
     networks = list(dict.fromkeys(result["network"] for result in results))

@@ -1,9 +1,10 @@
 """Do networks that generalise also learn random labels and shuffled pixels?
 
-The four networks of Zhang et al. 2017 on CIFAR-10 (28x28, the centre of 32x32, each
-image standardised): with true labels, with and without random crops and weight decay;
-with some or all training labels replaced at random; with pixels in another order. Test
-errors are by the true labels.
+Three networks of Zhang et al. 2017, and a wide residual one, on CIFAR-10 (28x28, the
+centre of 32x32, each image standardised): with true labels, with and without random
+crops and weight decay; with some or all training labels replaced at random; with pixels
+in another order. Not among them: the paper's Gaussian pixels, its three hidden layers,
+and Inception without batch normalisation. Test errors are by the true labels.
 
     python experiments/generalisation/run.py --data=CIFAR --runs=FOLDER
         --output=FOLDER [--networks NAME ...] [--rows NAME ...] [--epochs=N] [--quick]
@@ -181,7 +182,7 @@ def curve(workdir: Path, per_epoch: float) -> list[list[float]]:
     rows: dict[int, list[float]] = {}
     for line in experiment.metrics_of(workdir, "validation"):
         # A run that was extended later may end a step before the end of its epoch.
-        epoch = round(line["step"] / per_epoch)
+        epoch = max(1, round(line["step"] / per_epoch))
         of_test = line["loss"], line["top1_error"]
         numbers = (*np.mean(epochs[epoch], axis=0), *of_test)
         rows[epoch] = [epoch, *(round(float(number), 5) for number in numbers)]

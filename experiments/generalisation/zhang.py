@@ -1,4 +1,5 @@
-"""The networks of Zhang et al. 2017 for CIFAR-10, by parameters for each example.
+"""Networks of Zhang et al. 2017 for CIFAR-10, and a wide residual one that is not in
+the paper's table, by parameters for each example.
 
 Each standardises its images first, and is called with `learning`: whether batch
 normalisation uses the statistics of the batch.
@@ -15,7 +16,8 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.standardize import standardize
 
 
-# As TensorFlow's slim had it, which the paper used: a shift and no scale.
+# A shift and no scale, as by default in TensorFlow's slim, which the paper used; there
+# the averages have a decay of 0.999.
 BATCH_NORM: dict[str, Any] = {"momentum": 0.99, "epsilon": 1e-3}
 XAVIER = nn.initializers.xavier_uniform()
 HE = nn.initializers.he_normal()

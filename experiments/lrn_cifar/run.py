@@ -61,13 +61,14 @@ def train(
     config.train.update({"batch_size": BATCH, "epochs": given.epochs, "seed": seed})
     config.checkpoint.update(experiment.LATEST_ONLY)
     workdir = given.runs / f"{name}-{given.epochs:g}-{seed}"
-    experiment.fit(build_setup(config, dataset), workdir)
+    ended = experiment.fit(build_setup(config, dataset), workdir)
     lines = experiment.metrics_of(workdir, "validation")
     return {
         "network": name,
         "seed": seed,
         "epochs": given.epochs,
         "test_errors": [round(line["top1_error"], 5) for line in lines],
+        "diverged": ended is None,
     }
 
 
@@ -82,13 +83,14 @@ def main() -> None:
         given.epochs, given.seeds = 1.0, 1
     dataset = arrays.chosen(given, parser, quick_size=32)
     path = given.output / "lrn_cifar.jsonl"
-    table: dict[str, list[float]] = {name: [] for name in given.networks}
+    table: dict[str, list[float | None]] = {name: [] for name in given.networks}
     machine = harness.machine("jax", "flax", "optax")
     for seed in range(given.seeds):
         for name in given.networks:
             progress.say(f"{name}, seed {seed}")
             result = train(dataset, name, seed, given)
-            table[name].append(result["test_errors"][-1])
+            last = None if result["diverged"] else result["test_errors"][-1]
+            table[name].append(last)
             experiment.keep(path, {**result, **machine}, *IDENTITY)
     done = {"experiment": "lrn_cifar", "last_test_errors": table}
     progress.print_result(done)

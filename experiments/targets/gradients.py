@@ -93,7 +93,8 @@ def main() -> None:
     programs: dict[str, list[Callable[..., Any]]] = {}
     results = experiment.kept(path)
     for seed in seeds:
-        if sum(result["seed"] == seed for result in results) >= 4:
+        of = {"seed": seed, "size": size, "batch": batch}
+        if sum(of.items() <= result.items() for result in results) >= 4:
             continue
         rng = np.random.default_rng(seed)
         images, labels = crops(rng, size, batch), rng.integers(0, CLASSES, batch)
@@ -117,7 +118,7 @@ def main() -> None:
                     **harness.machine("jax"),
                 }
                 progress.say(str(result))
-                results = experiment.keep(path, result, "program", "seed", "part")
+                results = experiment.keep(path, result, "program", "part", *of)
     progress.print_result({"experiment": "gradients", "results": len(results)})
 
 
