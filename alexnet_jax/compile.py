@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from alexnet_jax.runtime import cli, progress
 from alexnet_jax.runtime.atomic import replace
 from alexnet_jax.runtime.cli import Parser
-from alexnet_jax.runtime.errors import Failure, check_number
+from alexnet_jax.runtime.errors import Failure, InputError, check_number
 from alexnet_jax.targets.cards import Card
 from alexnet_jax.targets.catalogue import TARGETS, named
 from alexnet_jax.targets.target import Target
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--batch_size", type=int, metavar="N", help="default: the config's")
     add("--text", type=Path, metavar="FILE", help="keep the compiled training step")
     given, changes = parser.parse_known_args(arguments)
+    if any(text.startswith("--config.mesh.") for text in changes):
+        raise InputError("--config.mesh is of the devices here; give --mesh=DATAxTOWER")
     # Here, since JAX reads the variable when it is imported.
     from alexnet_jax.runs import overrides
     from alexnet_jax.runs.network import plan_network

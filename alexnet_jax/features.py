@@ -66,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for flag in ("layer", "output"):
         if getattr(given, flag) is None:
             raise InputError(f"--{flag} is missing; see --help, and --list for layers")
+    if given.untrained and given.checkpoint not in ("best", "all"):
+        raise InputError(
+            f"--untrained has no checkpoints; leave out --checkpoint={given.checkpoint}"
+        )
     if given.top is not None:
         _write_best(given)
         return

@@ -45,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"unrecognized arguments: {' '.join(changes)}")
     if given.path is not None and given.config is not None:
         raise InputError("--config goes with --device, and not with --path")
+    if any(text.startswith("--config.mesh.") for text in changes):
+        raise InputError(
+            "--device checks the first device that JAX opens, whatever --config.mesh; "
+            "the variable JAX_PLATFORMS says of which kind"
+        )
     if given.device and given.workers is not None:
         raise InputError("--workers goes with --path, and not with --device")
     faults = _device(given, changes) if given.device else _data(given)

@@ -405,6 +405,16 @@ def test_initial_signals_beside_the_losses_of_runs_of_one_protocol(tmp_path):
     assert "</svg>" in (tmp_path / "why_it_learns.svg").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.extended
+def test_grouped_convolutions_are_timed_beside_ours(tmp_path):
+    script = EXPERIMENTS / "benchmarks" / "grouped_convolution.py"
+    small = ["--batch_size=2", "--rounds=1", "--steps=1", f"--output={tmp_path}"]
+    subprocess.run([sys.executable, str(script), *small], check=True)
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text())["ratio"] > 0
+
+
 @pytest.mark.extended
 def test_rows_on_real_images_go_on_where_they_stood(tmp_path):
     script = EXPERIMENTS / "ablations" / "imagenette.py"

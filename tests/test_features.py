@@ -368,7 +368,11 @@ def test_a_checkpoint_that_is_removed_meanwhile_is_left_out(tmp_path, capsys):
         (["--layer=fc6", "--output=x.npy", "--seed=-1"], "--seed=-1 must"),
         (
             ["--layer=fc6", "--output=x.npy", "--untrained", "--checkpoint=all"],
-            "--untrained has no checkpoints",
+            "--untrained has no checkpoints; leave out --checkpoint=all",
+        ),
+        (
+            ["--layer=fc6", "--output=x.npy", "--untrained", "--checkpoint=4"],
+            "--untrained has no checkpoints; leave out --checkpoint=4",
         ),
     ],
 )

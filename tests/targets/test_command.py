@@ -23,6 +23,7 @@ from alexnet_jax.targets.compiling import Overfull
         (["--target=h100", "--batch_size=0"], "--batch_size=0 must be at least 1"),
         (["--target=h100", "--mesh=2x1", "--batch_size=3"], "use 2 or 4"),
         (["--target=h100", "--config.model.stray=1"], "config.model.stray"),
+        (["--target=h100", "--config.mesh.data=2"], "give --mesh=DATAxTOWER"),
         (["--target=h100", "--config.data.mixup=-1"], "data.mixup=-1.0 must not be"),
         (
             ["--target=h100", "--config.data.cutmix=1.0", "--batch_size=5"],
