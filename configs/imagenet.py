@@ -5,8 +5,10 @@ its staged run: the learning rate divided by 10 at epochs 25, 51 and 79, the col
 shift off at 67, conv1 slowed at 67 and frozen at 72, 91 epochs. `:paper` is the paper's
 text to the letter, with one rate for all layers that drops when the validation error
 stops improving. `:caffe`, `:caffenet` and `:owt` are BVLC's AlexNet, Caffe's reference
-network and torchvision's AlexNet with their own solvers (BVLC/caffe, models/;
-torchvision's references/classification).
+network and torchvision's AlexNet with their solvers' rates, decays and epochs
+(BVLC/caffe, models/; torchvision's references/classification). Here what dropout keeps
+is scaled in evaluation, and there in training, so that the layers behind it learn at a
+quarter of their pace; nor are pixels divided by their deviations, as for torchvision's.
 
 Command:    python -m alexnet_jax.main --config=configs/imagenet.py --workdir=run
                 --config.data.path=PREPARED

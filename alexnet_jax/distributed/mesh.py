@@ -19,6 +19,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 DATA, TOWER = "data", "tower"
 
 PLATFORMS, CPU_DEVICES = "jax_platforms", "jax_num_cpu_devices"
+# What devices of these platforms say that they are.
+GPUS = {"cuda": "gpu", "rocm": "gpu"}
 MORE_CPUS = (
     "; a CPU shows itself as {0} with JAX_NUM_CPU_DEVICES={0}, or "
     "mesh.virtual_cpu_devices={0} in a run's config"
@@ -64,6 +66,7 @@ def open_mesh(
     """
     _choose_platform(platform, virtual_cpu_devices)
     devices = open_devices()
+    _check_platform(platform, devices[0].platform)
     check_number("model.towers", towers, least=1)
     if tower == "auto":
         beside = 1 if data == "auto" else _count(data, "data")
@@ -153,12 +156,8 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
             continue
         try:
             jax.config.update(name, value)
-        except RuntimeError as error:
-            if name != CPU_DEVICES:
-                raise InputError(
-                    f"{name}={value} comes too late: JAX has already opened its "
-                    "devices; set it in a fresh process"
-                ) from error
+        except RuntimeError:
+            # The number of devices; the platform is taken without a word.
             _take_open_devices(int(value))
     # XLA computes in a pool of one thread a core, and at least one a device. A device
     # that waits for the others in an exchange keeps its thread; on one core two devices
@@ -166,6 +165,17 @@ def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> N
     devices: int = getattr(jax.config, CPU_DEVICES)
     if devices > cores():
         os.environ.setdefault("PJRT_NPROC", str(2 * devices))
+
+
+def _check_platform(asked: str | None, opened: str) -> None:
+    """Raise an InputError if JAX had opened the devices of another platform before."""
+    names = [] if asked is None else asked.split(",")
+    if names and opened not in [GPUS.get(name, name) for name in names]:
+        raise InputError(
+            f"mesh.platform={asked} comes too late: JAX has opened its devices already "
+            f"({opened}), as with --distributed; set JAX_PLATFORMS={asked} before "
+            "Python starts"
+        )
 
 
 def _take_open_devices(wanted: int) -> None:

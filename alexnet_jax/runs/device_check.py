@@ -14,6 +14,8 @@ from alexnet_jax.training.device_check import ROUNDINGS, LayerCheck
 
 # Enough for a bias's gradient to be a sum of many, and half a minute on two cores.
 IMAGES = 32
+# Of JAX's settings; its `read` refuses what a context can set.
+PRECISION = "jax_default_matmul_precision"
 
 
 def check_device(config: Config) -> dict[str, LayerCheck]:
@@ -46,7 +48,7 @@ def _products(dtype: str, platform: str) -> str:
     """The type whose roundings a product makes."""
     if dtype != "float32" or platform == "cpu":
         return dtype
-    precision = jax.config.read("jax_default_matmul_precision")
+    precision = getattr(jax.config, PRECISION)
     if precision in ("highest", "float32"):
         return dtype
     return "bfloat16" if platform == "tpu" else "tensorfloat32"

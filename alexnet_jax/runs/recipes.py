@@ -40,7 +40,8 @@ def completed(config: Sections, images: int) -> tuple[Settings, str]:
     if name is None:
         return settings, ""
     *_, head = AlexNet(num_classes=1, **section(config, "model")).layers
-    recipe = RECIPES[str(name)](images, head)
+    given = section(config, "train").get("batch_size")
+    recipe = RECIPES[str(name)](images, head, given)
     chosen = []
     for path, value in recipe.values.items():
         place, key = _place(settings, path)

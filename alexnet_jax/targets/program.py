@@ -25,7 +25,7 @@ _CALLED = re.compile(
 
 def served_layer(path: str) -> str | None:
     """The layer of the network that a path of scopes names, if it names one."""
-    found = re.findall(r"/((?:conv|fc)\d+)/", path)
+    found = re.findall(r"/((?:conv|fc|local)\d+)/", path)
     return found[-1] if found else None
 
 

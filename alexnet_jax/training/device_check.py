@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from string import ascii_lowercase
+from typing import Any
 
 import jax
 import numpy as np
@@ -112,14 +113,15 @@ def _loud(params: PyTree) -> PyTree:
     """Kernels of the deviation sqrt(2 / inputs) (He et al. 2015), and biases of 0."""
     rng = np.random.default_rng(1)
 
-    def draw(array: jax.Array) -> jax.Array:
-        # One axis of towers before a kernel's inputs and outputs.
-        inputs = math.prod(array.shape[1:-1])
-        deviation = (2 / inputs) ** 0.5 if array.ndim > 2 else 0.0
+    def draw(path: tuple[Any, ...], array: jax.Array) -> jax.Array:
+        # Towers, and of a locally connected layer places, come before a kernel's inputs
+        # and outputs: height, width and channels, or one axis.
+        inputs = math.prod(array.shape[1:][-4:-1])
+        deviation = (2 / inputs) ** 0.5 if path[-1].key == "kernel" else 0.0
         drawn = deviation * rng.standard_normal(array.shape, np.float32)
         return jax.device_put(drawn.astype(np.float32), array.sharding)
 
-    return jax.tree.map(draw, params)
+    return jax.tree_util.tree_map_with_path(draw, params)
 
 
 def compare(updates: Updates, exact: Updates, rounding: float) -> dict[str, LayerCheck]:

@@ -28,15 +28,16 @@ RATE, HEAD = 0.003, 10.0
 VALIDATIONS = 10
 
 
-def finetuning(images: int, head: str) -> Recipe:
+def finetuning(images: int, head: str, batch_size: int | None = None) -> Recipe:
     """How a trained network is fine-tuned.
 
     Args:
       images: in the training set.
       head: the last layer.
+      batch_size: where it is set already.
     """
     epochs = min(max(round(SEEN / math.sqrt(images)), LEAST), MOST)
-    batch_size = SMALL if images < FEW else LARGE
+    batch_size = batch_size or (SMALL if images < FEW else LARGE)
     steps = round(epochs * images / batch_size)
     values = {
         "train.batch_size": batch_size,
@@ -49,4 +50,4 @@ def finetuning(images: int, head: str) -> Recipe:
     return Recipe(values, "the fewer images, the more often each is seen")
 
 
-RECIPES: dict[str, Callable[[int, str], Recipe]] = {"finetune": finetuning}
+RECIPES: dict[str, Callable[[int, str, int | None], Recipe]] = {"finetune": finetuning}

@@ -56,6 +56,15 @@ assert cores() == 1
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
+def test_a_platform_that_comes_too_late_is_one_line(monkeypatch):
+    assert jax.devices()[0].platform == "cpu"
+    for asked in ("cuda", "tpu,gpu"):
+        monkeypatch.setattr(mesh, "_choose_platform", lambda *given: None)
+        with pytest.raises(InputError, match=f"mesh.platform={asked} comes too late"):
+            mesh.open_mesh(towers=2, platform=asked)
+    assert mesh.open_mesh(towers=2, platform="cuda,cpu").devices.size == 2
+
+
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])
 def test_a_platform_that_cannot_be_opened_is_one_line(platform):
     program = """

@@ -1,6 +1,7 @@
 """The fused kernels' arithmetic on a CPU, against the plain functions in float32."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.fused.launch import Way
 from alexnet_jax.nn.fused.powers import Norm
 from alexnet_jax.nn.fused.stages import KINDS, OF_TOWERS, stage, stage_of_towers
-from alexnet_jax.nn.fused.support import Device, decide
+from alexnet_jax.nn.fused.support import Device, decide, describe
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.runtime.errors import InputError
@@ -390,6 +391,15 @@ def test_devices_without_the_kernels_are_named():
     assert "T4 has compute capability 7.5" in str(decide(network(), old).reason)
     # Compiled for a card that is not here, nothing of it may be known but its kind.
     assert decide(network(), H100._replace(capability=None)).runs == "fused"
+    # AMD's say `gpu` as well, and have a name for a number.
+    amd = SimpleNamespace(
+        platform="gpu", device_kind="AMD Instinct MI300X", compute_capability="gfx942"
+    )
+    decision = decide(network(), describe(amd))
+    assert decision.runs == "xla" and "for NVIDIA GPUs" in str(decision.reason)
+    assert decide(network(implementation="auto"), describe(amd)) == ("xla", None)
+    nvidia = SimpleNamespace(platform="gpu", device_kind="A", compute_capability="9.0")
+    assert describe(nvidia) == Device("gpu", "A", 9.0)
     # Nobody asked for what `auto` does not choose.
     for implementation in ("auto", "xla"):
         assert decide(network(implementation=implementation), cpu) == ("xla", None)

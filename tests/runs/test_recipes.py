@@ -92,6 +92,25 @@ def test_what_the_user_sets_is_left_as_it_is(tmp_path):
     assert build_setup(finetuning(*_all_set()), images(40)).recipe == ""
 
 
+def test_the_rate_follows_the_batch_that_the_user_sets(tmp_path):
+    begin = f"--config.train.init_from={tmp_path}"
+    config = finetuning(begin, "--config.train.batch_size=8")
+    setup = build_setup(config, images(40))
+    values = RECIPES["finetune"](40, "fc8", None).values
+    rate, batch = values["schedule.learning_rate"], values["train.batch_size"]
+    assert setup.plan.batch_size == 8
+    assert setup.config["schedule"]["learning_rate"] == pytest.approx(rate * 8 / batch)
+
+
+def test_conv1_of_torchvision_s_pixels_takes_steps_as_the_others():
+    """Its kernels are divided by 255 deviations here, and pixels are not: a step of a
+    kernel k / s for pixels s x is one of k for x at s^2 times the rate."""
+    config = plain(load_config("finetune", "owt"))
+    own = config["schedule"]["layer_rates"]["conv1"]
+    far = np.square(255 * np.asarray([0.229, 0.224, 0.225])).mean()
+    assert own * far == pytest.approx(1, rel=0.05)
+
+
 def _all_set():
     return [
         f"--config.{text}"

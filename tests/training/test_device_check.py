@@ -2,10 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from alexnet_jax import verify
+from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs.device_check import _products
 from alexnet_jax.runtime.errors import InputError
 from alexnet_jax.training import device_check
 from alexnet_jax.training.device_check import ROUNDINGS, compare
@@ -94,6 +97,36 @@ def test_the_command_checks_this_machines_device(tmp_path, capsys):
     for name, layer in result["layers"].items():
         assert 0 < layer["error"] < layer["usual"]
         assert f"\n{name} " in shown.err
+
+
+@pytest.mark.parametrize(
+    ("dtype", "platform", "precision", "products"),
+    [
+        ("float32", "cpu", None, "float32"),
+        ("float32", "gpu", None, "tensorfloat32"),
+        ("float32", "tpu", None, "bfloat16"),
+        ("float32", "gpu", "highest", "float32"),
+        ("bfloat16", "gpu", "highest", "bfloat16"),
+    ],
+)
+def test_products_are_as_precise_as_jax_is_set_to(dtype, platform, precision, products):
+    with jax.default_matmul_precision(precision):
+        assert _products(dtype, platform) == products
+
+
+def test_a_signal_keeps_its_size_also_through_local_layers():
+    network = AlexNet.from_preset("cifar_13pct", num_classes=10)
+    shapes = jax.eval_shape(
+        network.init, jax.random.key(0), np.zeros((1, 24, 24, 3), np.float32)
+    )["params"]
+    zeros = jax.tree.map(lambda shape: np.zeros(shape.shape, np.float32), shapes)
+    drawn = jax.device_get(device_check._loud(jax.device_put(zeros)))
+    for name, layer in drawn.items():
+        assert not layer["bias"].any()
+        # The channels, and of a window its sides.
+        shape = layer["kernel"].shape
+        inputs = shape[-2] if "fc" in name else np.prod(shape[-4:-1])
+        assert layer["kernel"].std() == pytest.approx((2 / inputs) ** 0.5, rel=0.05)
 
 
 def test_what_is_checked_must_be_said_once(tmp_path):

@@ -90,7 +90,11 @@ def explanation(network: Network, device: Device) -> str | None:
 def describe(device: Any) -> Device:
     """A device of JAX, as one of a mesh."""
     capability = getattr(device, "compute_capability", None)
-    number = None if capability is None else float(capability)
+    try:
+        number = None if capability is None else float(capability)
+    except ValueError:
+        # The name of AMD's processor, as gfx942.
+        return Device("rocm", device.device_kind, None)
     return Device(device.platform, device.device_kind, number)
 
 
@@ -148,7 +152,6 @@ def _current_device() -> Device:
 
 
 def _unfit(device: Device) -> str | None:
-    # Those of other makers are not named "gpu" by their plugins.
     if device.platform != "gpu":
         return (
             f"this is a {device.platform.upper()}, and the kernels are for NVIDIA GPUs"
