@@ -28,13 +28,13 @@ RATE, HEAD = 0.003, 10.0
 VALIDATIONS = 10
 
 
-def finetuning(images: int, head: str, batch_size: int | None = None) -> Recipe:
+def finetuning(images: int, head: str, batch_size: int | None) -> Recipe:
     """How a trained network is fine-tuned.
 
     Args:
       images: in the training set.
       head: the last layer.
-      batch_size: where it is set already.
+      batch_size: where it is set already; else None.
     """
     epochs = min(max(round(SEEN / math.sqrt(images)), LEAST), MOST)
     batch_size = batch_size or (SMALL if images < FEW else LARGE)

@@ -43,7 +43,7 @@ def finetuning(*changes, variant=None):
 def test_the_fewer_images_the_more_often_each_is_seen():
     counts = (2, 10, 100, 500, 2000, 9999, 10_000, 100_000, 1_000_000)
     for recipe in RECIPES.values():
-        values = [recipe(count, "fc8").values for count in counts]
+        values = [recipe(count, "fc8", None).values for count in counts]
         epochs = [value["train.epochs"] for value in values]
         seen = [e * count for e, count in zip(epochs, counts, strict=True)]
         assert all(a >= b >= 1 for a, b in itertools.pairwise(epochs))
@@ -59,7 +59,7 @@ def test_the_fewer_images_the_more_often_each_is_seen():
 def test_a_recipe_sets_what_is_open_and_says_so(tmp_path):
     begin = f"--config.train.init_from={tmp_path}"
     setup = build_setup(finetuning(begin), images(40))
-    values = RECIPES["finetune"](40, "fc8").values
+    values = RECIPES["finetune"](40, "fc8", None).values
     plan, schedule = setup.plan, setup.config["schedule"]
     assert plan.batch_size == values["train.batch_size"]
     assert plan.steps == round(values["train.epochs"] * 40 / plan.batch_size)
@@ -125,13 +125,13 @@ def test_the_last_layer_is_the_network_s_own():
     config = plain(load_config("finetune", "conv6"))
     config["train"]["init_from"] = "elsewhere"
     settings, said = recipes.completed(config, 100)
-    factor = RECIPES["finetune"](100, "fc9").values["schedule.layer_rates.fc9"]
+    factor = RECIPES["finetune"](100, "fc9", None).values["schedule.layer_rates.fc9"]
     assert settings["schedule"]["layer_rates"] == {"fc9": factor}
     assert "schedule.layer_rates.fc9=" in said
     network = plan_network(config)
     assert (
         network.batch_size
-        == RECIPES["finetune"](10**6, "fc9").values["train.batch_size"]
+        == RECIPES["finetune"](10**6, "fc9", None).values["train.batch_size"]
     )
 
 
