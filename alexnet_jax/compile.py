@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--text", type=Path, metavar="FILE", help="keep the compiled training step")
     given, changes = parser.parse_known_args(arguments)
     if any(text.startswith("--config.mesh.") for text in changes):
-        raise InputError("--config.mesh is of the devices here; give --mesh=DATAxTOWER")
+        raise InputError("--config.mesh does nothing here; give --mesh=DATAxTOWER")
     # Here, since JAX reads the variable when it is imported.
     from alexnet_jax.runs import overrides
     from alexnet_jax.runs.network import plan_network

@@ -9,21 +9,21 @@
 
 With --distributed several processes train one network, each started with the same
 command. On a cluster that JAX knows (SLURM, cloud TPU, Kubernetes, Open MPI) no more is
-needed, but of SLURM and Open MPI a process for each GPU, since each takes one;
-elsewhere give the address where process 0 waits, the number of processes, and
+needed; under SLURM and Open MPI start a process for each GPU, since each takes one.
+Elsewhere give the address where process 0 waits, the number of processes, and
 the index of this process.
 
 With --restarts=N a training that dies without having been asked to stop (a killed
 process, a lost one, a failing device) is started again, up to N times, after a pause
-that grows. It is not where the input is wrong, the loss is not finite, or a restart has
-saved no step.
+that grows. It is not where the input is wrong, the loss is not finite, a restart has
+saved no step, or the checkpoints are gone and there is no mirror to fetch them from.
 
 With --mirror what the run saves is copied in the background to an address of the kind
 gs://, s3://, file:// or memory://; the same command with an empty --workdir fetches it
 and continues. For machines that lose their disks.
 
-A training by one process ends with the drawing of its report, which takes some seconds;
---no-report, as --distributed, leaves it to `python -m alexnet_jax.figures`.
+A training ends with the drawing of its report, which takes some seconds. With
+--no-report or --distributed none is drawn; `python -m alexnet_jax.figures` does.
 
 A config is a Python file with a function `get_config`; it is executed as code. The
 configs of the package are also found by name: `--config=quickstart`. A single value of
@@ -160,6 +160,7 @@ def supervise(given: argparse.Namespace) -> int:
         [sys.executable, *sys.orig_argv[1:]],
         given.restarts,
         lambda: max(steps_in(directory), default=None),
+        fetches=given.mirror is not None,
         pause=restarts.FIRST_PAUSE if alone else PAUSE_OF_SEVERAL,
     )
 

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError("--config goes with --device, and not with --path")
     if any(text.startswith("--config.mesh.") for text in changes):
         raise InputError(
-            "--device checks the first device that JAX opens, whatever --config.mesh; "
-            "the variable JAX_PLATFORMS says of which kind"
+            "--device checks the first device that JAX opens, and --config.mesh does "
+            "nothing here; JAX_PLATFORMS=cpu, gpu or tpu chooses the kind of device"
         )
     if given.device and given.workers is not None:
         raise InputError("--workers goes with --path, and not with --device")

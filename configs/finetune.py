@@ -3,7 +3,7 @@
 Reproduces: nothing published. The learning rate falls along a cosine. The rate, the
 batch, the epochs and how often it validates follow from the number of training images
 (`train.recipe`, alexnet_jax/training/recipes.py); the first lines of a run say what was
-set. What you set yourself is left as it is.
+set. What you set yourself is left as it is, and the rate follows your batch.
 
 Command:    python -m alexnet_jax.main --config=configs/finetune.py --workdir=mine
                 --config.data.path=IMAGES --config.train.init_from=RUN

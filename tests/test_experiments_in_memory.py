@@ -198,6 +198,7 @@ class Cut(Interrupts):
         super().check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [recipes, further_recipes])
 def test_an_average_goes_on_where_a_run_is_cut(digits, tmp_path, config):
     pipeline = Pipeline(digits, crop=12)

@@ -176,8 +176,8 @@ def _of_arrays(
 
 
 def images_of(opened: Sequence[Features]) -> Features:
-    """Of one file or two, that whose names and labels are all files' images'. A file
-    without names, as of recordings, has the images of the other, in its order.
+    """The file that names the images, of one file or two of the same images. A file
+    without names, as of recordings, has those of the other, in its order.
 
     Raises:
       InputError: unless both have the same images in the same order.

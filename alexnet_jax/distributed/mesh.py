@@ -172,9 +172,9 @@ def _check_platform(asked: str | None, opened: str) -> None:
     names = [] if asked is None else asked.split(",")
     if names and opened not in [GPUS.get(name, name) for name in names]:
         raise InputError(
-            f"mesh.platform={asked} comes too late: JAX has opened its devices already "
-            f"({opened}), as with --distributed; set JAX_PLATFORMS={asked} before "
-            "Python starts"
+            f"mesh.platform={asked} comes too late: JAX has already opened devices of "
+            f"the platform {opened}, as --distributed does at once; set "
+            f"JAX_PLATFORMS={asked} before Python starts"
         )
 
 

@@ -140,8 +140,8 @@ def _hdf5(path: Path, dataset: str | None, where: str) -> Opened:
         turned = "MATLAB_class" in file[name].attrs
     if turned and len(shape) == 3 and shape[0] in COLOURS:
         raise InputError(
-            f"{where} is one image in colour, or grey ones of {shape[0]} in all; give "
-            "MATLAB's images as height x width x 3 x images"
+            f"{where} is one image in colour, or {shape[0]} grey ones; give several of "
+            "MATLAB's as height x width x 3 x images, and one as an image file"
         )
     if turned:
         shape = (shape[0], *shape[:0:-1])

@@ -99,14 +99,14 @@ def warnings(plan: Plan, schedule: Arguments) -> list[str]:
     set instead."""
     found = []
     for key, lacks in (
-        ("warmup_epochs", "whose learning rate never reaches its full height"),
-        ("swa_epochs", "which ends without a mean of the parameters"),
+        ("warmup_epochs", "the learning rate never reaches its full height"),
+        ("swa_epochs", "no mean of the parameters is taken"),
     ):
         epoch = schedule.get(key)
         if epoch and round(epoch * plan.steps_per_epoch) >= plan.steps:
             found.append(
-                f"schedule.{key}={epoch:g} is no earlier than the end of the run, "
-                f"{lacks}; train for more epochs, or set it lower"
+                f"the run ends by schedule.{key}={epoch:g}, so that {lacks}; train for "
+                "more epochs, or set it lower"
             )
     if plan.batch_size > plan.examples:
         found.append(

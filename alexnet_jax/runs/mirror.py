@@ -46,9 +46,9 @@ class Mirror:
 
     Where saving is faster than copying, what is newest is copied next. Files are open
     while they are copied, so that a checkpoint which the run deletes meanwhile is whole
-    at the address. The latest start has the address: one before it that still runs, as
-    of a notebook that was given up, copies nothing more, so that neither deletes what
-    the other needs. For the main process alone.
+    at the address. A start that finds the snapshot of another one there, as of a
+    notebook that was given up and still runs, copies nothing more, so that neither
+    deletes what the other needs. For the main process alone.
 
     Args:
       store: where to.
@@ -65,8 +65,9 @@ class Mirror:
         # The pieces of files by their place on the disk, length and time of change.
         self._known: dict[tuple[int, int, int], list[str]] = {}
         self._copied: Saved = {}
-        # The number of the newest snapshot that this start knows of.
-        self._newest = 0
+        # The number of the newest snapshot that this start knows of, and whether it has
+        # found another's.
+        self._newest, self._shared = 0, False
         # When the address has last taken something.
         self._moved = time.monotonic()
 
@@ -90,7 +91,7 @@ class Mirror:
 
     def _say_what_is_there(self) -> None:
         saved, address = self._saved(), self._store.address
-        if not saved:
+        if not saved or self._shared:
             return
         if saved == self._copied:
             repeated = self._store.repeated
@@ -118,8 +119,9 @@ class Mirror:
                     # The run has deleted or replaced something; seen at the next look.
                     time.sleep(SECONDS_BETWEEN_LOOKS / 10)
                 except _Shared:
+                    self._shared = True
                     progress.say(
-                        f"warning: a later start of this run copies to "
+                        f"warning: another start of this run copies to "
                         f"{self._store.address}; this one copies nothing more, and "
                         f"what it saves is in {self._workdir}: end one of them"
                     )

@@ -32,19 +32,21 @@ def supervise(
     restarts: int,
     latest: Callable[[], int | None],
     *,
+    fetches: bool = False,
     pause: float = FIRST_PAUSE,
 ) -> int:
     """Run a command that trains, and again after it has died.
 
     It is not run again where it ended well, was given wrong input, diverged or was
     asked to stop, nor where the last restart has saved no step beyond the one before
-    it, or what was saved is gone: it would begin anew. A signal for this process is
+    it, or all that was saved is gone: it would begin anew. A signal for this process is
     passed on.
 
     Args:
       command: the training; the same command continues it.
       restarts: how often it is started again, at most.
       latest: the step of the latest checkpoint, None where there is none.
+      fetches: whether the command fetches from a mirror what is gone.
       pause: seconds before the first restart; each later one waits twice as long, up to
         `LONGEST_PAUSE`.
 
@@ -61,10 +63,8 @@ def supervise(
                 return status
             died = f"the training has ended with exit status {status}"
             reached = latest()
-            if before is not None and (reached is None or reached < before):
-                progress.say(
-                    f"{died}, and its checkpoint of step {before} is gone: giving up"
-                )
+            if before is not None and reached is None and not fetches:
+                progress.say(f"{died}, and its checkpoints are gone: giving up")
                 return status
             if number and reached == before:
                 progress.say(f"{died}; restart {number} has saved no step: giving up")

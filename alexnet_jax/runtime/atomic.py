@@ -120,5 +120,5 @@ def cannot_write(path: Path, reason: str) -> str:
         way = "get the right to write there"
     return (
         f"{path} can't be written ({reason}); {way}, then give the same command again: "
-        "it continues from the last save"
+        "what was saved before is kept"
     )

@@ -27,7 +27,7 @@ def local(given: str | Path, name: str = "") -> Path:
     found = _ADDRESS.match(str(given))
     # A folder of such a name may be there, or a file before a data set's name behind a
     # colon; addresses have two slashes.
-    there = found and (Path(path.parts[0]).exists() or Path(found[1]).exists())
+    there = found and (Path(path.parts[0]).exists() or Path(found[1]).is_file())
     if found and ("://" in str(given) or not there):
         scheme = found[1].lower()
         if scheme == "file":

@@ -65,10 +65,10 @@ def momentum_sgd(
         decay a step (0.999, say; at the start less). The average is what is validated
         and saved as the network.
       decoupled_decay: takes weight decay out of the velocity (Loshchilov and Hutter
-        2019): each step takes rate * decay of a parameter from it, as AdamW is mostly
-        written; in the paper the decay follows the schedule, but not the rate at its
-        start. A decay that is 1 / (1 - momentum) times as large has the same effect in
-        the long run.
+        2019): each step takes rate * decay of a parameter from it, as most code of
+        AdamW does. The paper multiplies the decay by the schedule's factor alone, and
+        not by the learning rate at its start. A decay that is 1 / (1 - momentum) times
+        as large has the same effect in the long run.
 
     Raises:
       InputError: if a number is out of range; at `init`, if a layer named here or in

@@ -87,7 +87,8 @@ def make_plan(
         or `fc`. A rate of zero in `schedule.layer_rates` does so from an epoch on.
       recipe: `finetune` sets what is None of batch size, epochs, steps between
         validations and learning rate, and the last layer's factor of it, as suits the
-        number of training images (`--config=finetune`). `runs.recipes` has done so
+        number of training images and the batch (`--config=finetune`). `runs.recipes`
+        has done so
         before the plan is made.
       deterministic: `true` has a GPU compute the same bits in every run of a seed, and
         after a resume: without algorithms that add in a varying order, and with those
@@ -102,8 +103,8 @@ def make_plan(
       timeout: seconds after which a step that does not end counts as stuck: the stacks
         of all threads are written into the work directory, and the run ends with status
         1. The limit is 20 times the slowest of the last 100 steps where that is longer;
-        12 times as long while compiling, 6 times while saving, and beside
-        `data.timeout` while data are read. None waits for ever.
+        12 times as long while compiling, 6 times while saving, and twice `data.timeout`
+        more while a batch is read or validated. None waits for ever.
       skip_spikes: a step whose loss is over twice the median of the 100 steps before it
         and 1.5 times the largest of them changes nothing but the count of steps, in
         every run of the seed. It is noted and said either way.

@@ -193,7 +193,7 @@ def _shown(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _title(protocol: dict[str, Any]) -> str:
     parts = [f"{protocol['epochs']:g} epochs", protocol["dtype"]]
     if protocol["dtype"] != "float32":
-        parts.append(f"gradient to {protocol['maxima']} maximum")
+        parts.append(f"gradient of {protocol['maxima']} equal maximum")
     return ", ".join([*parts, f"set {protocol['set']}", *protocol["overrides"]])
 
 

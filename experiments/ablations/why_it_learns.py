@@ -26,6 +26,7 @@ import experiment
 
 # isort: split
 
+import jax
 import numpy as np
 
 from alexnet_jax.runs.setup import build_setup
@@ -33,7 +34,7 @@ from alexnet_jax.runtime import atomic, cli, progress
 
 import arrays
 import harness
-from rows import WHOLE, config_of
+from rows import WHOLE, config_of, maxima, protocol_of
 from signals import initial_signals
 
 
@@ -101,11 +102,13 @@ def main() -> None:
         "held_out": 0.0,
         "epochs": given.epochs,
         "dtype": given.dtype,
+        "maxima": maxima(given.dtype, jax.devices()[0].platform),
         "overrides": [],
     }
     losses: dict[str, list[list[float]]] = {}
     for line in experiment.kept(given.output / "imagenette.jsonl"):
-        if line["row"] in ROWS and protocol.items() <= line.items():
+        alike = protocol.items() <= {**line, **protocol_of(line)}.items()
+        if line["row"] in ROWS and alike:
             losses.setdefault(line["row"], []).append(line["train_losses"])
     if not losses:
         progress.say(f"no runs of {protocol} in {given.output}: signals alone")

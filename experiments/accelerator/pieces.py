@@ -61,8 +61,8 @@ def run(
       part: its name.
       document: of its script.
       pieces_of: gives the pieces, from whether they are measured in small, and where
-        they may leave runs: another folder for each device and commit, so that none is
-        taken for another's.
+        they may leave runs: another folder for each device, and for each commit where
+        it is known, so that none is taken for another's.
       packages: whose versions are kept, beside JAX's.
     """
     begin = time.monotonic()

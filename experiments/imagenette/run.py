@@ -120,7 +120,9 @@ def main():
     given.output.mkdir(parents=True, exist_ok=True)
     results = []
     for views in (1, 10):
-        file = given.runs / "predictions.npz"
+        file = given.runs / f"predictions-{views}.npz"
+        # Of an earlier run of this script.
+        file.unlink(missing_ok=True)
         results.append(
             command(
                 "evaluate",

@@ -117,4 +117,6 @@ def test_what_a_run_is_too_short_for_is_warned_of(key):
         assert hints.warnings(plan, {key: epoch}) == []
     for epoch in (2.0, 5.0):
         (line,) = hints.warnings(plan, {key: epoch})
-        assert line.startswith(f"warning: schedule.{key}={epoch:g} is no earlier than")
+        assert line.startswith(
+            f"warning: the run ends by schedule.{key}={epoch:g}, so that "
+        )

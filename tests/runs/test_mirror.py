@@ -312,7 +312,7 @@ def test_an_address_without_credentials_names_how_to_give_them(
             fetching.open_mirror(address, tmp_path / name, CONFIG, seconds=0.2)
 
 
-def test_the_latest_of_two_starts_has_the_address(tmp_path, flaw, capsys):
+def test_of_two_starts_the_one_before_copies_nothing_more(tmp_path, flaw, capsys):
     """A notebook that was given up goes on beside its successor."""
     first, second = tmp_path / "first", tmp_path / "second"
     save(first, 10)
@@ -326,7 +326,7 @@ def test_the_latest_of_two_starts_has_the_address(tmp_path, flaw, capsys):
 
             def heard():
                 heard_so_far.append(capsys.readouterr().err)
-                return "a later start" in "".join(heard_so_far)
+                return "another start" in "".join(heard_so_far)
 
             wait_for(heard)
             for step in (20, 30):
@@ -334,7 +334,8 @@ def test_the_latest_of_two_starts_has_the_address(tmp_path, flaw, capsys):
                 wait_for(lambda: newest().step == step)
             save(first, 91)
     said = "".join([*heard_so_far, capsys.readouterr().err])
-    assert said.count("a later start of this run copies to memory://bucket/run") == 1
+    assert said.count("another start of this run copies to memory://bucket/run") == 1
+    assert "the same command copies it" not in said
     assert f"what it saves is in {first}: end one of them" in said
     assert contents(fetched(tmp_path)) == contents(second)
 

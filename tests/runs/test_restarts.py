@@ -64,7 +64,8 @@ def supervised(tmp_path):
         ([f"{n},{FAILED}" for n in range(5)], (1, 4)),
         # What was saved is gone, as where a disk is: a restart would begin anew.
         ([f"5,{FAILED}", f",{GONE}", "9,"], (1, 2)),
-        ([f"5,{FAILED}", f"4,{FAILED}", "9,"], (1, 2)),
+        # Where the latest was damaged, an earlier one is continued.
+        ([f"5,{FAILED}", f"4,{FAILED}", "9,"], (0, 3)),
     ],
 )
 def test_a_death_that_nobody_asked_for_is_followed_by_a_restart(

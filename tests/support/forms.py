@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from PIL import Image
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.sources import registry
+from alexnet_jax.runtime import patience
 from alexnet_jax.runtime.errors import InputError
 
 import archives
@@ -384,7 +386,13 @@ def refused(source: str, path: Path, fraction: float = 0.25, **options: str) -> 
 def away_for_a_while(folder: Path) -> None:
     """A drive that is unmounted, and mounted again."""
     elsewhere = folder.rename(f"{folder}.elsewhere")
-    threading.Timer(0.2, elsewhere.rename, [folder]).start()
+
+    def mount() -> None:
+        while not patience.is_waiting():
+            time.sleep(0.01)
+        elsewhere.rename(folder)
+
+    threading.Thread(target=mount, daemon=True).start()
 
 
 # A preparation in shards of four images, which is killed at the tenth.

@@ -135,7 +135,10 @@ def test_what_is_checked_must_be_said_once(tmp_path):
         (["--device", f"--path={tmp_path}"], "not allowed with"),
         ([f"--path={tmp_path}", "--config=imagenet"], "--config goes with --device"),
         (["--device", "--workers=2"], "--workers goes with --path"),
-        (["--device", "--config.mesh.platform=cpu"], "the variable JAX_PLATFORMS says"),
+        (
+            ["--device", "--config.mesh.platform=cpu"],
+            "JAX_PLATFORMS=cpu, gpu or tpu",
+        ),
         ([f"--path={tmp_path}", "--stray"], "unrecognized arguments: --stray"),
     ):
         with pytest.raises(InputError, match=shown):

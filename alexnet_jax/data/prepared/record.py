@@ -21,7 +21,7 @@ from alexnet_jax.data.dataset import Dataset, Example, fingerprint
 from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.prepared.manifest import AGAIN, Shard
 from alexnet_jax.runtime import patience
-from alexnet_jax.runtime.errors import InputError, first_line
+from alexnet_jax.runtime.errors import Failure, InputError, first_line
 
 
 _LENGTH = struct.Struct("<H")
@@ -123,24 +123,20 @@ class PreparedSource:
     def _record(self, index: int) -> Record:
         folder = self._shards[0].path.parent
 
-        def is_gone(error: Exception) -> bool:
-            if not patience.is_gone(error, folder):
-                return False
-            # The files that are open stay lost when the drive is back; a copy opens
-            # its own.
-            self._records = copy.copy(self._records)
-            return True
+        def read() -> Record:
+            try:
+                return unpack(self._records[index])
+            except Exception:
+                # Files that are open stay lost when a drive is back; a copy opens its
+                # own.
+                self._records = copy.copy(self._records)
+                raise
 
         try:
-            return patience.until_reachable(
-                folder,
-                lambda: unpack(self._records[index]),
-                seconds=patience.SECONDS_TO_READ,
-                away=is_gone,
-            )
+            return patience.read(folder, self.where(index), read)
+        except Failure:
+            raise
         except Exception as error:
-            if patience.is_gone(error, folder):
-                raise patience.cannot_reach(self.where(index), error) from error
             # ArrayRecord raises many kinds on damaged bytes.
             raise self._damaged(index, error) from error
 

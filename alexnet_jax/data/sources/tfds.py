@@ -60,6 +60,7 @@ class TfdsSource(EncodedSource):
         image, label = self.keys
         where = self.where(index)
         try:
+            # ArrayRecord's open files may stay lost; then a restart opens them anew.
             record = patience.read(
                 self.folder, where, lambda: self.records[self.start + index]
             )
