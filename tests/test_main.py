@@ -11,6 +11,7 @@ from alexnet_jax import __main__, load_config, main, preset_config
 from alexnet_jax.nn.layers import changed
 from alexnet_jax.nn.presets import CODE2012, PRESETS
 from alexnet_jax.runs.config import defaults, plain
+from alexnet_jax.runtime import hugepages
 from alexnet_jax.runtime.errors import InputError
 
 import runs
@@ -449,6 +450,15 @@ def test_every_command_is_listed_and_helps():
         assert command("alexnet_jax", name, "--help").stdout == helped.stdout
 
 
+@pytest.fixture
+def restarts(monkeypatch):
+    """Counts restarts with huge pages, of which this process can have none."""
+    counted = []
+    monkeypatch.setattr(hugepages, "use", lambda: counted.append(True))
+    return counted
+
+
+@pytest.mark.usefixtures("restarts")
 def test_one_command_for_all(monkeypatch, capsys, tmp_path):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["alexnet", *arguments])
@@ -467,7 +477,7 @@ def test_one_command_for_all(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("name", [None, *__main__.COMMANDS])
-def test_help_fits_a_terminal_of_80_columns(name, monkeypatch, capsys):
+def test_help_fits_a_terminal_of_80_columns(name, monkeypatch, capsys, restarts):
     def lines(columns):
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setattr(sys, "argv", ["alexnet", *([name] if name else []), "-h"])
@@ -479,3 +489,5 @@ def test_help_fits_a_terminal_of_80_columns(name, monkeypatch, capsys):
     # Examples, which are indented, are not broken.
     prose = [line for line in lines(40) if not name or line[:1].isalpha()]
     assert max(map(len, prose)) <= 40 + 8
+    # What trains or evaluates, each of the two times.
+    assert len(restarts) == 2 * (name in ("train", "evaluate", "features"))
