@@ -230,8 +230,13 @@ def _draw_rows(axes: Any, rows: dict[str, dict[str, Any]]) -> None:
     later = sum(table_of(name) == LATER for name, _ in shown)
     if 0 < later < len(shown):
         axes.axhline(later - 0.5, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_yticks(places, [name for name, _ in shown])
+    axes.set_yticks(places, [_labelled(name, row["seeds"]) for name, row in shown])
     axes.set_ylim(-0.6, len(shown) - 0.4)
+
+
+def _labelled(name: str, seeds: int) -> str:
+    """A row's name; with fewer than three seeds also how many."""
+    return name if seeds >= 3 else f"{name} ({progress.counting(seeds, 'seed')})"
 
 
 def main() -> None:
