@@ -68,7 +68,7 @@ def write_trajectory(
         progress.say(f"checkpoint of step {step}, {number + 1} of {len(steps)}: {path}")
         if not whole:
             write(step, path)
-    note.unlink()
+    note.unlink(missing_ok=True)
     return {step: path for step, path in outputs.items() if _whole(path)}
 
 
