@@ -29,13 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = Parser("explain", description=__doc__)
     add = parser.add_argument
-    add(
-        "--workdir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="of a run, or the name of imported weights",
-    )
+    parser.add_workdir()
     add("image", type=Path, metavar="IMAGE", help="a file")
     add(
         "--class",

@@ -175,13 +175,7 @@ def _check(unreadable: int) -> None:
 def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser = Parser("features", description=__doc__)
     add = parser.add_argument
-    add(
-        "--workdir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="of a run, or the name of imported weights",
-    )
+    parser.add_workdir()
     add(
         "--list",
         action="store_true",

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from alexnet_jax.data import image_paths
 from alexnet_jax.data.image_tree import printable
@@ -33,13 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "number of files in a folder that are no images.",
     )
     add = parser.add_argument
-    add(
-        "--workdir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="of a run, or the name of imported weights",
-    )
+    parser.add_workdir()
     add(
         "images",
         nargs="+",

@@ -190,13 +190,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
         "3 x height x\nwidth (NCHW), RGB, from 0 to 255; the mean image is subtracted "
         "inside.",
     )
-    out.add_argument(
-        "--workdir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="of a run, or the name of imported weights",
-    )
+    out.add_workdir()
     out.add_checkpoint()
     out.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help=".onnx, .safetensors"

@@ -125,6 +125,16 @@ class Parser(argparse.ArgumentParser):
             "on most GPUs and TPUs, and rounds logits to three digits",
         )
 
+    def add_workdir(self) -> None:
+        """Add `--workdir`, of a trained network."""
+        self.add_argument(
+            "--workdir",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="of a run, or the name of imported weights",
+        )
+
     def add_workdirs(self, several: str) -> None:
         """Add `--workdir`, which may be repeated for the purpose given here."""
         self.add_argument(

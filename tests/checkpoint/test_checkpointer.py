@@ -368,15 +368,15 @@ def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_is_whole(direct
 
 
 @pytest.mark.parametrize(
-    ("ends", "told"),
+    ("ends", "raised"),
     [(Interrupted(signal.SIGTERM), Failure), (ZeroDivisionError(), ZeroDivisionError)],
 )
-def test_a_stop_does_not_hide_a_save_that_fails(directory, monkeypatch, ends, told):
+def test_a_stop_does_not_hide_a_save_that_fails(directory, monkeypatch, ends, raised):
     def full(checkpoints, saving):
         raise Failure("the disk is full")
 
     monkeypatch.setattr(CheckpointWriter, "_commit", full)
-    with pytest.raises(told), CheckpointWriter(directory) as checkpoints:
+    with pytest.raises(raised), CheckpointWriter(directory) as checkpoints:
         checkpoints.save(1, numbers(1))
         raise ends
 

@@ -31,7 +31,7 @@ def supervised(tmp_path):
     """Runs tries under supervision; gives the exit status and how many there were."""
     tries, step = tmp_path / "tries", tmp_path / "tries-step"
 
-    def run(number, *planned):
+    def run(number, *planned, fetches=False):
         for left in (tries, step):
             left.unlink(missing_ok=True)
         command = [sys.executable, "-c", TRY, str(tries), *planned]
@@ -39,6 +39,7 @@ def supervised(tmp_path):
             command,
             number,
             lambda: int(step.read_text()) if step.exists() else None,
+            fetches=fetches,
             pause=0.1,
         )
         return status, int(tries.read_text())
@@ -75,6 +76,11 @@ def test_a_death_that_nobody_asked_for_is_followed_by_a_restart(
     said = capfd.readouterr().err
     assert said.count("; restart ") == end[1] - 1 + said.count("saved no step")
     assert ("giving up" in said) == (end[0] in (1, 137) and end[1] > 1)
+
+
+def test_what_a_mirror_has_is_fetched_by_a_restart(supervised):
+    tries = [f"5,{FAILED}", f",{GONE}", "9,"]
+    assert supervised(3, *tries, fetches=True) == (0, 3)
 
 
 SUPERVISOR = """
