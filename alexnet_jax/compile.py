@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_jax.runtime import cli, progress
-from alexnet_jax.runtime.atomic import replace
+from alexnet_jax.runtime import atomic, cli, paths, progress
 from alexnet_jax.runtime.cli import Parser
 from alexnet_jax.runtime.errors import Failure, InputError, check_number
 from alexnet_jax.targets.cards import Card
@@ -43,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--batch_size", type=int, metavar="N", help="default: the config's")
     add("--text", type=Path, metavar="FILE", help="keep the compiled training step")
     given, changes = parser.parse_known_args(arguments)
+    if given.text is not None:
+        paths.check_output(given.text, [given.text.suffix], "--text", new=False)
     if any(text.startswith("--config.mesh.") for text in changes):
         raise InputError("--config.mesh does nothing here; give --mesh=DATAxTOWER")
     # Here, since JAX reads the variable when it is imported.
@@ -60,12 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = summary.compile_for(network, target, *given.mesh)
     for line in summary.lines(result):
         progress.say(line)
+    # First on standard output: what was compiled must not hang on a disk.
+    progress.print_result({"target": given.target, **summary.as_json(result)})
     training = result.steps["train"]
     if given.text is not None and isinstance(training, Compiled):
-        replace(given.text, training.text)
+        with atomic.writing(given.text):
+            atomic.replace(given.text, training.text)
     elif given.text is not None:
         progress.say(f"no training step was compiled: {given.text} is not written")
-    progress.print_result({"target": given.target, **summary.as_json(result)})
     if not result.fits:
         raise Failure(summary.advice(result))
 

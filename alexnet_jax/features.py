@@ -213,7 +213,8 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
         "--split",
         default="all",
         choices=("all", *SPLITS),
-        help="of a data set (default: all, training first)",
+        help="of a data set (default: all, training first); what has no validation "
+        "split is split as in the run",
     )
     add(
         "--checkpoint",

@@ -16,7 +16,8 @@ the index of this process.
 With --restarts=N a training that dies without having been asked to stop (a killed
 process, a lost one, a failing device) is started again, up to N times, after a pause
 that grows. It is not where the input is wrong, the loss is not finite, a restart has
-saved no step, or the checkpoints are gone and there is no mirror to fetch them from.
+saved no step, or the checkpoints are gone and there is no mirror to fetch them from. A
+restart that waits for the other processes in vain is followed by the next one.
 
 With --mirror what the run saves is copied in the background to an address of the kind
 gs://, s3://, file:// or memory://; the same command with an empty --workdir fetches it
@@ -133,12 +134,17 @@ def start_processes(given: argparse.Namespace) -> bool:
     """Join the other processes, if asked to; returns whether it was asked.
 
     Raises:
-      InputError: if these arguments are wrong, or a process doesn't join.
+      InputError: if these arguments are wrong, or JAX can't join.
     """
     if given.distributed is not None:
         address = given.distributed or None
         library_warnings.silence_cpp_output()
-        multihost.start(address, given.processes, given.process)
+        multihost.start(
+            address,
+            given.processes,
+            given.process,
+            not_joined=restarts.NOT_JOINED if given.restarts else 1,
+        )
     elif given.processes is not None or given.process is not None:
         raise InputError("--processes and --process go with --distributed=HOST:PORT")
     return given.distributed is not None

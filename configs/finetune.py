@@ -33,8 +33,6 @@ def get_config(variant: str = "code2012") -> ConfigDict:
         raise ValueError(f"no variant {variant!r}; choose from {', '.join(VARIANTS)}")
     config = preset_config(variant)
     config.data.source = "folder"
-    if variant in ("caffe", "caffenet"):
-        config.data.crop = 227
     if variant == "owt":
         # Its publisher divides pixels by their deviations, which lie in conv1's kernels
         # here: a step would move those (255 * 0.226) ** 2 = 3,300 times as far.

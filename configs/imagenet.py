@@ -3,12 +3,13 @@
 Reproduces: the network of run 145 of the 2012 code, which gave the paper's digits, with
 its staged run: the learning rate divided by 10 at epochs 25, 51 and 79, the colour
 shift off at 67, conv1 slowed at 67 and frozen at 72, 91 epochs. `:paper` is the paper's
-text to the letter, with one rate for all layers that drops when the validation error
-stops improving. `:caffe`, `:caffenet` and `:owt` are BVLC's AlexNet, Caffe's reference
-network and torchvision's AlexNet with their solvers' rates, decays and epochs
-(BVLC/caffe, models/; torchvision's references/classification). Here what dropout keeps
-is scaled in evaluation, and there in training, so that the layers behind it learn at a
-quarter of their pace; nor are pixels divided by their deviations, as for torchvision's.
+network and update rule to the letter, with one rate for all layers that drops when the
+validation error stops improving. `:caffe`, `:caffenet` and `:owt` are BVLC's AlexNet,
+Caffe's reference network and torchvision's AlexNet with their solvers' rates, decays
+and epochs (BVLC/caffe, models/; torchvision's references/classification). Here what
+dropout keeps is scaled in evaluation, and there in training, so that the layers behind
+it learn at a quarter of their pace; nor are pixels divided by their deviations, as for
+torchvision's.
 
 Command:    python -m alexnet_jax.main --config=configs/imagenet.py --workdir=run
                 --config.data.path=PREPARED
@@ -89,7 +90,6 @@ def get_config(variant: str = "code2012") -> ConfigDict:
             getattr(config, name).update(values)
     if variant in ("caffe", "caffenet"):
         config.schedule.update(CAFFE)
-        config.data.crop = 227
         config.train.batch_size = 256
     if variant == "owt":
         config.schedule.update({"kind": "steps", "epochs": (30.0, 60.0)})

@@ -10,8 +10,10 @@ import pytest
 
 import alexnet_jax
 from alexnet_jax import evaluate as command
-from alexnet_jax.inference import ensemble, evaluations, members
+from alexnet_jax.data.prepared.preparation import prepare
+from alexnet_jax.inference import ensemble, evaluations, inspection, members
 from alexnet_jax.inference.trained import open_trained
+from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runtime.errors import Failure, InputError
 
 import runs
@@ -130,6 +132,83 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(first_run
     latest = ensemble.evaluate([first_run], checkpoint="latest")
     assert isinstance(latest["checkpoints"], list)
     assert latest["checkpoints"][0].endswith(":6")
+
+
+def test_the_devices_divide_the_towers_of_every_member(tmp_path):
+    folders = [tmp_path / name for name in "ab"]
+    for folder, towers in zip(folders, (2, 3), strict=True):
+        folder.mkdir()
+        workdirs.write_json(folder / "config.json", {"model": {"towers": towers}})
+    assert members.open_mesh(folders[:1], None).shape["tower"] == 2
+    assert members.open_mesh(folders, None).shape["tower"] == 1
+
+
+@pytest.fixture
+def of_photographs(tmp_path, image_folder):
+    """A run on a folder of photographs, of which one of each split can't be read."""
+    for broken in ("train/class0/train1.jpg", "val/class1/val0.jpg"):
+        assert (image_folder / broken).exists()
+        (image_folder / broken).write_text("<html>404</html>")
+    data = ("source=folder", f"path={image_folder}", "on_error=skip")
+    return runs.run(
+        tmp_path,
+        "run",
+        "--config.train.steps=4",
+        "--config.train.validate_steps=4",
+        *(f"--config.data.{option}" for option in data),
+    )
+
+
+@pytest.mark.slow
+def test_what_training_left_out_is_left_out_wherever_the_data_are(
+    of_photographs, image_folder
+):
+    measured = runs.lines(of_photographs)[-1]
+    assert measured["split"] == "validation"
+    result = ensemble.evaluate([of_photographs])
+    assert result["examples"] == 5
+    for key in ("loss", "top1_error"):
+        assert result[key] == pytest.approx(measured[key], rel=1e-5)
+    moved = image_folder.rename(image_folder.with_name("moved"))
+    again = ensemble.evaluate([of_photographs], data_path=str(moved))
+    assert {**again, "loss": 0} == {**result, "loss": 0}
+    train = ensemble.evaluate(
+        [of_photographs], data_path=str(moved), split="train", batch_size=5
+    )
+    assert train["examples"] == 15
+    seen = inspection.look(open_trained(of_photographs, "best"), moved)
+    assert (len(seen.labels), seen.unreadable) == (5, 0)
+
+
+@pytest.mark.slow
+def test_other_images_are_all_evaluated(of_photographs, image_folder, tmp_path):
+    """A file of the name of one that training left out counts where it is whole."""
+    shutil.copytree(image_folder, tmp_path / "other")
+    broken, whole = "val/class1/val0.jpg", "val/class1/val1.jpg"
+    shutil.copy(image_folder / whole, tmp_path / "other" / broken)
+    other = str(tmp_path / "other")
+    assert ensemble.evaluate([of_photographs], data_path=other)["examples"] == 6
+
+
+@pytest.mark.slow
+def test_data_of_another_size_are_refused(image_folder, tmp_path):
+    for size in (77, 70):
+        prepare(
+            source="folder",
+            input_path=str(image_folder),
+            output=tmp_path / str(size),
+            size=size,
+            workers=1,
+        )
+    data = ("source=prepared", f"path={tmp_path / '77'}")
+    workdir = runs.run(
+        tmp_path,
+        "run",
+        "--config.train.steps=1",
+        *(f"--config.data.{option}" for option in data),
+    )
+    with pytest.raises(InputError, match="stored at 77 pixels .* stored at 70"):
+        ensemble.evaluate([workdir], data_path=str(tmp_path / "70"))
 
 
 @pytest.mark.slow

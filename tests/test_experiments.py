@@ -14,6 +14,8 @@ import pytest
 
 from alexnet_jax.data.sources.arrays import array_dataset
 
+import users
+
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TABLES = ("ablations", "ensembles", "finetuning", "generalisation", "imagenette")
@@ -44,6 +46,7 @@ def run(name, tmp_path, *arguments):
             f"--output={tmp_path / 'out'}",
             *arguments,
         ],
+        env=users.environment(compiled=True, JAX_PLATFORMS="cpu"),
         capture_output=True,
         text=True,
     )
@@ -302,7 +305,7 @@ def test_the_networks_have_the_published_numbers_of_parameters(monkeypatch):
 
 def accelerator(*arguments):
     command = ["bash", str(EXPERIMENTS / "accelerator" / "run.sh"), *arguments]
-    environment = {**os.environ, "PYTHON": sys.executable}
+    environment = users.environment(compiled=True, PYTHON=sys.executable)
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 

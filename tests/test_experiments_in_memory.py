@@ -502,8 +502,10 @@ def test_a_row_changes_what_its_name_says_and_nothing_else(tmp_path):
     for row in ("code2012", "long", "modern_long", "swa"):
         schedule = plain(rows.config_of(row, given, []))["schedule"]
         assert schedule["colour_epochs"] is None and not schedule["layer_rates"]
-    for row in ("paper", "paper_initial_0.03", "modern_long"):
-        changed(row)
+    assert changed("paper_initial_0.03", "paper") == {
+        f"model.layers.conv{n}.kernel_std": 0.03 for n in (3, 4, 5)
+    }
+    assert changed("modern_long", "modern") == changed("long")
     with pytest.raises(InputError, match="no row no_lrn; choose from code2012, no_no"):
         changed("no_lrn")
 

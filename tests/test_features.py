@@ -1,7 +1,10 @@
 """The features command: layers by any name, images from anywhere, shorter rows."""
 
+import csv
+import functools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,13 +23,15 @@ from alexnet_jax.inference import components, layer_names
 from alexnet_jax.inference.extraction import Written, write_features
 from alexnet_jax.inference.extraction_input import open_input
 from alexnet_jax.inference.reduction import POOLS, pool
-from alexnet_jax.inference.trained import open_untrained
+from alexnet_jax.inference.trained import open_trained, open_untrained
 from alexnet_jax.inference.trajectory import write_trajectory
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.training import step
 
+import runs
 import users
+from watch import wait_for
 
 
 OWT = AlexNet.from_preset("owt", num_classes=3)
@@ -307,19 +312,64 @@ def test_a_pca_that_was_stopped_continues_to_the_same_bytes(
     assert write("stopped.h5") == whole
 
 
-def test_every_checkpoint_has_its_own_features(tmp_path, workdir, images, capsys, raw):
-    h5py = pytest.importorskip("h5py")
-    options = [f"--workdir={workdir}", f"--input={images}", f"--layer={','.join(TWO)}"]
+def test_every_checkpoint_has_its_own_features(tmp_path, images, capsys):
+    options = ("steps=4", "save_steps=2")
+    workdir = runs.run(
+        tmp_path,
+        "run",
+        "--config.checkpoint.keep_latest=2",
+        *(f"--config.train.{option}" for option in options),
+    )
+    options = [f"--workdir={workdir}", f"--input={images}", "--layer=fc6"]
     options.append("--batch_size=5")
-    output = tmp_path / "f.h5"
+    output = tmp_path / "f.npy"
     with pytest.raises(Failure, match="1 of the images"):
         features.main([*options, f"--output={output}", "--checkpoint=all"])
     outputs = json.loads(capsys.readouterr().out.splitlines()[-1])["outputs"]
-    assert outputs == {"4": str(tmp_path / "f.4.h5")}
-    with h5py.File(tmp_path / "f.4.h5") as file:
-        np.testing.assert_array_equal(file["fc6"][()], raw["fc6"])
-    with pytest.raises(InputError, match=r"f.4.h5 exists already"):
+    assert outputs == {str(s): str(tmp_path / f"f.{s}.npy") for s in (2, 4)}
+    found = {number: np.load(path) for number, path in outputs.items()}
+    for number, values in found.items():
+        alone = tmp_path / f"alone{number}.npy"
+        write_features(
+            workdir, images, "fc6", alone, checkpoint=int(number), batch_size=5
+        )
+        np.testing.assert_array_equal(values, np.load(alone))
+    assert not np.array_equal(found["2"], found["4"], equal_nan=True)
+    with pytest.raises(InputError, match=r"f.2.npy exists already"):
         features.main([*options, f"--output={output}", "--checkpoint=all"])
+
+
+def test_the_images_of_a_list_pooled(tmp_path, workdir, images, raw):
+    names = ["2/11.png", "0/3.png"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(names))
+    output = tmp_path / "pooled.npy"
+    options = [f"--workdir={workdir}", f"--input={images}", f"--files={listed}"]
+    features.main([*options, "--layer=conv3", "--pool=mean", f"--output={output}"])
+    all_names = [*np.char.decode(raw["name"])]
+    expected = [raw["conv3"][all_names.index(name)].mean(axis=(0, 1)) for name in names]
+    np.testing.assert_allclose(np.load(output), expected, rtol=1e-5)
+
+
+def test_the_split_of_a_data_set_is_that_of_the_run(tmp_path, workdir):
+    """The digits have none, and the run has held out half of them."""
+    output = tmp_path / "held_out.npy"
+    options = ("--source=digits", "--split=validation", "--layer=fc7")
+    features.main([f"--workdir={workdir}", *options, f"--output={output}"])
+    with output.with_suffix(".csv").open(newline="") as file:
+        names = [row["name"] for row in csv.DictReader(file)]
+    held_out = (
+        open_trained(workdir, "best").open_data(None).dataset.splits["validation"]
+    )
+    assert names == [held_out.name(index) for index in range(len(held_out))]
+    assert len(names) == round(0.5 * 1797)
+
+
+def test_best_images_refuse_what_means_nothing_to_them(tmp_path, workdir, images):
+    options = [f"--workdir={workdir}", f"--input={images}", "--layer=conv5", "--top=2"]
+    for option in ("--untrained", "--pool=max", "--project=3", "--pca=3"):
+        with pytest.raises(InputError, match=option.partition("=")[0]):
+            features.main([*options, option, f"--output={tmp_path / 'best.npz'}"])
 
 
 def test_a_checkpoint_that_is_removed_meanwhile_is_left_out(tmp_path, capsys):
@@ -424,17 +474,26 @@ def test_kills_at_any_time_lose_nothing(workdir, images, tmp_path):
     assert start(tmp_path / "whole.h5").wait() == 0
     output = tmp_path / "killed.h5"
     note, learned = (output.with_name(output.name + e) for e in ENDS)
-    # While the components are learned, at their end, and in the second pass.
-    for place, pause in ((note, 0.0), (note, 0.5), (learned, 0.0), (learned, 0.5)):
+
+    def written_since(path, begin):
+        return path.exists() and path.stat().st_mtime_ns > begin
+
+    def in_second_pass(begin):
+        return written_since(note, begin) and json.loads(note.read_text())["done"] > 0
+
+    # While the components are learned, at their end, and twice in the second pass.
+    for reached in (
+        functools.partial(written_since, note),
+        functools.partial(written_since, learned),
+        in_second_pass,
+        in_second_pass,
+    ):
+        begin = time.time_ns()
         process = start(output)
-        while process.poll() is None and not place.exists():
-            time.sleep(0.01)
-        time.sleep(pause)
+        wait_for(functools.partial(reached, begin), process)
         process.kill()
-        process.wait()
-    assert note.exists() or output.exists()
-    if note.exists():
-        assert start(output).wait() == 0
+        assert process.wait() == -signal.SIGKILL
+    assert start(output).wait() == 0
     for ending in (".h5", ".h5.pca.npz"):
         killed = (tmp_path / f"killed{ending}").read_bytes()
         assert killed == (tmp_path / f"whole{ending}").read_bytes()

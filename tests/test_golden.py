@@ -28,8 +28,9 @@ def test_no_program_has_changed(name):
     """With other versions the same program is written otherwise."""
     expected, found = golden.read(), golden.programs(name)
     assert found.keys() <= expected["programs"].keys()
-    if golden.conditions()["versions"] != expected["versions"]:
-        return
+    here, there = golden.conditions()["versions"], expected["versions"]
+    if here != there:
+        pytest.skip(f"the file is of {there}, and here are {here}")
     for key, digest in found.items():
         assert digest == expected["programs"][key], f"another StableHLO: {key}; {AGAIN}"
 

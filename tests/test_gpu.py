@@ -1,21 +1,26 @@
 """On a GPU, where one is at hand: every layer computes as it should in bfloat16."""
 
-import os
+import importlib.util
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+import users
+
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="no GPU here")
+@pytest.mark.skipif(
+    shutil.which("nvidia-smi") is None
+    or importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="no GPU here, or JAX is installed without",
+)
 def test_every_layer_computes_in_bfloat16_as_in_float32():
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     command = [sys.executable, "-m", "alexnet_jax.verify", "--device"]
     done = subprocess.run(
         [*command, "--config=imagenet", "--config.model.dtype=bfloat16"],
-        env=environment,
+        env=users.environment(),
         capture_output=True,
         text=True,
         timeout=600,

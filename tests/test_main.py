@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from alexnet_jax.runtime import hugepages
 from alexnet_jax.runtime.errors import InputError
 
 import runs
+import users
 
 
 ROOT = Path(__file__).parents[1]
@@ -407,7 +409,7 @@ def command(*arguments, cwd=ROOT):
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=cwd,
-        env=os.environ,
+        env=users.environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -437,22 +439,27 @@ def test_bad_input_ends_with_status_2_and_no_traceback(tmp_path, arguments):
     assert done.stdout == ""
 
 
-@pytest.mark.slow
-def test_every_command_is_listed_and_helps():
-    listed = command("alexnet_jax")
-    assert listed.returncode == 0
-    for name in ("main", "evaluate", "prepare", "verify"):
-        assert f"alexnet_jax.{name}" in listed.stdout
-        helped = command(f"alexnet_jax.{name}", "--help")
-        assert helped.returncode == 0
-        assert "usage" in helped.stdout
-        # `alexnet NAME` is the same.
-        assert command("alexnet_jax", name, "--help").stdout == helped.stdout
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if often else pytest.mark.extended)
+        for name in __main__.COMMANDS
+        for often in [name in ("train", "evaluate", "prepare", "verify")]
+    ],
+)
+def test_a_command_and_its_module_help_alike(name):
+    helped = command(f"alexnet_jax.{__main__.COMMANDS[name][0]}", "--help")
+    assert helped.returncode == 0
+    assert "usage" in helped.stdout
+    assert command("alexnet_jax", name, "--help").stdout == helped.stdout
 
 
 @pytest.fixture
 def restarts(monkeypatch):
     """Counts restarts with huge pages, of which this process can have none."""
+    # Set first, so that what `cpp_log` sets is taken back afterwards.
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "")
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
     counted = []
     monkeypatch.setattr(hugepages, "use", lambda: counted.append(True))
     return counted
@@ -466,8 +473,10 @@ def test_one_command_for_all(monkeypatch, capsys, tmp_path):
 
     run()
     listed = capsys.readouterr().out
-    for name in ("train", "evaluate", "predict", "features", "figures", "weights"):
-        assert f"  {name} " in listed
+    for name, (module, purpose) in __main__.COMMANDS.items():
+        assert re.search(
+            rf"  {name} +alexnet_jax\.{module} +{re.escape(purpose)}", listed
+        )
     with pytest.raises(InputError, match="nothing holds no prepared data set"):
         run("verify", f"--path={tmp_path / 'nothing'}")
     with pytest.raises(InputError, match="no command 'trian'; choose from train, "):

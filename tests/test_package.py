@@ -1,7 +1,6 @@
 """The built wheel, installed and used in an empty directory."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import users
 from networks import ROWS
 
 
@@ -41,7 +41,7 @@ def test_the_wheel_runs_three_steps_of_the_quickstart(tmp_path):
             *("--workdir=run", "--config.train.steps=3", *ROWS),
         ],
         cwd=empty,
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env=users.environment(JAX_PLATFORMS="cpu", PYTHONPATH=str(site)),
         capture_output=True,
         text=True,
         timeout=240,
@@ -52,7 +52,7 @@ def test_the_wheel_runs_three_steps_of_the_quickstart(tmp_path):
     found = subprocess.run(
         [sys.executable, "-c", where],
         cwd=empty,
-        env={**os.environ, "PYTHONPATH": str(site)},
+        env=users.environment(JAX_PLATFORMS="cpu", PYTHONPATH=str(site)),
         capture_output=True,
         text=True,
         check=True,

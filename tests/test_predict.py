@@ -40,7 +40,7 @@ def test_images_are_found_in_order(images):
         image_paths.find([str(images / "nothing*.jpg")])
 
 
-def test_more_images_are_never_decoded_than_are_taken(monkeypatch):
+def test_only_a_few_images_are_decoded_ahead(monkeypatch):
     made = []
     monkeypatch.setattr(image_paths, "AHEAD", 3)
     monkeypatch.setattr(image_paths, "cores", lambda: 2)
@@ -229,6 +229,7 @@ def test_features_of_a_prepared_set(workdir, images, tmp_path):
         output=prepared,
         size=77,
         validation_fraction=0.5,
+        encoding="raw",
         workers=1,
     )
     tables = {}
@@ -243,6 +244,11 @@ def test_features_of_a_prepared_set(workdir, images, tmp_path):
     splits = {name: len(tables[name]) for name in ("train", "validation")}
     assert about["splits"] == splits
     assert about["class_names"] == ["0", "1", "2"]
+    names = [row.split(",")[0] for row in tables["all"]]
+    _, kept, _ = by_hand(workdir, [source / name for name in names], ("fc7",))
+    np.testing.assert_allclose(
+        np.load(tmp_path / "all.npy"), kept["fc7"], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_labels_are_those_of_the_inputs_own_folders(workdir, tmp_path, capsys):

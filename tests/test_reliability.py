@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import users
+
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "reliability"
 
@@ -17,8 +19,7 @@ def result_of(script, *arguments):
         [sys.executable, str(FOLDER / script), *arguments],
         capture_output=True,
         text=True,
-        # The script has compiled its own programs to keep.
-        env={k: v for k, v in os.environ.items() if not k.startswith("JAX_COMP")},
+        env=users.environment(JAX_PLATFORMS="cpu"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

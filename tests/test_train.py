@@ -47,6 +47,7 @@ from alexnet_jax.training.step import TrainState, TrainStep
 
 import runs
 from networks import flat, mesh_of, replicated
+from watch import contents, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,16 @@ def straight(tmp_path_factory):
     return runs.run(tmp_path_factory.mktemp("straight"), "run")
 
 
-def assert_same_run(workdir, straight):
-    assert runs.lines(workdir) == runs.lines(straight)
-    state, expected = runs.final_state(workdir), runs.final_state(straight)
+def assert_same_state(workdir, straight, step=20):
+    state, expected = (runs.final_state(run, step) for run in (workdir, straight))
     assert set(state) == set(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(state[name], array, err_msg=name)
+
+
+def assert_same_run(workdir, straight):
+    assert runs.lines(workdir) == runs.lines(straight)
+    assert_same_state(workdir, straight)
     assert runs.checkpoint_steps(workdir) == runs.checkpoint_steps(straight)
 
 
@@ -247,9 +252,7 @@ def test_a_longer_plateau_run_counts_no_validation_of_the_shorter_ones_end(tmp_p
     straight = runs.run(tmp_path, "straight", "--config.train.steps=36", *rule)
     validated = [line["step"] for line in runs.lines(parts) if "top1_error" in line]
     assert 13 in validated
-    found, expected = (runs.final_state(run, 36) for run in (parts, straight))
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    assert_same_state(parts, straight, 36)
 
 
 def test_saves_by_the_clock_change_no_bit(tmp_path, straight):
@@ -258,10 +261,7 @@ def test_saves_by_the_clock_change_no_bit(tmp_path, straight):
     runs.run(tmp_path, "run", *often)
     assert runs.checkpoint_steps(tmp_path / "run").keys() == set(range(1, 21))
     assert runs.lines(tmp_path / "run") == runs.lines(straight)
-    state, expected = runs.final_state(tmp_path / "run"), runs.final_state(straight)
-    assert set(state) == set(expected)
-    for name, array in expected.items():
-        np.testing.assert_array_equal(state[name], array, err_msg=name)
+    assert_same_state(tmp_path / "run", straight)
 
 
 def test_the_minutes_begin_again_with_every_checkpoint(tmp_path, monkeypatch):
@@ -338,11 +338,7 @@ def test_a_run_whose_disk_is_lost_comes_back_from_its_mirror(
 def test_kill_9_and_resume(tmp_path, straight, first, override):
     process = runs.start(tmp_path, "run", first)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 180
-    while not (tmp_path / "run" / "checkpoints" / "10").is_dir():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for((tmp_path / "run" / "checkpoints" / "10").is_dir, process)
     process.kill()
     process.communicate()
     assert metrics.exists()
@@ -374,11 +370,7 @@ def test_signals_leave_with_their_status(tmp_path, number, status, workers):
         "--config.train.steps=100000",
         f"--config.data.workers={workers}",
     )
-    deadline = time.monotonic() + 180
-    while not (tmp_path / "run" / "checkpoints" / "10").is_dir():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for((tmp_path / "run" / "checkpoints" / "10").is_dir, process)
     if number in (signal.SIGINT, signal.SIGHUP):
         os.killpg(process.pid, number)
     else:
@@ -425,11 +417,7 @@ def test_a_resume_refuses_another_network_or_other_data(straight, override, show
     assert contents(straight) == before
 
 
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_damaged_config_is_told(straight, tmp_path):
+def test_a_damaged_config_is_named(straight, tmp_path):
     config = workdirs.read_config(straight)
     workdir = tmp_path / "run"
     shutil.copytree(straight, workdir)
@@ -719,6 +707,8 @@ def shared_memory():
         pytest.param(signal.SIGTERM, marks=pytest.mark.extended),
     ],
 )
+# One after the other: each counts the machine's shared memory.
+@pytest.mark.xdist_group("shared memory")
 def test_no_worker_and_no_shared_memory_stays_behind(tmp_path, number):
     """Images so large that batches go through shared memory."""
     before = shared_memory()
@@ -733,14 +723,6 @@ def test_no_worker_and_no_shared_memory_stays_behind(tmp_path, number):
     while group(process.pid) or shared_memory() - before:
         assert time.monotonic() < deadline, (group(process.pid), shared_memory())
         time.sleep(0.1)
-
-
-def wait_for(condition, process):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.extended
@@ -899,7 +881,9 @@ def test_differences_are_found_at_any_depth():
 
 def test_configs_are_the_arguments_of_one_function():
     """Each section of each config calls its function, with nothing left over or out."""
-    for name in ("quickstart", "imagenet", "folder", "cifar10"):
+    names = {path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py")}
+    assert {"quickstart", "finetune"} <= names
+    for name in names:
         config = sections.plain(load_config(name))
         assert set(config) == set(sections.SECTIONS), name
         for section in config:

@@ -53,7 +53,13 @@ def best_images(
     network = open_trained(workdir, checkpoint, dtype)
     layer, data = layer_of(network, layer), network.data
     images = open_input(
-        given, data.size, split, source, files=files, resize=data.resize
+        given,
+        data.size,
+        split,
+        source,
+        files=files,
+        resize=data.resize,
+        validation_fraction=network.validation_fraction,
     )
     best = strongest(
         network,

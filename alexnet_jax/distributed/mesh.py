@@ -1,13 +1,15 @@
 """The ("data", "tower") mesh, and the sharding of arrays over it."""
 
+import collections
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import PyTree
+from jaxtyping import PyTree, Shaped
 
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError, check_number, first_line
@@ -55,7 +57,8 @@ def open_mesh(
       towers: how many towers the network has.
       data: devices along which a batch is split; "auto" takes all that there are.
       tower: devices along which the towers are split; "auto" takes one for each tower
-        where that many devices are there, else one for all. The numbers are the same.
+        where that many devices are there, else one for all; so too where the towers
+        would lie across processes of more devices. The numbers are the same.
       platform: `cpu`, `gpu` or `tpu`; None leaves the choice to JAX.
       virtual_cpu_devices: how many devices a CPU shows itself as; the environment's
         JAX_NUM_CPU_DEVICES comes first. Where JAX has opened its devices already, those
@@ -70,7 +73,8 @@ def open_mesh(
     check_number("model.towers", towers, least=1)
     if tower == "auto":
         beside = 1 if data == "auto" else _count(data, "data")
-        along_tower = towers if beside * towers <= len(devices) else 1
+        spread = beside * towers <= len(devices) and _fit(towers, devices)
+        along_tower = towers if spread else 1
     else:
         along_tower = _count(tower, "tower")
     if towers % along_tower:
@@ -92,6 +96,14 @@ def open_mesh(
             f"devices, but there are {len(devices)} of kind {kind}{advice}"
         )
     return _mesh(along_data, along_tower)
+
+
+def _fit(towers: int, devices: Sequence[Any]) -> bool:
+    """Whether towers with a device each fill processes, or processes fill them; one
+    process may leave devices out."""
+    counts = collections.Counter(device.process_index for device in devices).values()
+    even = all(count % towers == 0 or towers % count == 0 for count in counts)
+    return even or len(counts) == 1
 
 
 def _count(value: int | str, axis: str) -> int:
@@ -140,10 +152,26 @@ def open_devices() -> list[Any]:
 
 def _mesh(data: int, tower: int) -> Mesh:
     explicit = (AxisType.Explicit, AxisType.Explicit)
-    devices = open_devices()[: data * tower]
+    devices = open_devices()
+    if jax.process_count() > 1:
+        return Mesh(by_process(devices, data, tower), (DATA, TOWER), explicit)
     return jax.make_mesh(
-        (data, tower), (DATA, TOWER), axis_types=explicit, devices=devices
+        (data, tower),
+        (DATA, TOWER),
+        axis_types=explicit,
+        devices=devices[: data * tower],
     )
+
+
+def by_process(
+    devices: Sequence[Any], data: int, tower: int
+) -> Shaped[np.ndarray, "data tower"]:
+    """Devices laid out so that those of a process have neighbouring places along the
+    data axis, as its slice of each batch has; by a TPU's network they would not."""
+    ordered = sorted(devices, key=lambda device: device.process_index)
+    laid_out = np.empty(data * tower, object)
+    laid_out[:] = ordered[: data * tower]
+    return laid_out.reshape(data, tower)
 
 
 def _choose_platform(platform: str | None, virtual_cpu_devices: int | None) -> None:
@@ -208,7 +236,8 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
         raise InputError(
             f"process {mine} has {len(rows)} of {count} places along the data axis, "
             "which can't be cut evenly among processes; use all devices "
-            "(--config.mesh.data=auto), and as many in every process"
+            "(--config.mesh.data=auto) and as many in every process, or hold all "
+            "towers on each (--config.mesh.tower=1)"
         )
     return rows[0] // len(rows), count // len(rows)
 

@@ -47,6 +47,7 @@ def start(
     processes: int | None,
     process: int | None,
     seconds_to_join: int = SECONDS_TO_JOIN,
+    not_joined: int = 1,
 ) -> None:
     """Join the other processes. Call this before anything asks for a device.
 
@@ -56,10 +57,11 @@ def start(
       processes: how many there are.
       process: the number of this process, from 0.
       seconds_to_join: how long to wait for a missing process.
+      not_joined: exit status of this process if another doesn't join in time, after
+        one line that names it.
 
     Raises:
-      InputError: if an argument is missing or out of range, or JAX can't join. A
-        process that doesn't join in time ends this one, with one line and status 2.
+      InputError: if an argument is missing or out of range, or JAX can't join.
     """
     _check_arguments(address, processes, process)
     # Without this a lost process makes JAX end the others before `together` can.
@@ -67,7 +69,9 @@ def start(
     # When a process doesn't join, JAX aborts this one and doesn't say who is missing;
     # the timer comes first.
     clock = threading.Timer(
-        seconds_to_join, _give_up, (address, processes, process, seconds_to_join)
+        seconds_to_join,
+        _give_up,
+        (address, processes, process, seconds_to_join, not_joined),
     )
     clock.daemon = True
     clock.start()
@@ -146,7 +150,11 @@ def _handle_abort() -> None:
 
 
 def _give_up(
-    address: str | None, processes: int | None, process: int | None, seconds: int
+    address: str | None,
+    processes: int | None,
+    process: int | None,
+    seconds: int,
+    status: int,
 ) -> None:
     """End this process, with one line that says which process is missing."""
     missing = "a process is missing"
@@ -164,7 +172,7 @@ def _give_up(
         f"not all processes joined within {seconds} s: {missing}; start every "
         "process with the same command, and check that each can reach the address"
     )
-    os._exit(2)
+    os._exit(status)
 
 
 def _answers(address: str) -> bool:

@@ -99,7 +99,13 @@ def write_features(
     names = layer_names.resolve(network.model, asked)
     data = network.data
     images = open_input(
-        given, data.size, split, source, files=files, resize=data.resize
+        given,
+        data.size,
+        split,
+        source,
+        files=files,
+        resize=data.resize,
+        validation_fraction=network.validation_fraction,
     )
     if images.cut:
         say_resize(network)

@@ -11,16 +11,14 @@ from alexnet_jax.data import dataset as datasets
 from alexnet_jax.data import image_paths, image_tree
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.prepared import manifest
+from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.folder import NO_LABEL, images_by_class
-from alexnet_jax.data.sources.registry import open_dataset
 from alexnet_jax.inference import image_arrays, image_input
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
 
 SPLITS = ("train", "validation")
-# Held out where a data set has no validation split, as in training by default.
-VALIDATION_FRACTION = 0.1
 
 
 class Row(NamedTuple):
@@ -67,6 +65,7 @@ def open_input(
     *,
     files: Path | None = None,
     resize: str = "square",
+    validation_fraction: float = registry.VALIDATION_FRACTION,
 ) -> Input:
     """Open the images of a folder, a list, an array or a data set.
 
@@ -78,6 +77,8 @@ def open_input(
       source: None for images or a prepared data set.
       files: a text file with the path of an image on each line.
       resize: how images become squares, one of `decoding.RESIZES`.
+      validation_fraction: of a data set without a validation split, held out as in the
+        training of a network that had the same fraction.
 
     Raises:
       InputError: if there is no such folder, split or image, or another size is stored.
@@ -92,11 +93,11 @@ def open_input(
         if not (given / manifest.DATASET_FILE).is_file():
             return _images(given, size, split, resize)
         source = "prepared"
-    dataset = open_dataset(
+    dataset = registry.open_dataset(
         source=source,
         path=None if given is None else str(given),
         size=size,
-        validation_fraction=VALIDATION_FRACTION,
+        validation_fraction=validation_fraction,
     )
     return _dataset(dataset, str(given or source), size, split)
 

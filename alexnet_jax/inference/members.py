@@ -1,6 +1,7 @@
 """The members of an ensemble: opened, checked against each other and their data."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from alexnet_jax.data.sources import registry
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
 from alexnet_jax.nn.alexnet import AlexNet
+from alexnet_jax.runs import unreadable_images
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import plain
 from alexnet_jax.runtime import progress
@@ -31,8 +33,9 @@ def open_mesh(workdirs_given: Sequence[Path], mesh: tuple[int, int] | None) -> M
     settings = dict(configs[0].get("mesh", {}))
     if mesh is not None:
         settings["data"], settings["tower"] = mesh
-    towers = min(
-        config.get("model", {}).get("towers", AlexNet.towers) for config in configs
+    # So many devices divide the towers of each.
+    towers = math.gcd(
+        *(config.get("model", {}).get("towers", AlexNet.towers) for config in configs)
     )
     return meshes.open_mesh(towers=towers, **settings)
 
@@ -86,6 +89,8 @@ def _first_other_class(here: Sequence[str], there: Sequence[str]) -> str:
 def open_data(member: TrainedNetwork, path: str | None) -> Pipeline:
     """Open a member's data, where they are now.
 
+    Of the data that it was trained on, what its training left out is left out.
+
     Raises:
       InputError: if no path is known, or the data have other classes or another size
         than those that the member was trained on.
@@ -107,4 +112,6 @@ def open_data(member: TrainedNetwork, path: str | None) -> Pipeline:
             f"{member.workdir} was trained on images stored at {member.data.size} "
             f"pixels a side, and these are stored at {dataset.size}"
         )
-    return pipeline
+    if dataset.fingerprint != member.data.fingerprint:
+        return pipeline
+    return unreadable_images.without_left_out(member.workdir, pipeline)

@@ -25,7 +25,7 @@ CODE2012: dict[str, Row] = dict(
 )
 NO_EXCHANGE = {name: {"exchange": False} for name in ("conv3", "fc6", "fc7")}
 
-# The paper's text to the letter: normalisation after ReLU (section 3.5), and standard
+# The network of the paper's text: normalisation after ReLU (section 3.5), and standard
 # deviations of 0.01 (section 5).
 PAPER = changed(
     CODE2012,

@@ -188,8 +188,10 @@ def kernels(first: Float[np.ndarray, "..."], folder: Path) -> list[Section]:
     """The first layer's kernels; none where they don't see three colours."""
     if first.shape[3] != 3:
         return []
-    folder.mkdir(exist_ok=True)
-    Image.fromarray(kernel_sheet.labelled_sheet(first)).save(folder / "kernels.png")
+    path = folder / "kernels.png"
+    with writing(path):
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(kernel_sheet.labelled_sheet(first)).save(path)
     sheets = kernel_sheet.tower_sheets(first)
     text = "Each stretched to the full range around grey, which is zero"
     if len(sheets) > 1:

@@ -3,6 +3,7 @@ directory that has nothing saved."""
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,18 +148,15 @@ def _fetch(store: Store, found: Snapshot, workdir: Path) -> None:
     fetched nothing.
     """
     part, total = workdir / FETCHED, sum(length for length, _ in found.files.values())
-    with atomic.writing(workdir):
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            with progress.counted("fetching MB", total // 10**6) as advance:
-                done = 0
-                for name in found.files:
-                    (part / name).parent.mkdir(parents=True, exist_ok=True)
-                    with (part / name).open("wb") as file:
-                        for piece in found.read(store, name):
-                            file.write(piece)
-                            before, done = done, done + len(piece)
-                            advance(done // 10**6 - before // 10**6)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with progress.counted("fetching MB", total // 10**6) as advance:
+            done = 0
+            for name in found.files:
+                for length in _fetch_file(store, found, name, part / name):
+                    before, done = done, done + length
+                    advance(done // 10**6 - before // 10**6)
+        with atomic.writing(workdir):
             atomic.sync_tree(part)
             target = workdir / workdirs.CHECKPOINTS
             # Frees it of saves that never completed.
@@ -172,5 +170,17 @@ def _fetch(store: Store, found: Snapshot, workdir: Path) -> None:
             atomic.sync(workdir)
             checkpoints.rename(target)
             atomic.sync(workdir)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fetch_file(store: Store, found: Snapshot, name: str, path: Path) -> Iterator[int]:
+    """Write a file of a snapshot; gives the length of each piece. Only what the disk
+    raises is a Failure of the disk: the address raises an OSError too."""
+    with atomic.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for piece in found.read(store, name):
+        with atomic.writing(path), path.open("ab") as file:
+            file.write(piece)
+        yield len(piece)

@@ -16,7 +16,7 @@ from alexnet_jax.checkpoint.errors import FILES_FILE
 from alexnet_jax.runs import snapshot as snapshots
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.snapshot import BLOBS, PIECE_BYTES, SMALL_FILES, Snapshot
-from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime import atomic, open_files, progress
 from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.store import LONGEST_PAUSE, Store
 
@@ -24,6 +24,8 @@ from alexnet_jax.runtime.store import LONGEST_PAUSE, Store
 # How many snapshots stay: the one before the last, should something be lost.
 KEPT = 2
 SECONDS_BETWEEN_LOOKS = 1.0
+# What a run has open beside the files that are copied, at most.
+OTHER_FILES = 512
 # How long the end of a run waits for an address that takes nothing.
 SECONDS_AT_END = 60.0
 
@@ -87,7 +89,16 @@ class Mirror:
                 thread.join(SECONDS_BETWEEN_LOOKS / 10)
                 if time.monotonic() - self._moved > self._seconds_at_end:
                     break
-            self._say_what_is_there()
+            try:
+                self._say_what_is_there()
+            except OSError as error:
+                self._say_why_not(error)
+
+    def _say_why_not(self, error: OSError) -> None:
+        progress.say(
+            f"warning: {self._workdir} can't be copied to {self._store.address} "
+            f"({first_line(error)[:160]})"
+        )
 
     def _say_what_is_there(self) -> None:
         saved, address = self._saved(), self._store.address
@@ -110,27 +121,38 @@ class Mirror:
 
     def _follow(self) -> None:
         self._newest = max(snapshots.numbers(self._store), default=0)
+        said = False
         while True:
-            closing, saved = self._closing.is_set(), self._saved()
-            if saved and saved != self._copied:
-                try:
-                    self._copy(saved)
-                except (_Changed, OSError):
-                    # The run has deleted or replaced something; seen at the next look.
-                    time.sleep(SECONDS_BETWEEN_LOOKS / 10)
-                except _Shared:
-                    self._shared = True
-                    progress.say(
-                        f"warning: another start of this run copies to "
-                        f"{self._store.address}; this one copies nothing more, and "
-                        f"what it saves is in {self._workdir}: end one of them"
-                    )
+            closing = self._closing.is_set()
+            try:
+                self._copy_what_is_new()
+                if closing and self._saved() in ({}, self._copied):
                     return
-                else:
-                    self._copied = saved
-            if closing and self._saved() in ({}, self._copied):
+                said = False
+            except (_Changed, FileNotFoundError):
+                # The run has deleted or replaced something; seen at the next look.
+                time.sleep(SECONDS_BETWEEN_LOOKS / 10)
+            except OSError as error:
+                # As of a drive that is away; the next look may find it back.
+                if not said:
+                    self._say_why_not(error)
+                    said = True
+                time.sleep(SECONDS_BETWEEN_LOOKS / 10)
+            except _Shared:
+                self._shared = True
+                progress.say(
+                    f"warning: another start of this run copies to "
+                    f"{self._store.address}; this one copies nothing more, and "
+                    f"what it saves is in {self._workdir}: end one of them"
+                )
                 return
             self._closing.wait(SECONDS_BETWEEN_LOOKS)
+
+    def _copy_what_is_new(self) -> None:
+        saved = self._saved()
+        if saved and saved != self._copied:
+            self._copy(saved)
+            self._copied = saved
 
     def _saved(self) -> Saved:
         folder = self._workdir / workdirs.CHECKPOINTS
@@ -146,7 +168,9 @@ class Mirror:
         with contextlib.ExitStack() as stack:
             files: dict[str, tuple[int, list[str]]] = {}
             pieces: dict[str, Piece] = {}
-            for path in self._paths(saved):
+            paths = self._paths(saved)
+            open_files.allow(OTHER_FILES + len(paths))
+            for path in paths:
                 file = os.open(path, os.O_RDONLY)
                 stack.callback(os.close, file)
                 length, names = self._pieces(file)

@@ -21,6 +21,8 @@ SECONDS_BETWEEN_LOOKS = 0.1
 BAD_INPUT = 2
 # Of a supervised training whose loss is no longer finite, which a restart repeats.
 DIVERGED = 3
+# Of a supervised training that another process did not join, which may come yet.
+NOT_JOINED = 4
 # Names the process that supervises, to the training that it starts.
 SUPERVISOR = "ALEXNET_JAX_SUPERVISOR"
 # Of Linux's prctl: a signal for this process when its parent ends.
@@ -39,8 +41,8 @@ def supervise(
 
     It is not run again where it ended well, was given wrong input, diverged or was
     asked to stop, nor where the last restart has saved no step beyond the one before
-    it, or all that was saved is gone: it would begin anew. A signal for this process is
-    passed on.
+    it, or all that was saved is gone: it would begin anew. One that other processes did
+    not join has had no chance to save. A signal for this process is passed on.
 
     Args:
       command: the training; the same command continues it.
@@ -62,11 +64,18 @@ def supervise(
             if child.asked or status in (0, BAD_INPUT) or _is_asked(status):
                 return status
             died = f"the training has ended with exit status {status}"
-            reached = latest()
+            joined = status != NOT_JOINED
+            if not joined:
+                died, status = "another process did not join the training", 1
+            try:
+                reached = latest()
+            except OSError as error:
+                progress.say(f"{died}; its checkpoints can't be seen ({error})")
+                reached = before
             if before is not None and reached is None and not fetches:
                 progress.say(f"{died}, and its checkpoints are gone: giving up")
                 return status
-            if number and reached == before:
+            if number and reached == before and joined:
                 progress.say(f"{died}; restart {number} has saved no step: giving up")
                 return status
             if number == restarts:

@@ -9,7 +9,7 @@ autotuning/      the algorithms that XLA chose, where `train.deterministic` is t
 """
 
 import json
-import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,9 +49,8 @@ def create(workdir: Path) -> None:
     check_utf8("--workdir=", workdir)
     try:
         atomic.make_folder(workdir)
-        probe = workdir / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        # Under a name of its own: processes of several hosts may look at once.
+        tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
         raise InputError(
             f"--workdir={workdir} can't be written ({error.strerror}); "

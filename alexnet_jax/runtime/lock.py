@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from alexnet_jax.runtime import progress
@@ -48,8 +48,10 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
     finally:
-        # Before the lock is released: afterwards the file may be another process's.
-        path.unlink(missing_ok=True)
+        # Before the lock is released: afterwards the file may be another process's. One
+        # that can't be removed locks nothing, and hides no other error.
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

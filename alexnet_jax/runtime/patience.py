@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ Result = TypeVar("Result")
 
 # Folders that threads of this process wait for: one of them says so.
 _waited_for: set[Path] = set()
+_asking = threading.Lock()
 
 
 def is_waiting() -> bool:
@@ -118,8 +120,7 @@ def until_reachable(
                 if said:
                     _waited_for.discard(path)
                 raise
-            if not said and path not in _waited_for:
-                _waited_for.add(path)
+            if not said and _is_first(path):
                 said = True
                 progress.say(
                     f"warning: {path} can't be reached ({first_line(error)[:160]}); "
@@ -132,3 +133,12 @@ def until_reachable(
             _waited_for.discard(path)
             progress.say(f"{path} is back")
         return result
+
+
+def _is_first(path: Path) -> bool:
+    """Whether no other thread waits for a path yet; from now on this one does."""
+    with _asking:
+        if path in _waited_for:
+            return False
+        _waited_for.add(path)
+        return True

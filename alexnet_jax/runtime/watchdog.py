@@ -68,8 +68,9 @@ class Watchdog:
         if self._phase is not None:
             watched = self._seconds + 2 * self._tick
             self._took[self._phase].append(min(now - self._begin, watched))
-        self._phase, self._begin = phase, now
+        # First the number, so that no phase has the seconds of the one before.
         self._entered += 1
+        self._phase, self._begin = phase, now
 
     def limit(self, phase: str) -> float:
         """How many seconds a phase may take now."""
@@ -89,9 +90,12 @@ class Watchdog:
                 self._end(phase, seconds)
 
     def _end(self, phase: str, seconds: float) -> None:
-        written = _in_time(self._stacks) or _in_time(
-            Path(tempfile.mkdtemp(prefix="alexnet_jax_"), self._stacks.name)
-        )
+        written = _in_time(self._stacks)
+        if written is None:
+            # There may be no other place, and the process must end nevertheless.
+            with suppress(OSError):
+                folder = Path(tempfile.mkdtemp(prefix="alexnet_jax_"))
+                written = _in_time(folder / self._stacks.name)
         found = f"; the stacks of all threads are in {written}" if written else ""
         progress.leave_line()
         progress.complain(

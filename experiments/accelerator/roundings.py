@@ -155,7 +155,9 @@ def main() -> None:
     lines = [*measure(given.quick), harness.machine("jax")]
     given.output.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (given.output / "roundings.jsonl").write_text(text)
+    path = given.output / "roundings.jsonl"
+    path.write_text(text)
+    progress.print_result({"output": str(path), "lines": len(lines)})
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from alexnet_jax.checkpoint.reader import CheckpointReader
 from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.errors import Failure, InputError
 
+from watch import contents
+
 
 # More than a MiB: too large for a checksum of its file.
 LARGE = np.random.default_rng(0).standard_normal((600, 600)).astype(np.float32)
@@ -52,10 +54,6 @@ def save(directory, *steps, make=state):
     with CheckpointWriter(directory, keep_latest=9) as checkpoints:
         for step in steps:
             checkpoints.save(step, make(step))
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import io
 import struct
+import subprocess
 import sys
-import time
 import tracemalloc
 import zlib
 
@@ -171,13 +171,27 @@ def test_heic_needs_a_package_and_says_so(monkeypatch):
         assert "`pip install " in message
 
 
-def test_heic_is_read_where_its_package_is_installed(piece):
-    heif = pytest.importorskip("pillow_heif")
-    heif.register_heif_opener()
-    exif = Image.Exif()
-    exif[0x0112] = 6
+# A process of its own writes it, so that this one reads as a user's does.
+WRITE_HEIC = """
+import sys
+import pillow_heif
+from PIL import Image
+pillow_heif.register_heif_opener()
+exif = Image.Exif()
+exif[0x0112] = 6
+with Image.open(sys.argv[1]) as image:
+    image.rotate(90).save(sys.argv[2], "HEIF", exif=exif, quality=95)
+"""
+
+
+def test_heic_is_read_where_its_package_is_installed(piece, tmp_path):
+    pytest.importorskip("pillow_heif")
+    original, path = tmp_path / "a.png", tmp_path / "a.heic"
+    piece.save(original)
+    command = [sys.executable, "-c", WRITE_HEIC, str(original), str(path)]
+    subprocess.run(command, check=True)
     for name in ("a.heic", "a.jpg"):
-        found = read(piece.rotate(90), "HEIF", name, exif=exif, quality=95)
+        found = decoding.decode(path.read_bytes(), name, size=96)
         assert found.repaired == (() if name == "a.heic" else ("HEIF named .jpg",))
         assert np.abs(found.image.astype(float) - np.asarray(piece)).mean() < 8
 
@@ -201,10 +215,8 @@ def test_damage_that_decoders_forgive_is_read_and_noted(piece):
 
 
 def refused(data, name="bad.JPEG"):
-    begin = time.monotonic()
     with pytest.raises(InputError) as caught:
         decoding.decode(data, name, size=96)
-    assert time.monotonic() - begin < 5
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
 
 from alexnet_jax.distributed import mesh
 from alexnet_jax.runtime.errors import InputError
+
+import users
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,35 @@ def test_devices_that_are_open_already_are_taken(monkeypatch, capsys, wanted, sa
     assert dict(opened.shape) == {"data": 1, "tower": 2}
     shown = capsys.readouterr().err
     assert shown.count("has no effect") == shown.count("takes the 2 there") == said
+
+
+@pytest.mark.parametrize("order", ["0101", "0011", "01100110", "0123301212300321"])
+@pytest.mark.parametrize("tower", [1, 2])
+def test_a_process_has_neighbouring_rows_of_a_batch(order, tower):
+    """Whatever the order that a TPU's network gives its devices."""
+    devices = [
+        types.SimpleNamespace(process_index=int(process), id=number)
+        for number, process in enumerate(order)
+    ]
+    found = mesh.by_process(devices, len(order) // tower, tower)
+    assert {device.id for device in found.flat} == {*range(len(order))}
+    rows = [{device.process_index for device in row} for row in found]
+    assert [*map(min, rows)] == sorted(map(max, rows))
+    assert all(len(row) == 1 for row in rows)
+
+
+def test_a_cpu_shows_itself_as_several_devices():
+    program = """
+from alexnet_jax.distributed import mesh
+print(dict(mesh.open_mesh(towers=2, virtual_cpu_devices=2).shape))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=users.environment(JAX_PLATFORMS="cpu"),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("{'data': 1, 'tower': 2}\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux's")

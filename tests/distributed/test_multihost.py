@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ from alexnet_jax.distributed import multihost
 from alexnet_jax.runtime.errors import InputError, ProcessLost
 
 import runs
+import users
+from watch import wait_for
 
 
 SECONDS = 240
@@ -31,7 +32,9 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_both(folder, name, *overrides, second=(), pausing=0, pause_at=""):
+def start_both(
+    folder, name, *overrides, second=(), pausing=0, pause_at="", environment=None
+):
     """Two processes of a run; one may pause in a phase of `paused.py`."""
     flags = [f"--distributed=127.0.0.1:{free_port()}", "--processes=2"]
     started = []
@@ -41,7 +44,8 @@ def start_both(folder, name, *overrides, second=(), pausing=0, pause_at=""):
         if pause_at and process == pausing:
             phases = {"PHASES": f"{folder}/phases", "PAUSE_AT": pause_at}
             other = {"program": [str(PAUSED)], "variables": phases}
-        started.append(runs.start(folder, name, *overrides, *own, devices=1, **other))
+        other |= {"devices": 1, "environment": environment}
+        started.append(runs.start(folder, name, *overrides, *own, **other))
     return started
 
 
@@ -85,7 +89,9 @@ def test_two_processes_with_a_tower_each_give_the_bits_of_one(tmp_path):
     the same steps, by the clock of one."""
     mesh = ("--config.mesh.data=1", "--config.mesh.tower=2")
     often = ("--config.train.save_minutes=0", "--config.checkpoint.keep_every=1")
-    both = ended(start_both(tmp_path, "two", *SHORT, *mesh, *often))
+    # Without a cache of programs JAX's errors are shown.
+    user = users.environment(JAX_PLATFORMS="cpu")
+    both = ended(start_both(tmp_path, "two", *SHORT, *mesh, *often, environment=user))
     for status, _, lines in both:
         assert status == 0, lines
     # The result, and nothing of gloo's; the same of the log of JAX's C++.
@@ -136,7 +142,7 @@ def same_digests(folder: Path, step: int, name: str = "two") -> None:
 def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
     started = start_both(tmp_path, "run", "--config.train.steps=100000")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, started)
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, *started)
     started[1].send_signal(signal.SIGTERM)
     for status, _, lines in ended(started):
         assert status == 128 + signal.SIGTERM, lines
@@ -155,11 +161,9 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
 def test_when_one_is_killed_the_other_reports_it_and_ends(tmp_path, lost):
     started = start_both(tmp_path, "run", "--config.train.steps=100000")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, started)
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, *started)
     started[lost].kill()
-    begin = time.monotonic()
     status, _, lines = ended(started)[1 - lost]
-    assert time.monotonic() - begin < 60
     assert status == 1
     assert len(errors(lines)) == 1
     assert f"process {1 - lost}: another process has ended" in errors(lines)[0]
@@ -182,11 +186,9 @@ def test_a_process_that_is_lost_in_a_save_loses_that_save_alone(
     options = (*saves, "--config.mesh.data=1", "--config.mesh.tower=2")
     phases = tmp_path / "phases"
     started = start_both(tmp_path, "run", *options, pausing=lost, pause_at=at)
-    wait_for(lambda: phases.exists() and at in phases.read_text(), started)
+    wait_for(lambda: phases.exists() and at in phases.read_text(), *started)
     started[lost].kill()
-    begin = time.monotonic()
     status, _, lines = ended(started)[1 - lost]
-    assert time.monotonic() - begin < 90
     assert status == 1
     (line,) = errors(lines)
     assert f"process {1 - lost}: another process has ended" in line
@@ -224,23 +226,25 @@ def test_a_process_that_never_joins_is_named():
         f"start = lambda: multihost.start('127.0.0.1:{free_port()}', 2, 0, 5)\n"
         "cli.run_command(start)"
     )
-    begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         timeout=SECONDS,
     )
-    assert time.monotonic() - begin < 60
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 1, done.stderr
     (line,) = errors(done.stderr.splitlines())
     assert "within 5 s: process 1 is missing" in line
 
 
 OMPI = {"OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:34911"}
+# JAX takes the port from the job's number; a cluster's processes meet on every
+# interface, these on one.
+JOB = os.getpid()
 SLURM = {
-    **{"SLURM_JOB_ID": "12345", "SLURM_STEP_NODELIST": "localhost"},
+    **{"SLURM_JOB_ID": str(JOB), "SLURM_STEP_NODELIST": "localhost"},
     **{"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+    "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{61440 + JOB % 4096}",
 }
 
 
@@ -248,14 +252,14 @@ SLURM = {
 @pytest.mark.parametrize(
     ("variables", "line"),
     [
-        ({}, "JAX finds no cluster"),
+        pytest.param({}, "JAX finds no cluster", id="no variables"),
         ({"SLURM_JOB_ID": "12345"}, "JAX finds no cluster"),
         (OMPI, "the variable OMPI_COMM_WORLD_SIZE is not set"),
         ({"OMPI_MCA_orte_hnp_uri": "x"}, "leave --distributed out"),
-        (SLURM, None),
+        pytest.param(SLURM, None, id="all variables"),
     ],
 )
-def test_a_cluster_whose_variables_are_there_in_part(variables, line):
+def test_a_cluster_is_found_by_its_variables_or_what_lacks_is_named(variables, line):
     program = (
         "from alexnet_jax.distributed import mesh, multihost\n"
         "from alexnet_jax.runtime import cli\n"
@@ -297,16 +301,6 @@ def test_a_cluster_whose_variables_are_there_in_part(variables, line):
 def test_arguments_that_do_not_fit_together(given, missing):
     with pytest.raises(InputError, match=re.escape(missing)):
         multihost.start(*given)
-
-
-def wait_for(happened, started):
-    end = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < end
-        for process in started:
-            if process.poll() is not None:
-                pytest.fail(f"ended early: {ended(started)}")
-        time.sleep(0.1)
 
 
 GLOO = "UNKNOWN: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:40123"

@@ -10,6 +10,8 @@ from alexnet_jax.inference.feature_file import Contents
 from alexnet_jax.inference.feature_store import open_output
 from alexnet_jax.runtime.errors import Failure, InputError
 
+from watch import contents
+
 
 ROWS = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32)
 NAMES = [f"{number}.png" for number in range(8)] + ['a,"b"', "c\nd"]
@@ -82,10 +84,6 @@ def test_a_disk_that_is_full_when_it_syncs_is_one_line_and_the_same_command_cont
 ):
     """At each sync in turn."""
     pytest.importorskip(package)
-
-    def contents(folder):
-        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-        return {path.relative_to(folder): path.read_bytes() for path in files}
 
     for name in ("whole", "full"):
         (tmp_path / name).mkdir()

@@ -28,7 +28,7 @@ from weight_files import SMALL, caffemodel_bytes, pth, random_layers, small
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 SHA1 = hashlib.sha1(CONTENT).hexdigest()
-PATIENT = Patience(seconds=0.5, tries=3, pause=0.0)
+PATIENT = Patience(seconds=30.0, tries=3, pause=0.0)
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -127,7 +127,9 @@ def test_a_file_is_fetched_once_and_recorded(server, tmp_path, capsys):
 @pytest.mark.parametrize("mode", ["slow", "breaks off", "stalls"])
 def test_what_arrived_is_kept_through_any_break(server, tmp_path, mode):
     server.mode = mode
-    path = fetch(server.item(), tmp_path, Patience(0.3, 3, 0.0))
+    # Seconds without a byte: too few for what stalls, enough on a busy machine.
+    seconds = 0.3 if mode == "stalls" else 30.0
+    path = fetch(server.item(), tmp_path, Patience(seconds, 3, 0.0))
     assert path.read_bytes() == CONTENT
     assert sorted(server.begins) == server.begins
     assert (len(server.begins) == 1) == (mode == "slow")
@@ -258,6 +260,46 @@ def test_imported_weights_see_what_their_publisher_showed_them(
     assert len(json.loads(shown.out)["classes"]) == 5
     with safetensors.safe_open(exported("tiny", tmp_path), "np") as file:
         assert "the short side resized" in file.metadata()["images"]
+
+
+@pytest.mark.slow
+def test_weights_are_imported_by_their_name_once(server, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pooch")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def small_config(name, preset):
+        config = alexnet_jax.load_config(name, preset)
+        config.model.layers.update(SMALL)
+        return config
+
+    monkeypatch.setattr(weights, "load_config", small_config)
+    layers = random_layers(small("owt").clone(num_classes=1000), 224)
+    named = {"weight": "kernel", "bias": "bias"}
+    state = {
+        f"{layer.name}.{end}": getattr(layer, array)
+        for layer in layers
+        for end, array in named.items()
+    }
+    pth(tmp_path / "x.pth", state)
+    server.content = (tmp_path / "x.pth").read_bytes()
+    stated = f"sha256:{hashlib.sha256(server.content).hexdigest()}"
+    item = server.item(stated=stated, imagenet=True)
+    monkeypatch.setitem(PUBLISHED, "nearly", item)
+
+    def imported(*more):
+        weights.main(["import", "--input=nearly", *more])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    first = imported()
+    assert first["parameters"] == sum(a.size for a in state.values())
+    assert first["sha256"] == stated.partition(":")[2]
+    assert alexnet_jax.load("nearly").class_names[0] == "tench"
+    assert "parameters" not in imported()
+    assert len(server.begins) == 1
+    with pytest.raises(InputError, match="nearly is imported already, to .*--workdir"):
+        imported("--mean=0,0,0")
+    with pytest.raises(InputError, match="weights for --preset=owt, not caffe"):
+        imported("--preset=caffe")
 
 
 def exported(name, folder):

@@ -8,7 +8,7 @@ import pytest
 
 from alexnet_jax.nn import lrn
 
-from networks import as_on_a_tpu, lowered
+from networks import as_on_a_tpu, lowered, on_this_device
 from references import channel_loop, map_loop
 
 
@@ -26,11 +26,7 @@ CONSTANTS = [
 ]
 
 
-def here(function, *arguments):
-    return jax.jit(function)(*arguments)
-
-
-WAYS = pytest.mark.parametrize("computed", [here, as_on_a_tpu])
+WAYS = pytest.mark.parametrize("computed", [on_this_device, as_on_a_tpu])
 
 
 def values(shape, scale=100.0):

@@ -9,16 +9,12 @@ import pytest
 from alexnet_jax.nn import lrn, pooling
 from alexnet_jax.nn.pooling import average_pool, max_pool, pooled_size
 
-from networks import as_on_a_tpu, lowered
+from networks import as_on_a_tpu, lowered, on_this_device
 from references import pool_loop, windows
 
 
 # Section 3.4: overlapping windows.
 papers_pool = functools.partial(max_pool, window=3, stride=2)
-
-
-def here(function, *arguments):
-    return jax.jit(function)(*arguments)
 
 
 def with_gradient(pool):
@@ -77,13 +73,13 @@ def test_a_mean_is_of_the_values_inside_and_gives_each_its_part(
     pool = functools.partial(
         average_pool, window=window, stride=stride, partial=partial
     )
-    y, dx = here(with_gradient(pool), x, g)
+    y, dx = on_this_device(with_gradient(pool), x, g)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(dx, gradient, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("shape", "window", "stride", "partial"), SHAPES)
-@pytest.mark.parametrize("computed", [here, as_on_a_tpu])
+@pytest.mark.parametrize("computed", [on_this_device, as_on_a_tpu])
 def test_equals_a_literal_loop_and_so_does_its_derivative(
     shape, window, stride, partial, computed
 ):
@@ -128,9 +124,9 @@ def test_in_float32_every_tied_maximum_gets_the_whole_gradient():
 @pytest.mark.parametrize(
     ("computed", "dtype", "size", "partial"),
     [
-        (here, jnp.bfloat16, 9, False),
-        (here, jnp.bfloat16, 10, True),
-        (here, jnp.float16, 9, False),
+        (on_this_device, jnp.bfloat16, 9, False),
+        (on_this_device, jnp.bfloat16, 10, True),
+        (on_this_device, jnp.float16, 9, False),
         # Whole windows: beside padding XLA on a CPU takes others of equal maxima.
         (as_on_a_tpu, jnp.bfloat16, 9, False),
         (as_on_a_tpu, jnp.float32, 9, False),

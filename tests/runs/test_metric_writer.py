@@ -1,11 +1,16 @@
 import errno
+import importlib.machinery
 import json
 import os
 import re
+import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -231,7 +236,16 @@ def test_the_last_line_says_where_the_time_went(tmp_path, capsys):
         written.train(1, metrics(1.0), 0.0)
         written.train(2, metrics(1.0), 20.0)
         runs.slow(jnp.float32(0)).block_until_ready()
-        written.train(3, {**metrics(1.0), "loss": runs.slow(jnp.float32(0))}, 30.0)
+        waited = threading.Event()
+
+        @jax.jit
+        def held(start):
+            """A step that has not ended when the next batch is there."""
+            result = jax.ShapeDtypeStruct((), jnp.float32)
+            return jax.pure_callback(lambda x: waited.wait(60) and x, result, start)
+
+        written.train(3, {**metrics(1.0), "loss": held(jnp.float32(4))}, 30.0)
+        threading.Timer(0.2, waited.set).start()
         written.train(4, metrics(1.0), 1000.0)
         with written.time.counted(SAVING):
             time.sleep(0.1)
@@ -248,6 +262,44 @@ def test_the_last_line_says_where_the_time_went(tmp_path, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("time: ") and " 50.0 s waiting for data, 0.0 s val" in last
     assert re.search(r"; a step took [\d.]+ s \(median\), [\d.]+ s \(90 %\), ", last)
+
+
+class Board:
+    """Takes the place of TensorBoard's writer."""
+
+    made: ClassVar[list["Board"]] = []
+
+    def __init__(self, folder, purge_step):
+        self.folder, self.purge_step, self.scalars = folder, purge_step, []
+        self.made.append(self)
+
+    def add_scalar(self, name, value, step):
+        self.scalars.append((name, value, step))
+
+    def close(self):
+        self.scalars.append("closed")
+
+
+def test_tensorboard_gets_the_numbers_of_the_lines(tmp_path, monkeypatch):
+    stand_in = types.ModuleType("tensorboardX")
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("tensorboardX", None)
+    monkeypatch.setattr(stand_in, "SummaryWriter", Board, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboardX", stand_in)
+    with writer(tmp_path, start=2) as written:
+        written.train(3, metrics(2.0), 0.1)
+        written.validation(3, {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.25})
+        written.flush()
+    (board,) = Board.made
+    # What a start that was killed has written beyond its checkpoint is dropped.
+    assert (board.folder, board.purge_step) == (str(tmp_path / "tensorboard"), 3)
+    expected = [
+        (f"{line['split']}/{name}", value, line["step"])
+        for line in lines(tmp_path)
+        for name, value in line.items()
+        if name not in ("step", "epoch", "split")
+    ]
+    assert len(expected) > 6
+    assert board.scalars == [*expected, "closed"]
 
 
 def test_the_time_is_that_of_all_starts(tmp_path, capsys):

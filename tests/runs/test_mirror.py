@@ -1,6 +1,8 @@
 """A run is copied to a store that fails, is slow or loses things, and comes back."""
 
+import errno
 import json
+import os
 import sys
 import threading
 import time
@@ -19,6 +21,8 @@ from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.mirror import Mirror
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.store import Store
+
+from watch import contents, wait_for
 
 
 CONFIG = {"data": {"source": "digits"}, "train": {"seed": 1}}
@@ -75,14 +79,6 @@ def save(workdir: Path, step: int, *, deleted: tuple[int, ...] = ()) -> None:
     (path / "empty").touch()
     directory.write_note(path / "files.json", {"files": {}})
     directory.delete(workdir / "checkpoints", deleted)
-
-
-def contents(workdir: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(workdir).as_posix(): path.read_bytes()
-        for path in workdir.rglob("*")
-        if path.is_file()
-    }
 
 
 def store_at(address: str = "memory://bucket/run") -> Store:
@@ -207,12 +203,52 @@ def test_a_broken_link_is_a_warning_and_a_line_at_the_end(tmp_path, flaw, capsys
         Failure, match="no checkpoint; give the same command again when"
     ):
         fetched(tmp_path)
-    mirror = Mirror(store_at(), tmp_path / "run")
-    with mirror.following():
-        time.sleep(0.4)
+    store = store_at()
+    with Mirror(store, tmp_path / "run").following():
+        wait_for(lambda: store.repeated >= 2)
         broken.clear()
     said = capsys.readouterr().err
     assert "is back" in said and "has step 10 of this run" in said
+
+
+def test_a_work_directory_that_is_away_is_copied_when_it_is_back(
+    tmp_path, flaw, capsys, monkeypatch
+):
+    away, look = threading.Event(), directory.steps_in
+
+    def steps_in(folder):
+        if away.is_set():
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return look(folder)
+
+    monkeypatch.setattr(directory, "steps_in", steps_in)
+    away.set()
+    save(tmp_path / "run", 10)
+    heard = []
+    with Mirror(store_at(), tmp_path / "run").following():
+        wait_for(lambda: heard.append(capsys.readouterr().err) or heard[-1])
+        away.clear()
+    assert contents(fetched(tmp_path)) == contents(tmp_path / "run")
+    (line,) = heard[-1].splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'run'} can't be copied to memory://")
+    # Away at the end, too.
+    away.set()
+    with Mirror(store_at(), tmp_path / "run", seconds_at_end=0.5).following():
+        pass
+    assert "can't be copied" in capsys.readouterr().err
+
+
+def test_a_link_that_breaks_while_it_fetches_is_no_full_disk(tmp_path, flaw):
+    save(tmp_path / "run", 10)
+    copy(tmp_path / "run")
+
+    def link(number, name, path):
+        if name == "read" and "/blobs/" in path:
+            raise ConnectionError("the link is broken")
+
+    flaw(link)
+    with pytest.raises(Failure, match=r"can't be read and written \(the link is"):
+        fetched(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -343,10 +379,3 @@ def test_of_two_starts_the_one_before_copies_nothing_more(tmp_path, flaw, capsys
 def newest():
     store = store_at()
     return snapshots.load(store, snapshots.numbers(store)[-1])
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -31,14 +31,17 @@ def supervised(tmp_path):
     """Runs tries under supervision; gives the exit status and how many there were."""
     tries, step = tmp_path / "tries", tmp_path / "tries-step"
 
-    def run(number, *planned, fetches=False):
+    def read_step():
+        return int(step.read_text()) if step.exists() else None
+
+    def run(number, *planned, fetches=False, latest=read_step):
         for left in (tries, step):
             left.unlink(missing_ok=True)
         command = [sys.executable, "-c", TRY, str(tries), *planned]
         status = restarts.supervise(
             command,
             number,
-            lambda: int(step.read_text()) if step.exists() else None,
+            latest,
             fetches=fetches,
             pause=0.1,
         )
@@ -65,6 +68,9 @@ def supervised(tmp_path):
         ([f"{n},{FAILED}" for n in range(5)], (1, 4)),
         # What was saved is gone, as where a disk is: a restart would begin anew.
         ([f"5,{FAILED}", f",{GONE}", "9,"], (1, 2)),
+        # Another process has not joined: no chance to save, however often.
+        ([f"5,{FAILED}", *["5,sys.exit(4)"] * 2, "9,"], (0, 4)),
+        (["5,sys.exit(4)"] * 4, (1, 4)),
         # Where the latest was damaged, an earlier one is continued.
         ([f"5,{FAILED}", f"4,{FAILED}", "9,"], (0, 3)),
     ],
@@ -81,6 +87,20 @@ def test_a_death_that_nobody_asked_for_is_followed_by_a_restart(
 def test_what_a_mirror_has_is_fetched_by_a_restart(supervised):
     tries = [f"5,{FAILED}", f",{GONE}", "9,"]
     assert supervised(3, *tries, fetches=True) == (0, 3)
+
+
+def test_a_drive_that_is_away_for_a_moment_ends_no_supervision(supervised, capfd):
+    looks = iter([5, OSError("away"), 9])
+
+    def latest():
+        found = next(looks)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    tries = [f"5,{FAILED}", f"9,{KILLED}", "12,"]
+    assert supervised(3, *tries, latest=latest) == (0, 3)
+    assert "its checkpoints can't be seen (away)" in capfd.readouterr().err
 
 
 SUPERVISOR = """

@@ -208,9 +208,10 @@ def test_what_the_output_can_t_show_is_escaped(encoding, shown):
 )
 def test_what_jax_logs_in_cpp_is_the_users_choice(monkeypatch, given, level):
     for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):
-        monkeypatch.delenv(name, raising=False)
+        # Set first, so that it is taken back afterwards.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     cpp_log.silence()
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == level
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)

@@ -1,5 +1,6 @@
 """One run at a time in a work directory."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def test_the_lock_of_a_killed_process_locks_nothing(tmp_path, holder):
 def test_a_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(RuntimeError), locked(tmp_path, "it is in use"):
         raise RuntimeError
+    with locked(tmp_path, "it is in use"):
+        pass
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def unlink(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.unlink", unlink)
+        with pytest.raises(RuntimeError), locked(tmp_path, "it is in use"):
+            raise RuntimeError
     with locked(tmp_path, "it is in use"):
         pass
 

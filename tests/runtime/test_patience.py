@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -40,9 +41,21 @@ def test_other_errors_are_raised_at_once(tmp_path):
 
 
 def test_threads_that_wait_for_one_drive_say_it_once(tmp_path, capsys):
-    actions = [failing(2, errno.ESTALE) for _ in range(4)]
+    all_there = threading.Barrier(4)
+
+    def wait(action):
+        # Each has begun before the first sees the drive again.
+        first = iter([all_there.wait])
+
+        def meeting():
+            for meet in first:
+                meet(60)
+            return action()
+
+        return patience.until_reachable(tmp_path, meeting)
+
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda a: patience.until_reachable(tmp_path, a), actions))
+        list(threads.map(wait, [failing(2, errno.ESTALE) for _ in range(4)]))
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 

@@ -42,9 +42,20 @@ with Watchdog(least, stacks=Path(sys.argv[1]), who="process 3") as watchdog:
 """
 
 
-def start(stacks: Path) -> subprocess.Popen[str]:
+# There is no other folder either.
+NOWHERE = """
+import tempfile
+
+def full(**options):
+    raise OSError("no space left")
+
+tempfile.mkdtemp = full
+"""
+
+
+def start(stacks: Path, before: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(stacks)],
+        [sys.executable, "-c", before + PROGRAM, str(stacks)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -76,6 +87,15 @@ def test_where_the_folder_takes_no_stacks_another_does(tmp_path):
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     written = Path(line.partition("all threads are in ")[2].partition(";")[0])
     assert "in hanging" in written.read_text()
+
+
+@pytest.mark.slow
+def test_where_nothing_takes_the_stacks_it_ends_all_the_same(tmp_path):
+    process = start(tmp_path / "gone" / "stacks-3.txt", before=NOWHERE)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "stuck for " in line and "stacks" not in line
 
 
 STOPPED = """

@@ -166,6 +166,11 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
                 yield from equations(value)
 
 
+def on_this_device(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the program gives that is compiled for this device."""
+    return jax.jit(function)(*arguments)
+
+
 def as_on_a_tpu(function: Callable[..., Any], *arguments: Any) -> Any:
     """What the program that is lowered for a TPU gives, computed on this device."""
     unchecked = [jax.export.DisabledSafetyCheck.platform()]

@@ -20,6 +20,7 @@ from alexnet_jax.targets.compiling import Overfull
         (["--target=h200"], "choose from v5e, v6e, h100, a100, l4, t4"),
         (["--target=h100", "--mesh=2"], "--mesh: 2 must be DATAxTOWER"),
         (["--target=h100", "--mesh=1x3"], "3 does not divide the network's 2 towers"),
+        (["--target=h100", "--text=nowhere/x.txt"], "its folder isn't there"),
         (["--target=h100", "--batch_size=0"], "--batch_size=0 must be at least 1"),
         (["--target=h100", "--mesh=2x1", "--batch_size=3"], "use 2 or 4"),
         (["--target=h100", "--config.model.stray=1"], "config.model.stray"),

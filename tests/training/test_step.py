@@ -323,6 +323,17 @@ def test_each_of_the_ten_views_equals_the_crop_made_by_hand(size, crop):
         preprocess.cut_views(jnp.asarray(images), crop=crop, views=5)
 
 
+def test_each_image_has_its_part_of_its_partner():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 5, 5, 3)).astype(np.float32)
+    weights = np.array([0.25, 0.25, 0.9, 0.9], np.float32)
+    expected = np.zeros_like(images)
+    for image, weight in enumerate(weights):
+        expected[image] = weight * images[image] + (1 - weight) * images[image ^ 1]
+    found = preprocess.mix_pairs(jnp.asarray(images), jnp.asarray(weights))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_a_patch_of_each_image_is_its_partners():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(4, 7, 7, 3)).astype(np.float32)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import re
-import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import grain
 
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
+from alexnet_jax.runtime import open_files
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 from alexnet_jax.runtime.process_pool import (
     NO_THREADS,
@@ -144,18 +144,14 @@ def _check_shared_memory(pipeline: Pipeline, dataset: grain.MapDataset) -> None:
 
 
 def _check_open_files(workers: int) -> None:
-    """Raise an InputError if this process may not open enough files for the workers,
-    after allowing itself as many as the system lets it."""
-    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Raise an InputError if this process may not open enough files for the workers."""
     needed = FILES_ALONE + FILES_OF_A_WORKER * workers
-    if allowed == resource.RLIM_INFINITY or allowed >= needed:
-        return
-    if most != resource.RLIM_INFINITY and most < needed:
+    allowed = open_files.allow(needed)
+    if allowed < needed:
         raise InputError(
-            f"data.workers={workers} needs {needed} open files, and {most} are allowed "
-            f"here; `ulimit -n 1024` may allow more, or {WITHOUT_WORKERS}"
+            f"data.workers={workers} needs {needed} open files, and {allowed} are "
+            f"allowed here; `ulimit -n 1024` may allow more, or {WITHOUT_WORKERS}"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
 def threads_needed(workers: int, threads_each: int) -> int:

@@ -29,6 +29,9 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
     "tfds": open_tfds,
     "webdataset": open_webdataset,
 }
+# Side of the stored images, in pixels (section 2), and the fraction that is held out
+# where there is no validation split.
+SIZE, VALIDATION_FRACTION = 256, 0.1
 # What can be set beside the path, the size and the fraction.
 OPTIONS = {
     "folder": ("other_classes",),

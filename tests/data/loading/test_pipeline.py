@@ -20,6 +20,7 @@ from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.selection import WrappedSource
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.runtime import open_files
 from alexnet_jax.runtime.errors import DataStalled, Failure, InputError
 
 
@@ -277,7 +278,7 @@ def test_too_few_open_files_are_said_before_workers_start(digits, monkeypatch):
     opened, statistics = digits
     dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
     opened = dataclasses.replace(opened, workers=2)
-    monkeypatch.setattr(prefetch.resource, "getrlimit", lambda _: (64, 64))
+    monkeypatch.setattr(open_files.resource, "getrlimit", lambda _: (64, 64))
     with (
         pytest.raises(InputError, match="data.workers=2 needs 112 open files, and 64"),
         prefetch.read(opened, dataset),
@@ -358,12 +359,12 @@ def test_a_record_that_hangs_is_named_in_time(digits):
     source = Hanging(opened.dataset.splits["train"], 5)
     splits = {**opened.dataset.splits, "train": source}
     dataset = dataclasses.replace(opened.dataset, splits=splits)
-    hanging = dataclasses.replace(opened, dataset=dataset, timeout=0.5)
+    hanging = dataclasses.replace(opened, dataset=dataset, timeout=3.0)
     batches = pipeline.train_dataset(hanging, statistics, batch_size=8, seed=0)
     where = source.where(5)
     try:
         with (
-            pytest.raises(DataStalled, match=f"data.timeout=0.5 s; .*{where}"),
+            pytest.raises(DataStalled, match=f"data.timeout=3.0 s; .*{where}"),
             prefetch.read(hanging, batches) as iterator,
         ):
             for _ in range(len(source)):

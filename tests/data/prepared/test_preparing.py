@@ -27,6 +27,7 @@ from alexnet_jax.runtime import patience, progress
 from alexnet_jax.runtime.errors import Failure, InputError
 
 import forms
+from watch import contents
 
 
 def prepared_from(folder, output, **options):
@@ -44,10 +45,6 @@ def originals(folder):
     return registry.open_dataset(
         source="folder", path=str(folder), size=64, validation_fraction=0.1
     )
-
-
-def contents(folder):
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
@@ -737,6 +734,7 @@ def test_a_record_is_what_was_packed():
     assert (unpacked.label, unpacked.name) == (3, "it's.jpg")
     assert bytes(unpacked.image) == b"image"
     rng = np.random.default_rng(0)
+    refused = 0
     for _ in range(500):
         broken = bytearray(packed[: rng.integers(0, len(packed))])
         if broken:
@@ -745,3 +743,9 @@ def test_a_record_is_what_was_packed():
             record.unpack(bytes(broken))
         except ValueError as error:
             assert "no record" in str(error)
+            refused += 1
+    assert refused > 0
+    # Without the image every cut is one in the head.
+    for length in range(len(packed) - len(b"image")):
+        with pytest.raises(ValueError, match="no record"):
+            record.unpack(packed[:length])

