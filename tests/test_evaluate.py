@@ -138,7 +138,8 @@ def test_the_devices_divide_the_towers_of_every_member(tmp_path):
     folders = [tmp_path / name for name in "ab"]
     for folder, towers in zip(folders, (2, 3), strict=True):
         folder.mkdir()
-        workdirs.write_json(folder / "config.json", {"model": {"towers": towers}})
+        config = {"data": {}, "model": {"towers": towers}}
+        workdirs.write_json(folder / "config.json", config)
     assert members.open_mesh(folders[:1], None).shape["tower"] == 2
     assert members.open_mesh(folders, None).shape["tower"] == 1
 

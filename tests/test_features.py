@@ -358,9 +358,8 @@ def test_the_split_of_a_data_set_is_that_of_the_run(tmp_path, workdir):
     features.main([f"--workdir={workdir}", *options, f"--output={output}"])
     with output.with_suffix(".csv").open(newline="") as file:
         names = [row["name"] for row in csv.DictReader(file)]
-    held_out = (
-        open_trained(workdir, "best").open_data(None).dataset.splits["validation"]
-    )
+    splits = open_trained(workdir, "best").open_data(None).dataset.splits
+    held_out = splits["validation"]
     assert names == [held_out.name(index) for index in range(len(held_out))]
     assert len(names) == round(0.5 * 1797)
 

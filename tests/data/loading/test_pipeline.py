@@ -364,7 +364,7 @@ def test_a_record_that_hangs_is_named_in_time(digits):
     where = source.where(5)
     try:
         with (
-            pytest.raises(DataStalled, match=f"data.timeout=3.0 s; .*{where}"),
+            pytest.raises(DataStalled, match=f"data.timeout=3 s; .*{where}"),
             prefetch.read(hanging, batches) as iterator,
         ):
             for _ in range(len(source)):
