@@ -181,7 +181,7 @@ def test_what_training_left_out_is_left_out_wherever_the_data_are(
     assert (len(seen.labels), seen.unreadable) == (5, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_other_images_are_all_evaluated(of_photographs, image_folder, tmp_path):
     """A file of the name of one that training left out counts where it is whole."""
     shutil.copytree(image_folder, tmp_path / "other")
@@ -191,7 +191,7 @@ def test_other_images_are_all_evaluated(of_photographs, image_folder, tmp_path):
     assert ensemble.evaluate([of_photographs], data_path=other)["examples"] == 6
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_data_of_another_size_are_refused(image_folder, tmp_path):
     for size in (77, 70):
         prepare(

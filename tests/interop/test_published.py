@@ -293,7 +293,7 @@ def test_weights_are_imported_by_their_name_once(server, tmp_path, monkeypatch, 
     first = imported()
     assert first["parameters"] == sum(a.size for a in state.values())
     assert first["sha256"] == stated.partition(":")[2]
-    assert alexnet_jax.load("nearly").class_names[0] == "tench"
+    assert alexnet_jax.load("nearly").class_names[0] == "tench, Tinca tinca"
     assert "parameters" not in imported()
     assert len(server.begins) == 1
     with pytest.raises(InputError, match="nearly is imported already, to .*--workdir"):
