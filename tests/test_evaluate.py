@@ -183,12 +183,32 @@ def test_what_training_left_out_is_left_out_wherever_the_data_are(
 
 @pytest.mark.extended
 def test_other_images_are_all_evaluated(of_photographs, image_folder, tmp_path):
-    """A file of the name of one that training left out counts where it is whole."""
-    shutil.copytree(image_folder, tmp_path / "other")
+    """A file of the name of one that training left out counts in another set."""
+    other = tmp_path / "other"
+    shutil.copytree(image_folder, other)
     broken, whole = "val/class1/val0.jpg", "val/class1/val1.jpg"
-    shutil.copy(image_folder / whole, tmp_path / "other" / broken)
-    other = str(tmp_path / "other")
-    assert ensemble.evaluate([of_photographs], data_path=other)["examples"] == 6
+    shutil.copy(image_folder / whole, other / broken)
+    (other / "train" / "class0" / "train1.jpg").unlink()
+    found = ensemble.evaluate([of_photographs], data_path=str(other))
+    assert found["examples"] == 6
+
+
+@pytest.mark.extended
+def test_members_that_left_out_other_images_read_the_same(
+    of_photographs, image_folder, tmp_path
+):
+    """One begins when two more files are damaged."""
+    for broken in ("train/class1/train3.jpg", "val/class0/val1.jpg"):
+        (image_folder / broken).write_text("<html>404</html>")
+    data = ("source=folder", f"path={image_folder}", "on_error=skip")
+    later = runs.run(
+        tmp_path,
+        "later",
+        "--config.train.steps=1",
+        *(f"--config.data.{option}" for option in data),
+    )
+    for order in ([of_photographs, later], [later, of_photographs]):
+        assert ensemble.evaluate(order)["examples"] == 4
 
 
 @pytest.mark.extended

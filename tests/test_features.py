@@ -446,6 +446,16 @@ def test_a_beginning_of_other_features_is_named(workdir, images, tmp_path, monke
         write_features(workdir, images, "fc7", output, batch_size=5)
 
 
+# The command, which notes every batch and so can be killed after any.
+NOTING = """
+from alexnet_jax import features
+from alexnet_jax.inference import feature_store
+from alexnet_jax.runtime import cli
+feature_store.SECONDS_BETWEEN_NOTES = 0.0
+cli.run_command(features.main)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.extended
 def test_kills_at_any_time_lose_nothing(workdir, images, tmp_path):
@@ -459,7 +469,7 @@ def test_kills_at_any_time_lose_nothing(workdir, images, tmp_path):
 
     def start(output):
         command = [
-            *(sys.executable, "-m", "alexnet_jax.features", f"--workdir={workdir}"),
+            *(sys.executable, "-c", NOTING, f"--workdir={workdir}"),
             *(f"--input={many}", "--layer=conv3,fc6", f"--output={output}"),
             *("--project=40", "--pca=4", "--batch_size=8"),
         ]
@@ -477,8 +487,11 @@ def test_kills_at_any_time_lose_nothing(workdir, images, tmp_path):
     def written_since(path, begin):
         return path.exists() and path.stat().st_mtime_ns > begin
 
+    def done():
+        return json.loads(note.read_text())["done"] if note.exists() else 0
+
     def in_second_pass(begin):
-        return written_since(note, begin) and json.loads(note.read_text())["done"] > 0
+        return done() > before
 
     # While the components are learned, at their end, and twice in the second pass.
     for reached in (
@@ -487,7 +500,7 @@ def test_kills_at_any_time_lose_nothing(workdir, images, tmp_path):
         in_second_pass,
         in_second_pass,
     ):
-        begin = time.time_ns()
+        begin, before = time.time_ns(), done()
         process = start(output)
         wait_for(functools.partial(reached, begin), process)
         process.kill()

@@ -10,10 +10,13 @@ import pytest
 import users
 
 
+PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("nvidia-smi") is None
-    or importlib.util.find_spec("jax_cuda12_plugin") is None,
+    or not any(map(importlib.util.find_spec, PLUGINS)),
     reason="no GPU here, or JAX is installed without",
 )
 def test_every_layer_computes_in_bfloat16_as_in_float32():

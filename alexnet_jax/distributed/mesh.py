@@ -57,8 +57,8 @@ def open_mesh(
       towers: how many towers the network has.
       data: devices along which a batch is split; "auto" takes all that there are.
       tower: devices along which the towers are split; "auto" takes one for each tower
-        where that many devices are there, else one for all; so too where the towers
-        would lie across processes of more devices. The numbers are the same.
+        where that many devices are there, and those of several processes come out even,
+        else one for all. The numbers are the same.
       platform: `cpu`, `gpu` or `tpu`; None leaves the choice to JAX.
       virtual_cpu_devices: how many devices a CPU shows itself as; the environment's
         JAX_NUM_CPU_DEVICES comes first. Where JAX has opened its devices already, those
@@ -99,11 +99,11 @@ def open_mesh(
 
 
 def _fit(towers: int, devices: Sequence[Any]) -> bool:
-    """Whether towers with a device each fill processes, or processes fill them; one
-    process may leave devices out."""
+    """Whether towers with a device each take all devices of several processes, and fill
+    processes or are filled by them; one process may leave devices out."""
     counts = collections.Counter(device.process_index for device in devices).values()
     even = all(count % towers == 0 or towers % count == 0 for count in counts)
-    return even or len(counts) == 1
+    return len(counts) == 1 or (even and len(devices) % towers == 0)
 
 
 def _count(value: int | str, axis: str) -> int:

@@ -53,7 +53,8 @@ def evaluate(
     predictions: Path | None = None,
     done: Callable[[dict[str, object]], None] = lambda result: None,
 ) -> dict[str, object]:
-    """Measure one run, or several as an ensemble, on every example of a split once.
+    """Measure one run, or several as an ensemble, on every example of a split once, but
+    for images that training left out since they can't be read.
 
     Members and views count alike: their probabilities are averaged (section 4.1; the
     paper's ensembles likewise). Of an ensemble the result also has each member's own
@@ -83,7 +84,8 @@ def evaluate(
     config = members[0].config
     size = batch_size or section(completed(config), "eval")["batch_size"]
     meshes.check_batch(size, devices.shape["data"], "--batch_size")
-    opened = [open_data(m, data_path or members[0].data_path) for m in members]
+    path = data_path or members[0].data_path
+    opened = [open_data(member, path, members) for member in members]
     outputs_of = functools.partial(
         run_over,
         split=split,

@@ -16,6 +16,7 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import unreadable_images
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.config import plain
+from alexnet_jax.runs.run_data import has_same_training_images
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
@@ -86,10 +87,15 @@ def _first_other_class(here: Sequence[str], there: Sequence[str]) -> str:
     return f"class {number} is {a} in one and {b} in the other"
 
 
-def open_data(member: TrainedNetwork, path: str | None) -> Pipeline:
+def open_data(
+    member: TrainedNetwork,
+    path: str | None,
+    beside: Sequence[TrainedNetwork] = (),
+) -> Pipeline:
     """Open a member's data, where they are now.
 
-    Of the data that it was trained on, what its training left out is left out.
+    What its training left out of them is left out, as in its validations; and what the
+    trainings of the members beside it left out, so that all read the same.
 
     Raises:
       InputError: if no path is known, or the data have other classes or another size
@@ -112,6 +118,7 @@ def open_data(member: TrainedNetwork, path: str | None) -> Pipeline:
             f"{member.workdir} was trained on images stored at {member.data.size} "
             f"pixels a side, and these are stored at {dataset.size}"
         )
-    if dataset.fingerprint != member.data.fingerprint:
-        return pipeline
-    return unreadable_images.without_left_out(member.workdir, pipeline)
+    for each in (member, *beside):
+        if has_same_training_images(each.data, dataset):
+            pipeline = unreadable_images.leave_out(each.workdir, pipeline)
+    return pipeline

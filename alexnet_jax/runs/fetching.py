@@ -179,7 +179,7 @@ def _fetch_file(store: Store, found: Snapshot, name: str, path: Path) -> Iterato
     raises is a Failure of the disk: the address raises an OSError too."""
     with atomic.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_bytes(b"")
     for piece in found.read(store, name):
         with atomic.writing(path), path.open("ab") as file:
             file.write(piece)

@@ -187,10 +187,9 @@ def _parts(pipeline: Pipeline, split: str) -> int:
 
 
 def _smallest_memory(mesh: Mesh) -> int:
-    """The bytes that JAX may use on each device; 0 where a device doesn't say, or this
-    process has none in the mesh."""
+    """The bytes that JAX may use on each device; 0 where a device doesn't say."""
     found = [device.memory_stats() or {} for device in mesh.local_devices]
-    return min((statistics.get("bytes_limit", 0) for statistics in found), default=0)
+    return min(statistics.get("bytes_limit", 0) for statistics in found)
 
 
 def _memory_of_cpu() -> int:

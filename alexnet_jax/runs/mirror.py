@@ -4,6 +4,7 @@ The local disk stays the truth: nothing waits for the copy but the end of the ru
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -24,8 +25,8 @@ from alexnet_jax.runtime.store import LONGEST_PAUSE, Store
 # How many snapshots stay: the one before the last, should something be lost.
 KEPT = 2
 SECONDS_BETWEEN_LOOKS = 1.0
-# What a run has open beside the files that are copied, at most.
-OTHER_FILES = 512
+# How many more files a run may open while its checkpoints are copied.
+SPARE_FILES = 256
 # How long the end of a run waits for an address that takes nothing.
 SECONDS_AT_END = 60.0
 
@@ -92,12 +93,12 @@ class Mirror:
             try:
                 self._say_what_is_there()
             except OSError as error:
-                self._say_why_not(error)
+                self._say_why_not(error, "the same command copies it")
 
-    def _say_why_not(self, error: OSError) -> None:
+    def _say_why_not(self, error: OSError, then: str) -> None:
         progress.say(
             f"warning: {self._workdir} can't be copied to {self._store.address} "
-            f"({first_line(error)[:160]})"
+            f"({first_line(error)[:160]}); {then}"
         )
 
     def _say_what_is_there(self) -> None:
@@ -135,7 +136,7 @@ class Mirror:
             except OSError as error:
                 # As of a drive that is away; the next look may find it back.
                 if not said:
-                    self._say_why_not(error)
+                    self._say_why_not(error, "it is tried again")
                     said = True
                 time.sleep(SECONDS_BETWEEN_LOOKS / 10)
             except _Shared:
@@ -169,7 +170,9 @@ class Mirror:
             files: dict[str, tuple[int, list[str]]] = {}
             pieces: dict[str, Piece] = {}
             paths = self._paths(saved)
-            open_files.allow(OTHER_FILES + len(paths))
+            needed = open_files.count() + len(paths) + SPARE_FILES
+            if open_files.allow(needed) < needed:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             for path in paths:
                 file = os.open(path, os.O_RDONLY)
                 stack.callback(os.close, file)
@@ -262,5 +265,5 @@ def _time(path: Path) -> int:
     """When a file was last changed, in nanoseconds; 0 where there is none."""
     try:
         return path.stat().st_mtime_ns
-    except OSError:
+    except FileNotFoundError:
         return 0

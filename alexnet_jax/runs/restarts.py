@@ -63,19 +63,15 @@ def supervise(
                 return 1
             if child.asked or status in (0, BAD_INPUT) or _is_asked(status):
                 return status
-            died = f"the training has ended with exit status {status}"
             joined = status != NOT_JOINED
+            died = f"the training has ended with exit status {status}"
             if not joined:
                 died, status = "another process did not join the training", 1
-            try:
-                reached = latest()
-            except OSError as error:
-                progress.say(f"{died}; its checkpoints can't be seen ({error})")
-                reached = before
-            if before is not None and reached is None and not fetches:
+            reached, seen = _latest(latest, before)
+            if seen and before is not None and reached is None and not fetches:
                 progress.say(f"{died}, and its checkpoints are gone: giving up")
                 return status
-            if number and reached == before and joined:
+            if number and reached == before and joined and seen:
                 progress.say(f"{died}; restart {number} has saved no step: giving up")
                 return status
             if number == restarts:
@@ -90,6 +86,18 @@ def supervise(
                 return 128 + child.asked
             pause, before = min(2 * pause, LONGEST_PAUSE), reached
     raise AssertionError("unreachable")
+
+
+def _latest(
+    latest: Callable[[], int | None], before: int | None
+) -> tuple[int | None, bool]:
+    """The step of the latest checkpoint, or the one known before where a drive is away;
+    and whether it was seen."""
+    try:
+        return latest(), True
+    except OSError as error:
+        progress.say(f"warning: the checkpoints can't be seen ({error})")
+        return before, False
 
 
 def _at(step: int | None) -> str:

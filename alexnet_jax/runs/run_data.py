@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from alexnet_jax.data.dataset import LARGEST_SIZE
+from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.decoding import RESIZES
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.sources import imagenet_classes
@@ -28,6 +28,7 @@ class Data:
     """What a work directory knows of its data without opening them; see `Dataset`.
 
     Attributes:
+      parts: fingerprints of parts of the data; older runs have none.
       resize: how an image becomes a square where the network is used, one of
         `decoding.RESIZES`; imported weights have their publisher's way.
     """
@@ -60,6 +61,9 @@ def read_data(workdir: Path) -> Data:
             raise ValueError(f"{len(names)} class_names, size {size}, crop {crop}")
         if not isinstance(fingerprint, str):
             raise ValueError("fingerprint")
+        parts = description.get("parts", {})
+        if not isinstance(parts, dict):
+            raise ValueError("parts")
         resize = str(description.get("resize", Data.resize))
         if resize not in RESIZES:
             raise ValueError(f"resize {resize!r:.40}")
@@ -70,7 +74,17 @@ def read_data(workdir: Path) -> Data:
         raise InputError(f"{path} is damaged ({first_line(error)[:160]})") from error
     # Older runs on ImageNet's folders noted WNIDs, as other data sets may.
     names = imagenet_classes.readable(names)
-    return Data(names, size, crop, fingerprint, statistics, resize=resize)
+    return Data(names, size, crop, fingerprint, statistics, parts, resize)
+
+
+def has_same_training_images(data: Data, dataset: Dataset) -> bool:
+    """Whether a data set has the training images of a run, by their names and labels,
+    wherever it lies and whatever became of the files; of data without parts, whether
+    nothing has changed."""
+    if data.parts and dataset.parts:
+        part = "training images"
+        return data.parts.get(part) == dataset.parts.get(part)
+    return data.fingerprint == dataset.fingerprint
 
 
 def check_data(workdir: Path, pipeline: Pipeline) -> None:

@@ -112,6 +112,8 @@ def build_setup(
     # The platform is chosen with the mesh, so nothing may ask for a device before.
     towers = network.get("towers", AlexNet.towers)
     mesh = meshes.open_mesh(towers=towers, **section(settings, "mesh"))
+    # A process that has no part in it is refused before anything is read.
+    meshes.data_share(mesh)
     pipeline = _open_data(section(settings, "data"), dataset)
     images = len(pipeline.dataset.splits["train"])
     settings, recipe = recipes.completed(settings, images)

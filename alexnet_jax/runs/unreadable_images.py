@@ -63,16 +63,19 @@ def open_readable(
 
     if not workdirs.has_checkpoints(workdir):
         consensus.in_main(read_once)
-    dataset = dataclasses.replace(dataset, statistics=statistics)
-    return without_left_out(workdir, dataclasses.replace(pipeline, dataset=dataset))
+    pipeline = leave_out(workdir, pipeline)
+    splits = dict(pipeline.dataset.splits)
+    if pipeline.on_error == "skip":
+        splits = {split: ReplacingSource(source) for split, source in splits.items()}
+    dataset = dataclasses.replace(dataset, splits=splits, statistics=statistics)
+    return dataclasses.replace(pipeline, dataset=dataset)
 
 
-def without_left_out(workdir: Path, pipeline: Pipeline) -> Pipeline:
-    """The pipeline without the images that a run leaves out; where it skips, another
-    image takes the place of one that can no longer be read.
+def leave_out(workdir: Path, pipeline: Pipeline) -> Pipeline:
+    """The pipeline without the images that a run leaves out.
 
     Raises:
-      InputError: if the list of what is left out is damaged.
+      InputError: if the list of them is damaged.
     """
     path = workdir / LEFT_OUT_FILE
     left_out = workdirs.read_json(path) if path.exists() else {}
@@ -81,8 +84,6 @@ def without_left_out(workdir: Path, pipeline: Pipeline) -> Pipeline:
         if split not in splits or not isinstance(names, list):
             raise InputError(f"{path} is damaged ({split!r:.40})")
         splits[split] = without(splits[split], map(str, names))
-    if pipeline.on_error == "skip":
-        splits = {split: ReplacingSource(source) for split, source in splits.items()}
     dataset = dataclasses.replace(pipeline.dataset, splits=splits)
     return dataclasses.replace(pipeline, dataset=dataset)
 

@@ -1,6 +1,12 @@
 """How many files this process may have open."""
 
+import os
 import resource
+
+
+def count() -> int:
+    """How many files this process has open, on Linux and macOS."""
+    return len(os.listdir("/dev/fd"))
 
 
 def allow(needed: int) -> int:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,12 +90,17 @@ class Watchdog:
                 self._end(phase, seconds)
 
     def _end(self, phase: str, seconds: float) -> None:
-        written = _in_time(self._stacks)
-        if written is None:
-            # There may be no other place, and the process must end nevertheless.
-            with suppress(OSError):
-                folder = Path(tempfile.mkdtemp(prefix="alexnet_jax_"))
-                written = _in_time(folder / self._stacks.name)
+        try:
+            self._report(phase, seconds)
+        finally:
+            # Not sys.exit: the main thread is what hangs.
+            os._exit(1)
+
+    def _report(self, phase: str, seconds: float) -> None:
+        def elsewhere() -> Path:
+            return Path(tempfile.mkdtemp(prefix="alexnet_jax_"), self._stacks.name)
+
+        written = _in_time(lambda: self._stacks) or _in_time(elsewhere)
         found = f"; the stacks of all threads are in {written}" if written else ""
         progress.leave_line()
         progress.complain(
@@ -105,17 +110,17 @@ class Watchdog:
             "several processes to all), and the run continues from its latest "
             "checkpoint"
         )
-        # Not sys.exit: the main thread is what hangs.
-        os._exit(1)
 
 
-def _in_time(path: Path) -> Path | None:
+def _in_time(place: Callable[[], Path]) -> Path | None:
     """Write all threads' stacks to a file; None where its drive doesn't take it."""
     written: list[Path] = []
 
     def write() -> None:
-        with suppress(OSError), path.open("w") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
+        with suppress(OSError):
+            path = place()
+            with path.open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
             written.append(path)
 
     thread = threading.Thread(target=write, daemon=True)

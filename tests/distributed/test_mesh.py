@@ -43,6 +43,24 @@ def test_devices_that_are_open_already_are_taken(monkeypatch, capsys, wanted, sa
     assert shown.count("has no effect") == shown.count("takes the 2 there") == said
 
 
+@pytest.mark.parametrize(
+    ("order", "towers", "spread"),
+    [
+        # One process may leave a device out; several would have one without any.
+        ("000", 2, True),
+        ("012", 2, False),
+        ("01", 2, True),
+        ("0011", 2, True),
+        ("000111", 2, False),
+        ("0011", 4, True),
+        ("001122", 4, False),
+    ],
+)
+def test_towers_are_spread_where_every_process_has_its_part(order, towers, spread):
+    devices = [types.SimpleNamespace(process_index=int(number)) for number in order]
+    assert mesh._fit(towers, devices) == spread
+
+
 @pytest.mark.parametrize("order", ["0101", "0011", "01100110", "0123301212300321"])
 @pytest.mark.parametrize("tower", [1, 2])
 def test_a_process_has_neighbouring_rows_of_a_batch(order, tower):

@@ -13,13 +13,19 @@ SECONDS = 240
 def wait_for(
     condition: Callable[[], object], *processes: subprocess.Popen[Any]
 ) -> None:
-    """Return when the condition holds; none of the processes may end before."""
+    """Return when the condition holds; none of the processes may end before. They are
+    killed where it does not come to hold."""
     deadline = time.monotonic() + SECONDS
-    while not condition():
+    try:
+        while not condition():
+            for process in processes:
+                assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    except BaseException:
         for process in processes:
-            assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+            process.kill()
+        raise
 
 
 def contents(folder: Path) -> dict[str, bytes]:
