@@ -9,7 +9,8 @@ compared, in `comparison.html` of the first. Needs the extra `figures`.
 Of one run the page also shows, where they are asked for, the best validation images of
 a layer's units (--best), a map of the validation images (--map) and what `explain`
 draws of an image (--explain). --animation draws the first layer's kernels at every
-checkpoint; `--config.checkpoint.keep_every=STEPS` of a training keeps more of them.
+checkpoint; `--config.train.save_steps=N --config.checkpoint.keep_every=N` of a training
+keeps more of them.
 """
 
 from collections.abc import Sequence

@@ -61,7 +61,8 @@ def write_trajectory(
         if not whole and step not in present():
             progress.say(
                 f"the checkpoint of step {step} is gone, and left out; more are kept "
-                "with --config.checkpoint.keep_every=STEPS of the training"
+                "with the training's --config.train.save_steps=N and "
+                "--config.checkpoint.keep_every=N"
             )
             continue
         _save(note, job, steps, number)

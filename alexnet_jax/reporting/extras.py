@@ -91,7 +91,8 @@ def write_animation(workdir: Path, path: Path) -> None:
     if len(steps) < 2:
         raise InputError(
             f"{workdir} has {progress.counting(len(steps), 'checkpoint')}, and an "
-            "animation needs several; --config.checkpoint.keep_every=STEPS keeps more"
+            "animation needs several; --config.train.save_steps=N with "
+            "--config.checkpoint.keep_every=N keeps more"
         )
     kernels_at = {}
     with progress.counted("checkpoints", len(steps)) as advance:
