@@ -338,6 +338,11 @@ def test_kernels_of_each_tower_have_transparent_gaps():
     np.testing.assert_array_equal(only, sheets[0])
 
 
+def test_a_network_that_has_died_has_no_map():
+    with pytest.raises(InputError, match="the same for every image"):
+        embedding.two_dimensional(np.zeros((9, 4), np.float32))
+
+
 def test_cells_of_a_map_are_near_the_places_and_its_own():
     places = np.random.default_rng(0).random((23, 2))
     cells = embedding.on_a_grid(places)

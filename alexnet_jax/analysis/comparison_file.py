@@ -1,5 +1,6 @@
 """What `compare` finds, and the files that it is written to: NPY and HDF5."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -92,18 +93,30 @@ def _beside(output: Path) -> tuple[Path, ...]:
 def open_output(path: Path, layers: tuple[str, ...], count: int) -> Iterator[File]:
     """A file for matrices of so many images, which gets its name when it is whole."""
     part = path.with_name(path.name + atomic.PART)
-    with writing(path), atomic.removed_on_error(part):
-        opener = _npy if path.suffix == ".npy" else _hdf5
-        with opener(path, part, layers, count) as file:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(writing(path))
+        for made in (part, *_beside(path)):
+            stack.enter_context(atomic.removed_on_error(made))
+        described: list[Comparison] = []
+        if path.suffix == ".npy":
+            opened = _npy(part, layers, count, described)
+        else:
+            opened = _hdf5(path, part, layers, count)
+        with opened as file:
             yield file
         atomic.sync(part)
+        # What is beside the matrices comes when these are on the disk.
+        for found in described:
+            _write_beside(path, found)
         part.replace(path)
         atomic.sync(path.parent)
 
 
 @contextmanager
-def _npy(path: Path, part: Path, layers: tuple[str, ...], count: int) -> Iterator[File]:
-    """One array of layers x images x images, float32; the rest beside it."""
+def _npy(
+    part: Path, layers: tuple[str, ...], count: int, described: list[Comparison]
+) -> Iterator[File]:
+    """One array of layers x images x images, float32; the rest is collected."""
     header = io.BytesIO()
     shape = (len(layers), count, count)
     about = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -125,7 +138,7 @@ def _npy(path: Path, part: Path, layers: tuple[str, ...], count: int) -> Iterato
             if tile.rows != tile.columns:
                 write_lines(number, left, top, tile.values.T)
 
-        yield File(write, lambda found: _write_beside(path, found))
+        yield File(write, described.append)
 
 
 def _write_beside(path: Path, found: Comparison) -> None:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
+from alexnet_jax.runtime.errors import InputError
+
 
 # As van der Maaten and Hinton's own: the distances of the first principal components.
 COMPONENTS, PERPLEXITY = 50, 30.0
@@ -18,9 +20,16 @@ def two_dimensional(
 
     Raises:
       ValueError: if there are fewer than `FEWEST` rows.
+      InputError: if all rows are equal, as those of a network that has died.
     """
     if len(rows) < FEWEST:
         raise ValueError(f"a map needs {FEWEST} images, not {len(rows)}")
+    # t-SNE would divide by their deviation, and not end.
+    if not np.ptp(rows, axis=0).any():
+        raise InputError(
+            "the last hidden layer is the same for every image, and a map needs images "
+            "that differ there"
+        )
     # Slow to import.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -38,6 +47,12 @@ def two_dimensional(
 def on_a_grid(places: Float[np.ndarray, "images 2"]) -> Int[np.ndarray, "images 2"]:
     """A column and a row of its own for every place, in the smallest square that has
     room for all; the sum of the squared ways there is the least."""
+    # t-SNE would divide by their deviation, and not end.
+    if not np.ptp(rows, axis=0).any():
+        raise InputError(
+            "the last hidden layer is the same for every image, and a map needs images "
+            "that differ there"
+        )
     # Slow to import.
     from scipy.optimize import linear_sum_assignment
 

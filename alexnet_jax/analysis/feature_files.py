@@ -104,9 +104,9 @@ def _npy(path: Path) -> Generator[Features]:
         )
     del header
     width = int(np.prod(shape[1:]))
-    table = path.with_suffix(".csv")
-    named = table.exists()
-    names, labels = _table(table, shape[0]) if named else _numbered(shape[0])
+    found = _table(path.with_suffix(".csv"), shape[0])
+    named = found is not None
+    names, labels = _numbered(shape[0]) if found is None else found
     with path.open("rb") as file:
 
         def rows(start: int, stop: int) -> np.ndarray:
@@ -117,10 +117,21 @@ def _npy(path: Path) -> Generator[Features]:
         yield Features(path, layers, names, labels, named)
 
 
-def _table(path: Path, count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and labels from the table beside an NPY file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [(row["name"], int(row["label"])) for row in csv.DictReader(file)]
+def _table(path: Path, count: int) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
+    """Names and labels from the table beside an NPY file; None where there is none, or
+    one of something else, as of a recording's electrodes."""
+    if not path.exists():
+        return None
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.DictReader(file)
+            if not {"name", "label"} <= set(lines.fieldnames or ()):
+                return None
+            rows = [(row["name"], int(row["label"])) for row in lines]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise InputError(
+            f"{path}, which names the images, can't be read ({first_line(error)})"
+        ) from error
     if len(rows) != count:
         raise InputError(f"{path} names {len(rows)} images, and its array has {count}")
     names, labels = zip(*rows, strict=True)

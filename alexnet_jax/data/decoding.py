@@ -105,8 +105,10 @@ def decode(data: bytes, name: str, *, size: int, resize: str = "square") -> Deco
             large = opened.width * opened.height > LARGE_PIXELS
             with _large if large else nullcontext():
                 repaired = [*_peculiarities(opened, name)]
-                upright = _orientation(opened)
+                turned = _orientation(opened) is not None
                 pixels, damaged = _pixels(opened, data)
+                # Pillow turns a TIFF while it reads the pixels, and removes the tag.
+                upright = _orientation(opened)
                 image = _finished(pixels, upright, size, resize)
     except UnidentifiedImageError as error:
         what = "is not an image; fix it or move it away"
@@ -119,7 +121,7 @@ def decode(data: bytes, name: str, *, size: int, resize: str = "square") -> Deco
         raise UnreadableImage(
             f"{name} can't be read as an image ({reason}); fix it or move it away"
         ) from error
-    if upright is not None:
+    if turned or upright is not None:
         repaired.append("orientation")
     if damaged:
         repaired.append("damage that decoders forgive")

@@ -12,7 +12,7 @@ from alexnet_jax import compare as command
 from alexnet_jax.analysis import similarity
 from alexnet_jax.analysis.comparison import compare
 from alexnet_jax.analysis.feature_files import Layer, open_features
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import Failure, InputError
 
 
 COUNT = 23
@@ -217,6 +217,38 @@ def test_recordings_from_elsewhere(tmp_path):
     found = compare([path], tmp_path / "rdm.npy")
     assert found.cka == pytest.approx(1)
     assert set(found.labels) == {-1}
+
+
+def test_a_table_of_something_else_names_no_image(tmp_path):
+    path, table = tmp_path / "brain.npy", tmp_path / "brain.csv"
+    np.save(path, features()["fc7"])
+    table.write_text("electrode,depth\n1,2\n")
+    with open_features(path) as opened:
+        assert opened.names[:2] == ("0", "1")
+    # As a spreadsheet saves it.
+    lines = [("name", "label"), *zip(NAMES, LABELS, strict=True)]
+    with table.open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows(lines)
+    with open_features(path) as opened:
+        assert opened.names == tuple(NAMES)
+    table.write_text("name,label\na,cat\n")
+    with (
+        pytest.raises(InputError, match=r"brain.csv, which names .* can't be read"),
+        open_features(path),
+    ):
+        pass
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path, disk):
+    path = tmp_path / "brain.npy"
+    np.save(path, features()["fc7"])
+    before = {*tmp_path.iterdir()}
+    disk.begin(room=0)
+    with pytest.raises(Failure, match="give the same command again"):
+        compare([path], tmp_path / "rdm.npy")
+    assert {*tmp_path.iterdir()} == before
+    disk.begin()
+    assert compare([path], tmp_path / "rdm.npy").cka == pytest.approx(1)
 
 
 @pytest.mark.parametrize("turned", [False, True])

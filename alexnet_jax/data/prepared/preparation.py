@@ -88,11 +88,12 @@ def prepare(
     finished = folder / staging.SET_FOLDER
     job = _job(source, size, encoding, image_key)
     try:
-        with staging.hold(folder, output, job):
+        with staging.hold(folder, output, {**job, "input": _place(input_path)}):
             tasks = _tasks(dataset, folder, encoding)
             _write_shards(tasks, workers, skip=on_error == "skip")
             content = _manifest_content(tasks, dataset, job)
-            staging.check_unreadable(content, on_error, folder)
+            gone = _gone(dataset, content)
+            staging.check_unreadable(content, on_error, folder, gone)
             _write_manifest(finished, tasks, content)
             _publish(finished, output)
             staging.remove(folder)
@@ -100,6 +101,20 @@ def prepare(
         path, reason = error.filename or folder, error.strerror or str(error)
         raise Failure(staging.cannot_write(path, reason)) from error
     return content
+
+
+def _gone(dataset: Dataset, content: Content) -> list[str]:
+    """The classes of which no training image could be prepared."""
+    unreadable = {
+        entry["name"] for entry in content["unreadable"] if entry["split"] == "train"
+    }
+    if not unreadable:
+        return []
+    source = dataset.splits["train"]
+    names = [source.name(index) for index in range(len(source))]
+    lost = {source.label(n) for n, name in enumerate(names) if name in unreadable}
+    kept = {source.label(n) for n, name in enumerate(names) if name not in unreadable}
+    return [dataset.class_names[label] for label in sorted(lost - kept)]
 
 
 def _publish(finished: Path, output: Path) -> None:
@@ -163,6 +178,13 @@ def _job(
         # What tells rows apart does not say which of their images is meant.
         **({} if image_key is None else {"image_key": image_key}),
     }
+
+
+def _place(given: str | None) -> str | None:
+    """Where the input lies: elsewhere, files of equal names and lengths may differ."""
+    if given is None or not os.path.exists(given):
+        return given
+    return os.path.abspath(given)
 
 
 def _tasks(dataset: Dataset, folder: Path, encoding: str) -> dict[str, list[ShardTask]]:

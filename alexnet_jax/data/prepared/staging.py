@@ -10,7 +10,7 @@ lock             held by the process that prepares
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alexnet_jax.data.prepared.manifest import Content
@@ -97,14 +97,18 @@ def cannot_write(path: object, reason: str) -> str:
     )
 
 
-def check_unreadable(content: Content, on_error: str, staging: Path) -> None:
+def check_unreadable(
+    content: Content, on_error: str, staging: Path, gone: Sequence[str]
+) -> None:
     """Raise an InputError where unreadable images must not be skipped, after listing
     all in the staging folder.
 
-    `skip` for `on_error` skips them, but refuses a split without any image.
+    `skip` for `on_error` skips them, but refuses a split without any image, and a class
+    without any of training, one of `gone`.
     """
     reasons = [entry["reason"] for entry in content["unreadable"]]
-    empty = [split for split, count in content["counts"].items() if not count]
+    empty = [f"split {s}" for s, count in content["counts"].items() if not count]
+    empty += [f"class {name}" for name in gone]
     if not reasons or (on_error == "skip" and not empty):
         return
     listed = staging / UNREADABLE_FILE
@@ -112,7 +116,7 @@ def check_unreadable(content: Content, on_error: str, staging: Path) -> None:
     first = "; ".join(reasons[:3])
     more = f" (all are listed in {listed})" if len(reasons) > 3 else ""
     which = progress.counting(len(reasons), "image")
-    which = f"no image of split {empty[0]}" if empty else which
+    which = f"no image of {empty[0]}" if empty else which
     advice = "" if empty else ", or skip them with --on_error=skip"
     raise InputError(
         f"{which} can{'' if empty else 'not'} be prepared: {first}{more}. Fix them"

@@ -55,10 +55,13 @@ def open_arrays(path: str | None, size: int, validation_fraction: float) -> Data
     if path is None:
         raise InputError("data.path is not set; give the .npz file of the arrays")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+        with open(path, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array, and no .npz")
             images = {split: stored[f"{split}_images"] for split in SPLITS}
             labels = {split: stored[f"{split}_labels"] for split in SPLITS}
-            names = stored["class_names"].tolist()
+            names = stored["class_names"].astype(str).tolist()
         return array_dataset(images, labels, names)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no file of arrays ({error})") from error

@@ -150,7 +150,11 @@ def validation_files(
         )
     strangers = sorted(set(folders) - set(classes))
     holding_out.check_strangers(
-        shown, strangers, printable(root / train), other_classes
+        shown,
+        strangers,
+        printable(root / train),
+        other_classes,
+        shared=len(strangers) < len(folders),
     )
     for name in strangers:
         for path in folders.pop(name):

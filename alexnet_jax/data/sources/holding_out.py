@@ -51,7 +51,9 @@ def match(where: str, labels: Labels, *, other_classes: str) -> Matched:
       InputError: if `validation` has other classes.
     """
     train, validation = (set(labels[split]) for split in ("train", "validation"))
-    check_strangers(where, sorted(validation - train), "train", other_classes)
+    strangers = sorted(validation - train)
+    shared = bool(validation & train)
+    check_strangers(where, strangers, "train", other_classes, shared=shared)
     classes = train & validation if other_classes == "skip" else train
     kept = {
         split: [place for place, name in enumerate(names) if name in classes]
@@ -67,15 +69,20 @@ def match(where: str, labels: Labels, *, other_classes: str) -> Matched:
 
 
 def check_strangers(
-    where: str, strangers: Sequence[str], train: str, other_classes: str
+    where: str,
+    strangers: Sequence[str],
+    train: str,
+    other_classes: str,
+    *,
+    shared: bool,
 ) -> None:
     """Raise an InputError if there are strangers, classes that `train` lacks, unless
-    they are skipped."""
-    if strangers and other_classes != "skip":
+    they are skipped and there are other classes, which are `shared`."""
+    if strangers and (other_classes != "skip" or not shared):
         more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
         raise InputError(
             f"{where} has classes that {train} lacks: {', '.join(strangers[:5])}{more}"
-            f"{_ADVICE}"
+            f"{_ADVICE if shared else '; it has no other classes'}"
         )
 
 

@@ -30,6 +30,7 @@ _HUB = {
     "train": re.compile(r"train_images_\d+\.tar(\.gz)?"),
     "validation": re.compile(r"val_images\.tar(\.gz)?"),
 }
+_NUMBER = re.compile(r"_(\d+)\.tar")
 _WNID_AT_END = re.compile(r"_(n\d{8})\.\w+$")
 # No label yet: labels number the classes of both splits.
 NO_LABEL = -1
@@ -79,7 +80,7 @@ def find(root: Path) -> Archives:
                 by_role.setdefault(role, {}).setdefault(match[1], []).append(file)
     hub = {split: _of_hub(files, pattern) for split, pattern in _HUB.items()}
     hub = {split: paths for split, paths in hub.items() if paths}
-    notes: list[str] = []
+    notes = [note for paths in hub.values() for note in _absent(root, paths)]
     year = _year(root, by_role)
     found = {}
     for role, years in by_role.items():
@@ -103,6 +104,16 @@ def _of_hub(files: Iterable[Path], pattern: re.Pattern[str]) -> list[Path]:
         if pattern.fullmatch(file.name)
     }
     return [found[name] for name in sorted(found, key=lambda name: (len(name), name))]
+
+
+def _absent(root: Path, paths: list[Path]) -> list[str]:
+    """A line on the numbers that are missing among the Hub's archives of a split."""
+    found = {int(m[1]) for path in paths if (m := _NUMBER.search(path.name))}
+    absent = sorted(set(range(max(found, default=-1) + 1)) - found)
+    if not absent:
+        return []
+    numbers = ", ".join(map(str, absent))
+    return [f"{printable(root)}: beside {paths[0].name} number {numbers} is not there"]
 
 
 def _year(root: Path, by_role: dict[str, dict[str, list[Path]]]) -> str:

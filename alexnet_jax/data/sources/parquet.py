@@ -99,7 +99,7 @@ def open_parquet(
         validation_fraction=validation_fraction,
         other_classes=other_classes,
         left_out=found.left_out_of(used.values()),
-        notes=notes,
+        notes=[*found.notes, *notes],
     )
 
 

@@ -13,9 +13,9 @@ from alexnet_jax.runtime.optional import require
 # An object of the optional package pyarrow, as it comes.
 Arrow = Any
 # Of what is read from a group some is kept for the images that come next: rows at once,
-# and bytes of all groups that a process has open.
+# and bytes and number of all groups that a process has open, each with its file.
 _ROWS_AT_ONCE = 16
-_KEPT_BYTES = 2**25
+_KEPT_BYTES, _KEPT_GROUPS = 2**25, 32
 
 
 class Reader:
@@ -40,11 +40,13 @@ class Reader:
                 opened = _Group(*key)
             value = opened.value(row)
             self._groups[key] = opened
-            while sum(g.bytes for g in self._groups.values()) > _KEPT_BYTES:
-                if len(self._groups) == 1:
-                    break
+            while len(self._groups) > 1 and self._is_full():
                 self._groups.pop(next(iter(self._groups)))
         return value
+
+    def _is_full(self) -> bool:
+        kept = sum(group.bytes for group in self._groups.values())
+        return kept > _KEPT_BYTES or len(self._groups) > _KEPT_GROUPS
 
 
 class _Group:

@@ -102,6 +102,8 @@ def open_dataset(
 
 def _check_filled(dataset: Dataset, where: str) -> None:
     """Raise an InputError if there is a single class, or a split without images."""
+    if not dataset.class_names:
+        raise InputError(f"{printable(where)} has no images of any class")
     if len(dataset.class_names) < 2:
         raise InputError(
             f"{printable(where)} has one class, {', '.join(dataset.class_names)}, and "

@@ -167,11 +167,13 @@ def row_dataset(
         named = _hold_out(named["train"], validation_fraction, classes)
     ids = imagenet_classes.class_ids(classes)
     present = {s: np.unique(source.rows.label) for s, source in named.items()}
+    shared = np.intersect1d(present["train"], present["validation"])
     holding_out.check_strangers(
         where,
         [ids[k] for k in np.setdiff1d(present["validation"], present["train"])],
         "the training split",
         other_classes,
+        shared=len(shared) > 0,
     )
     held_out = {ids[k] for k in present["validation"]}
     notes = [
@@ -179,11 +181,10 @@ def row_dataset(
         *holding_out.lacking(where, [ids[k] for k in present["train"]], held_out),
     ]
     if other_classes == "skip":
-        both = np.intersect1d(present["train"], present["validation"])
-        kept = {s: _of_classes(source, both) for s, source in named.items()}
+        kept = {s: _of_classes(source, shared) for s, source in named.items()}
         dropped = sum(len(named[split]) - len(kept[split]) for split in named)
         left_out = left_out + +LeftOut({holding_out.REASON: dropped})
-        named, ids = kept, tuple(ids[k] for k in both)
+        named, ids = kept, tuple(ids[k] for k in shared)
     names = tuple(classes) if ids == tuple(classes) else ids
     return Dataset(
         splits=named,
@@ -212,6 +213,8 @@ def _hold_out(
     source: RowSource, fraction: float, classes: Sequence[str]
 ) -> dict[str, RowSource]:
     """The images that are kept for training, and those that are held out."""
+    if not len(source):
+        return {"train": source, "validation": source}
     order = np.argsort(source.rows.label, kind="stable")
     labels = source.rows.label[order]
     borders = np.flatnonzero(np.diff(labels)) + 1

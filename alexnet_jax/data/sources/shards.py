@@ -14,6 +14,8 @@ from alexnet_jax.runtime.errors import InputError
 
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+# In a shard's name, which of how many it is.
+_NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?!\d)")
 
 
 class Shards(NamedTuple):
@@ -23,11 +25,13 @@ class Shards(NamedTuple):
       root: the folder that their paths begin in.
       splits: those of `train`, and of `validation` or `test` where there are any.
       left_out: how many other files there are, by the reason.
+      notes: what a user should know of them, a line each.
     """
 
     root: Path
     splits: dict[str, tuple[ShardFile, ...]]
     left_out: LeftOut
+    notes: list[str]
 
     def left_out_of(self, used: Collection[str]) -> LeftOut:
         """The same, with the shards of splits that aren't used."""
@@ -56,6 +60,8 @@ def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
     left_out = LeftOut()
     if _RANGE.search(given):
         paths = [Path(name) for name in expand(given)]
+        if not paths:
+            raise InputError(f"{printable(given)} counts down, and names no file")
         if absent := [path for path in paths if not path.is_file()]:
             raise InputError(
                 f"{len(absent)} of the {len(paths)} files of {printable(given)} are "
@@ -64,6 +70,11 @@ def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
         root = Path(os.path.commonpath([path.parent for path in paths]))
         found = [path.relative_to(root).as_posix() for path in paths]
     elif (file := Path(given)).is_file():
+        if file.suffix != ending:
+            raise InputError(
+                f"{printable(given)} does not end in {ending}; unpack it first, or "
+                "give the folder of the shards"
+            )
         root, found = file.parent, [file.name]
     elif file.is_dir():
         root, found = file, list(_walk(file, ending, used, left_out))
@@ -83,7 +94,33 @@ def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
             for split, paths in splits.items()
         },
         +left_out,
+        _absent(root, found),
     )
+
+
+def _absent(root: Path, found: list[str]) -> list[str]:
+    """A line for shards whose names count more of them than there are.
+
+    Raises:
+      InputError: if one is there twice, as after two uploads.
+    """
+    counted: dict[tuple[str, int], dict[int, str]] = {}
+    for path in found:
+        if match := _NUMBERED.search(path):
+            shards = counted.setdefault((path[: match.start()], int(match[2])), {})
+            before = shards.setdefault(int(match[1]), path)
+            if before != path:
+                raise InputError(
+                    f"{printable(root)} has a shard twice, as {printable(before)} and "
+                    f"{printable(path)}; move one away"
+                )
+    return [
+        f"{printable(root)}: {total - len(shards)} of the {total} shards "
+        f"{printable(begin)}-... are not there, the first of them number "
+        f"{next(n for n in range(total) if n not in shards)}"
+        for (begin, total), shards in counted.items()
+        if len(shards) < total
+    ]
 
 
 def expand(pattern: str) -> list[str]:
@@ -111,8 +148,15 @@ def _walk(
             f"{printable(error.filename)} can't be read ({error.strerror})"
         ) from error
 
-    found = []
+    found, entered = [], set()
     for folder, folders, files in os.walk(root, onerror=stop, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:
+            # By a link, which may lead to a folder above.
+            left_out["in a folder read already"] += len(files)
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
         hidden = [n for n in folders if _is_hidden(n)]
         folders[:] = [n for n in folders if n not in hidden]
         left_out["hidden"] += len(hidden)

@@ -116,7 +116,7 @@ def open_webdataset(
         validation_fraction=validation_fraction,
         other_classes=other_classes,
         left_out=left_out,
-        notes=notes,
+        notes=[*found.notes, *notes],
     )
 
 

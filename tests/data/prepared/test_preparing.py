@@ -1,6 +1,8 @@
 import errno
+import itertools
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_jax import prepare, verify
 from alexnet_jax.data.encoded import EncodedSource
@@ -170,6 +173,32 @@ def test_other_options_start_over(tmp_path, image_folder, many_shards, capsys):
     assert "other options; starting over" in capsys.readouterr().err
     assert opened(output).splits["train"][0]["image"].shape == (64, 64, 3)
     assert verification.verify(output, workers=1) == []
+
+
+def test_another_input_starts_over(tmp_path, image_folder, many_shards, capsys):
+    """Whose files have the same names and lengths."""
+    other, output = tmp_path / "other", tmp_path / "out"
+    pixels = np.full((80, 80, 3), 9, np.uint8)
+    for place in (image_folder, other):
+        shutil.rmtree(place, ignore_errors=True)
+        for split, label in itertools.product(("train", "val"), ("a", "b")):
+            (place / split / label).mkdir(parents=True)
+            Image.fromarray(pixels).save(place / split / label / "0.bmp")
+        (place / "train" / "a" / "1.bmp").write_bytes(b"")
+        pixels = pixels + 100
+    with pytest.raises(InputError, match="1 image cannot"):
+        prepared_from(image_folder, output)
+    prepared_from(other, output, on_error="skip")
+    prepared_from(other, tmp_path / "straight", on_error="skip")
+    assert "other options; starting over" in capsys.readouterr().err
+    assert contents(output) == contents(tmp_path / "straight")
+
+
+def test_a_class_without_a_readable_image_is_refused(tmp_path, image_folder):
+    for path in (image_folder / "train" / "class1").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="no image of class class1 can be prepared"):
+        prepared_from(image_folder, tmp_path / "out", on_error="skip")
 
 
 def test_another_column_of_images_starts_over(tmp_path, many_shards, capsys):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data.loading.pipeline import Pipeline, reading, train_dataset
-from alexnet_jax.data.sources.arrays import array_dataset
+from alexnet_jax.data.sources.arrays import array_dataset, open_arrays
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -130,3 +130,21 @@ def test_arrays_that_do_not_fit_are_refused(change, message):
     with pytest.raises(InputError, match=message) as caught:
         array_dataset(images, labels, NAMES)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "images.npy"
+    np.save(path, arrays()[0]["train"])
+    with pytest.raises(InputError, match="is no file of arrays .*no .npz"):
+        open_arrays(str(path), 9, 0.1)
+
+
+@pytest.mark.parametrize("names", [np.arange(3), np.array([b"a", b"b", b"c"])])
+def test_class_names_may_be_numbers_or_bytes(tmp_path, names):
+    images, labels = arrays()
+    path = tmp_path / "set.npz"
+    stored = {f"{split}_images": images[split] for split in images}
+    stored |= {f"{split}_labels": labels[split] for split in labels}
+    np.savez(path, class_names=names, **stored)
+    expected = ("0", "1", "2") if names.dtype.kind == "i" else ("a", "b", "c")
+    assert open_arrays(str(path), 9, 0.1).class_names == expected

@@ -9,6 +9,7 @@ from pyarrow import parquet as files
 
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.sources import parquet_reader
+from alexnet_jax.runtime import open_files
 from alexnet_jax.runtime.errors import InputError
 
 import forms
@@ -77,6 +78,24 @@ def test_each_row_group_is_read_once_in_order(tmp_path, monkeypatch):
         for file in range(2)
         for group in range(3)
     ]
+
+
+def test_only_a_few_files_are_open(tmp_path, monkeypatch):
+    """One for each row group that is read nearby, however small they are."""
+    monkeypatch.setattr(parquet_reader, "_KEPT_GROUPS", 2)
+    forms.parquet(tmp_path)
+    train = opened(tmp_path).splits["train"]
+    assert isinstance(train, EncodedSource)
+    before = open_files.count()
+    data = [train.encoded(n).data for n in range(len(train))]
+    assert open_files.count() - before <= 2
+    assert data == [photo.data for photo in forms.photos()["train"]]
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    schema = pa.schema({"image": pa.binary(), "label": pa.int64()})
+    files.write_table(schema.empty_table(), tmp_path / "train.parquet")
+    assert "no" in refused(tmp_path)
 
 
 IMAGE = {"bytes": b"x", "path": None}

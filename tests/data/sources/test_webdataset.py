@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,32 @@ def test_damaged_shards_and_lists_are_named(tmp_path):
     shard = tmp_path / "photos-train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:5000])
     assert f"{shard} is cut off or damaged" in refused(tmp_path)
+
+
+def test_shards_that_are_missing_are_said_and_doubles_refused(tmp_path):
+    forms.webdataset(tmp_path)
+    for number, name in ((0, "000000"), (2, "000001")):
+        shard = tmp_path / f"photos-train-{name}.tar"
+        shard.rename(tmp_path / f"photos-train-{number}-of-4.tar")
+    notes = opened(tmp_path).notes
+    assert any("2 of the 4 shards photos-train-... are not" in note for note in notes)
+    assert any("the first of them number 1" in note for note in notes)
+    double = tmp_path / "photos-train-2-of-4-0a1b.tar"
+    shutil.copy(tmp_path / "photos-train-2-of-4.tar", double)
+    assert "has a shard twice" in refused(tmp_path)
+
+
+def test_a_link_to_the_folder_above_gives_no_shard_twice(tmp_path):
+    forms.webdataset(tmp_path)
+    expected = [len(source) for source in opened(tmp_path).splits.values()]
+    (tmp_path / "latest").symlink_to(".")
+    dataset = opened(tmp_path)
+    assert [len(source) for source in dataset.splits.values()] == expected
+    assert dataset.left_out["in a folder read already"] > 0
+
+
+def test_what_is_no_shard_is_refused(tmp_path):
+    packed = tmp_path / "photos.tar.gz"
+    packed.write_bytes(b"")
+    assert "does not end in .tar; unpack it first" in refused(packed)
+    assert "counts down" in refused(tmp_path / "{012..000}.tar")
