@@ -47,12 +47,6 @@ def two_dimensional(
 def on_a_grid(places: Float[np.ndarray, "images 2"]) -> Int[np.ndarray, "images 2"]:
     """A column and a row of its own for every place, in the smallest square that has
     room for all; the sum of the squared ways there is the least."""
-    # t-SNE would divide by their deviation, and not end.
-    if not np.ptp(rows, axis=0).any():
-        raise InputError(
-            "the last hidden layer is the same for every image, and a map needs images "
-            "that differ there"
-        )
     # Slow to import.
     from scipy.optimize import linear_sum_assignment
 
