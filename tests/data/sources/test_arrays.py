@@ -145,6 +145,6 @@ def test_class_names_may_be_numbers_or_bytes(tmp_path, names):
     path = tmp_path / "set.npz"
     stored = {f"{split}_images": images[split] for split in images}
     stored |= {f"{split}_labels": labels[split] for split in labels}
-    np.savez(path, class_names=names, **stored)
+    np.savez(path, class_names=names, **stored)  # type: ignore
     expected = ("0", "1", "2") if names.dtype.kind == "i" else ("a", "b", "c")
     assert open_arrays(str(path), 9, 0.1).class_names == expected
