@@ -471,6 +471,8 @@ def test_one_command_for_all(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["alexnet", *arguments])
         __main__.main()
 
+    # Wide enough for a line each.
+    monkeypatch.setenv("COLUMNS", "200")
     run()
     listed = capsys.readouterr().out
     for name, (module, purpose) in __main__.COMMANDS.items():

@@ -17,8 +17,8 @@ import numpy as np
 
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.loading import batching, later_recipes
-from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.randomized import corrupt
+from alexnet_jax.data.sources.registry import SIZE, VALIDATION_FRACTION, open_dataset
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.runtime.errors import InputError, check_choice, check_number
 from alexnet_jax.runtime.process_pool import check_main, cores
@@ -121,8 +121,8 @@ def open_pipeline(
     *,
     source: str = "prepared",
     path: str | None = None,
-    size: int = registry.SIZE,
-    validation_fraction: float = registry.VALIDATION_FRACTION,
+    size: int = SIZE,
+    validation_fraction: float = VALIDATION_FRACTION,
     image_key: str | None = None,
     label_key: str | None = None,
     other_classes: str = "stop",
@@ -159,7 +159,7 @@ def open_pipeline(
     Raises:
       InputError: if the data set can't be opened or a number is out of range.
     """
-    dataset = registry.open_dataset(
+    dataset = open_dataset(
         source=source,
         path=path,
         size=size,
