@@ -95,7 +95,8 @@ def open_output(path: Path, layers: tuple[str, ...], count: int) -> Iterator[Fil
     part = path.with_name(path.name + atomic.PART)
     with contextlib.ExitStack() as stack:
         stack.enter_context(writing(path))
-        for made in (part, *_beside(path)):
+        # None of them was there before.
+        for made in (path, part, *_beside(path)):
             stack.enter_context(atomic.removed_on_error(made))
         described: list[Comparison] = []
         if path.suffix == ".npy":

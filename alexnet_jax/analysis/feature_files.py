@@ -123,7 +123,10 @@ def _table(path: Path, count: int) -> tuple[tuple[str, ...], tuple[int, ...]] | 
     if not path.exists():
         return None
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        # The header decides, and another table may be in another encoding.
+        with path.open(
+            encoding="utf-8-sig", errors="surrogateescape", newline=""
+        ) as file:
             lines = csv.DictReader(file)
             if not {"name", "label"} <= set(lines.fieldnames or ()):
                 return None

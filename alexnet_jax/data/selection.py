@@ -1,7 +1,7 @@
 """Sources without the examples that can't be read, or with others in their place."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Integer
@@ -49,6 +49,26 @@ def without(source: Source, names: Iterable[str]) -> Source:
         return source
     kept = [i for i in range(len(source)) if source.name(i) not in left_out]
     return SelectedSource(source, np.asarray(kept, np.int64))
+
+
+def lost_classes(source: Source, unreadable: Collection[int]) -> list[int]:
+    """The classes of which no example is left without those that can't be read, given
+    by their numbers. Where the class can't be read either, it is none of them."""
+
+    def label(index: int) -> int | None:
+        try:
+            return source.label(index)
+        except InputError:
+            return None
+
+    lost = {label(index) for index in unreadable} - {None}
+    for index in range(len(source)):
+        # Some sources read an example for its class.
+        if not lost:
+            break
+        if index not in unreadable:
+            lost.discard(label(index))
+    return sorted(number for number in lost if number is not None)
 
 
 class WrappedSource(Source):

@@ -57,8 +57,8 @@ def open_mesh(
       towers: how many towers the network has.
       data: devices along which a batch is split; "auto" takes all that there are.
       tower: devices along which the towers are split; "auto" takes one for each tower
-        where that many devices are there, and those of several processes come out even,
-        else one for all. The numbers are the same.
+        where that many devices are there, and those of several processes divide evenly
+        among the towers, else one for all. The numbers are the same.
       platform: `cpu`, `gpu` or `tpu`; None leaves the choice to JAX.
       virtual_cpu_devices: how many devices a CPU shows itself as; the environment's
         JAX_NUM_CPU_DEVICES comes first. Where JAX has opened its devices already, those

@@ -94,8 +94,8 @@ def open_data(
 ) -> Pipeline:
     """Open a member's data, where they are now.
 
-    What its training left out of them is left out, as in its validations; and what the
-    trainings of the members beside it left out, so that all read the same.
+    What its training left out of them is left out, and what those of the members beside
+    it left out, so that all read the same.
 
     Raises:
       InputError: if no path is known, or the data have other classes or another size

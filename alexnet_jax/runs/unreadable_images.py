@@ -15,7 +15,7 @@ import jax
 
 from alexnet_jax.data.loading.first_pass import Errors, FirstPass, Take, read_all
 from alexnet_jax.data.loading.pipeline import Pipeline
-from alexnet_jax.data.selection import ReplacingSource, without
+from alexnet_jax.data.selection import ReplacingSource, lost_classes, without
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import consensus
 from alexnet_jax.runs import workdir as workdirs
@@ -133,10 +133,9 @@ def _leave_out(
     splits = pipeline.dataset.splits
     for split, errors in unreadable.items():
         source = splits[split]
-        left = {source.label(i) for i in range(len(source)) if i not in errors}
-        gone = {source.label(i) for i in errors} - left if split == "train" else ()
-        if gone or not left:
-            name = pipeline.dataset.class_names[min(gone)] if gone else None
+        gone = lost_classes(source, errors) if split == "train" else []
+        if gone or len(errors) == len(source):
+            name = pipeline.dataset.class_names[gone[0]] if gone else None
             what = f"class {name}" if gone else f"split {split}"
             raise InputError(f"no image of {what} can be read; {error}")
     names = {s: [splits[s].name(i) for i in e] for s, e in unreadable.items() if e}

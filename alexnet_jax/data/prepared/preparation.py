@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from alexnet_jax.data.prepared import manifest, shard_writer, staging
 from alexnet_jax.data.prepared.manifest import Content
 from alexnet_jax.data.prepared.pixel_source import PixelSource
 from alexnet_jax.data.prepared.shard_writer import ShardTask
+from alexnet_jax.data.selection import lost_classes
 from alexnet_jax.data.sources import own, registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
 from alexnet_jax.runtime import atomic, clutter, process_pool, progress
@@ -92,8 +94,12 @@ def prepare(
             tasks = _tasks(dataset, folder, encoding)
             _write_shards(tasks, workers, skip=on_error == "skip")
             content = _manifest_content(tasks, dataset, job)
-            gone = _gone(dataset, content)
-            staging.check_unreadable(content, on_error, folder, gone)
+            try:
+                gone = _gone(dataset, tasks["train"])
+                staging.check_unreadable(content, on_error, folder, gone)
+            except InputError:
+                _forget_unreadable(tasks)
+                raise
             _write_manifest(finished, tasks, content)
             _publish(finished, output)
             staging.remove(folder)
@@ -103,18 +109,26 @@ def prepare(
     return content
 
 
-def _gone(dataset: Dataset, content: Content) -> list[str]:
+def _gone(dataset: Dataset, tasks: list[ShardTask]) -> list[str]:
     """The classes of which no training image could be prepared."""
-    unreadable = {
-        entry["name"] for entry in content["unreadable"] if entry["split"] == "train"
-    }
-    if not unreadable:
-        return []
-    source = dataset.splits["train"]
-    names = [source.name(index) for index in range(len(source))]
-    lost = {source.label(n) for n, name in enumerate(names) if name in unreadable}
-    kept = {source.label(n) for n, name in enumerate(names) if name not in unreadable}
-    return [dataset.class_names[label] for label in sorted(lost - kept)]
+    unreadable, start = set[int](), 0
+    for task in tasks:
+        unreadable |= {start + place for place in _note(task)["unreadable_places"]}
+        start += len(task.source)
+    lost = lost_classes(dataset.splits["train"], unreadable)
+    return [dataset.class_names[label] for label in lost]
+
+
+def _forget_unreadable(tasks: dict[str, list[ShardTask]]) -> None:
+    """Have the next try write the shards again in which images can't be read: they may
+    be fixed by then, also where that shows in no name or length."""
+    for task in itertools.chain.from_iterable(tasks.values()):
+        if _note(task)["unreadable"]:
+            task.note.unlink()
+
+
+def _note(task: ShardTask) -> dict[str, Any]:
+    return json.loads(task.note.read_text(encoding="utf-8"))
 
 
 def _publish(finished: Path, output: Path) -> None:
@@ -182,9 +196,10 @@ def _job(
 
 def _place(given: str | None) -> str | None:
     """Where the input lies: elsewhere, files of equal names and lengths may differ."""
-    if given is None or not os.path.exists(given):
+    # A name in TensorFlow Datasets is no path, and a range of shards no file.
+    if given is None or not (os.path.exists(given) or "{" in given):
         return given
-    return os.path.abspath(given)
+    return os.path.realpath(given)
 
 
 def _tasks(dataset: Dataset, folder: Path, encoding: str) -> dict[str, list[ShardTask]]:
@@ -259,7 +274,7 @@ def _manifest_content(
     repaired: collections.Counter[str] = collections.Counter()
     unreadable = []
     for split, members in tasks.items():
-        notes = [json.loads(task.note.read_text(encoding="utf-8")) for task in members]
+        notes = [_note(task) for task in members]
         kept = ("file", "examples", "bytes", "sha256")
         shards[split] = [{key: note[key] for key in kept} for note in notes]
         for note in notes:

@@ -55,7 +55,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
     part = task.path.with_suffix(atomic.PART)
     sums = PixelSums.zeros(task.source.size)
     repaired: collections.Counter[str] = collections.Counter()
-    unreadable = []
+    unreadable, places = [], []
     try:
         with atomic.removed_on_error(part):
             writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
@@ -65,6 +65,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
                     label, image, repairs = task.source.stored(index)
                 except InputError as error:
                     unreadable.append({"name": name, "reason": str(error)})
+                    places.append(index)
                 else:
                     repaired.update(repairs)
                     encoded = record.encode(image, task.encoding)
@@ -85,6 +86,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
             "sums_sha256": manifest.sha256(task.sums) if task.measured else None,
             "repaired": repaired,
             "unreadable": unreadable,
+            "unreadable_places": places,
         }
         atomic.write_json(task.note, note)
         return task.path
@@ -120,6 +122,7 @@ def _finished(task: ShardTask, *, skip: bool) -> bool:
         sums = manifest.sha256(task.sums) if task.measured else None
         return (
             (skip or not note["unreadable"])
+            and len(note["unreadable_places"]) == len(note["unreadable"])
             and note["source"] == task.source.fingerprint()
             and note["sha256"] == manifest.sha256(task.path)
             and note["sums_sha256"] == sums

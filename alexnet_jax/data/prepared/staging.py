@@ -1,6 +1,6 @@
 """The staging folder, beside the output, in which a preparation works.
 
-job.json         the options that decide the bytes
+job.json         the options that decide the bytes, and where the input lies
 set/             the shards; it becomes the output
 notes/           a note of each finished shard
 unreadable.txt   images that can't be prepared
@@ -33,7 +33,8 @@ def hold(staging: Path, output: Path, job: dict[str, object]) -> Iterator[None]:
     """Make the staging folder, and lock it for this process.
 
     What a job with the same options left in it stays; what another job left is removed.
-    `job` holds the options that decide the bytes; `output` is for messages.
+    `job` holds the options that decide the bytes, and where the input lies; `output` is
+    for messages.
 
     Raises:
       InputError: if it can't be made, another process holds it, or it has files that

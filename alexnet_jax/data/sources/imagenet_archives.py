@@ -46,7 +46,7 @@ class Archives(NamedTuple):
       found: the archive of each role, `train`, `validation` and `devkit`.
       hub: the Hub's archives of each split.
       year: of those of image-net.org; empty without any.
-      notes: which of several was chosen, a line each.
+      notes: which of several was chosen, and what is missing, a line each.
     """
 
     found: dict[str, Path]

@@ -57,7 +57,7 @@ def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
     Raises:
       InputError: if there are none, none of training images, or some are in doubt.
     """
-    left_out = LeftOut()
+    left_out, notes = LeftOut(), list[str]()
     if _RANGE.search(given):
         paths = [Path(name) for name in expand(given)]
         if not paths:
@@ -72,12 +72,13 @@ def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
     elif (file := Path(given)).is_file():
         if file.suffix != ending:
             raise InputError(
-                f"{printable(given)} does not end in {ending}; unpack it first, or "
-                "give the folder of the shards"
+                f"{printable(given)} does not end in {ending}; give a file that does "
+                "(unpack an archive first), or the folder of the shards"
             )
         root, found = file.parent, [file.name]
     elif file.is_dir():
         root, found = file, list(_walk(file, ending, used, left_out))
+        notes = _absent(root, found)
     else:
         raise InputError(f"{printable(given)} is no file and no folder")
     if not found:
@@ -94,7 +95,7 @@ def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
             for split, paths in splits.items()
         },
         +left_out,
-        _absent(root, found),
+        notes,
     )
 
 
@@ -106,7 +107,7 @@ def _absent(root: Path, found: list[str]) -> list[str]:
     """
     counted: dict[tuple[str, int], dict[int, str]] = {}
     for path in found:
-        if match := _NUMBERED.search(path):
+        if match := _NUMBERED.search(path, path.rfind("/") + 1):
             shards = counted.setdefault((path[: match.start()], int(match[2])), {})
             before = shards.setdefault(int(match[1]), path)
             if before != path:
@@ -114,13 +115,17 @@ def _absent(root: Path, found: list[str]) -> list[str]:
                     f"{printable(root)} has a shard twice, as {printable(before)} and "
                     f"{printable(path)}; move one away"
                 )
-    return [
-        f"{printable(root)}: {total - len(shards)} of the {total} shards "
-        f"{printable(begin)}-... are not there, the first of them number "
-        f"{next(n for n in range(total) if n not in shards)}"
-        for (begin, total), shards in counted.items()
-        if len(shards) < total
-    ]
+    lines = []
+    for (begin, total), shards in counted.items():
+        # Some count from 1.
+        first = int(total in shards)
+        absent = [n for n in range(first, first + total) if n not in shards]
+        if absent:
+            lines.append(
+                f"{printable(root)}: {len(absent)} of the {total} shards "
+                f"{printable(begin)}-... are not there, the first is number {absent[0]}"
+            )
+    return lines
 
 
 def expand(pattern: str) -> list[str]:
@@ -158,7 +163,11 @@ def _walk(
             continue
         entered.add((status.st_dev, status.st_ino))
         hidden = [n for n in folders if _is_hidden(n)]
-        folders[:] = [n for n in folders if n not in hidden]
+        # Real folders before links to them, on every disk in the same order.
+        folders[:] = sorted(
+            (n for n in folders if n not in hidden),
+            key=lambda name: (os.path.islink(os.path.join(folder, name)), name),
+        )
         left_out["hidden"] += len(hidden)
         for name in files:
             if _is_hidden(name):

@@ -170,10 +170,16 @@ def test_shards_that_are_missing_are_said_and_doubles_refused(tmp_path):
         shard.rename(tmp_path / f"photos-train-{number}-of-4.tar")
     notes = opened(tmp_path).notes
     assert any("2 of the 4 shards photos-train-... are not" in note for note in notes)
-    assert any("the first of them number 1" in note for note in notes)
+    assert any("the first is number 1" in note for note in notes)
+    assert opened(tmp_path / "photos-train-0-of-4.tar").notes == ()
     double = tmp_path / "photos-train-2-of-4-0a1b.tar"
     shutil.copy(tmp_path / "photos-train-2-of-4.tar", double)
     assert "has a shard twice" in refused(tmp_path)
+
+
+def test_a_number_of_a_folder_is_none_of_its_shards(tmp_path):
+    forms.webdataset(tmp_path / "node-0-of-4")
+    assert not opened(tmp_path).notes
 
 
 def test_a_link_to_the_folder_above_gives_no_shard_twice(tmp_path):
@@ -188,5 +194,5 @@ def test_a_link_to_the_folder_above_gives_no_shard_twice(tmp_path):
 def test_what_is_no_shard_is_refused(tmp_path):
     packed = tmp_path / "photos.tar.gz"
     packed.write_bytes(b"")
-    assert "does not end in .tar; unpack it first" in refused(packed)
+    assert "does not end in .tar; give a file that does" in refused(packed)
     assert "counts down" in refused(tmp_path / "{012..000}.tar")
