@@ -98,7 +98,9 @@ def prepare(
                 gone = _gone(dataset, tasks["train"])
                 staging.check_unreadable(content, on_error, folder, gone)
             except InputError:
-                _forget_unreadable(tasks)
+                # Without `skip` the next try reads them again anyway.
+                if on_error == "skip":
+                    _forget_unreadable(tasks)
                 raise
             _write_manifest(finished, tasks, content)
             _publish(finished, output)
