@@ -50,8 +50,8 @@ def two_runs(first_run):
     ("views", "members"),
     [
         (1, 1),
-        pytest.param(10, 2, marks=pytest.mark.slow),
-        pytest.param(10, 1, marks=pytest.mark.extended),
+        pytest.param(10, 2, marks=pytest.mark.extended),
+        pytest.param(10, 1, marks=pytest.mark.slow),
         pytest.param(1, 2, marks=pytest.mark.extended),
     ],
 )
@@ -231,7 +231,7 @@ def test_data_of_another_size_are_refused(image_folder, tmp_path):
         ensemble.evaluate([workdir], data_path=str(tmp_path / "70"))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_without_flips_in_training_the_ten_views_are_five(tmp_path, capsys):
     few = "--config.data.validation_fraction=0.3"
     workdir = runs.run(tmp_path, "run", "--config.train.steps=1", few)

@@ -373,7 +373,7 @@ def test_a_part_of_an_accelerator_starts_what_it_has_time_for(tmp_path):
     assert (plan["measured"], plan["left"]) == (0, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_initial_signals_beside_the_losses_of_runs_of_one_protocol(tmp_path):
     pytest.importorskip("matplotlib")
     one = {

@@ -199,7 +199,10 @@ class Cut(Interrupts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [recipes, further_recipes])
+@pytest.mark.parametrize(
+    "config",
+    [recipes, pytest.param(further_recipes, marks=pytest.mark.extended)],
+)
 def test_an_average_goes_on_where_a_run_is_cut(digits, tmp_path, config):
     pipeline = Pipeline(digits, crop=12)
     on = many_programs.hold(pipeline)

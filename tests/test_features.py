@@ -312,6 +312,7 @@ def test_a_pca_that_was_stopped_continues_to_the_same_bytes(
     assert write("stopped.h5") == whole
 
 
+@pytest.mark.extended
 def test_every_checkpoint_has_its_own_features(tmp_path, images, capsys):
     options = ("steps=4", "save_steps=2")
     workdir = runs.run(

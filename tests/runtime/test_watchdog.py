@@ -89,7 +89,7 @@ def test_where_the_folder_takes_no_stacks_another_does(tmp_path):
     assert "in hanging" in written.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_where_nothing_takes_the_stacks_it_ends_all_the_same(tmp_path):
     process = start(tmp_path / "gone" / "stacks-3.txt", before=NOWHERE)
     errors = process.communicate(timeout=60)[1]
