@@ -97,7 +97,7 @@ def test_the_numbers_equal_a_recount_over_the_predictions(
     assert len(set(written["name"])) == examples
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @IN_ONE_PROCESS
 def test_every_mesh_and_batch_size_gives_the_same_errors(first_run):
     results = [

@@ -51,7 +51,9 @@ def test_only_a_few_images_are_decoded_ahead(monkeypatch):
     results.close()
 
 
-@pytest.mark.parametrize("batch_size", [3, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "batch_size", [3, pytest.param(32, marks=pytest.mark.extended)]
+)
 def test_predictions_are_those_of_a_forward_pass(workdir, images, batch_size):
     paths = image_paths.find([str(images / "2"), str(images / "0")])
     probabilities, _, names = by_hand(workdir, paths)

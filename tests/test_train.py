@@ -432,7 +432,7 @@ def test_other_data_are_refused(straight):
         run_data.check_data(straight, smaller)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_data_that_break_on_the_way_stop_the_run_at_a_saved_step(tmp_path, straight):
     """The source breaks at one step, and again works in the next start."""
     config, workdir = runs.parse(runs.arguments(tmp_path, "run"))
@@ -554,7 +554,7 @@ def test_a_start_that_saved_nothing_binds_nobody(tmp_path, monkeypatch):
     assert runs.checkpoint_steps(workdir).keys() == {1}
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_a_signal_in_the_last_save_does_not_end_it(tmp_path, monkeypatch):
     """The loop is over then, and the run only waits for the disk."""
     leave = CheckpointWriter.__exit__
