@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, PyTree
 from scipy.special import log_softmax, logsumexp
 
-from alexnet_jax.data.loading import pipeline as pipelines
+from alexnet_jax.data.loading import grain_datasets
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.distributed import placement
 from alexnet_jax.training import evaluation
@@ -185,7 +185,7 @@ def _draws(program: Program, on: Held, seed: int) -> Draws:
 
 
 def _drawn(program: Program, mesh: Mesh, seed: int) -> Draws:
-    batches = pipelines.train_dataset(
+    batches = grain_datasets.train_dataset(
         program.pipeline,
         statistics_of(program.pipeline),
         batch_size=program.plan.batch_size,
@@ -219,7 +219,7 @@ def _logits(
     batches: int | None,
     after: Callable[[int], None],
 ) -> Float[np.ndarray, "examples views classes"]:
-    places = pipelines.evaluation_dataset(
+    places = grain_datasets.evaluation_dataset(
         program.pipeline, "validation", batch_size=EVALUATED, held=True
     )
     count = min(len(places), batches or len(places))

@@ -18,7 +18,7 @@ from alexnet_jax.inference.ensemble import evaluate
 from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.reporting import charts, html, kernel_sheet, report, sections
 from alexnet_jax.runs import metrics_file
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import Failure, InputError
 
 import runs
 
@@ -336,6 +336,13 @@ def test_kernels_of_each_tower_have_transparent_gaps():
     np.testing.assert_array_equal(sheets[0][shown][:, :3], whole[: len(shown)][shown])
     (only,) = kernel_sheet.tower_sheets(first[:1])
     np.testing.assert_array_equal(only, sheets[0])
+
+
+def test_a_folder_that_takes_no_kernels_is_one_line(tmp_path):
+    (tmp_path / "figures").write_text("in the way")
+    (first,) = kernels((1,)).values()
+    with pytest.raises(Failure, match="kernels.png can't be written"):
+        sections.kernels(first, tmp_path / "figures")
 
 
 def test_a_network_that_has_died_has_no_map():

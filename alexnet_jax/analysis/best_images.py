@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from alexnet_jax.analysis.best_so_far import MOST_DRAWN, BestImages, BestSoFar
-from alexnet_jax.inference.extraction_input import Row, open_input
+from alexnet_jax.inference.extraction_input import Row, input_of
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.layer_names import resolve
 from alexnet_jax.inference.trained import TrainedNetwork, open_trained
@@ -51,16 +51,8 @@ def best_images(
     check_number("--top", top, least=1, whole=True)
     check_number("--batch_size", batch_size, least=1, whole=True)
     network = open_trained(workdir, checkpoint, dtype)
-    layer, data = layer_of(network, layer), network.data
-    images = open_input(
-        given,
-        data.size,
-        split,
-        source,
-        files=files,
-        resize=data.resize,
-        validation_fraction=network.validation_fraction,
-    )
+    layer = layer_of(network, layer)
+    images = input_of(network, given, split, source, files)
     best = strongest(
         network,
         images.rows(0),

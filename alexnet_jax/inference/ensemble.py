@@ -11,8 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from alexnet_jax.data.loading import pipeline as pipelines
-from alexnet_jax.data.loading import prefetch
+from alexnet_jax.data.loading import grain_datasets, prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.inference.members import open_data, open_members, open_mesh
@@ -133,7 +132,7 @@ def run_over(
 
     All views' logits are kept only if `keep` is set: ImageNet's of ten views are 2 GB.
     """
-    dataset = pipelines.evaluation_dataset(pipeline, split, batch_size=batch_size)
+    dataset = grain_datasets.evaluation_dataset(pipeline, split, batch_size=batch_size)
     step = member.evaluator(mesh, views)
 
     def averaged(batch: Batch) -> dict[str, Array]:

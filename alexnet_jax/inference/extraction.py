@@ -13,7 +13,7 @@ from alexnet_jax.data.decoding import RESIZES
 from alexnet_jax.data.image_tree import printable
 from alexnet_jax.inference import feature_store, layer_names
 from alexnet_jax.inference.components import Components
-from alexnet_jax.inference.extraction_input import Input, Row, open_input
+from alexnet_jax.inference.extraction_input import Input, Row, input_of
 from alexnet_jax.inference.feature_file import Contents
 from alexnet_jax.inference.image_batches import over_images
 from alexnet_jax.inference.reduction import Reduction, check_pool
@@ -22,7 +22,6 @@ from alexnet_jax.inference.trained import (
     TrainedNetwork,
     open_trained,
     open_untrained,
-    say_resize,
 )
 from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runtime import progress
@@ -98,17 +97,7 @@ def write_features(
     asked = [layers] if isinstance(layers, str) else list(layers)
     names = layer_names.resolve(network.model, asked)
     data = network.data
-    images = open_input(
-        given,
-        data.size,
-        split,
-        source,
-        files=files,
-        resize=data.resize,
-        validation_fraction=network.validation_fraction,
-    )
-    if images.cut:
-        say_resize(network)
+    images = input_of(network, given, split, source, files)
     if pca is not None and pca > images.total:
         raise InputError(
             f"--pca={pca} needs as many images, and {images.total} are here"

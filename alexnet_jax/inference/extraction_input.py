@@ -14,6 +14,8 @@ from alexnet_jax.data.prepared import manifest
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.folder import NO_LABEL, images_by_class
 from alexnet_jax.inference import image_arrays, image_input
+from alexnet_jax.inference.trained import TrainedNetwork, say_resize
+from alexnet_jax.runs.config import completed, section
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
@@ -100,6 +102,36 @@ def open_input(
         validation_fraction=validation_fraction,
     )
     return _dataset(dataset, str(given or source), size, split)
+
+
+def input_of(
+    network: TrainedNetwork,
+    given: Path | None,
+    split: str,
+    source: str | None,
+    files: Path | None,
+) -> Input:
+    """`open_input` with what a network takes: its size, its way of resizing, and the
+    split of its training where the data set has none. Says how images are resized.
+
+    Raises:
+      InputError: as `open_input`.
+    """
+    data = network.data
+    opened = open_input(
+        given,
+        data.size,
+        split,
+        source,
+        files=files,
+        resize=data.resize,
+        validation_fraction=section(completed(network.config), "data")[
+            "validation_fraction"
+        ],
+    )
+    if opened.cut:
+        say_resize(network)
+    return opened
 
 
 def _images(given: Path, size: int, split: str, resize: str) -> Input:

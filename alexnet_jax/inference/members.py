@@ -90,12 +90,12 @@ def _first_other_class(here: Sequence[str], there: Sequence[str]) -> str:
 def open_data(
     member: TrainedNetwork,
     path: str | None,
-    beside: Sequence[TrainedNetwork] = (),
+    members: Sequence[TrainedNetwork] = (),
 ) -> Pipeline:
     """Open a member's data, where they are now.
 
-    What its training left out of them is left out, and what those of the members beside
-    it left out, so that all read the same.
+    What its training left out of them is left out; in an ensemble what the training of
+    any of the `members` left out, so that all read the same.
 
     Raises:
       InputError: if no path is known, or the data have other classes or another size
@@ -118,7 +118,7 @@ def open_data(
             f"{member.workdir} was trained on images stored at {member.data.size} "
             f"pixels a side, and these are stored at {dataset.size}"
         )
-    for each in (member, *beside):
+    for each in members or (member,):
         if has_same_training_images(each.data, dataset):
             pipeline = unreadable_images.leave_out(each.workdir, pipeline)
     return pipeline

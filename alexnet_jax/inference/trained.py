@@ -28,7 +28,7 @@ from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.presets import PRESETS
 from alexnet_jax.runs import pretrained
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.config import completed, plain, section
+from alexnet_jax.runs.config import plain, section
 from alexnet_jax.runs.run_data import Data, read_data
 from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
@@ -106,11 +106,6 @@ class TrainedNetwork:
         """Where its data were in training; None where they need no path."""
         path = self.config["data"].get("path")
         return None if path is None else str(path)
-
-    @property
-    def validation_fraction(self) -> float:
-        """What was held out of its data, if they have no validation split."""
-        return section(completed(self.config), "data")["validation_fraction"]
 
     def open_data(self, path: str | None) -> Pipeline:
         """Open its data where they are now.

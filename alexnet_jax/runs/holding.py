@@ -8,8 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax.data.dataset import Example
-from alexnet_jax.data.loading import pipeline as pipelines
-from alexnet_jax.data.loading import prefetch
+from alexnet_jax.data.loading import grain_datasets, prefetch
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
@@ -105,7 +104,7 @@ def hold(
       DataStalled: if the source hangs.
     """
     total, rows = len(pipeline.dataset.splits[split]), _rows(pipeline, split)
-    read = pipelines.evaluation_dataset(pipeline, split, batch_size=rows)
+    read = grain_datasets.evaluation_dataset(pipeline, split, batch_size=rows)
     what = f"reading {split} images onto the devices"
     with (
         progress.counted(what, total) as advance,

@@ -8,8 +8,7 @@ from pathlib import Path
 import jax
 
 from alexnet_jax.checkpoint.checkpointer import CheckpointWriter
-from alexnet_jax.data.loading import pipeline as pipelines
-from alexnet_jax.data.loading import prefetch
+from alexnet_jax.data.loading import grain_datasets, prefetch
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.sources.registry import say_about
 from alexnet_jax.data.statistics import Statistics, mean_crop
@@ -287,7 +286,7 @@ def _batches(
     workers = 0 if held else setup.pipeline.workers
     pipeline = dataclasses.replace(setup.pipeline, workers=workers)
     share, shares = meshes.data_share(setup.mesh)
-    dataset = pipelines.train_dataset(
+    dataset = grain_datasets.train_dataset(
         pipeline,
         statistics,
         batch_size=setup.plan.batch_size,

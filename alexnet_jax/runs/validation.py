@@ -6,8 +6,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from alexnet_jax.data.loading import pipeline as pipelines
-from alexnet_jax.data.loading import prefetch
+from alexnet_jax.data.loading import grain_datasets, prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
@@ -58,7 +57,7 @@ def make_validation(
     share, shares = meshes.data_share(mesh)
     # By whether the devices hold the images.
     images, places = (
-        pipelines.evaluation_dataset(
+        grain_datasets.evaluation_dataset(
             pipeline,
             "validation",
             batch_size=batch_size,

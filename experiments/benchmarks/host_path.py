@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from alexnet_jax.data.loading import pipeline, prefetch
+from alexnet_jax.data.loading import grain_datasets, pipeline, prefetch
 from alexnet_jax.data.prepared import record
 from alexnet_jax.data.prepared.preparation import prepare
 
@@ -40,7 +40,9 @@ def opened(folder, **settings):
     read = pipeline.open_pipeline(path=str(folder), **settings)
     statistics = read.dataset.statistics
     assert statistics is not None
-    return read, pipeline.train_dataset(read, statistics, batch_size=BATCH, seed=0)
+    return read, grain_datasets.train_dataset(
+        read, statistics, batch_size=BATCH, seed=0
+    )
 
 
 def cpu_of_batches(folder, count, **settings):

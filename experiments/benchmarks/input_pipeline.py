@@ -40,7 +40,7 @@ import numpy as np
 
 from alexnet_jax.data import decoding
 from alexnet_jax.data.encoded import EncodedSource
-from alexnet_jax.data.loading import pipeline, prefetch
+from alexnet_jax.data.loading import grain_datasets, pipeline, prefetch
 from alexnet_jax.data.prepared import record
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.data.sources import registry
@@ -70,7 +70,7 @@ def ours(form, work, count, workers):
     read = pipeline.open_pipeline(source=source, path=str(work / form), workers=workers)
     statistics = pipeline.open_pipeline(path=str(work / "jpeg")).dataset.statistics
     assert statistics is not None
-    dataset = pipeline.train_dataset(read, statistics, batch_size=BATCH, seed=0)
+    dataset = grain_datasets.train_dataset(read, statistics, batch_size=BATCH, seed=0)
     with prefetch.read(read, dataset) as batches:
         return batches_of(batches, count)
 

@@ -25,7 +25,7 @@ import jax
 
 from alexnet_jax import train
 from alexnet_jax.data import statistics as data_statistics
-from alexnet_jax.data.loading import pipeline, prefetch
+from alexnet_jax.data.loading import grain_datasets, pipeline, prefetch
 from alexnet_jax.distributed import mesh, placement
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.training import optimizer, step
@@ -54,7 +54,7 @@ class Side:
         self.train = step.make_train_step(model, sgd, schedule, self.mesh, 0)
         mean = data_statistics.mean_crop(dataset.statistics, self.pipeline.crop)
         self.mean = jax.device_put(mean, placement.replicated(self.mesh))
-        self.batches = pipeline.train_dataset(
+        self.batches = grain_datasets.train_dataset(
             self.pipeline, dataset.statistics, batch_size=given.batch_size, seed=0
         )
         first = self.batches[0]

@@ -15,8 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from alexnet_jax.data.loading import pipeline as pipelines
-from alexnet_jax.data.loading import prefetch
+from alexnet_jax.data.loading import grain_datasets, prefetch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.distributed import placement
 from alexnet_jax.training import evaluation, losses
@@ -126,7 +125,7 @@ def make_measure(network: nn.Module, pipeline: Pipeline, mesh: Mesh) -> Measure:
     def measure(
         state: TrainState, split: str, check: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        dataset = pipelines.evaluation_dataset(
+        dataset = grain_datasets.evaluation_dataset(
             pipeline, split, batch_size=EVALUATION_BATCH
         )
         with prefetch.read(pipeline, dataset) as batches:

@@ -40,12 +40,11 @@ def start_both(
     started = []
     for process in range(2):
         own = [*flags, f"--process={process}", *(second if process else ())]
-        other = {}
+        how = {"devices": 1, "environment": environment}
         if pause_at and process == pausing:
             phases = {"PHASES": f"{folder}/phases", "PAUSE_AT": pause_at}
-            other = {"program": [str(PAUSED)], "variables": phases}
-        other |= {"devices": 1, "environment": environment}
-        started.append(runs.start(folder, name, *overrides, *own, **other))
+            how |= {"program": [str(PAUSED)], "environment": os.environ | phases}
+        started.append(runs.start(folder, name, *overrides, *own, **how))
     return started
 
 

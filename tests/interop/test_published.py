@@ -14,6 +14,7 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import explain, figures, predict, weights
+from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.interop.fetching import Patience, fetch, recorded_sha256
 from alexnet_jax.interop.importing import ORIGINS, import_weights
 from alexnet_jax.interop.published import PUBLISHED, Published
@@ -188,6 +189,12 @@ def test_the_table_has_presets_and_hashes():
         kind, _, digits = item.stated.partition(":")
         assert re.fullmatch("[0-9a-f]*", digits)
         assert not kind or len(digits) in (8, hashlib.new(kind).digest_size * 2)
+
+
+@pytest.mark.parametrize("preset", ORIGINS)
+def test_a_preset_cuts_what_its_weights_take(preset):
+    config = alexnet_jax.preset_config(preset)
+    assert config.data.get("crop", Pipeline.crop) == ORIGINS[preset].crop
 
 
 def literal_torchvision(image, size=256):

@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_jax import preset_config
 from alexnet_jax.data.dataset import Dataset, Example, Source
-from alexnet_jax.data.loading import first_pass, prefetch
+from alexnet_jax.data.loading import first_pass, grain_datasets, prefetch
 from alexnet_jax.data.loading import pipeline as pipelines
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
@@ -66,8 +66,8 @@ def test_the_devices_cut_what_the_host_sends(mesh, settings, image_folder, monke
     weight = 1 if "mixup" in settings else 1 + 4 if "cutmix" in settings else 0
     operations = 2 * 2 if "randaugment" in settings else 0
     drawn = 8 * ((place + weight + operations) * 4 + 4 + 1 + 12)
-    from_host = pipelines.train_dataset(opened, **draws)
-    of_held = pipelines.train_dataset(opened, **draws, held=True)
+    from_host = grain_datasets.train_dataset(opened, **draws)
+    of_held = grain_datasets.train_dataset(opened, **draws, held=True)
     held = holding.hold(opened, "train", mesh, lambda: None)
     cut = held_splits.make_train_cut(held, mesh, crop=16)
     with (
@@ -91,7 +91,9 @@ def test_evaluation_sees_the_same_images(mesh):
     held = holding.hold(opened, "validation", mesh, lambda: None)
     cut = held_splits.make_evaluation_cut(held, mesh)
     images, places = (
-        pipelines.evaluation_dataset(opened, "validation", batch_size=20, held=held)
+        grain_datasets.evaluation_dataset(
+            opened, "validation", batch_size=20, held=held
+        )
         for held in (False, True)
     )
     masks = []

@@ -279,6 +279,7 @@ def test_tensorboard_gets_the_numbers_of_the_lines(tmp_path, monkeypatch):
     stand_in.__spec__ = importlib.machinery.ModuleSpec("tensorboardX", None)
     monkeypatch.setattr(stand_in, "SummaryWriter", Board, raising=False)
     monkeypatch.setitem(sys.modules, "tensorboardX", stand_in)
+    monkeypatch.setattr(Board, "made", [])
     with writer(tmp_path, start=2) as written:
         written.train(3, metrics(2.0), 0.1)
         written.validation(3, {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.25})

@@ -19,6 +19,7 @@ from alexnet_jax.runs import fetching
 from alexnet_jax.runs import snapshot as snapshots
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.mirror import Mirror
+from alexnet_jax.runtime import open_files
 from alexnet_jax.runtime.errors import Failure, InputError
 from alexnet_jax.runtime.store import Store
 
@@ -236,6 +237,17 @@ def test_a_work_directory_that_is_away_is_copied_when_it_is_back(
     with Mirror(store_at(), tmp_path / "run", seconds_at_end=0.5).following():
         pass
     assert "can't be copied" in capsys.readouterr().err
+
+
+def test_more_files_than_may_be_open_are_said(tmp_path, flaw, capsys, monkeypatch):
+    save(tmp_path / "run", 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(open_files, "allow", lambda needed: needed - 1)
+        copy(tmp_path / "run", seconds=0.5)
+    said = capsys.readouterr().err.splitlines()
+    assert "can't be copied to memory://bucket/run ([Errno" in said[0]
+    assert "Too many open files" in said[0]
+    assert "has no step of this start, and not all of step 10" in said[1]
 
 
 def test_a_link_that_breaks_while_it_fetches_is_no_full_disk(tmp_path, flaw):

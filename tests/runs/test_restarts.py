@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from alexnet_jax import main
+from alexnet_jax.distributed import multihost
 from alexnet_jax.runs import restarts
+from alexnet_jax.runtime import library_warnings
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -101,6 +103,26 @@ def test_a_drive_that_is_away_for_a_moment_ends_no_supervision(supervised, capfd
     tries = [f"5,{FAILED}", f"7,{FAILED}", f"9,{KILLED}", "12,"]
     assert supervised(3, *tries, latest=latest) == (0, 4)
     assert capfd.readouterr().err.count("checkpoints can't be seen (away)") == 2
+
+
+@pytest.mark.parametrize(("flags", "status"), [([], 1), (["--restarts=2"], 4)])
+def test_what_others_do_not_join_is_known_to_the_supervisor(monkeypatch, flags, status):
+    asked = {}
+
+    def start(*arguments, **options):
+        asked.update(options)
+        raise InputError("no other process")
+
+    monkeypatch.setattr(multihost, "start", start)
+    # This process keeps its standard error.
+    monkeypatch.setattr(library_warnings, "silence_cpp_output", lambda: None)
+    monkeypatch.setattr(restarts, "is_supervised", lambda: True)
+    joining = ["--distributed=127.0.0.1:1", "--processes=2", "--process=0", *flags]
+    monkeypatch.setattr(sys, "argv", ["main", "--config=quickstart", *joining])
+    with pytest.raises(InputError, match="no other process"):
+        main.main()
+    assert asked == {"not_joined": status}
+    assert status in (1, restarts.NOT_JOINED)
 
 
 SUPERVISOR = """

@@ -72,11 +72,10 @@ def start(
     file_bytes: int | None = None,
     program: Sequence[str] = ("-m", "alexnet_jax.main"),
     environment: Mapping[str, str] | None = None,
-    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """A run in its own process, on so many virtual devices, that can't write files
     of more bytes; by another program than the command, in an environment other than
-    this process's, with more variables."""
+    this process's."""
 
     count = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
@@ -87,7 +86,7 @@ def start(
             *arguments(folder, name, *overrides),
         ],
         cwd=Path(__file__).parents[2],
-        env={**(environment or os.environ), **count, **(variables or {})},
+        env={**(environment or os.environ), **count},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

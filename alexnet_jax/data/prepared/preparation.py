@@ -6,13 +6,10 @@ describes the format. Shards are written in a staging folder by a process for ea
 a preparation that was killed continues with the shards it lacks.
 """
 
-import collections
 import importlib.metadata
 import itertools
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,11 +17,10 @@ from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.image_tree import check_utf8
-from alexnet_jax.data.prepared import manifest, shard_writer, staging
+from alexnet_jax.data.prepared import manifest, shard_notes, shard_writer, staging
 from alexnet_jax.data.prepared.manifest import Content
 from alexnet_jax.data.prepared.pixel_source import PixelSource
 from alexnet_jax.data.prepared.shard_writer import ShardTask
-from alexnet_jax.data.selection import lost_classes
 from alexnet_jax.data.sources import own, registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
 from alexnet_jax.runtime import atomic, clutter, process_pool, progress
@@ -93,44 +89,24 @@ def prepare(
         with staging.hold(folder, output, {**job, "input": _place(input_path)}):
             tasks = _tasks(dataset, folder, encoding)
             _write_shards(tasks, workers, skip=on_error == "skip")
-            content = _manifest_content(tasks, dataset, job)
+            notes = shard_notes.read(tasks)
+            content = shard_notes.manifest_content(notes, dataset, job)
+            gone = shard_notes.lost_classes_of(notes["train"], dataset)
             try:
-                gone = _gone(dataset, tasks["train"])
                 staging.check_unreadable(content, on_error, folder, gone)
             except InputError:
                 # Without `skip` the next try reads them again anyway.
                 if on_error == "skip":
-                    _forget_unreadable(tasks)
+                    shard_notes.forget_unreadable(tasks, notes)
                 raise
-            _write_manifest(finished, tasks, content)
+            _write_statistics(finished, tasks["train"], content)
+            atomic.write_json(finished / manifest.DATASET_FILE, content)
             _publish(finished, output)
             staging.remove(folder)
     except OSError as error:
         path, reason = error.filename or folder, error.strerror or str(error)
         raise Failure(staging.cannot_write(path, reason)) from error
     return content
-
-
-def _gone(dataset: Dataset, tasks: list[ShardTask]) -> list[str]:
-    """The classes of which no training image could be prepared."""
-    unreadable, start = set[int](), 0
-    for task in tasks:
-        unreadable |= {start + place for place in _note(task)["unreadable_places"]}
-        start += len(task.source)
-    lost = lost_classes(dataset.splits["train"], unreadable)
-    return [dataset.class_names[label] for label in lost]
-
-
-def _forget_unreadable(tasks: dict[str, list[ShardTask]]) -> None:
-    """Have the next try write the shards again in which images can't be read: they may
-    be fixed by then, also where that shows in no name or length."""
-    for task in itertools.chain.from_iterable(tasks.values()):
-        if _note(task)["unreadable"]:
-            task.note.unlink()
-
-
-def _note(task: ShardTask) -> dict[str, Any]:
-    return json.loads(task.note.read_text(encoding="utf-8"))
 
 
 def _publish(finished: Path, output: Path) -> None:
@@ -268,44 +244,12 @@ def _write_shards(
                 raise
 
 
-def _manifest_content(
-    tasks: dict[str, list[ShardTask]], dataset: Dataset, job: dict[str, object]
-) -> Content:
-    """The manifest's content without the mean image's checksum and the colours."""
-    shards: dict[str, list[Content]] = {}
-    repaired: collections.Counter[str] = collections.Counter()
-    unreadable = []
-    for split, members in tasks.items():
-        notes = [_note(task) for task in members]
-        kept = ("file", "examples", "bytes", "sha256")
-        shards[split] = [{key: note[key] for key in kept} for note in notes]
-        for note in notes:
-            repaired.update(note["repaired"])
-            unreadable += [{"split": split, **entry} for entry in note["unreadable"]]
-    return {
-        **job,
-        "class_names": dataset.class_names,
-        "class_ids": dataset.class_ids,
-        "counts": {
-            split: sum(shard["examples"] for shard in members)
-            for split, members in shards.items()
-        },
-        "repaired": dict(sorted(repaired.items())),
-        "unreadable": unreadable,
-        "left_out": dict(sorted(dataset.left_out.items())),
-        "shards": shards,
-    }
-
-
-def _write_manifest(
-    folder: Path, tasks: dict[str, list[ShardTask]], content: Content
-) -> None:
-    """Write the mean image and the manifest, and add the statistics to `content`."""
+def _write_statistics(folder: Path, tasks: list[ShardTask], content: Content) -> None:
+    """Write the mean image, and add its checksum and the colours to `content`."""
     sums = PixelSums.zeros(content["size"])
-    for task in tasks["train"]:
+    for task in tasks:
         sums += PixelSums.load(task.sums)
     statistics = sums.statistics()
     statistics.save_mean(folder)
     content["mean_sha256"] = manifest.sha256(folder / MEAN_FILE)
     content.update(statistics.to_json())
-    atomic.write_json(folder / manifest.DATASET_FILE, content)

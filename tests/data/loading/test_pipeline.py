@@ -14,7 +14,13 @@ import pytest
 
 from alexnet_jax.data import statistics as data_statistics
 from alexnet_jax.data.dataset import Example, Source
-from alexnet_jax.data.loading import augment, first_pass, pipeline, prefetch
+from alexnet_jax.data.loading import (
+    augment,
+    first_pass,
+    grain_datasets,
+    pipeline,
+    prefetch,
+)
 from alexnet_jax.data.loading.batching import HostBatch
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.preparation import prepare
@@ -68,14 +74,14 @@ def digest(
 )
 def test_threads_and_workers_change_nothing(digits, changes):
     opened, statistics = digits
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=3)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=3)
     changed = dataclasses.replace(opened, **changes)
     assert digest(changed, dataset) == digest(opened, dataset)
 
 
 def test_a_start_in_the_middle_continues_as_if_never_stopped(digits):
     opened, statistics = digits
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=3)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=3)
     with prefetch.read(opened, dataset) as batches:
         straight = [next(batches) for _ in range(60)]
     with prefetch.read(opened, dataset, 57) as batches:
@@ -87,7 +93,7 @@ def test_a_start_in_the_middle_continues_as_if_never_stopped(digits):
 def test_every_epoch_has_every_example_in_its_own_order_and_with_other_draws(digits):
     opened, statistics = digits
     source = opened.dataset.splits["train"]
-    dataset = pipeline.train_dataset(
+    dataset = grain_datasets.train_dataset(
         dataclasses.replace(opened, crops=False, flip=False),
         statistics,
         batch_size=1,
@@ -114,9 +120,9 @@ def test_every_epoch_has_every_example_in_its_own_order_and_with_other_draws(dig
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_batches_of_one(digits, processes):
     opened, statistics = digits
-    whole = pipeline.train_dataset(opened, statistics, batch_size=12, seed=5)
+    whole = grain_datasets.train_dataset(opened, statistics, batch_size=12, seed=5)
     slices = [
-        pipeline.train_dataset(
+        grain_datasets.train_dataset(
             opened,
             statistics,
             batch_size=12,
@@ -147,7 +153,7 @@ def test_a_prepared_set_gives_the_same_batches_in_workers(
     opened = pipeline.open_pipeline(path=str(tmp_path / "out"), crop=16)
     statistics = opened.dataset.statistics
     assert statistics is not None
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=3)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=3)
     in_workers = dataclasses.replace(opened, workers=1)
     assert digest(in_workers, dataset) == digest(opened, dataset)
 
@@ -157,7 +163,7 @@ def test_the_seed_decides_the_order(digits):
     digests = {
         digest(
             opened,
-            pipeline.train_dataset(opened, statistics, batch_size=8, seed=seed),
+            grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=seed),
         )
         for seed in (0, 1)
     }
@@ -172,7 +178,7 @@ def test_evaluation_sees_every_example_exactly_once(digits, processes, batch_siz
     expected = sorted(source[i]["image"].tobytes() for i in range(len(source)))
     seen, counts = [], set()
     for process in range(processes):
-        dataset = pipeline.evaluation_dataset(
+        dataset = grain_datasets.evaluation_dataset(
             opened,
             "train",
             batch_size=batch_size,
@@ -190,7 +196,7 @@ def test_evaluation_sees_every_example_exactly_once(digits, processes, batch_siz
 
 def test_batches_are_uint8_crops_and_small_shifts(digits):
     opened, statistics = digits
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=0)
     batch = batch_at(dataset, 0)
     kinds = {name: (array.dtype, array.shape) for name, array in batch.items()}
     assert kinds == {
@@ -210,7 +216,7 @@ def test_no_thread_stays_behind(digits):
     opened, statistics = digits
 
     def read_one():
-        dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+        dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=0)
         with prefetch.read(opened, dataset) as batches:
             next(batches)
 
@@ -230,7 +236,9 @@ def test_switches(digits):
 
     def batch(**changes: bool) -> HostBatch:
         changed = dataclasses.replace(opened, **changes)
-        dataset = pipeline.train_dataset(changed, statistics, batch_size=64, seed=0)
+        dataset = grain_datasets.train_dataset(
+            changed, statistics, batch_size=64, seed=0
+        )
         return batch_at(dataset, 0)
 
     whole, fixed = batch(), batch(crops=False, flip=False)
@@ -264,7 +272,7 @@ def test_statistics_are_exact_whatever_the_threads(digits):
 def test_too_little_shared_memory_is_said_before_workers_start(digits, monkeypatch):
     opened, statistics = digits
     opened = dataclasses.replace(opened, workers=2)
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=0)
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda _: usage)
     with (
@@ -276,7 +284,7 @@ def test_too_little_shared_memory_is_said_before_workers_start(digits, monkeypat
 
 def test_too_few_open_files_are_said_before_workers_start(digits, monkeypatch):
     opened, statistics = digits
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=0)
     opened = dataclasses.replace(opened, workers=2)
     monkeypatch.setattr(open_files.resource, "getrlimit", lambda _: (64, 64))
     with (
@@ -290,7 +298,7 @@ def test_ctrl_c_does_not_end_the_workers(digits):
     """A terminal sends it to every process; only the main one decides."""
     opened, statistics = digits
     opened = dataclasses.replace(opened, workers=1, buffer=1)
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=0)
     with prefetch.read(opened, dataset) as batches:
         for _ in range(3):
             next(batches)
@@ -310,7 +318,7 @@ def test_an_error_in_a_record_comes_through(digits, monkeypatch):
         raise InputError("image 7 is broken")
 
     monkeypatch.setattr(augment, "view", broken)
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=0)
     with (
         pytest.raises(InputError, match="image 7 is broken"),
         prefetch.read(opened, dataset) as batches,
@@ -332,7 +340,7 @@ def test_a_worker_s_error_is_raised_here_and_not_shown_there(digits, capfd):
     splits["train"] = Broken(splits["train"])
     dataset = dataclasses.replace(opened.dataset, splits=splits)
     broken = dataclasses.replace(opened, dataset=dataset, workers=1)
-    batches = pipeline.train_dataset(broken, statistics, batch_size=8, seed=0)
+    batches = grain_datasets.train_dataset(broken, statistics, batch_size=8, seed=0)
     with (
         pytest.raises(InputError, match="image .* is broken"),
         prefetch.read(broken, batches) as iterator,
@@ -360,7 +368,7 @@ def test_a_record_that_hangs_is_named_in_time(digits):
     splits = {**opened.dataset.splits, "train": source}
     dataset = dataclasses.replace(opened.dataset, splits=splits)
     hanging = dataclasses.replace(opened, dataset=dataset, timeout=3.0)
-    batches = pipeline.train_dataset(hanging, statistics, batch_size=8, seed=0)
+    batches = grain_datasets.train_dataset(hanging, statistics, batch_size=8, seed=0)
     where = source.where(5)
     try:
         with (
@@ -383,7 +391,7 @@ def test_a_record_that_hangs_is_named_in_time(digits):
 def test_a_worker_that_dies_or_hangs_is_reported(digits, number, error, message):
     opened, statistics = digits
     opened = dataclasses.replace(opened, workers=1, buffer=1)
-    dataset = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    dataset = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=0)
     workers = []
     with (
         pytest.raises(error, match=message),
@@ -425,7 +433,7 @@ def test_a_worker_that_starts_no_threads_is_reported(digits):
     splits = {"train": WithoutThreads(opened.dataset.splits["train"])}
     dataset = dataclasses.replace(opened.dataset, splits=splits)
     opened = dataclasses.replace(opened, dataset=dataset, workers=1, timeout=30)
-    batches = pipeline.train_dataset(opened, statistics, batch_size=8, seed=0)
+    batches = grain_datasets.train_dataset(opened, statistics, batch_size=8, seed=0)
     with (
         pytest.raises(Failure, match=r"has died \(exit code 70; often a limit on "),
         prefetch.read(opened, batches) as iterator,

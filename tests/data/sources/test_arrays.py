@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.data.loading.pipeline import Pipeline, reading, train_dataset
+from alexnet_jax.data.loading.grain_datasets import train_dataset
+from alexnet_jax.data.loading.pipeline import Pipeline, reading
 from alexnet_jax.data.sources.arrays import array_dataset, open_arrays
 from alexnet_jax.runtime.errors import InputError
 

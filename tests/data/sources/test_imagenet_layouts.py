@@ -73,6 +73,12 @@ def test_the_hub_s_older_archives(tmp_path, packed):
             assert found[split][index][1] == photo.wnid
             assert source.encoded(index).data == photo.data
     assert "training images in train_images_0.tar" in dataset.notes[0]
+    first, second = sorted(tmp_path.glob("train_images_*"))[:2]
+    apart = second.with_name(second.name.replace("images_1", "images_3"))
+    second.rename(apart)
+    said = f"beside {first.name} number 1, 2 is not there"
+    assert any(said in note for note in opened(tmp_path).notes)
+    apart.rename(second)
     if packed:
         part = tmp_path / "train_images_1.tar.gz"
         part.write_bytes(part.read_bytes()[:-2000])
