@@ -263,6 +263,24 @@ def test_a_link_that_breaks_while_it_fetches_is_no_full_disk(tmp_path, flaw):
         fetched(tmp_path)
 
 
+def test_a_disk_that_fills_while_it_fetches_is_no_broken_link(
+    tmp_path, flaw, monkeypatch
+):
+    save(tmp_path / "run", 10)
+    copy(tmp_path / "run")
+    open_file = Path.open
+
+    def full(self, mode="r", *arguments, **options):
+        if self.name == "array" and mode == "ab":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return open_file(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(Failure, match=r"array can't be written \(No space left"):
+        fetched(tmp_path)
+    assert not [*(tmp_path / "back").iterdir()]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

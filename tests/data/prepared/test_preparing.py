@@ -194,7 +194,9 @@ def test_another_input_starts_over(tmp_path, image_folder, many_shards, capsys):
     assert contents(output) == contents(tmp_path / "straight")
 
 
-def test_a_class_without_a_readable_image_is_refused(tmp_path, image_folder):
+def test_a_class_without_a_readable_image_is_refused(
+    tmp_path, image_folder, many_shards
+):
     for path in (image_folder / "train" / "class1").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match="no image of class class1 can be prepared"):
