@@ -16,9 +16,12 @@ names and CKA, .csv the images' names and labels. A .h5 output (the extra `featu
 has a dataset for each layer in the group `rdm`, and `cka`, `name` and `label`. A figure
 of the same name is drawn where Matplotlib is (the extra `figures`). For rsatoolbox:
 
-    import json, numpy as np, rsatoolbox
+    import csv, json, numpy as np, rsatoolbox
     layers = {"layer": json.load(open("rdm.json"))["layers"]}
-    rdms = rsatoolbox.rdm.RDMs(np.load("rdm.npy"), rdm_descriptors=layers)
+    names = {"name": [row["name"] for row in csv.DictReader(open("rdm.csv"))]}
+    rdms = rsatoolbox.rdm.RDMs(
+        np.load("rdm.npy"), rdm_descriptors=layers, pattern_descriptors=names
+    )
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Train: flags, config, one call.
 
-    python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] --workdir=DIR
+    python -m alexnet_jax.main --config=NAME[:VARIANT] --workdir=DIR
                                [--config.SECTION.KEY=VALUE ...]
                                [--restarts=N]
                                [--mirror=gs://BUCKET/FOLDER] [--no-report]
@@ -26,8 +26,9 @@ and continues. For machines that lose their disks.
 A training ends with the drawing of its report, which takes some seconds. With
 --no-report or --distributed none is drawn; `python -m alexnet_jax.figures` does.
 
-A config is a Python file with a function `get_config`; it is executed as code. The
-configs of the package are also found by name: `--config=quickstart`. A single value of
+A config is a Python file with a function `get_config`; it is executed as code. Those
+of the package are found by name, `--config=quickstart`; one of your own is a path,
+`--config=configs/mine.py`. A single value of
 a single layer is `--config.model.layers.conv3.kernel_std=0.05`. `--config=NAME --help`
 shows every key of a config with its value, type and meaning.
 """
@@ -61,8 +62,8 @@ WIDTH_OF_HELP = 88
 PAUSE_OF_SEVERAL = multihost.SECONDS_OF_SILENCE + multihost.SECONDS_TO_REPORT + 5.0
 HELP = ("--help", "-h", "--helpshort", "--helpfull")
 USAGE = (
-    "usage: python -m alexnet_jax.main --config=configs/NAME.py[:VARIANT] "
-    "--workdir=DIR [--config.SECTION.KEY=VALUE ...]"
+    "usage: python -m alexnet_jax.main --config=NAME[:VARIANT] --workdir=DIR "
+    "[--config.SECTION.KEY=VALUE ...]"
 )
 
 

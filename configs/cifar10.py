@@ -10,7 +10,7 @@ rates and decays: `:cifar_19pct` (`layers-19pct`), the one of four layers;
 (`layers-conv-local-13pct`, `-11pct`), locally connected, without normalisation and with
 it (section 3.3: 13 % to 11 % error).
 
-Command:    python -m alexnet_jax.main --config=configs/cifar10.py --workdir=run
+Command:    python -m alexnet_jax.main --config=cifar10 --workdir=run
                 --config.data.path=PREPARED
 Data:       python -m alexnet_jax.prepare --source=folder --input=FOLDER --size=32
                 --encoding=raw --output=PREPARED

@@ -5,7 +5,7 @@ batch, the epochs and how often it validates follow from the number of training 
 (`train.recipe`, alexnet_jax/training/recipes.py); the first lines of a run say what was
 set. What you set yourself is left as it is, and the rate follows your batch.
 
-Command:    python -m alexnet_jax.main --config=configs/finetune.py --workdir=mine
+Command:    python -m alexnet_jax.main --config=finetune --workdir=mine
                 --config.data.path=IMAGES --config.train.init_from=RUN
             where IMAGES has CLASS folders, directly or under train and validation, and
             RUN is a work directory or the name of imported weights.

@@ -3,7 +3,7 @@
 Reproduces: nothing published. The network of `configs/imagenet.py`, with a learning
 rate that drops when the validation error stops improving.
 
-Command:    python -m alexnet_jax.main --config=configs/folder.py --workdir=run
+Command:    python -m alexnet_jax.main --config=folder --workdir=run
                 --config.data.path=IMAGES
             where IMAGES has CLASS folders, directly or under train and validation.
 Hardware:   any. Images are decoded in every epoch; where the host is the limit, prepare

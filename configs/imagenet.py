@@ -11,7 +11,7 @@ dropout keeps is scaled in evaluation, and there in training, so that the layers
 it learn at a quarter of their pace; nor are pixels divided by their deviations, as for
 torchvision's.
 
-Command:    python -m alexnet_jax.main --config=configs/imagenet.py --workdir=run
+Command:    python -m alexnet_jax.main --config=imagenet --workdir=run
                 --config.data.path=PREPARED
 Data:       python -m alexnet_jax.prepare --source=imagenet --input=ARCHIVES
                 --output=PREPARED

@@ -5,7 +5,7 @@ conv3, fc6 and fc7, and its training rule, on the 1,797 scanned digits that come
 scikit-learn, enlarged so that the network sees 67x67, the smallest size that works out.
 A fifth is held out, drawn once from a fixed seed.
 
-Command:    python -m alexnet_jax.main --config=configs/quickstart.py --workdir=run
+Command:    python -m alexnet_jax.main --config=quickstart --workdir=run
 Variants:   :code2012 (default), :paper (which hardly learns in ten epochs), :conv6, and
             the ablations of configs/imagenet.py
 Hardware:   any; a CPU acts as two devices, one for each tower.
@@ -27,7 +27,7 @@ def get_config(variant: str = "code2012") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"no variant {variant!r}; choose from {', '.join(VARIANTS)}")
     config = preset_config(variant)
-    # Digits mean something else mirrored.
+    # A flipped digit is another one, or none.
     config.data.update({"source": "digits", "size": 77, "crop": 67, "flip": False})
     config.data.validation_fraction = 0.2
     config.schedule.update({"kind": "steps", "epochs": (9.0,)})

@@ -140,7 +140,7 @@ def test_a_comparison(report_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_draws_its_report_unless_it_is_told_not_to(
+def test_a_training_draws_its_report_except_with_no_report(
     report_run, monkeypatch, capsys
 ):
     """A finished run, which has nothing to do but that."""

@@ -18,7 +18,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "experiments" / "notebooks"
 EXECUTE = NOTEBOOKS / "execute.py"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 # What a machine and a clock leave in text.
-TRACES = ("/home", "/root", "/tmp", "/var", "/work", "/Users", "images/s", "Traceback")
+TRACES = ("/home", "/root", "/tmp", "/var", "/Users", "images/s", "Traceback")
 # A notebook that has used JAX: its devices are open, and one of them is there.
 AFTER_JAX = """
 import runpy, sys

@@ -117,8 +117,9 @@ def test_the_shell_blocks_in_their_order(checkout):
 def test_the_table_of_commands(checkout, tmp_path):
     for name in ("run", "images", "cat.jpg"):
         (tmp_path / name).symlink_to(checkout / name)
-    made = examples()
-    assert len(made) == 10
+    # What `compile` needs is in an environment of its own: `targets/` runs it.
+    made = [command for command in examples() if ".compile " not in command]
+    assert len(made) == 10 == len(examples()) - 1
     run("python -m alexnet_jax.main --config=quickstart --workdir=run2", tmp_path)
     # A data set must be prepared before it is verified: in the table's own order.
     for command in made:

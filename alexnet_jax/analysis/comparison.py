@@ -89,7 +89,7 @@ def _named(
         return dict(sides[0])
     texts = [path.stem for path in files]
     if texts[0] == texts[1]:
-        texts = [text.replace("/", "-") for text in paths.told_apart(files)]
+        texts = [text.replace("/", "-") for text in paths.distinct_names(files)]
     return {
         f"{text}:{name}": layer
         for text, side in zip(texts, sides, strict=True)

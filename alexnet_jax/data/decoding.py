@@ -90,7 +90,7 @@ def decode(data: bytes, name: str, *, size: int, resize: str = "square") -> Deco
     """An image file of any format, as the paper prepares it (section 2).
 
     The short side becomes `size` pixels, then the centre square is cut out; `resize` is
-    another of `RESIZES` for networks that were trained otherwise. Greyscale, CMYK and
+    another of `RESIZES` for networks that were trained with it. Greyscale, CMYK and
     palette images become RGB, transparent images are laid on white, and the camera's
     orientation is applied.
 

@@ -63,7 +63,7 @@ class TowerParameters(nn.Module):
 
             # Along an axis of towers, so that a device draws its own towers' alone.
             drawn = jax.vmap(draw)(jnp.asarray(towers, np.int32))
-            # XLA would merge the factor with one of the draw's, which rounds otherwise.
+            # XLA would merge the factor with one of the draw's: other roundings.
             return self.kernel_std * lax.optimization_barrier(drawn)
 
         def biases(_: Key[Array, ""]) -> Array:

@@ -146,7 +146,7 @@ def write_comparison(workdirs_given: Sequence[Path]) -> Path:
     _require_packages()
     from alexnet_jax.reporting import charts, html, sections
 
-    names = paths.told_apart(workdirs_given)
+    names = paths.distinct_names(workdirs_given)
     runs = [
         _curves(workdir)._replace(name=name)
         for workdir, name in zip(workdirs_given, names, strict=True)

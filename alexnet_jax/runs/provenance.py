@@ -114,7 +114,7 @@ def _driver() -> str:
 
 
 def _processor() -> str:
-    """The name of this machine's processor, where the system tells it."""
+    """The name of this machine's processor, where the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

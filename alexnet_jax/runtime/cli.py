@@ -113,7 +113,8 @@ class Parser(argparse.ArgumentParser):
             type=int,
             choices=(1, 10),
             default=1,
-            help="1: the centre crop; 10: corners and centre, each also flipped",
+            help="1: the centre crop; 10: corners and centre, each also flipped, but "
+            "five of a network that was trained without flips",
         )
 
     def add_dtype(self) -> None:

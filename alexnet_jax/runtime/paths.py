@@ -51,7 +51,7 @@ def local(given: str | Path, name: str = "") -> Path:
         ) from error
 
 
-def told_apart(paths: Sequence[Path]) -> list[str]:
+def distinct_names(paths: Sequence[Path]) -> list[str]:
     """The ends of paths, as short as they can be and still differ: `a/run`, `b/run`.
 
     Raises:

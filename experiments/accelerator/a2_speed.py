@@ -21,7 +21,7 @@ import pieces
 
 # isort: split
 
-from alexnet_jax.runtime import cli
+from alexnet_jax.runtime import cli, progress
 
 import experiment
 from pieces import Piece
@@ -57,6 +57,8 @@ def pieces_of(dry: bool, output: Path) -> list[Piece]:
     """The part's pieces, those first that say most."""
     del output
     torch = TORCH if importlib.util.find_spec("torch") is not None else ()
+    if not torch:
+        progress.say("without PyTorch, which is not installed; `pip install torch`")
 
     def in_turn(dtype: str, mode: str, batch: int, *peers: str) -> Piece:
         name = {"what": "in turn", "dtype": dtype, "mode": mode, "batch": batch}

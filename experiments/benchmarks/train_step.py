@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from alexnet_jax.runtime import hugepages
+from alexnet_jax.runtime import hugepages, optional
 
 import harness
 from sides import DEFAULT_ORDER, FUSED, PEERS, SMALL_PAGES, ours, torch_side
@@ -248,6 +248,9 @@ def main():
         }
         harness.write(result, given.output)
         return
+    torch = ["torch"] if set(given.peers) & set(PEERS) else []
+    if torch and not optional.is_installed("torch"):
+        parser.error("PyTorch's sides need the package torch; `pip install torch`")
     matmul = matmul_rate(given.dtype)
     rows = [
         compare(mode, batch_size, given)
@@ -255,7 +258,6 @@ def main():
         for batch_size in given.batch_sizes
     ]
     table(rows, matmul)
-    torch = ["torch"] if set(given.peers) & set(PEERS) else []
     result = {
         "benchmark": "train_step",
         "unit": "images per second",

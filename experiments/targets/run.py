@@ -1,9 +1,10 @@
-"""What do the steps need on TPUs that are not there, and where do they exchange?
+"""What do the steps need on devices that are not there, and where do they exchange?
 
-    python experiments/targets/run.py --output=FOLDER [--quick]
+    python experiments/targets/run.py --output=FOLDER [--targets v5e h100 ...] [--quick]
 
-It needs libtpu (`alexnet_jax/targets/README.md`). Each program takes 30 to 100 s on two
-quiet cores, one process at a time; what the folder has is not compiled again.
+It needs the plugin of what it compiles for (`alexnet_jax/targets/README.md`), libtpu
+for a TPU and CUDA's for a GPU. A program for a TPU takes minutes on two quiet cores,
+one for a GPU seconds, one process at a time; what the folder has is not compiled again.
 """
 
 import json
@@ -23,11 +24,16 @@ import experiment
 
 from alexnet_jax.runtime import cli, progress
 from alexnet_jax.runtime.errors import Failure
+from alexnet_jax.targets.catalogue import named
+from alexnet_jax.targets.chips import Chip
 
 import harness
 
 
-# Target, config, type, mesh and batch; what is asked most comes first.
+# Target, config with its overrides, type, mesh and batch; of each target, what is asked
+# most comes first. Nothing of a batch that does not fit runs: `compile` names one that
+# does.
+FUSED = "imagenet --config.model.implementation=fused"
 PROGRAMS = [
     ("v5e", "imagenet", "bfloat16", "1x1", 128),
     ("v5e", "imagenet", "bfloat16", "1x2", 128),
@@ -39,9 +45,20 @@ PROGRAMS = [
     ("v5e", "imagenet", "bfloat16", "1x1", 1024),
     ("v6e", "imagenet", "bfloat16", "1x1", 128),
     ("v6e", "imagenet", "bfloat16", "2x2", 128),
+    ("h100", "imagenet", "bfloat16", "1x1", 1024),
+    ("h100", FUSED, "bfloat16", "1x1", 1024),
+    ("h100", "cifar10:four_layers", "float32", "1x1", 1_048_576),
+    ("a100", "cifar10:four_layers", "float32", "1x1", 1_048_576),
+    ("l4", "cifar10:four_layers", "float32", "1x1", 262_144),
+    ("t4", "cifar10:four_layers", "float32", "1x1", 262_144),
 ]
 QUICK = [("v5e", "quickstart", "bfloat16", "1x1", 32)]
 KEYS = ("target", "config", "dtype", "mesh", "batch_size")
+
+
+def plugin(target: str) -> str:
+    """The package that compiles for a target."""
+    return "libtpu" if isinstance(named(target), Chip) else "jax-cuda12-plugin"
 
 
 def compiled(
@@ -49,10 +66,12 @@ def compiled(
 ) -> dict[str, Any]:
     """What `compile` says of one program, and how long it took."""
     begin = time.monotonic()
+    name, *overrides = config.split()
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "alexnet_jax.compile", f"--config={config}"),
-            *(f"--target={target}", f"--config.model.dtype={dtype}"),
+            *(sys.executable, "-m", "alexnet_jax.compile"),
+            *(f"--config={name}", *overrides, f"--config.model.dtype={dtype}"),
+            f"--target={target}",
             *(f"--mesh={mesh}", f"--batch_size={batch}"),
         ],
         cwd=experiment.ROOT,
@@ -85,15 +104,23 @@ def main() -> None:
     parser = experiment.parser(
         __doc__, runs=False, quick="one small program, to show that it works"
     )
+    parser.add_argument(
+        "--targets",
+        nargs="+",
+        choices=list(dict.fromkeys(program[0] for program in PROGRAMS)),
+        default=["v5e", "v6e"],
+        help="what to compile for; v5e and v6e by default",
+    )
     arguments = parser.parse_args()
     path = arguments.output / "targets.jsonl"
     results = experiment.kept(path)
-    for program in QUICK if arguments.quick else PROGRAMS:
+    wanted = [program for program in PROGRAMS if program[0] in arguments.targets]
+    for program in QUICK if arguments.quick else wanted:
         name = dict(zip(KEYS, program, strict=True))
         if any(name.items() <= result.items() for result in results):
             continue
         progress.say(" ".join(map(str, program)))
-        result = {**compiled(*program), **harness.machine("jax", "libtpu")}
+        result = {**compiled(*program), **harness.machine("jax", plugin(program[0]))}
         results = experiment.keep(path, result, *KEYS)
     for result in results:
         progress.say(row(result))

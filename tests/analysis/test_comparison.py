@@ -193,7 +193,7 @@ def test_two_files_and_a_figure(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_files_of_one_name_are_told_apart(tmp_path):
+def test_files_of_one_name_get_distinct_names(tmp_path):
     h5py = pytest.importorskip("h5py")
     files = []
     for seed, run in enumerate("ab"):

@@ -352,7 +352,7 @@ run_command(main)
 """
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_last_checkpoint_is_whole(directory):
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_whole(directory):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(directory)], capture_output=True, text=True
     )

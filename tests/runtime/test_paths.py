@@ -6,7 +6,7 @@ import pytest
 
 from alexnet_jax.runtime.cli import Parser, path_text
 from alexnet_jax.runtime.errors import InputError
-from alexnet_jax.runtime.paths import local, told_apart
+from alexnet_jax.runtime.paths import distinct_names, local
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_the_home_and_names_with_colons(monkeypatch, tmp_path):
     assert local("stimuli.h5:/images") == Path("stimuli.h5:/images")
 
 
-def test_paths_are_told_apart_by_as_little_as_can_be(tmp_path, monkeypatch):
+def test_paths_are_distinct_names_by_as_little_as_can_be(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert told_apart([Path("x/a"), Path("b")]) == ["a", "b"]
+    assert distinct_names([Path("x/a"), Path("b")]) == ["a", "b"]
     runs = [Path("0/b/run"), Path("1/b/run"), tmp_path / "1/c/run"]
-    assert told_apart(runs) == ["0/b/run", "1/b/run", "1/c/run"]
-    assert told_apart([Path()]) == [tmp_path.name]
+    assert distinct_names(runs) == ["0/b/run", "1/b/run", "1/c/run"]
+    assert distinct_names([Path()]) == [tmp_path.name]
     with pytest.raises(InputError, match="run is given twice; give it once"):
-        told_apart([Path("run"), Path("a"), tmp_path / "run"])
+        distinct_names([Path("run"), Path("a"), tmp_path / "run"])
 
 
 def test_every_path_of_a_command(monkeypatch, tmp_path):

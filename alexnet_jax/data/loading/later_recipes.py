@@ -144,7 +144,7 @@ def patches(
 
     Args:
       centres: what decides the places of patches; that of a pair's first counts.
-      weight: of `weights`: the part that would stay if the patch lay wholly inside.
+      weight: of `weights`: the fraction that would stay if the patch lay wholly inside.
       crop: side of the crops.
     """
     pairs = np.repeat(centres[::2], 2, axis=0)[: len(centres)]
