@@ -39,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add("--batch_size", type=int, metavar="N", help="images at a time")
     add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read images; 0 for threads alone (default: as in the run)",
+    )
+    add(
         "--data_path",
         metavar="PATH",
         help="where the data are (default: as in the run)",

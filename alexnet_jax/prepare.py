@@ -46,7 +46,6 @@ def _parser() -> Parser:
     add(
         "--input",
         dest="input_path",
-        type=cli.path_text,
         default=None,
         metavar="PATH_OR_NAME",
         help="a folder with train/CLASS and validation/CLASS, or with CLASS folders "

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _import(given: Namespace) -> None:
-    item = None if given.input.exists() else PUBLISHED.get(str(given.input))
+    item = None if given.input.is_file() else PUBLISHED.get(str(given.input))
     preset = given.preset or (item and item.preset)
     if preset is None:
         raise InputError(

@@ -28,7 +28,7 @@ from alexnet_jax.checkpoint.reader import (
     stored_digests,
 )
 from alexnet_jax.distributed import consensus, multihost
-from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime import atomic, listing, progress
 from alexnet_jax.runtime.errors import (
     ENDS_ALL,
     Failure,
@@ -227,9 +227,9 @@ class CheckpointWriter(CheckpointReader):
             return
 
         def complete() -> None:
-            if (self._directory / directories.being_saved(step)).is_dir():
+            if listing.is_folder(self._directory / directories.being_saved(step)):
                 self._commit(saving)
-            elif not (self._directory / str(step)).is_dir():
+            elif not listing.is_folder(self._directory / str(step)):
                 self._start(saving)()
             else:
                 # It had its name when the drive went away.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.checkpoint.orbax_errors import writable
-from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime import atomic, listing, progress
 from alexnet_jax.runtime.errors import InputError, first_line
 
 
@@ -35,12 +35,12 @@ _INCOMPLETE = re.compile(r"\d+\.saving|\d+(\.saving)?\.orbax-checkpoint-tmp.*")
 
 def steps_in(directory: Path) -> list[int]:
     """The steps of the complete checkpoints, rising."""
-    if not directory.is_dir():
+    if not listing.is_folder(directory):
         return []
     return sorted(
         int(path.name)
         for path in directory.iterdir()
-        if re.fullmatch("[0-9]+", path.name) and path.is_dir()
+        if re.fullmatch("[0-9]+", path.name) and listing.is_folder(path)
     )
 
 

@@ -25,6 +25,7 @@ from alexnet_jax.checkpoint.errors import (
     not_readable,
 )
 from alexnet_jax.distributed import placement
+from alexnet_jax.runtime import listing
 from alexnet_jax.runtime.errors import InputError
 
 
@@ -125,8 +126,7 @@ def record_files(path: Path) -> None:
     """
     listed = {
         file.relative_to(path).as_posix(): _length_and_digest(file)
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
+        for file in listing.files_in(path)
     }
     directories.write_note(path / FILES_FILE, {"files": listed})
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.runtime.errors import InputError
 
 
 # Side of a stored image, in pixels.
@@ -73,6 +74,15 @@ class Dataset:
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def check_label(label: int, classes: int, name: str) -> None:
+    """Raise an InputError if an example's class is none of so many."""
+    if not 0 <= label < classes:
+        raise InputError(
+            f"{name} has the class {label}, and the {classes} classes are 0 to "
+            f"{classes - 1}"
+        )
 
 
 def fingerprint(parts: Iterable[str]) -> str:

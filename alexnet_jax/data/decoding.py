@@ -22,6 +22,8 @@ from alexnet_jax.runtime.errors import UnreadableImage, first_line
 from alexnet_jax.runtime.optional import require
 
 
+# Raised where the same bytes become other pixels: what is half prepared starts over.
+REVISION = 1
 FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),

@@ -37,6 +37,8 @@ OWN_FILES = (
     ("dataset.json", "mean.npy"),
     ("job.json", "notes"),
 )
+# How the folder ends in which a data set is prepared.
+UNFINISHED = ".unfinished"
 # Bytes that tell an image from other files.
 HEAD = 64
 
@@ -111,6 +113,9 @@ def _scan(
         if _is_hidden(entry):
             found.left_out["hidden"] += _count(entry)
         elif _is(entry.is_dir):
+            if is_unfinished(entry.path):
+                # Not counted: the same command, given again, must find the same.
+                continue
             if _is_ours(entry.path):
                 found.left_out["in a run or a prepared set"] += count_files(entry.path)
             elif above is None:
@@ -135,6 +140,11 @@ def _is_ours(folder: str) -> bool:
         all(os.path.lexists(os.path.join(folder, name)) for name in names)
         for names in OWN_FILES
     )
+
+
+def is_unfinished(folder: str) -> bool:
+    """Whether a data set is being prepared in a folder."""
+    return folder.endswith(UNFINISHED) and _is_ours(folder)
 
 
 def _is(kind: Callable[[], bool]) -> bool:

@@ -1,5 +1,6 @@
 """Loss and errors of trained networks on a split, alone or as an ensemble."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ def evaluate(
     split: str = "validation",
     mesh: tuple[int, int] | None = None,
     batch_size: int | None = None,
+    workers: int | None = None,
     data_path: str | None = None,
     dtype: str | None = None,
     predictions: Path | None = None,
@@ -68,6 +70,7 @@ def evaluate(
       split: of the data.
       mesh: devices along data and tower.
       batch_size: examples at a time.
+      workers: processes that read images.
       data_path: where the data are.
       dtype: type of the computation, `float32` or `bfloat16`.
       predictions: a new file to write every example's outputs to; they are kept in
@@ -85,6 +88,8 @@ def evaluate(
     meshes.check_batch(size, devices.shape["data"], "--batch_size")
     path = data_path or members[0].data_path
     opened = [open_data(member, path, members) for member in members]
+    if workers is not None:
+        opened = [dataclasses.replace(each, workers=workers) for each in opened]
     outputs_of = functools.partial(
         run_over,
         split=split,

@@ -36,7 +36,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         ) from error
     if path.suffix.lower() == ".json":
         try:
-            return _of_json(json.loads(text))
+            return _filled(path, _of_json(json.loads(text)))
         except (ValueError, TypeError, RecursionError) as error:
             raise InputError(
                 f"--classes={path} is no list of names, nor names by number "
@@ -45,7 +45,13 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if all(WNID.match(name) for name in names):
         names = [WNID.sub("", name) for name in names]
-    return tuple(names)
+    return _filled(path, tuple(names))
+
+
+def _filled(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise InputError(f"--classes={path} has no name in it; give one for each class")
+    return names
 
 
 def _of_json(content: object) -> tuple[str, ...]:

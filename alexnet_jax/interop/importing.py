@@ -76,7 +76,7 @@ def import_weights(
     meshes.open_devices()
     layers = read_layers(path)
     classes = len(layers[-1].bias)
-    names = tuple(class_names or map(str, range(classes)))
+    names = tuple(map(str, range(classes)) if class_names is None else class_names)
     if len(names) != classes:
         raise InputError(
             f"{path} has {classes} classes, and {len(names)} names were given; give "

@@ -78,8 +78,11 @@ def open_mirror(
 def _check_and_fetch(
     store: Store, workdir: Path, config: Sections, *, empty: bool
 ) -> None:
-    numbers = snapshots.numbers(store)
-    for number in reversed(numbers):
+    tried: set[int] = set()
+    # Listed again each time: a start that still runs replaces old ones by new ones.
+    while left := set(snapshots.numbers(store)) - tried:
+        number = max(left)
+        tried.add(number)
         try:
             found = snapshots.load(store, number)
             _check(store, found, workdir, config)
@@ -90,12 +93,14 @@ def _check_and_fetch(
             return
         except Incomplete as error:
             progress.say(
-                f"warning: a snapshot at {store.address} is incomplete ({error}); the "
-                "one before it is taken"
+                f"warning: a snapshot at {store.address} is incomplete ({error}); "
+                "another one is taken"
             )
-    if numbers and empty:
+    if tried and empty:
         raise InputError(
-            f"{store.address} has no whole snapshot of a run; give another {FLAG}"
+            f"{store.address} has no whole snapshot of a run; if another start of it "
+            f"copies there now, end that and give the same command again; another "
+            f"{FLAG} begins a new run"
         )
 
 
@@ -161,6 +166,10 @@ def _fetch(store: Store, found: Snapshot, workdir: Path) -> None:
             target = workdir / workdirs.CHECKPOINTS
             # Frees it of saves that never completed.
             directories.tidy(target)
+            # Of a start before, that had nothing saved; it says what is left out.
+            for name in snapshots.SMALL_FILES:
+                if name not in found.files:
+                    (workdir / name).unlink(missing_ok=True)
             checkpoints = part / workdirs.CHECKPOINTS
             for path in sorted(part.iterdir()):
                 if path != checkpoints:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.prepared.record import PreparedSource
 from alexnet_jax.data.selection import ReplacingSource, SelectedSource
+from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.randomized import CorruptedSource
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.nn.fused.support import Decision, decide, describe, explanation
@@ -25,6 +27,13 @@ from alexnet_jax.training import spikes
 from alexnet_jax.training.plan import Plan
 
 
+# What decides which images are read and how they are stored, with its defaults.
+FRACTION = {"validation_fraction": registry.VALIDATION_FRACTION}
+OF_PREPARING = {
+    "size": registry.SIZE,
+    **FRACTION,
+    **{"image_key": None, "label_key": None, "other_classes": "stop"},
+}
 # The first compute capability of NVIDIA with units for bfloat16, and AMD's processors.
 BFLOAT16_SINCE = 8.0
 BFLOAT16_OF_AMD = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
@@ -164,11 +173,19 @@ def slow_reading(setup: Setup) -> list[str]:
     if not isinstance(source, EncodedSource) or not source.recommends_preparing:
         return []
     data = setup.config["data"]
+    given = {key: data[key] for key, n in OF_PREPARING.items() if data.get(key, n) != n}
+    flags = " ".join(
+        shlex.quote(f"--{key}={value}")
+        for key, value in {"input": data.get("path"), **given}.items()
+    )
+    # What a prepared set has itself.
+    unset = [f"data.{key}" for key in given if key not in ("size", *FRACTION)]
+    without = f", without {' and '.join(unset)}" if unset else ""
     return [
         f"hint: {data['source']} is slow to read at random; prepare it once, with "
-        f"`python -m alexnet_jax.prepare --source={data['source']} "
-        f"--input={data.get('path')} --output=DIR`, and train with "
-        "--config.data.source=prepared --config.data.path=DIR"
+        f"`python -m alexnet_jax.prepare --source={data['source']} {flags} "
+        f"--output=DIR`, and train with --config.data.source=prepared "
+        f"--config.data.path=DIR{without}"
     ]
 
 

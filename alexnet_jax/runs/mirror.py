@@ -17,7 +17,7 @@ from alexnet_jax.checkpoint.errors import FILES_FILE
 from alexnet_jax.runs import snapshot as snapshots
 from alexnet_jax.runs import workdir as workdirs
 from alexnet_jax.runs.snapshot import BLOBS, PIECE_BYTES, SMALL_FILES, Snapshot
-from alexnet_jax.runtime import atomic, open_files, progress
+from alexnet_jax.runtime import atomic, listing, open_files, progress
 from alexnet_jax.runtime.errors import InputError, first_line
 from alexnet_jax.runtime.store import LONGEST_PAUSE, Store
 
@@ -202,10 +202,12 @@ class Mirror:
         """The files of a snapshot: checkpoints first, since what is written about them
         elsewhere is written before they are."""
         folders = [self._workdir / workdirs.CHECKPOINTS / str(step) for step in saved]
-        folders.append(self._workdir / workdirs.AUTOTUNING)
-        found = [path for folder in folders for path in sorted(folder.rglob("*"))]
-        found += [self._workdir / name for name in SMALL_FILES]
-        return [p for p in found if p.is_file() and not p.name.endswith(atomic.PART)]
+        if listing.is_folder(self._workdir / workdirs.AUTOTUNING):
+            folders.append(self._workdir / workdirs.AUTOTUNING)
+        small = [self._workdir / name for name in SMALL_FILES]
+        found = [path for folder in folders for path in listing.files_in(folder)]
+        found += [path for path in small if listing.is_file(path)]
+        return [path for path in found if not path.name.endswith(atomic.PART)]
 
     def _pieces(self, file: int) -> tuple[int, list[str]]:
         """The length of an open file, and the names of its pieces."""

@@ -21,7 +21,7 @@ from alexnet_jax.runs.config import Sections
 from alexnet_jax.runs.config_changes import check_config, differences
 from alexnet_jax.runs.provenance import environment
 from alexnet_jax.runs.time_spent import SECONDS, STEP_SECONDS
-from alexnet_jax.runtime import atomic, progress
+from alexnet_jax.runtime import atomic, listing, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError, first_line
 
@@ -136,7 +136,9 @@ def read_starts(workdir: Path) -> list[dict[str, object]]:
 def has_checkpoints(workdir: Path) -> bool:
     """Whether a run has saved anything; before that any run may take the directory."""
     folder = workdir / CHECKPOINTS
-    return folder.is_dir() and any(p.name.isdecimal() for p in folder.iterdir())
+    return listing.is_folder(folder) and any(
+        path.name.isdecimal() for path in folder.iterdir()
+    )
 
 
 def check_run(workdir: Path, config: Sections) -> None:

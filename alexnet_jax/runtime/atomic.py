@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from alexnet_jax.runtime import listing
 from alexnet_jax.runtime.errors import Failure, first_line
 
 
@@ -70,10 +71,10 @@ def make_folder(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """`sync` of every file and folder in a folder, and of the folder itself."""
-    for above, _, names in os.walk(folder, topdown=False):
+    for above, names in listing.walk(folder):
         for name in names:
-            sync(Path(above, name))
-        sync(Path(above))
+            sync(above / name)
+        sync(above)
 
 
 def sync(path: Path) -> None:

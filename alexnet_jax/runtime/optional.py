@@ -20,6 +20,7 @@ EXTRAS = {
     "pooch": "weights",
     "pillow_heif": "heif",
     "pyarrow": "parquet",
+    "requests": "weights",
     "s3fs": "mirror",
     "safetensors": "weights",
     "tensorboardX": "tensorboard",

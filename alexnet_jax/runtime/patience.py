@@ -12,8 +12,12 @@ from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import Failure, first_line
 
 
-# A mount that was lost (sshfs, Google Drive), a file handle that NFS forgot, a cable.
-AWAY = (errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EHOSTDOWN)
+# A mount that was lost (sshfs, Google Drive) and one whose program has just died, a
+# file handle that NFS forgot, a server of NFS that does not answer, a cable.
+AWAY = (
+    *(errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.EIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
+)
 SECONDS = 600.0
 # Of a read: shorter than a batch may take (`data.timeout`).
 SECONDS_TO_READ = 240.0

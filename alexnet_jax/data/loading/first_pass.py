@@ -11,7 +11,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from alexnet_jax.data.dataset import Example, Source
+from alexnet_jax.data.dataset import Example, Source, check_label
 from alexnet_jax.data.loading import batching
 from alexnet_jax.data.loading.pipeline import Pipeline
 from alexnet_jax.data.statistics import PixelSums, Statistics
@@ -86,6 +86,7 @@ def _parts(
 
     def read(indices: np.ndarray) -> _Part:
         sums, errors = PixelSums.zeros(pipeline.dataset.size), {}
+        classes = len(pipeline.dataset.class_names)
         examples: list[Example] = []
         for index in map(int, indices):
             try:
@@ -93,6 +94,7 @@ def _parts(
             except InputError as error:
                 errors[index] = error
                 continue
+            check_label(int(example["label"]), classes, source.name(index))
             if measured:
                 sums.add(example["image"])
             if kept:

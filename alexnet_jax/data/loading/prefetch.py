@@ -36,7 +36,9 @@ FILES_ALONE, FILES_OF_A_WORKER = 48, 32
 # Of a worker, beside its process, those that read examples and those that NumPy starts
 # for the other cores: 5 were counted.
 THREADS_OF_A_WORKER = 6
-WITHOUT_WORKERS = "use threads alone with --config.data.workers=0"
+WITHOUT_WORKERS = (
+    "use threads alone with --config.data.workers=0 (of `evaluate` --workers=0)"
+)
 
 
 @contextmanager
@@ -120,8 +122,8 @@ class _Watched(Iterator[HostBatch]):
             }.get(status, "")
             raise Failure(
                 f"a worker that reads the data has died (exit code {status}{cause}); "
-                "give the same command again, with fewer --config.data.workers if need "
-                "be"
+                "give the same command again, with fewer --config.data.workers (of "
+                "`evaluate` --workers) if need be"
             ) from error
 
 

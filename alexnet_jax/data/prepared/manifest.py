@@ -66,10 +66,13 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / DATASET_FILE
     check_utf8("", folder)
     if not path.is_file():
+        there = folder.is_dir() and any(folder.iterdir())
+        given, output = (folder, "NEW") if there else ("IMAGES", folder)
         raise InputError(
-            f"{folder} holds no prepared data set ({DATASET_FILE} is missing); make it "
-            f"with `python -m alexnet_jax.prepare --source=folder --input=IMAGES "
-            f"--output={folder}`"
+            f"{folder} holds no prepared data set ({DATASET_FILE} is missing); make "
+            f"one with `python -m alexnet_jax.prepare --source=folder --input={given} "
+            f"--output={output}`, or say where it is: data.path, --data_path of "
+            "`evaluate`"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

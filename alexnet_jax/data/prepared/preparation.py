@@ -23,7 +23,14 @@ from alexnet_jax.data.prepared.pixel_source import PixelSource
 from alexnet_jax.data.prepared.shard_writer import ShardTask
 from alexnet_jax.data.sources import own, registry
 from alexnet_jax.data.statistics import MEAN_FILE, PixelSums
-from alexnet_jax.runtime import atomic, clutter, process_pool, progress
+from alexnet_jax.runtime import (
+    atomic,
+    clutter,
+    optional,
+    paths,
+    process_pool,
+    progress,
+)
 from alexnet_jax.runtime.errors import Failure, InputError, check_number
 
 
@@ -68,6 +75,8 @@ def prepare(
       InputError: if images can't be read, or the output's folder can't be made.
       Failure: if the disk fails or is full, or a worker is killed.
     """
+    if input_path is not None and not own.is_own(source):
+        input_path = str(paths.local(input_path, "--input"))
     # The set takes the place of a link's folder, and is staged beside that.
     output = output.resolve() if output.is_symlink() else output.absolute()
     _check_arguments(source, input_path, output, size, workers)
@@ -86,7 +95,7 @@ def prepare(
     finished = folder / staging.SET_FOLDER
     job = _job(source, size, encoding, image_key)
     try:
-        with staging.hold(folder, output, {**job, "input": _place(input_path)}):
+        with staging.hold(folder, output, {**job, **_beside(input_path)}):
             tasks = _tasks(dataset, folder, encoding)
             _write_shards(tasks, workers, skip=on_error == "skip")
             notes = shard_notes.read(tasks)
@@ -102,7 +111,7 @@ def prepare(
             _write_statistics(finished, tasks["train"], content)
             atomic.write_json(finished / manifest.DATASET_FILE, content)
             _publish(finished, output)
-            staging.remove(folder)
+            staging.empty(folder)
     except OSError as error:
         path, reason = error.filename or folder, error.strerror or str(error)
         raise Failure(staging.cannot_write(path, reason)) from error
@@ -172,6 +181,14 @@ def _job(
     }
 
 
+def _beside(input_path: str | None) -> dict[str, object]:
+    """What else must be the same for shards to be kept; the manifest has none of it."""
+    installed = optional.is_installed("pillow_heif")
+    heif = importlib.metadata.version("pillow-heif") if installed else None
+    place = _place(input_path)
+    return {"input": place, "decoding": decoding.REVISION, "pillow-heif": heif}
+
+
 def _place(given: str | None) -> str | None:
     """Where the input lies: elsewhere, files of equal names and lengths may differ."""
     # A name in TensorFlow Datasets is no path, and a range of shards no file.
@@ -204,6 +221,7 @@ def _tasks(dataset: Dataset, folder: Path, encoding: str) -> dict[str, list[Shar
                 source.subset(start, stop),
                 encoding,
                 measured=split == "train",
+                classes=len(dataset.class_names),
             )
             for number, (start, stop) in enumerate(itertools.pairwise(borders))
         ]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from alexnet_jax.data import dataset
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, record, staging
 from alexnet_jax.data.prepared.pixel_source import PixelSource
@@ -23,6 +24,7 @@ class ShardTask(NamedTuple):
     Attributes:
       notes: the folder for the notes of finished shards.
       measured: whether the sums for the mean image and the colours are written.
+      classes: how many there are.
     """
 
     path: Path
@@ -30,6 +32,7 @@ class ShardTask(NamedTuple):
     source: EncodedSource | PixelSource
     encoding: str
     measured: bool
+    classes: int
 
     @property
     def note(self) -> Path:
@@ -67,6 +70,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
                     unreadable.append({"name": name, "reason": str(error)})
                     places.append(index)
                 else:
+                    dataset.check_label(label, task.classes, name)
                     repaired.update(repairs)
                     encoded = record.encode(image, task.encoding)
                     writer.write(record.pack(encoded, label, name))

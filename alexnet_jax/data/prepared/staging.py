@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from alexnet_jax.data import image_tree
 from alexnet_jax.data.prepared.manifest import Content
 from alexnet_jax.runtime import atomic, clutter, progress
 from alexnet_jax.runtime.errors import InputError
@@ -25,12 +26,13 @@ SET_FOLDER, NOTES_FOLDER = "set", "notes"
 
 def staging_folder(output: Path) -> Path:
     """The staging folder of an output: on the same disk, so that it can be renamed."""
-    return output.with_name(output.name + ".unfinished")
+    return output.with_name(output.name + image_tree.UNFINISHED)
 
 
 @contextlib.contextmanager
 def hold(staging: Path, output: Path, job: dict[str, object]) -> Iterator[None]:
-    """Make the staging folder, and lock it for this process.
+    """Make the staging folder, and lock it for this process; it goes at the end of a
+    block that has emptied it.
 
     What a job with the same options left in it stays; what another job left is removed.
     `job` holds the options that decide the bytes, and where the input lies; `output` is
@@ -50,6 +52,14 @@ def hold(staging: Path, output: Path, job: dict[str, object]) -> Iterator[None]:
     with locked(staging, f"{output} is being prepared"):
         _resume(staging, job)
         yield
+    # After its lock: NFS keeps a file that is open, under another name.
+    try:
+        staging.rmdir()
+    except OSError as error:
+        progress.say(
+            f"warning: {staging} is no longer needed and can't be removed "
+            f"({error.strerror})"
+        )
 
 
 def _resume(staging: Path, job: dict[str, object]) -> None:
@@ -78,16 +88,15 @@ def _resume(staging: Path, job: dict[str, object]) -> None:
         atomic.write_json(file, job)
 
 
-def remove(staging: Path) -> None:
-    """Remove the folder of a set that is published. What can't be removed, such as a
-    file that is held open on NFS, is a warning."""
-    try:
-        shutil.rmtree(staging)
-    except OSError as error:
-        progress.say(
-            f"warning: {staging} is no longer needed and can't be removed "
-            f"({error.strerror})"
-        )
+def empty(staging: Path) -> None:
+    """Remove all but the lock from the folder of a set that is published, as far as
+    that is possible: on NFS a reader may hold a file open."""
+    for path in staging.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK_FILE:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def cannot_write(path: object, reason: str) -> str:

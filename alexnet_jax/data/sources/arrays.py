@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from jaxtyping import Integer, Shaped, UInt8
 
 from alexnet_jax.data.dataset import Dataset, Example, fingerprint
 from alexnet_jax.data.statistics import PixelSums
-from alexnet_jax.runtime.errors import InputError
+from alexnet_jax.runtime.errors import InputError, first_line
 
 
 SPLITS = ("train", "validation")
@@ -63,8 +62,12 @@ def open_arrays(path: str | None, size: int, validation_fraction: float) -> Data
             labels = {split: stored[f"{split}_labels"] for split in SPLITS}
             names = stored["class_names"].astype(str).tolist()
         return array_dataset(images, labels, names)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no file of arrays ({error})") from error
+    except InputError:
+        raise
+    except Exception as error:
+        # NumPy, zlib and zipfile raise many kinds for damaged bytes.
+        reason = first_line(error)
+        raise InputError(f"{path} is no file of arrays ({reason})") from error
 
 
 def save_arrays(path: Path, dataset: Dataset) -> None:
@@ -128,7 +131,7 @@ def _check(
     classes: int,
 ) -> None:
     """Raise an InputError if a split's arrays are no examples of that size."""
-    count = len(labels)
+    count = len(labels) if labels.ndim else 0
     if images.dtype != np.uint8 or images.shape != (count, size, size, 3) or not count:
         raise InputError(
             f"images of {split} are {images.dtype} of {images.shape}; give uint8 of "

@@ -2,7 +2,8 @@
 
 Archives are read in place. Labels number the sorted WNIDs, as every published model
 does, and not the devkit's own numbers, which order the classes differently. A training
-image is called WNID/FILE and a validation image by its number, whatever the layout.
+image is called WNID/FILE and a validation image by its number, whatever the layout;
+but files of the Hub's archives have the WNID in their names as well.
 """
 
 from pathlib import Path

@@ -6,7 +6,7 @@ Caffe's list.
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ def from_kaggle(path: Path) -> Truth:
     """
     wnids = {}
     rows = csv.reader(_lines(path))
-    for line, row in enumerate(rows, 1):
+    for line, row in enumerate(_rows(path, rows), 1):
         if line == 1 and row[:1] == ["ImageId"]:
             continue
         words = row[1].split() if len(row) == 2 else []
@@ -82,6 +82,13 @@ def from_kaggle(path: Path) -> Truth:
             raise _no_image(path, line, "`ILSVRC2012_val_00000001,n01751748 1 2 3 4`")
         wnids[image] = words[0]
     return Truth(path.name, wnids)
+
+
+def _rows(path: Path, rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise InputError(f"{path} is damaged ({error})") from error
 
 
 def from_caffe(path: Path, classes: Sequence[str]) -> Truth:

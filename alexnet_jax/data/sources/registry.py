@@ -1,6 +1,7 @@
 """Opens a data set of any kind by the name of its source."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 from alexnet_jax.data.dataset import LARGEST_SIZE, Dataset
@@ -91,6 +92,8 @@ def open_dataset(
         other_classes=(other_classes, "stop"),
     )
     if own.is_own(source):
+        # Not checked: an address may be what the function takes.
+        path = None if path is None else os.path.expanduser(path)
         dataset = own.open_own(source, path, size, validation_fraction)
     else:
         if path is not None:

@@ -6,7 +6,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax.data.image_tree import LeftOut, printable
+from alexnet_jax.data.image_tree import (
+    LeftOut,
+    cannot_read,
+    is_unfinished,
+    printable,
+)
 from alexnet_jax.data.sources import split_folders
 from alexnet_jax.data.sources.rows import ShardFile
 from alexnet_jax.runtime import clutter
@@ -16,6 +21,8 @@ from alexnet_jax.runtime.errors import InputError
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # In a shard's name, which of how many it is.
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?!\d)")
+# In the Hub's cache each upload has a folder.
+_UPLOAD = re.compile(r"(?:^|/)snapshots/([0-9a-f]{40})/")
 
 
 class Shards(NamedTuple):
@@ -91,7 +98,7 @@ def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
     return Shards(
         root,
         {
-            split: tuple(ShardFile(p, (root / p).stat().st_size) for p in paths)
+            split: tuple(ShardFile(path, _length(root / path)) for path in paths)
             for split, paths in splits.items()
         },
         +left_out,
@@ -99,24 +106,36 @@ def find_shards(given: str, ending: str, used: tuple[str, ...] = ()) -> Shards:
     )
 
 
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
 def _absent(root: Path, found: list[str]) -> list[str]:
     """A line for shards whose names count more of them than there are.
 
     Raises:
-      InputError: if one is there twice, as after two uploads.
+      InputError: if one is there twice, or there are two sets of them, as after two
+        uploads.
     """
-    counted: dict[tuple[str, int], dict[int, str]] = {}
+    uploads: dict[str, str] = {}
+    counted: dict[str, tuple[int, dict[int, str]]] = {}
     for path in found:
+        if match := _UPLOAD.search(path):
+            uploads.setdefault(match[1], path)
         if match := _NUMBERED.search(path, path.rfind("/") + 1):
-            shards = counted.setdefault((path[: match.start()], int(match[2])), {})
-            before = shards.setdefault(int(match[1]), path)
-            if before != path:
-                raise InputError(
-                    f"{printable(root)} has a shard twice, as {printable(before)} and "
-                    f"{printable(path)}; move one away"
-                )
+            number, of = int(match[1]), int(match[2])
+            total, shards = counted.setdefault(path[: match.start()], (of, {}))
+            if total != of:
+                raise _doubled(root, "two sets of shards", *shards.values(), path)
+            if shards.setdefault(number, path) != path:
+                raise _doubled(root, "a shard twice", shards[number], path)
+    if len(uploads) > 1:
+        raise _doubled(root, "two uploads", *uploads.values())
     lines = []
-    for (begin, total), shards in counted.items():
+    for begin, (total, shards) in counted.items():
         # Some count from 1.
         first = int(total in shards)
         absent = [n for n in range(first, first + total) if n not in shards]
@@ -126,6 +145,14 @@ def _absent(root: Path, found: list[str]) -> list[str]:
                 f"{printable(begin)}-... are not there, the first is number {absent[0]}"
             )
     return lines
+
+
+def _doubled(root: Path, what: str, *paths: str) -> InputError:
+    """The error for images that would be read twice."""
+    return InputError(
+        f"{printable(root)} has {what}, as {printable(paths[0])} and "
+        f"{printable(paths[-1])}; move one away, or give the folder of the other"
+    )
 
 
 def expand(pattern: str) -> list[str]:
@@ -162,6 +189,8 @@ def _walk(
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
+        # Not counted: the same command, given again, must find the same.
+        folders[:] = [n for n in folders if not is_unfinished(f"{folder}/{n}")]
         hidden = [n for n in folders if _is_hidden(n)]
         # Real folders before links to them, on every disk in the same order.
         folders[:] = sorted(
