@@ -200,9 +200,10 @@ def train_network(given: argparse.Namespace, changes: Sequence[str]) -> None:
     with multihost.together() if several else contextlib.nullcontext():
         result = train.run(config, workdir, given.mirror)
     if multihost.is_main():
+        # First: what was trained must not hang on a drawing.
+        progress.print_result(result)
         if not several and not given.no_report:
             draw(workdir)
-        progress.print_result(result)
 
 
 def draw(workdir: Path) -> None:

@@ -41,7 +41,8 @@ def compare(
     Args:
       files: one or two files of features; two of the same images.
       output: a .npy or .h5 file that doesn't exist.
-      layers: of each file; None for all.
+      layers: of the files; of a file that has none of them, as of recordings beside
+        layers, all are taken. None for all of both.
       distance: out of `similarity.DISTANCES`.
 
     Raises:
@@ -51,7 +52,7 @@ def compare(
     with ExitStack() as stack:
         opened = [stack.enter_context(open_features(path)) for path in files]
         images = images_of(opened)
-        sides = [chosen_layers(features, layers) for features in opened]
+        sides = chosen_layers(opened, layers)
         named = _named(files, sides)
         names, labels = images.names, images.labels
         keep = _whole(images, named)

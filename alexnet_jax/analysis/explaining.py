@@ -113,6 +113,8 @@ def explain(
     """
     check_number("--samples", samples, least=1, whole=True)
     network = open_trained(workdir, checkpoint)
+    if not any(isinstance(row, Conv) for row in network.model.layers.values()):
+        raise InputError(f"{workdir} has no convolution, whose maps would be explained")
     names, crop = network.data.class_names, network.data.crop
     label = None if chosen is None else class_number(chosen, names)
     patch = max(1, crop // PATCHES) if patch is None else patch

@@ -229,21 +229,24 @@ def _check_alike(first: Features, second: Features) -> None:
     )
 
 
-def chosen_layers(features: Features, wanted: list[str] | None) -> dict[str, Layer]:
-    """The layers of a file, or those of them that are named.
+def chosen_layers(
+    files: Sequence[Features], wanted: Sequence[str] | None
+) -> list[dict[str, Layer]]:
+    """The layers of each file, or those of them that are named; all of a file that has
+    none of those.
 
     Raises:
-      InputError: if one isn't there.
+      InputError: if no file has one of them.
     """
-    if wanted is None:
-        return dict(features.layers)
-    unknown = [name for name in wanted if name not in features.layers]
-    if unknown:
-        raise InputError(
-            f"{features.path} has no layer {', '.join(unknown)}; it has "
-            f"{', '.join(features.layers)}"
-        )
-    return {name: features.layers[name] for name in wanted}
+    known = {name for features in files for name in features.layers}
+    if unknown := [name for name in wanted or () if name not in known]:
+        have = "; ".join(f"{f.path} has {', '.join(f.layers)}" for f in files)
+        raise InputError(f"there is no layer {', '.join(unknown)}: {have}")
+    every = [dict(features.layers) for features in files]
+    return [
+        {name: layers[name] for name in wanted or () if name in layers} or layers
+        for layers in every
+    ]
 
 
 def _depth(name: str) -> tuple[float, bool, str]:

@@ -89,7 +89,7 @@ class CheckpointWriter(CheckpointReader):
         self._keep_every = keep_every
         consensus.in_main(lambda: directories.tidy(self._directory))
         # What all processes know alike, while the main process changes the disk.
-        self._known = super().steps
+        self._known = dict(map(tuple, consensus.of_main([*super().steps.items()])))
         self._saving: _Saving | None = None
         self._done: Callable[[], object] = lambda: None
         self._open = contextlib.ExitStack()

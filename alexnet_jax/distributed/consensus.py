@@ -7,6 +7,7 @@ process that runs alone exchanges nothing.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,10 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.distributed.multihost import is_main, leave
 from alexnet_jax.runtime.errors import InputError
+
+
+# What JSON can hold.
+Json = Any
 
 
 def all_of(value: bool) -> bool:
@@ -31,6 +36,22 @@ def from_all(number: float) -> list[float]:
     if jax.process_count() == 1:
         return [number]
     return multihost_utils.process_allgather(np.float32(number)).tolist()
+
+
+def of_main(value: Json) -> Json:
+    """The main process's value, in every process: of what each sees for itself, on a
+    disk that another has written to, one may see less for a while.
+
+    Args:
+      value: as JSON has them; a tuple becomes a list.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    sent = text if is_main() else np.zeros(length, np.uint8)
+    shared = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+    return json.loads(shared.astype(np.uint8).tobytes())
 
 
 def in_main(action: Callable[[], object]) -> None:

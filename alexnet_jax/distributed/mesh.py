@@ -28,6 +28,7 @@ MORE_CPUS = (
     "mesh.virtual_cpu_devices={0} in a run's config"
 )
 
+OTHER_PLATFORM = "JAX_PLATFORMS=cpu computes without it"
 # What JAX offers for debugging and does not fit.
 NOT_WITH = {
     "jax_check_tracer_leaks": "it makes compiling take hours",
@@ -55,7 +56,8 @@ def open_mesh(
 
     Args:
       towers: how many towers the network has.
-      data: devices along which a batch is split; "auto" takes all that there are.
+      data: devices along which a batch is split; "auto" takes as many as there are for
+        whole groups of towers, and standard error says so if some are left.
       tower: devices along which the towers are split; "auto" takes one for each tower
         where that many devices are there, and those of several processes divide evenly
         among the towers, else one for all. The numbers are the same.
@@ -68,7 +70,9 @@ def open_mesh(
       InputError: if the axis doesn't divide the towers, or there are too few devices.
     """
     _choose_platform(platform, virtual_cpu_devices)
-    devices = open_devices()
+    devices = open_devices(
+        OTHER_PLATFORM if platform is None else "leave mesh.platform out"
+    )
     _check_platform(platform, devices[0].platform)
     check_number("model.towers", towers, least=1)
     if tower == "auto":
@@ -94,6 +98,11 @@ def open_mesh(
         raise InputError(
             f"a mesh of data={along_data} x tower={along_tower} needs {needed} "
             f"devices, but there are {len(devices)} of kind {kind}{advice}"
+        )
+    if needed < len(devices) and data == "auto":
+        progress.say(
+            f"{needed} of the {len(devices)} devices are used, as groups of "
+            f"{along_tower}; --config.mesh.tower=1 takes all"
         )
     return _mesh(along_data, along_tower)
 
@@ -122,8 +131,11 @@ def one_device() -> Mesh:
     return _mesh(1, 1)
 
 
-def open_devices() -> list[Any]:
+def open_devices(advice: str = OTHER_PLATFORM) -> list[Any]:
     """The devices of the platform that JAX is set to, or that it chooses.
+
+    Args:
+      advice: what to do where they can't be opened.
 
     Raises:
       InputError: if it can't be opened: there is no such device, or its driver fails;
@@ -145,7 +157,7 @@ def open_devices() -> list[Any]:
         reason = first_line(error)[:300] if str(error) else "it is not installed"
         raise InputError(
             f"JAX can't open {f'the platform {chosen}' if chosen else 'its devices'} "
-            f"({reason}); JAX_PLATFORMS=cpu computes without it, and "
+            f"({reason}); {advice}, and "
             "`python -c 'import jax; print(jax.devices())'` shows what there is"
         ) from error
 
@@ -223,18 +235,24 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
     Processes that hold the towers of the same examples read the same part.
 
     Raises:
-      InputError: if a process's devices lie in no even part of the data axis.
+      InputError: in every process, if the devices of one lie in no even part of the
+        data axis.
     """
-    mine = jax.process_index()
+    shares = [_share(mesh, process) for process in range(jax.process_count())]
+    return shares[jax.process_index()]
+
+
+def _share(mesh: Mesh, process: int) -> tuple[int, int]:
+    """`data_share` of a process."""
     rows = [
         row
         for row, devices in enumerate(mesh.devices)
-        if any(device.process_index == mine for device in devices)
+        if any(device.process_index == process for device in devices)
     ]
     count = len(mesh.devices)
     if not rows or count % len(rows) or rows[0] % len(rows):
         raise InputError(
-            f"process {mine} has {len(rows)} of {count} places along the data axis, "
+            f"process {process} has {len(rows)} of {count} places along the data axis, "
             "which can't be cut evenly among processes; use all devices "
             "(--config.mesh.data=auto) and as many in every process, or hold all "
             "towers on each (--config.mesh.tower=1)"

@@ -74,7 +74,8 @@ def evaluate(
       data_path: where the data are.
       dtype: type of the computation, `float32` or `bfloat16`.
       predictions: a new file to write every example's outputs to; they are kept in
-        memory for it (2 GB a member for ImageNet's ten views).
+        memory for it, and once more to be written (2 GB each for a member and
+        ImageNet's ten views). Without it an example takes 4 bytes a class and member.
       done: called with the result before that file is written, which may fail.
 
     Raises:
@@ -99,7 +100,7 @@ def evaluate(
         keep=predictions is not None,
     )
     outputs = [*map(outputs_of, members, opened)]
-    measured, probabilities = _measured(outputs, size)
+    measured = _measured(outputs, size)
     result: dict[str, object] = {
         "split": split,
         "examples": len(outputs[0].labels),
@@ -111,7 +112,7 @@ def evaluate(
     }
     done(result)
     if predictions is not None:
-        _write_predictions(predictions, opened[0], split, outputs, probabilities)
+        _write_predictions(predictions, opened[0], split, outputs, size)
     return result
 
 
@@ -137,6 +138,8 @@ def run_over(
 
     All views' logits are kept only if `keep` is set: ImageNet's of ten views are 2 GB.
     """
+    examples = len(pipeline.dataset.splits[split])
+    classes = len(pipeline.dataset.class_names)
     dataset = grain_datasets.evaluation_dataset(pipeline, split, batch_size=batch_size)
     step = member.evaluator(mesh, views)
 
@@ -146,36 +149,35 @@ def run_over(
         _, logits = step(batch)
         return {"logits": logits, "mean": losses.log_mean_probabilities(logits)}
 
-    labels, log_probabilities, kept = [], [], []
-    counted = 0
-    total = len(pipeline.dataset.splits[split])
+    # Whole from the beginning: joining the batches would need twice the memory.
+    labels = np.empty(examples, np.int32)
+    log_probabilities = np.empty((examples, classes), np.float32)
+    logits, counted, done = None, 0, 0
     with (
-        progress.counted(str(member.workdir), total) as advance,
+        progress.counted(str(member.workdir), examples) as advance,
         prefetch.read(pipeline, dataset) as batches,
     ):
         for batch, results in evaluation.over_batches(averaged, batches, mesh):
+            part = slice(done, done := done + len(batch["label"]))
+            labels[part], log_probabilities[part] = batch["label"], results["mean"]
             counted = results["logits"].shape[1]
-            labels.append(batch["label"])
-            log_probabilities.append(results["mean"])
             if keep:
-                kept.append(results["logits"])
+                if logits is None:
+                    logits = np.empty((examples, counted, classes), np.float32)
+                logits[part] = results["logits"]
             advance(len(batch["label"]))
-    return Outputs(
-        np.concatenate(labels),
-        np.concatenate(log_probabilities),
-        counted,
-        np.concatenate(kept) if keep else None,
-    )
+    return Outputs(labels, log_probabilities, counted, logits)
 
 
 def combine(
-    members: Sequence[Outputs], batch_size: int
-) -> tuple[dict[str, float], Float[np.ndarray, "examples classes"]]:
-    """Loss and errors of the probabilities averaged over members, and those averages;
-    in parts, to need little memory on the device."""
+    members: Sequence[Outputs],
+    batch_size: int,
+    probabilities: Float[np.ndarray, "examples classes"] | None = None,
+) -> dict[str, float]:
+    """Loss and errors of the probabilities averaged over members, in parts, to need
+    little memory on the device; `probabilities` is filled with these averages."""
     labels = members[0].labels
     totals: dict[str, float] = {}
-    probabilities = []
     # Small arrays of the host, also where JAX_TRANSFER_GUARD is set.
     with jax.transfer_guard("allow"):
         for start in range(0, len(labels), batch_size):
@@ -189,23 +191,21 @@ def combine(
             sums = losses.sums(log_mean, jnp.asarray(labels[part]), mask)
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
-            probabilities.append(np.exp(jax.device_get(log_mean)))
-    return losses.means(totals), np.concatenate(probabilities)
+            if probabilities is not None:
+                probabilities[part] = np.exp(jax.device_get(log_mean))
+    return losses.means(totals)
 
 
-def _measured(
-    outputs: Sequence[Outputs], batch_size: int
-) -> tuple[Mapping[str, object], Float[np.ndarray, "examples classes"]]:
-    """Loss and errors as `evaluate` returns them, and the averaged probabilities."""
+def _measured(outputs: Sequence[Outputs], batch_size: int) -> Mapping[str, object]:
+    """Loss and errors as `evaluate` returns them."""
     if any(not np.array_equal(outputs[0].labels, o.labels) for o in outputs):
         raise InputError("the members read different examples and make no ensemble")
-    together, probabilities = combine(outputs, batch_size)
+    together = combine(outputs, batch_size)
     if len(outputs) == 1:
-        return together, probabilities
-    alone = [combine([member], batch_size)[0] for member in outputs]
-    first = [combine(outputs[:n], batch_size)[0] for n in range(2, len(outputs))]
-    parts = {"alone": alone, "first": [alone[0], *first, together]}
-    return {**together, **parts}, probabilities
+        return together
+    alone = [combine([member], batch_size) for member in outputs]
+    first = [combine(outputs[:n], batch_size) for n in range(2, len(outputs))]
+    return {**together, "alone": alone, "first": [alone[0], *first, together]}
 
 
 def _write_predictions(
@@ -213,10 +213,12 @@ def _write_predictions(
     pipeline: Pipeline,
     split: str,
     outputs: Sequence[Outputs],
-    probabilities: Float[np.ndarray, "examples classes"],
+    batch_size: int,
 ) -> None:
     """Write every example's name, label, logits and averaged probabilities."""
     source = pipeline.dataset.splits[split]
+    probabilities = np.empty_like(outputs[0].log_probabilities)
+    combine(outputs, batch_size, probabilities)
     kept = [output.logits for output in outputs if output.logits is not None]
     with writing(path), atomic.replacing(path) as file:
         np.savez(

@@ -25,6 +25,10 @@ NOT_COMPARED = frozenset(
 )
 
 
+# Those of `configs/finetune.py`.
+VARIANTS = ("code2012", "paper", "conv6", "caffe", "caffenet", "owt")
+
+
 def init_from(
     source: Path,
     params: Params,
@@ -58,11 +62,18 @@ def init_from(
         and _shape(params.get(name)) != _shape(theirs.get(name))
     ]
     if differing:
+        shapes = "; ".join(differing)
+        if not differing_settings(pretrained.model, model):
+            crop = pretrained.data.crop
+            raise InputError(
+                f"train.init_from={source} is a run on other crops ({shapes}); give "
+                f"--config.data.crop={crop}"
+            )
         known = pretrained.preset
-        instead = f", or its own with --config=finetune:{known}" if known else ""
+        instead = f", or its own with --config=finetune:{known}"
         raise InputError(
-            f"train.init_from={source} is a run of another network "
-            f"({'; '.join(differing)}); give one of the same layers{instead}"
+            f"train.init_from={source} is a run of another network ({shapes}); give "
+            f"one of the same layers{instead if known in VARIANTS else ''}"
         )
     if settings := differing_settings(pretrained.model, model):
         progress.say(

@@ -32,13 +32,20 @@ def open_mesh(workdirs_given: Sequence[Path], mesh: tuple[int, int] | None) -> M
     """
     configs = [plain(workdirs.read_config(workdir)) for workdir in workdirs_given]
     settings = dict(configs[0].get("mesh", {}))
+    # That of the machine of the training; here JAX chooses.
+    settings.pop("platform", None)
     if mesh is not None:
         settings["data"], settings["tower"] = mesh
     # So many devices divide the towers of each.
     towers = math.gcd(
         *(config.get("model", {}).get("towers", AlexNet.towers) for config in configs)
     )
-    return meshes.open_mesh(towers=towers, **settings)
+    try:
+        return meshes.open_mesh(towers=towers, **settings)
+    except InputError as error:
+        if mesh is not None:
+            raise
+        raise InputError(f"{error}; --mesh=1x1 takes one device") from error
 
 
 def open_members(

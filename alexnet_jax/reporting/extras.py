@@ -77,7 +77,10 @@ def sections(
         shown.append(_map(insight, folder))
     if extras.best is not None:
         shown.append(_best(network, data_path, extras.best, folder))
-    return [*shown, *(_explained(network, image) for image in extras.explain)]
+    names = explanation_sheet.names_of(extras.explain)
+    for image, name in zip(extras.explain, names, strict=True):
+        shown.append(_explained(network, image, name))
+    return shown
 
 
 def write_animation(workdir: Path, path: Path) -> None:
@@ -100,8 +103,8 @@ def write_animation(workdir: Path, path: Path) -> None:
             network = open_trained(workdir, step)
             first = next(iter(network.model.layers))
             kernels = np.asarray(network.plain_params[first]["kernel"])
-            if kernels.shape[3] != 3:
-                raise InputError(f"the kernels of {first} don't see three colours")
+            if not kernel_sheet.is_drawable(kernels):
+                raise InputError(f"{first} is no convolution of three colours")
             kernels_at[step] = kernels
             advance(1)
     kernel_sheet.write_animation(kernels_at, path)
@@ -151,14 +154,14 @@ def _best(
     return Section(f"Best images of {layer}", [shown], text)
 
 
-def _explained(network: TrainedNetwork, image: Path) -> Section:
+def _explained(network: TrainedNetwork, image: Path, name: str) -> Section:
     explained = explaining.explain(network.workdir, image, checkpoint=network.step)
-    path = explanation_sheet.place_of(network.workdir, image, None)
+    path = network.workdir / workdirs.FIGURES / f"explain_{name}.png"
     explanation_sheet.write(explained, path)
     sheet = np.asarray(Image.open(path).convert("RGB"))
-    name = explained.class_names[explained.label]
-    shown = html.pixels(sheet, f"What speaks for {name} in {image.name}", smooth=True)
-    return Section(f"Explanation of {image.name}", [shown])
+    best = explained.class_names[explained.label]
+    shown = html.pixels(sheet, f"What speaks for {best} in {image.name}", smooth=True)
+    return Section(f"Explanation of {name}", [shown])
 
 
 def _save(sheet: np.ndarray, path: Path) -> None:

@@ -21,6 +21,12 @@ ANIMATIONS = {".gif": "GIF", ".png": "PNG", ".webp": "WebP"}
 FRAME_MS, LAST_MS = 250, 2000
 
 Kernels = Float[np.ndarray, "towers height width 3 channels"]
+AXES = 5
+
+
+def is_drawable(kernels: Float[np.ndarray, "..."]) -> bool:
+    """Whether a layer's kernels are those of a convolution of three colours."""
+    return kernels.ndim == AXES and kernels.shape[3] == 3
 
 
 def kernel_sheet(kernels: Kernels) -> UInt8[np.ndarray, "rows columns 3"]:

@@ -185,8 +185,8 @@ def speed(runs: Sequence[Curves], folder: Path, prefix: str = "") -> Section:
 
 
 def kernels(first: Float[np.ndarray, "..."], folder: Path) -> list[Section]:
-    """The first layer's kernels; none where they don't see three colours."""
-    if first.shape[3] != 3:
+    """The first layer's kernels; none where they are not drawable."""
+    if not kernel_sheet.is_drawable(first):
         return []
     path = folder / "kernels.png"
     with writing(path):
@@ -235,9 +235,10 @@ def predictions(insight: Insight, folder: Path) -> list[Section]:
 
 def errors_by_class(insight: Insight) -> Table:
     """Every class, those with the largest errors first."""
-    counts = insight.confusion()
-    totals = counts.sum(axis=1)
-    wrong = totals - counts.diagonal()
+    classes, labels = len(insight.class_names), insight.every_label
+    totals = np.bincount(labels, minlength=classes)
+    missed = labels[labels != insight.every_prediction]
+    wrong = np.bincount(missed, minlength=classes)
     errors = np.where(totals > 0, wrong / np.maximum(totals, 1), -1.0)
     rows = [
         (

@@ -40,8 +40,9 @@ def completed(config: Sections, images: int) -> tuple[Settings, str]:
     if name is None:
         return settings, ""
     *_, head = AlexNet(num_classes=1, **section(config, "model")).layers
-    given = section(config, "train").get("batch_size")
-    recipe = RECIPES[str(name)](images, head, given)
+    training = section(config, "train")
+    given = {key: training.get(key) for key in ("batch_size", "epochs", "steps")}
+    recipe = RECIPES[str(name)](images, head, **given)
     chosen = []
     for path, value in recipe.values.items():
         place, key = _place(settings, path)

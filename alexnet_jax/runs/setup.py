@@ -17,6 +17,7 @@ from alexnet_jax.distributed import mesh as meshes
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import determinism, holding, pretrained, recipes
 from alexnet_jax.runs.config import (
+    SECTIONS,
     Arguments,
     Config,
     Sections,
@@ -105,7 +106,7 @@ def build_setup(
     Raises:
       InputError: if something in the config or the data is wrong.
     """
-    settings: Sections = plain(config)
+    settings: Sections = {**{name: {} for name in SECTIONS}, **plain(config)}
     check(settings)
     recipes.check(settings)
     network = section(settings, "model")

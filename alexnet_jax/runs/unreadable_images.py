@@ -53,6 +53,8 @@ def open_readable(
 
     def read_once() -> None:
         nonlocal statistics
+        if workdirs.has_checkpoints(workdir):
+            return
         # A run that is in use has made its choice, though it has saved nothing yet.
         with locked(workdir, f"{workdir} is in use"):
             (workdir / LEFT_OUT_FILE).unlink(missing_ok=True)
@@ -61,8 +63,7 @@ def open_readable(
                 if any(unreadable.values()):
                     _leave_out(workdir, pipeline, unreadable)
 
-    if not workdirs.has_checkpoints(workdir):
-        consensus.in_main(read_once)
+    consensus.in_main(read_once)
     pipeline = leave_out(workdir, pipeline)
     splits = dict(pipeline.dataset.splits)
     if pipeline.on_error == "skip":

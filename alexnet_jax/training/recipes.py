@@ -28,17 +28,24 @@ RATE, HEAD = 0.003, 10.0
 VALIDATIONS = 10
 
 
-def finetuning(images: int, head: str, batch_size: int | None) -> Recipe:
+def finetuning(
+    images: int,
+    head: str,
+    *,
+    batch_size: int | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+) -> Recipe:
     """How a trained network is fine-tuned.
 
     Args:
       images: in the training set.
       head: the last layer.
-      batch_size: where it is set already; else None.
+      batch_size, epochs, steps: where they are set already; else None.
     """
-    epochs = min(max(round(SEEN / math.sqrt(images)), LEAST), MOST)
+    epochs = epochs or min(max(round(SEEN / math.sqrt(images)), LEAST), MOST)
     batch_size = batch_size or (SMALL if images < FEW else LARGE)
-    steps = round(epochs * images / batch_size)
+    steps = steps or round(epochs * images / batch_size)
     values = {
         "train.batch_size": batch_size,
         "train.epochs": float(epochs),
@@ -50,4 +57,4 @@ def finetuning(images: int, head: str, batch_size: int | None) -> Recipe:
     return Recipe(values, "the fewer images, the more often each is seen")
 
 
-RECIPES: dict[str, Callable[[int, str, int | None], Recipe]] = {"finetune": finetuning}
+RECIPES: dict[str, Callable[..., Recipe]] = {"finetune": finetuning}

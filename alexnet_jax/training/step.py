@@ -121,7 +121,10 @@ def abstract_state(
     specs = logical_to_mesh(nn.get_partition_spec(declared), MESH_AXES)
 
     def place(array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-        sharding = NamedSharding(mesh, spec)
+        # Every axis is spelled, as in what a compiled step returns: a shorter spelling
+        # would compile the step a second time.
+        whole = PartitionSpec(*spec, *[None] * (len(array.shape) - len(spec)))
+        sharding = NamedSharding(mesh, whole)
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     return jax.tree.map(place, nn.unbox(declared), specs)

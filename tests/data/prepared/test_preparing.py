@@ -646,7 +646,7 @@ def test_a_drive_that_is_away_is_waited_for(
     if kind == "folder":
         assert isinstance(source.source, EncodedSource)
         task = shard_writer.ShardTask(
-            tmp_path / "a", tmp_path, source.source, "raw", measured=False
+            tmp_path / "a", tmp_path, source.source, "raw", measured=False, classes=2
         )
         with pytest.raises(Failure, match="can't be reached"):
             shard_writer.write_shard(task, lambda _: None)
