@@ -122,6 +122,26 @@ def test_bfloat16_measures_nearly_the_same(first_run, capsys):
     assert found["top1_error"] == pytest.approx(expected["top1_error"], abs=0.02)
 
 
+@pytest.mark.slow
+@IN_ONE_PROCESS
+def test_what_the_machine_of_the_training_had_is_not_needed(
+    first_run, tmp_path, capsys
+):
+    """Its platform, and worker processes."""
+    run = tmp_path / "run"
+    shutil.copytree(first_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["mesh"]["platform"], config["data"]["workers"] = "cuda", 2
+    (run / "config.json").write_text(json.dumps(config))
+    command.main([f"--workdir={run}", "--workers=0"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["loss"] == ensemble.evaluate([first_run])["loss"]
+    config["mesh"]["data"] = 4
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="; --mesh=1x1 takes one device"):
+        command.main([f"--workdir={run}"])
+
+
 def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_error(first_run):
     steps = runs.checkpoint_steps(first_run)
     best = ensemble.evaluate([first_run])

@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 import sys
+import tracemalloc
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +17,16 @@ from alexnet_jax import figures, main
 from alexnet_jax.analysis import embedding
 from alexnet_jax.inference import evaluations, inspection
 from alexnet_jax.inference.ensemble import evaluate
+from alexnet_jax.inference.inspection import Insight
 from alexnet_jax.inference.trained import open_trained
-from alexnet_jax.reporting import charts, html, kernel_sheet, report, sections
+from alexnet_jax.reporting import (
+    charts,
+    explanation_sheet,
+    html,
+    kernel_sheet,
+    report,
+    sections,
+)
 from alexnet_jax.runs import metrics_file
 from alexnet_jax.runtime.errors import Failure, InputError
 
@@ -431,3 +441,44 @@ def test_five_classes_or_fewer_have_no_top5_error():
         names = [name for name, _ in numbers.pairs]
         assert ("top-5 error there" in names) == (classes > 5)
         assert ("training loss", "0.000") in numbers.pairs
+
+
+def test_kernels_that_are_no_convolution_of_colours_are_not_drawn(tmp_path):
+    """Of a fully connected layer, of grey images, of a locally connected layer."""
+    for shape in ((1, 12, 4), (2, 5, 5, 1, 4), (2, 4, 4, 3, 3, 3, 4)):
+        assert sections.kernels(np.zeros(shape), tmp_path) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_many_classes_take_little_memory():
+    """A number for each pair of 30,000 classes would be 7 GB."""
+    names = tuple(map(str, range(30_000)))
+    labels, predictions = np.array([0, 0, 7, 7]), np.array([0, 3, 7, 7])
+    none = np.zeros((0, 1, 1, 3), np.uint8)
+    insight = Insight(
+        class_names=names,
+        images=none,
+        labels=labels[:0],
+        probabilities=np.zeros((0, 1)),
+        hidden=np.zeros((0, 1)),
+        every_label=labels,
+        every_prediction=predictions,
+        unreadable=0,
+        training=1,
+    )
+    tracemalloc.start()
+    table = sections.errors_by_class(insight)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e8
+    assert table.rows[0][:4] == ("0", "2", "1", "50%")
+    assert ("7", "2", "0", "0%") in [row[:4] for row in table.rows]
+
+
+def test_images_of_one_name_have_figures_of_their_own():
+    images = [Path("a/cat.jpg"), Path("dog.jpg")]
+    assert explanation_sheet.names_of(images) == ["cat", "dog"]
+    images = [Path("a/cat.jpg"), Path("b/cat.jpg")]
+    assert explanation_sheet.names_of(images) == ["a-cat-jpg", "b-cat-jpg"]
+    images = [Path("a/cat.jpg"), Path("b/cat.png")]
+    assert explanation_sheet.names_of(images) == ["cat-jpg", "cat-png"]

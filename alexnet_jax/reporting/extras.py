@@ -161,7 +161,8 @@ def _explained(network: TrainedNetwork, image: Path, name: str) -> Section:
     sheet = np.asarray(Image.open(path).convert("RGB"))
     best = explained.class_names[explained.label]
     shown = html.pixels(sheet, f"What speaks for {best} in {image.name}", smooth=True)
-    return Section(f"Explanation of {name}", [shown])
+    title = image.name if name == image.stem else name
+    return Section(f"Explanation of {title}", [shown])
 
 
 def _save(sheet: np.ndarray, path: Path) -> None:

@@ -256,6 +256,16 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path, disk):
         assert {*tmp_path.iterdir()} == before
 
 
+def test_a_layer_is_compared_with_recordings_which_have_another_name(tmp_path):
+    pytest.importorskip("zarr")
+    path, brain = write(tmp_path / "a.zarr", features()), tmp_path / "v4.npy"
+    np.save(brain, features(1)["fc7"])
+    found = compare([path, brain], tmp_path / "rdm.npy", layers=["fc7"])
+    assert (found.rows, found.columns) == (("a:fc7",), ("v4:v4",))
+    every = compare([path, brain], tmp_path / "all.npy")
+    assert found.cka.item() == every.cka[every.rows.index("a:fc7"), 0]
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_recordings_are_of_the_images_of_the_features_beside_them(
     tmp_path, turned, capsys
@@ -286,7 +296,7 @@ def test_what_can_t_be_compared_is_one_line(tmp_path, monkeypatch):
         assert "\n" not in str(raised.value)
         assert not list(tmp_path.glob("rdm*"))
 
-    refused(r"has no layer fc9; it has conv5, fc7", layers=["fc7", "fc9"])
+    refused(r"no layer fc9: .*a.zarr has conv5, fc7", layers=["fc7", "fc9"])
     refused("must end in .npy or .h5", output=tmp_path / "rdm.txt")
     refused("its folder isn't there", output=tmp_path / "none" / "rdm.npy")
     refused("does not exist", tmp_path / "none.npy")

@@ -6,6 +6,7 @@ import sys
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from alexnet_jax.distributed import mesh
@@ -74,6 +75,37 @@ def test_a_process_has_neighbouring_rows_of_a_batch(order, tower):
     rows = [{device.process_index for device in row} for row in found]
     assert [*map(min, rows)] == sorted(map(max, rows))
     assert all(len(row) == 1 for row in rows)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_every_process_refuses_what_one_has_no_part_in(monkeypatch, process):
+    device = types.SimpleNamespace(process_index=0)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    one = types.SimpleNamespace(devices=np.array([[device]], object))
+    with pytest.raises(InputError, match="process 1 has 0 of 1 places"):
+        mesh.data_share(one)
+
+
+def test_devices_that_are_left_are_said(capsys):
+    """Of two, since three towers need three."""
+    assert mesh.open_mesh(towers=2).devices.size == 2
+    assert capsys.readouterr().err == ""
+    assert mesh.open_mesh(towers=1, data=1).devices.size == 1
+    assert capsys.readouterr().err == ""
+    program = """
+from alexnet_jax.distributed import mesh
+print(mesh.open_mesh(towers=2, virtual_cpu_devices=3).devices.size)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=users.environment(JAX_PLATFORMS="cpu"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "2\n"
+    said = "2 of the 3 devices are used, as groups of 2; --config.mesh.tower=1 takes"
+    assert done.stderr.startswith(said)
 
 
 def test_a_cpu_shows_itself_as_several_devices():

@@ -1,11 +1,16 @@
 """Which settings of two networks differ."""
 
 import dataclasses
+import runpy
 
+import pytest
 from flax import linen as nn
 
 from alexnet_jax.inference import finetune
+from alexnet_jax.runs import config_file
+from alexnet_jax.runtime.errors import InputError
 
+import runs
 from networks import tiny
 
 
@@ -36,3 +41,23 @@ def test_rows_of_layers_are_compared_field_by_field():
     assert finetune.differing_settings(theirs, ours) == [
         "model.layers.conv2.stride=1 there and 2 here"
     ]
+
+
+def test_the_networks_that_fine_tuning_has_a_config_of():
+    """What an error may advise."""
+    path = config_file.config_folder() / "finetune.py"
+    assert config_file.load_config(str(path)) is not None
+    assert runpy.run_path(str(path))["VARIANTS"] == finetune.VARIANTS
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["--config.data.crop=99"], "a run on other crops .*--config.data.crop=67$"),
+        (["--config.model.towers=1"], "another network .*of the same layers$"),
+    ],
+)
+def test_what_to_do_where_shapes_differ(tmp_path, changes, said):
+    run = runs.run(tmp_path, "run", "--config.train.steps=1")
+    with pytest.raises(InputError, match=said):
+        runs.run(tmp_path, "new", f"--config.train.init_from={run}", *changes)

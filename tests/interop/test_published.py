@@ -338,11 +338,14 @@ def test_a_run_from_a_name_that_is_not_imported_is_one_line(tmp_path):
 
 def test_bad_names_and_missing_flags_are_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "bvlc").mkdir()
     for given, message in (
         (["--input=torchvision", "--preset=caffe"], "weights for --preset=owt"),
         (["--input=x.pth"], "--preset is missing"),
         (["--input=x.pth", "--preset=owt"], "--workdir is missing"),
         (["--input=torchvison", "--preset=owt", "--workdir=w"], "no known format"),
+        # A folder of this name, as the work directory of an import before.
+        (["--input=bvlc", "--preset=owt"], "weights for --preset=caffe"),
     ):
         with pytest.raises(InputError, match=message):
             weights.main(["import", *given])

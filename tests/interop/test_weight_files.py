@@ -574,3 +574,11 @@ def test_files_from_before_pytorch_1_6(tmp_path):
     path.write_bytes(whole.replace(b"ctorch._utils\n", b"cposix\n"))
     with pytest.raises(InputError, match="asks for posix._rebuild"):
         read_layers(path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("names.txt", "\n"), ("n.json", "[]")])
+def test_a_file_without_a_name_is_refused(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(InputError, match="has no name in it; give one for each class"):
+        read_class_names(path)

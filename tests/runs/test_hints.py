@@ -1,9 +1,12 @@
 """What a run says at its start."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from alexnet_jax import prepare as prepare_command
 from alexnet_jax.data.loading.pipeline import open_pipeline
 from alexnet_jax.data.prepared.preparation import prepare
 from alexnet_jax.main import parse
@@ -72,6 +75,23 @@ def test_advice_on_slow_reading_fits_the_data(tmp_path, image_folder):
         said = advice(source="prepared", path=str(data))
         assert ("--encoding=raw" in said) == (encoding == "jpeg")
     assert "prepare" not in advice(source="digits", size=77)
+
+
+def test_the_advice_to_prepare_gives_the_same_images(tmp_path):
+    """The columns and the size of the config, and a path that a shell would cut."""
+    path = tmp_path / "two columns"
+    forms.two_columns(path)
+    given = {"source": "parquet", "path": str(path), "size": "77", "crop": "67"}
+    given |= {"image_key": "mask", "validation_fraction": "0.5"}
+    changes = [f"--config.data.{key}={value}" for key, value in given.items()]
+    setup = build_setup(parse(runs.arguments(tmp_path, "run", *changes))[0])
+    (hint,) = hints.slow_reading(setup)
+    command = re.search("`python -m alexnet_jax.prepare (.*?)`", hint)[1]
+    asked = vars(prepare_command._parser().parse_args(shlex.split(command)))
+    expected = {"source": "parquet", "input_path": str(path), "size": 77}
+    expected |= {"image_key": "mask", "validation_fraction": 0.5}
+    assert asked == {**expected, "output": Path("DIR")}
+    assert hint.endswith("--config.data.path=DIR, without data.image_key")
 
 
 def test_data_that_are_slow_to_read_at_random_are_to_be_prepared(tmp_path):

@@ -176,10 +176,40 @@ def test_of_a_store_that_lost_its_last_object_the_snapshot_before_is_taken(
     for name in store.names("blobs"):
         store.delete(f"blobs/{name}")
     with pytest.raises(
-        InputError, match="has no whole snapshot of a run; give another"
+        InputError, match="has no whole snapshot of a run; if another start of it"
     ):
         fetched(tmp_path, "nothing")
     assert list((tmp_path / "nothing").iterdir()) == []
+
+
+def test_what_a_start_before_left_out_does_not_stay(tmp_path, flaw):
+    """It had saved nothing, and the run at the address leaves out no image."""
+    save(tmp_path / "run", 10)
+    copy(tmp_path / "run")
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "left_out.json").write_text('{"train": ["a.jpg"]}')
+    fetching.open_mirror("memory://bucket/run", tmp_path / "back", CONFIG)
+    assert contents(tmp_path / "back") == contents(tmp_path / "run")
+
+
+def test_what_a_running_start_replaces_while_it_is_fetched_is_fetched_anew(
+    tmp_path, flaw, capsys
+):
+    """Two more saves, after which the snapshot that is being read is deleted."""
+    save(tmp_path / "run", 10)
+    copy(tmp_path / "run")
+    begun = []
+
+    def overtaken(number, name, path):
+        if name == "read" and "blobs" in path and not begun:
+            begun.append(path)
+            for step in (20, 30):
+                save(tmp_path / "run", step, deleted=(step - 10,))
+                copy(tmp_path / "run")
+
+    flaw(overtaken)
+    assert contents(fetched(tmp_path)) == contents(tmp_path / "run")
+    assert begun and "is incomplete" in capsys.readouterr().err
 
 
 def test_a_broken_link_is_a_warning_and_a_line_at_the_end(tmp_path, flaw, capsys):

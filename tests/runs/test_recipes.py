@@ -43,7 +43,7 @@ def finetuning(*changes, variant=None):
 def test_the_fewer_images_the_more_often_each_is_seen():
     counts = (2, 10, 100, 500, 2000, 9999, 10_000, 100_000, 1_000_000)
     for recipe in RECIPES.values():
-        values = [recipe(count, "fc8", None).values for count in counts]
+        values = [recipe(count, "fc8").values for count in counts]
         epochs = [value["train.epochs"] for value in values]
         seen = [e * count for e, count in zip(epochs, counts, strict=True)]
         assert all(a >= b >= 1 for a, b in itertools.pairwise(epochs))
@@ -161,3 +161,14 @@ def test_a_run_continues_with_what_its_recipe_has_set(tmp_path, workdir, capsys)
     config.train.batch_size = 16
     with pytest.raises(InputError, match="train.batch_size 32 -> 16"):
         train.run(config, tmp_path / "tuned")
+
+
+@pytest.mark.parametrize("length", ["epochs=40", "steps=100"])
+def test_a_run_of_another_length_is_validated_as_often(tmp_path, length):
+    config = finetuning(
+        f"--config.train.init_from={tmp_path}", f"--config.train.{length}"
+    )
+    settings, _ = recipes.completed(plain(config), 320)
+    training = settings["train"]
+    steps = training.get("steps") or 40 * 320 // 32
+    assert steps // training["validate_steps"] == 10

@@ -16,6 +16,7 @@ from alexnet_jax.training import (
     optimizer,
     optimizer_state,
     preprocess,
+    spikes,
     step,
 )
 from alexnet_jax.training.schedule import make_schedule
@@ -216,10 +217,11 @@ def test_a_device_draws_its_own_towers_alone():
 
 
 @pytest.mark.slow
-def test_the_step_compiles_once():
+@pytest.mark.parametrize("wrapped", [lambda rule: rule, spikes.skipping_spikes])
+def test_the_step_compiles_once(wrapped):
     model, mesh = tiny(), mesh_of(1, 2)
     schedule = make_schedule(steps_per_epoch=1)
-    sgd = optimizer.momentum_sgd(schedule)
+    sgd = wrapped(optimizer.momentum_sgd(schedule))
     state = step.init_state(model, sgd, mesh, 67, 0)
     train = step.make_train_step(model, sgd, schedule, mesh, 0)
     mean = jax.device_put(np.zeros((67, 67, 3), np.float32), replicated(mesh))

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import prepare, verify
+from alexnet_jax.data import decoding
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import (
     manifest,
@@ -192,6 +193,66 @@ def test_another_input_starts_over(tmp_path, image_folder, many_shards, capsys):
     prepared_from(other, tmp_path / "straight", on_error="skip")
     assert "other options; starting over" in capsys.readouterr().err
     assert contents(output) == contents(tmp_path / "straight")
+
+
+def test_another_way_of_decoding_starts_over(
+    tmp_path, image_folder, many_shards, monkeypatch, capsys
+):
+    output = tmp_path / "out"
+    forms.prepare_and_kill("folder", image_folder, output, size=64)
+    monkeypatch.setattr(decoding, "REVISION", decoding.REVISION + 1)
+    prepared_from(image_folder, output)
+    assert "other options; starting over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["folder", "webdataset"])
+def test_a_preparation_within_its_input_is_not_its_input(
+    tmp_path, image_folder, form, many_shards
+):
+    found = []
+    for name in ("straight", "killed"):
+        folder = tmp_path / name
+        if form == "folder":
+            shutil.copytree(image_folder / "train", folder)
+        else:
+            forms.webdataset(folder)
+        output = folder / "class0" / "out" if form == "folder" else folder / "out"
+        if name == "killed":
+            forms.prepare_and_kill(form, folder, output, size=64)
+            assert output.with_name("out.unfinished").exists()
+        prepared_from(folder, output, source=form)
+        found.append(contents(output))
+    assert found[0] == found[1]
+
+
+def test_a_lock_that_stays_while_it_is_open_leaves_no_folder(
+    tmp_path, image_folder, monkeypatch, capsys
+):
+    """As on NFS, which gives a file that is removed another name until it is closed."""
+    held = {}
+    unlink, close = os.unlink, os.close
+
+    def renamed(path, *arguments, **options):
+        path = Path(os.fspath(path))
+        if path.name == "lock":
+            held[path] = path.with_name(".nfs0001")
+            path.rename(held[path])
+        else:
+            unlink(path, *arguments, **options)
+
+    def closed(descriptor):
+        status = os.fstat(descriptor)
+        close(descriptor)
+        for path, other in [*held.items()]:
+            if other.exists() and os.path.samestat(other.stat(), status):
+                unlink(other)
+                del held[path]
+
+    monkeypatch.setattr(os, "unlink", renamed)
+    monkeypatch.setattr(os, "close", closed)
+    prepared_from(image_folder, tmp_path / "out")
+    assert not (tmp_path / "out.unfinished").exists()
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_class_without_a_readable_image_is_refused(
@@ -658,6 +719,9 @@ def test_what_is_wrong_with_a_prepared_set_is_named(tmp_path, image_folder):
         opened(None)
     with pytest.raises(InputError, match=f"alexnet_jax.prepare .*--output={output}"):
         opened(output)
+    # Where the images themselves are given, they are what is to be prepared.
+    with pytest.raises(InputError, match=f"--input={image_folder} --output=NEW"):
+        opened(image_folder)
     content = prepared_from(image_folder, output)
     file = output / "dataset.json"
     text = file.read_text()

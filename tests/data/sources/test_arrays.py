@@ -149,3 +149,21 @@ def test_class_names_may_be_numbers_or_bytes(tmp_path, names):
     np.savez(path, class_names=names, **stored)  # type: ignore
     expected = ("0", "1", "2") if names.dtype.kind == "i" else ("a", "b", "c")
     assert open_arrays(str(path), 9, 0.1).class_names == expected
+
+
+@pytest.mark.parametrize("damage", ["deflated", "scalar"])
+def test_a_damaged_file_of_arrays_is_one_line(tmp_path, damage):
+    path = tmp_path / "set.npz"
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 8, 8, 3), np.uint8)
+    labels = np.asarray(0) if damage == "scalar" else np.asarray([0, 1, 0, 1])
+    arrays = {"train_images": images, "train_labels": labels}
+    arrays |= {"validation_images": images, "validation_labels": labels}
+    np.savez_compressed(path, class_names=np.asarray(["a", "b"]), **arrays)
+    if damage == "deflated":
+        content = bytearray(path.read_bytes())
+        content[200:260] = b"\xff" * 60
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        open_arrays(str(path), 8, 0.5)
+    assert "\n" not in str(caught.value)

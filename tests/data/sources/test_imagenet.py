@@ -14,6 +14,7 @@ from alexnet_jax.runtime import progress
 from alexnet_jax.runtime.errors import InputError
 
 import archives as fakes
+import forms
 from archives import NUMBERS, encode, opened
 
 
@@ -338,3 +339,14 @@ def test_any_change_of_bytes_gives_members_or_an_input_error(tmp_path):
             outcomes[True] += 1
             assert found == original
     assert outcomes[False] > 500
+
+
+def test_a_table_of_kaggles_with_a_stray_quote_is_one_line(tmp_path):
+    """All that follows is one field, longer than Python's reader takes."""
+    forms.kaggle(tmp_path)
+    table = tmp_path / "LOC_val_solution.csv"
+    begin = table.read_text().splitlines()[0]
+    rows = "ILSVRC2012_val_00000001,n01440764 1 2 3 4\n" * 9000
+    table.write_text(f'{begin}\n"{rows}')
+    with pytest.raises(InputError, match=r"LOC_val_solution.csv is damaged \(field"):
+        forms.opened("imagenet", tmp_path)

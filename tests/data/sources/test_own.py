@@ -186,3 +186,64 @@ def test_a_source_of_one_s_own_works_in_every_command(tmp_path, module, capsys):
     assert len(np.load(output)) == 24
     names = (tmp_path / "fc7.csv").read_text().splitlines()
     assert names[1].startswith(forms.photos()["train"][0].name)
+
+
+LABELLED = """
+import numpy as np
+from alexnet_jax.data.dataset import Dataset
+
+
+class Grey:
+    def __init__(self, *labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        image = np.full((67, 67, 3), index, np.uint8)
+        return {"image": image, "label": self.labels[index]}
+
+    def label(self, index):
+        return self.labels[index]
+
+    def name(self, index):
+        return f"grey{index}"
+
+    where = name
+
+
+def wrong(path, size, validation_fraction):
+    splits = {"train": Grey(0, 1, LABEL), "validation": Grey(0, 1)}
+    return Dataset(splits, ("a", "b"), ("a", "b"), 67, path or "grey")
+"""
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_class_that_is_none_is_refused_before_it_is_learned(
+    tmp_path, module, label, capsys
+):
+    source = f"{module(LABELLED.replace('LABEL', str(label)))}:wrong"
+    said = f"grey2 has the class {label}, and the 2 classes are 0 to 1"
+    with pytest.raises(InputError, match=said):
+        prepare.main([f"--source={source}", "--size=67", "--output=out"])
+    with pytest.raises(InputError, match=said):
+        runs.run(
+            tmp_path,
+            "run",
+            f"--config.data.source={source}",
+            *("--config.data.size=67", "--config.data.crop=67"),
+        )
+
+
+def test_a_function_gets_the_address_or_path_that_was_given(module, capsys):
+    text = LABELLED.replace("LABEL", "0").replace('path or "grey"', "path")
+    source = f"{module(text)}:wrong"
+    home = str(Path.home() / "x")
+    for given, expected in (("gs://bucket/x", "gs://bucket/x"), ("~/x", home)):
+        assert opened(source, given).fingerprint == expected
+        output = f"out{len(expected)}"
+        flags = ["--size=67", f"--input={given}", f"--output={output}"]
+        prepare.main([f"--source={source}", *flags])
+        result = json.loads(capsys.readouterr().out)
+        assert (result["train"], result["validation"]) == (3, 2)

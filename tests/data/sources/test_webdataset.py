@@ -175,6 +175,24 @@ def test_shards_that_are_missing_are_said_and_doubles_refused(tmp_path):
     double = tmp_path / "photos-train-2-of-4-0a1b.tar"
     shutil.copy(tmp_path / "photos-train-2-of-4.tar", double)
     assert "has a shard twice" in refused(tmp_path)
+    double.rename(tmp_path / "photos-train-1-of-5.tar")
+    assert "has two sets of shards" in refused(tmp_path)
+
+
+def test_two_uploads_in_the_hubs_cache_are_not_both_read(tmp_path):
+    for commit in ("0" * 40, "1" * 40):
+        forms.webdataset(tmp_path / "snapshots" / commit)
+    assert "has two uploads" in refused(tmp_path)
+    opened(tmp_path / "snapshots" / commit)
+
+
+def test_a_shard_that_was_not_fetched_is_one_line(tmp_path):
+    """As git-annex, DVC and a cache that was moved have it: a link to nowhere."""
+    forms.webdataset(tmp_path)
+    shard = min(tmp_path.glob("*.tar"))
+    shard.unlink()
+    shard.symlink_to("nowhere")
+    assert "is a link to nowhere, which does not exist; fetch it" in refused(tmp_path)
 
 
 def test_a_number_of_a_folder_is_none_of_its_shards(tmp_path):
