@@ -125,6 +125,20 @@ def config_of(*, epochs, rate=0.01):
     return config
 
 
+def test_a_set_up_of_a_data_set_that_is_open_has_every_section():
+    """Those that read a run look into `data`, whether the config had it or not."""
+    images = np.zeros((2, 224, 224, 3), np.uint8)
+    splits = ("train", "validation")
+    labels = np.array([0, 1])
+    dataset = array_dataset(
+        dict.fromkeys(splits, images), dict.fromkeys(splits, labels), ["a", "b"]
+    )
+    config = plain(config_of(epochs=1.0))
+    del config["data"]
+    config["train"]["batch_size"] = 2
+    assert build_setup(config, dataset).config["data"] == {}
+
+
 def recipes():
     """What later years have added, all at once."""
     config = config_of(epochs=3.0)

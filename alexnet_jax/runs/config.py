@@ -111,6 +111,19 @@ def check(config: Sections) -> None:
         section(config, name)
 
 
+def check_set(config: Sections) -> None:
+    """Raise an InputError if a key that takes a value has none, as what only a recipe
+    sets (`train.recipe`)."""
+    for name, keys in config.items():
+        for key, value in keys.items():
+            parameter = parameters(name)[key]
+            takes_none = parameter.default is None or may_be_none(parameter)
+            if value is None and not takes_none:
+                raise InputError(
+                    f"config.{name}.{key} is not set; give --config.{name}.{key}=VALUE"
+                )
+
+
 def unknown_key(section: str, key: str) -> str:
     """The message about a key that a section doesn't have."""
     if new := RENAMED.get(f"{section}.{key}"):

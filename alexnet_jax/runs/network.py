@@ -17,7 +17,15 @@ from alexnet_jax.distributed import placement
 from alexnet_jax.distributed.mesh import EXAMPLES
 from alexnet_jax.nn.alexnet import AlexNet
 from alexnet_jax.runs import recipes
-from alexnet_jax.runs.config import Arguments, Config, check, parameters, plain, section
+from alexnet_jax.runs.config import (
+    Arguments,
+    Config,
+    check,
+    check_set,
+    parameters,
+    plain,
+    section,
+)
 from alexnet_jax.runs.setup import optimizer_of, schedule_of
 from alexnet_jax.training import plan as plans
 from alexnet_jax.training.schedule import Schedule
@@ -82,6 +90,7 @@ def plan_network(config: Config) -> Network:
         examples = len(dataset.splits["train"])
     crop = _value(reading, "data", "crop")
     settings, _ = recipes.completed(settings, examples)
+    check_set(settings)
     training = section(settings, "train")
     if training.get("steps") is None and training.get("epochs") is None:
         training["steps"] = 1

@@ -22,6 +22,7 @@ from alexnet_jax.runs.mirror import Mirror
 from alexnet_jax.runs.recomputing import Replay, checked
 from alexnet_jax.runs.save_or_stop import Requests
 from alexnet_jax.runs.setup import Setup
+from alexnet_jax.runs.shared_workdir import check_shared
 from alexnet_jax.runs.time_spent import SAVING, VALIDATING
 from alexnet_jax.runs.watching import TrainingWatchdog
 from alexnet_jax.runtime import process_pool, progress
@@ -231,6 +232,7 @@ def _claimed(workdir: Path, setup: Setup) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         lock = locked(workdir, f"{workdir} is in use")
         consensus.in_main(lambda: stack.enter_context(lock))
+        check_shared(workdir)
         workdirs.check_run(workdir, setup.config)
         run_data.check_data(workdir, setup.pipeline)
         yield

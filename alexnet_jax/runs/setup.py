@@ -22,6 +22,7 @@ from alexnet_jax.runs.config import (
     Config,
     Sections,
     check,
+    check_set,
     parameters,
     plain,
     section,
@@ -118,6 +119,7 @@ def build_setup(
     pipeline = _open_data(section(settings, "data"), dataset)
     images = len(pipeline.dataset.splits["train"])
     settings, recipe = recipes.completed(settings, images)
+    check_set(settings)
     training = section(settings, "train")
     # What does not fit is refused now, before all images are read.
     held = {

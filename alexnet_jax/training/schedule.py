@@ -113,10 +113,6 @@ def _check_ranges(
     epochs: Sequence[float], factor: float, **not_negative: float | None
 ) -> None:
     for name, value in not_negative.items():
-        if value is None and name in ("learning_rate", "drops", "colour_shift"):
-            raise InputError(
-                f"schedule.{name} is not set; give --config.schedule.{name}=NUMBER"
-            )
         check_number(f"schedule.{name}", value or 0)
     if not 0 < factor <= 1:
         raise InputError(f"schedule.factor={factor} must lie above 0 and up to 1")

@@ -6,7 +6,6 @@ import sys
 import types
 
 import jax
-import numpy as np
 import pytest
 
 from alexnet_jax.distributed import mesh
@@ -79,10 +78,9 @@ def test_a_process_has_neighbouring_rows_of_a_batch(order, tower):
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_every_process_refuses_what_one_has_no_part_in(monkeypatch, process):
-    device = types.SimpleNamespace(process_index=0)
+    one = mesh.one_device()
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: process)
-    one = types.SimpleNamespace(devices=np.array([[device]], object))
     with pytest.raises(InputError, match="process 1 has 0 of 1 places"):
         mesh.data_share(one)
 

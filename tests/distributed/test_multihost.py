@@ -321,11 +321,9 @@ def test_a_lost_connection_is_one_line_wherever_it_is_noticed(tmp_path, inside):
         raise InputError("no folder Gloo")
 
 
-@pytest.mark.slow
-def test_a_process_that_does_not_see_the_checkpoints_is_refused_with_the_others(
-    tmp_path,
-):
-    """Its work directory is another one, as with a path on each host's own disk."""
+@pytest.mark.extended
+def test_a_process_with_another_work_directory_is_refused_with_the_others(tmp_path):
+    """As with a path that is on each host's own disk."""
     mesh = ("--config.mesh.data=2", "--config.mesh.tower=1")
     runs.run(tmp_path, "run", *SHORT)
     other = (f"--workdir={tmp_path / 'other'}",)
@@ -333,5 +331,6 @@ def test_a_process_that_does_not_see_the_checkpoints_is_refused_with_the_others(
     for status, _, lines in both:
         assert status == 2, lines
         assert len(errors(lines)) == 1
-    assert "checkpoints/10" in errors(both[1][2])[0]
+        assert "must be one folder that all processes see" in errors(lines)[0]
+    assert f"{tmp_path / 'other' / 'lock'} is not there" in errors(both[1][2])[0]
     assert runs.checkpoint_steps(tmp_path / "run").keys() == {5, 10}

@@ -53,11 +53,15 @@ def test_the_networks_that_fine_tuning_has_a_config_of():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["--config.data.crop=99"], "a run on other crops .*--config.data.crop=67$"),
+        (
+            ["--config.data.size=110", "--config.data.crop=99"],
+            "a run on other crops .*--config.data.crop=67$",
+        ),
         (["--config.model.towers=1"], "another network .*of the same layers$"),
     ],
 )
 def test_what_to_do_where_shapes_differ(tmp_path, changes, said):
     run = runs.run(tmp_path, "run", "--config.train.steps=1")
     with pytest.raises(InputError, match=said):
-        runs.run(tmp_path, "new", f"--config.train.init_from={run}", *changes)
+        begin = [f"--config.train.init_from={run}", "--config.data.mean=dataset"]
+        runs.run(tmp_path, "new", *begin, *changes)

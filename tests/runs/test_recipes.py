@@ -59,7 +59,7 @@ def test_the_fewer_images_the_more_often_each_is_seen():
 def test_a_recipe_sets_what_is_open_and_says_so(tmp_path):
     begin = f"--config.train.init_from={tmp_path}"
     setup = build_setup(finetuning(begin), images(40))
-    values = RECIPES["finetune"](40, "fc8", None).values
+    values = RECIPES["finetune"](40, "fc8").values
     plan, schedule = setup.plan, setup.config["schedule"]
     assert plan.batch_size == values["train.batch_size"]
     assert plan.steps == round(values["train.epochs"] * 40 / plan.batch_size)
@@ -90,13 +90,17 @@ def test_what_the_user_sets_is_left_as_it_is(tmp_path):
     assert again.recipe.endswith("all that it would set is set already")
     # Without a recipe nothing is set.
     assert build_setup(finetuning(*_all_set()), images(40)).recipe == ""
+    *others, rate = _all_set()
+    assert "learning_rate" in rate
+    with pytest.raises(InputError, match="schedule.learning_rate is not set; give"):
+        build_setup(finetuning(*others), images(40))
 
 
 def test_the_rate_follows_the_batch_that_the_user_sets(tmp_path):
     begin = f"--config.train.init_from={tmp_path}"
     config = finetuning(begin, "--config.train.batch_size=8")
     setup = build_setup(config, images(40))
-    values = RECIPES["finetune"](40, "fc8", None).values
+    values = RECIPES["finetune"](40, "fc8").values
     rate, batch = values["schedule.learning_rate"], values["train.batch_size"]
     assert setup.plan.batch_size == 8
     assert setup.config["schedule"]["learning_rate"] == pytest.approx(rate * 8 / batch)
@@ -125,13 +129,13 @@ def test_the_last_layer_is_the_network_s_own():
     config = plain(load_config("finetune", "conv6"))
     config["train"]["init_from"] = "elsewhere"
     settings, said = recipes.completed(config, 100)
-    factor = RECIPES["finetune"](100, "fc9", None).values["schedule.layer_rates.fc9"]
+    factor = RECIPES["finetune"](100, "fc9").values["schedule.layer_rates.fc9"]
     assert settings["schedule"]["layer_rates"] == {"fc9": factor}
     assert "schedule.layer_rates.fc9=" in said
     network = plan_network(config)
     assert (
         network.batch_size
-        == RECIPES["finetune"](10**6, "fc9", None).values["train.batch_size"]
+        == RECIPES["finetune"](10**6, "fc9").values["train.batch_size"]
     )
 
 

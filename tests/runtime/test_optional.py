@@ -53,5 +53,6 @@ def test_outside_a_checkout_packages_are_named(tmp_path):
         check=True,
     )
     assert (
-        done.stdout == 'pip install onnx pooch safetensors\npip install "jax[cuda12]"\n'
+        done.stdout
+        == 'pip install onnx pooch requests safetensors\npip install "jax[cuda12]"\n'
     )

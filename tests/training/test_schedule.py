@@ -128,11 +128,3 @@ def test_the_fine_tuning_of_the_2012_logs():
             found = [float(schedule.rate(now, none, layer)) for layer in layers]
             found.append(float(schedule.colour_coefficient(now)))
             assert found == pytest.approx(values), step
-
-
-@pytest.mark.parametrize("key", ["learning_rate", "drops", "colour_shift"])
-def test_what_a_schedule_must_have_is_named(key):
-    """As `--config=finetune` without its recipe leaves the rate."""
-    given = {key: None}
-    with pytest.raises(InputError, match=f"--config.schedule.{key}=NUMBER"):
-        make_schedule(steps_per_epoch=1, **given)
