@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -76,11 +76,11 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
-def check_label(label: int, classes: int, name: str) -> None:
-    """Raise an InputError if an example's class is none of so many."""
+def check_label(label: int, classes: int, name: Callable[[], str]) -> None:
+    """Raise an InputError if the class of an example of this name is none of so many."""
     if not 0 <= label < classes:
         raise InputError(
-            f"{name} has the class {label}, and the {classes} classes are 0 to "
+            f"{name()} has the class {label}, and the {classes} classes are 0 to "
             f"{classes - 1}"
         )
 

@@ -27,12 +27,13 @@ from alexnet_jax.training import spikes
 from alexnet_jax.training.plan import Plan
 
 
-# What decides which images are read and how they are stored, with its defaults.
-FRACTION = {"validation_fraction": registry.VALIDATION_FRACTION}
+# What decides which images are read and how they are stored, with its defaults; and of
+# that, what a prepared set has no use for.
+OF_SOURCE = {"image_key": None, "label_key": None, "other_classes": "stop"}
 OF_PREPARING = {
     "size": registry.SIZE,
-    **FRACTION,
-    **{"image_key": None, "label_key": None, "other_classes": "stop"},
+    "validation_fraction": registry.VALIDATION_FRACTION,
+    **OF_SOURCE,
 }
 # The first compute capability of NVIDIA with units for bfloat16, and AMD's processors.
 BFLOAT16_SINCE = 8.0
@@ -178,8 +179,7 @@ def slow_reading(setup: Setup) -> list[str]:
         shlex.quote(f"--{key}={value}")
         for key, value in {"input": data.get("path"), **given}.items()
     )
-    # What a prepared set has itself.
-    unset = [f"data.{key}" for key in given if key not in ("size", *FRACTION)]
+    unset = [f"data.{key}" for key in given if key in OF_SOURCE]
     without = f", without {' and '.join(unset)}" if unset else ""
     return [
         f"hint: {data['source']} is slow to read at random; prepare it once, with "

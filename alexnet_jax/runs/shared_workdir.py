@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import jax
+
 from alexnet_jax.checkpoint import directory as directories
 from alexnet_jax.distributed import consensus, multihost
 from alexnet_jax.runs.workdir import CHECKPOINTS
@@ -22,6 +24,8 @@ def check_shared(workdir: Path) -> None:
     Raises:
       InputError: in every process, if one does not.
     """
+    if jax.process_count() == 1:
+        return
     steps = directories.steps_in(workdir / CHECKPOINTS) if multihost.is_main() else []
     names = [LOCK_FILE, *(f"{CHECKPOINTS}/{step}" for step in steps)]
     wanted = [workdir / name for name in consensus.of_main(names)]

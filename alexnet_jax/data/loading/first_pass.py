@@ -6,6 +6,7 @@ while nothing is lost yet.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import grain
@@ -94,7 +95,7 @@ def _parts(
             except InputError as error:
                 errors[index] = error
                 continue
-            check_label(int(example["label"]), classes, source.name(index))
+            check_label(int(example["label"]), classes, partial(source.name, index))
             if measured:
                 sums.add(example["image"])
             if kept:

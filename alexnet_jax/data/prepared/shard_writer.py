@@ -4,12 +4,13 @@ are missing."""
 import collections
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax.data import dataset
+from alexnet_jax.data.dataset import check_label
 from alexnet_jax.data.encoded import EncodedSource
 from alexnet_jax.data.prepared import manifest, record, staging
 from alexnet_jax.data.prepared.pixel_source import PixelSource
@@ -70,7 +71,7 @@ def write_shard(task: ShardTask, advance: Callable[[int], None]) -> Path:
                     unreadable.append({"name": name, "reason": str(error)})
                     places.append(index)
                 else:
-                    dataset.check_label(label, task.classes, name)
+                    check_label(label, task.classes, partial(task.source.name, index))
                     repaired.update(repairs)
                     encoded = record.encode(image, task.encoding)
                     writer.write(record.pack(encoded, label, name))
