@@ -77,7 +77,7 @@ class Dataset:
 
 
 def check_label(label: int, classes: int, name: Callable[[], str]) -> None:
-    """Raise an InputError if the class of an example of this name is none of so many."""
+    """Raise an InputError if an example of this name has none of so many classes."""
     if not 0 <= label < classes:
         raise InputError(
             f"{name()} has the class {label}, and the {classes} classes are 0 to "
