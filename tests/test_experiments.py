@@ -229,6 +229,34 @@ def test_a_rate_is_tuned_by_its_first_epochs_however_long_it_learned(
     assert max(ends) == 2.0
 
 
+def test_how_many_times_as_long_tanh_takes(monkeypatch):
+    """Three seeds: Student's quantile is 4.3027. A rate with which one seed did not
+    come to the target counts for nothing, and neither does a run of tuning."""
+    monkeypatch.syspath_prepend(EXPERIMENTS / "relu")
+    factors = runpy.run_path(str(EXPERIMENTS / "relu" / "factors.py"))["factors"]
+
+    def lines(activation, rate, *taken, chosen=True):
+        what = {"pixels": "raw", "activation": activation, "rate": rate}
+        return [
+            {**what, "seed": n, "epochs_to_target": t, "chosen": chosen}
+            for n, t in enumerate(taken)
+        ]
+
+    (found,) = factors(
+        [
+            *lines("relu", 0.1, 2.0, 2.0, 2.0),
+            *lines("tanh", 0.1, 12.0, 14.0, 16.0),
+            *lines("tanh", 0.2, 9.0, 9.0, None),
+            *lines("tanh", 0.3, 20.0, 20.0, 20.0),
+            *lines("tanh", 0.4, 1.0, chosen=False),
+            *lines("sigmoid", 0.1, 99.0),
+        ]
+    ).values()
+    assert (found["by_seed"], found["mean"]) == ([6.0, 7.0, 8.0], 7.0)
+    half = 4.3027 / np.sqrt(3)
+    assert found["interval"] == pytest.approx([7 - half, 7 + half], abs=1e-3)
+
+
 def test_learned_means_three_epochs_without_an_error(tmp_path, monkeypatch):
     learned = script("generalisation", monkeypatch)["learned"]
     for errors, expected in (

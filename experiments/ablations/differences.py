@@ -110,9 +110,9 @@ def table(lines: Lines) -> dict[str, dict[str, Any]]:
         rows[row] = {
             "seeds": len(by_seed),
             "epochs": next(iter(by_seed.values()))["epochs"],
-            "top1_error": round(100 * float(np.mean(errors)), 2),
-            "top1_error_each": [round(100 * error, 2) for error in errors],
-            "top1_error_one_crop": round(100 * float(np.mean(one)), 2),
+            "top1_error": round(100 * float(np.mean(errors)), 3),
+            "top1_error_each": [round(100 * error, 3) for error in errors],
+            "top1_error_one_crop": round(100 * float(np.mean(one)), 3),
             "learned": sum(error < LEARNED for error in errors),
             "hours": round(sum(line["hours"] for line in by_seed.values()), 4),
             "ten_crops": _ten_crops(by_seed),
@@ -131,8 +131,8 @@ def _ten_crops(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
             for line in by_seed.values()
         ]
     )
-    ends = [round(end, 2) for end in interval(gain)]
-    return {"better_by": round(float(gain.mean()), 2), "interval": ends}
+    ends = [round(end, 3) for end in interval(gain)]
+    return {"better_by": round(float(gain.mean()), 3), "interval": ends}
 
 
 def _difference(
@@ -146,9 +146,9 @@ def _difference(
         [100.0 * (correct(of_base[s]) & ~correct(of_row[s])) for s in seeds]
     ) - np.stack([100.0 * (correct(of_row[s]) & ~correct(of_base[s])) for s in seeds])
     return {
-        "worse_by": round(float(worse.mean()), 2),
-        "interval": [round(end, 2) for end in interval(worse)],
-        "worse_by_each": [round(float(mean), 2) for mean in worse.mean(axis=1)],
+        "worse_by": round(float(worse.mean()), 3),
+        "interval": [round(end, 3) for end in interval(worse)],
+        "worse_by_each": [round(float(mean), 3) for mean in worse.mean(axis=1)],
     }
 
 
