@@ -86,7 +86,7 @@ def test_the_advice_to_prepare_gives_the_same_images(tmp_path):
     changes = [f"--config.data.{key}={value}" for key, value in given.items()]
     setup = build_setup(parse(runs.arguments(tmp_path, "run", *changes))[0])
     (hint,) = hints.slow_reading(setup)
-    command = re.search("`python -m alexnet_jax.prepare (.*?)`", hint)[1]
+    (command,) = re.findall("`python -m alexnet_jax.prepare (.*?)`", hint)
     asked = vars(prepare_command._parser().parse_args(shlex.split(command)))
     expected = {"source": "parquet", "input_path": str(path), "size": 77}
     expected |= {"image_key": "mask", "validation_fraction": 0.5}

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,7 +173,6 @@ def test_a_run_of_another_length_is_validated_as_often(tmp_path, length):
     config = finetuning(
         f"--config.train.init_from={tmp_path}", f"--config.train.{length}"
     )
-    settings, _ = recipes.completed(plain(config), 320)
-    training = settings["train"]
+    training: dict[str, Any] = recipes.completed(plain(config), 320)[0]["train"]
     steps = training.get("steps") or 40 * 320 // 32
     assert steps // training["validate_steps"] == 10

@@ -157,9 +157,14 @@ def test_a_damaged_file_of_arrays_is_one_line(tmp_path, damage):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 8, 8, 3), np.uint8)
     labels = np.asarray(0) if damage == "scalar" else np.asarray([0, 1, 0, 1])
-    arrays = {"train_images": images, "train_labels": labels}
-    arrays |= {"validation_images": images, "validation_labels": labels}
-    np.savez_compressed(path, class_names=np.asarray(["a", "b"]), **arrays)
+    np.savez_compressed(
+        path,
+        class_names=np.asarray(["a", "b"]),
+        train_images=images,
+        train_labels=labels,
+        validation_images=images,
+        validation_labels=labels,
+    )
     if damage == "deflated":
         content = bytearray(path.read_bytes())
         content[200:260] = b"\xff" * 60
