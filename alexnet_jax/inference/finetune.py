@@ -63,7 +63,9 @@ def init_from(
     ]
     if differing:
         shapes = "; ".join(differing)
-        if not differing_settings(pretrained.model, model):
+        # The crop decides the shape of the first fully connected layer alone.
+        alike = not differing_settings(pretrained.model, model)
+        if alike and len(differing) == 1:
             crop = pretrained.data.crop
             raise InputError(
                 f"train.init_from={source} is a run on other crops ({shapes}); give "
