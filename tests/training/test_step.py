@@ -231,6 +231,23 @@ def test_the_step_compiles_once(wrapped):
     assert train._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
 
 
+@pytest.mark.extended
+def test_layer_wise_rates_are_the_same_on_every_mesh():
+    """A kernel's norm is that of a tower, wherever that lies (`trust_coefficient`)."""
+    found = []
+    for shape in ((1, 1), (1, 2)):
+        mesh, schedule = mesh_of(*shape), make_schedule(steps_per_epoch=1)
+        rule = optimizer.momentum_sgd(schedule, trust_coefficient=0.01)
+        state = step.init_state(tiny(), rule, mesh, 67, 0)
+        train = step.make_train_step(tiny(), rule, schedule, mesh, 0)
+        mean = jax.device_put(np.zeros((67, 67, 3), np.float32), replicated(mesh))
+        for batch in batches(3, batch_size=2, size=67):
+            state, _ = train(state, placed(batch, mesh), mean)
+        found.append(flat(state.params))
+    for name, array in found[0].items():
+        np.testing.assert_allclose(found[1][name], array, rtol=1e-5, err_msg=name)
+
+
 NARROW = (jnp.bfloat16, jnp.float16)
 SUMS = {
     *("reduce_sum", "cumsum", "reduce_window_sum", "scatter-add", "scatter_add"),
