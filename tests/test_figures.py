@@ -21,7 +21,7 @@ from alexnet_jax.inference.inspection import Insight
 from alexnet_jax.inference.trained import open_trained
 from alexnet_jax.reporting import (
     charts,
-    explanation_sheet,
+    extras,
     html,
     kernel_sheet,
     report,
@@ -477,8 +477,8 @@ def test_errors_of_many_classes_take_little_memory():
 
 def test_images_of_one_name_have_figures_of_their_own():
     images = [Path("a/cat.jpg"), Path("dog.jpg")]
-    assert explanation_sheet.names_of(images) == ["cat", "dog"]
+    assert extras.names_of(images) == ["cat", "dog"]
     images = [Path("a/cat.jpg"), Path("b/cat.jpg")]
-    assert explanation_sheet.names_of(images) == ["a-cat-jpg", "b-cat-jpg"]
+    assert extras.names_of(images) == ["a-cat-jpg", "b-cat-jpg"]
     images = [Path("a/cat.jpg"), Path("b/cat.png")]
-    assert explanation_sheet.names_of(images) == ["cat-jpg", "cat-png"]
+    assert extras.names_of(images) == ["cat-jpg", "cat-png"]

@@ -4,8 +4,7 @@ Needs Matplotlib (the extra `figures`), which it imports.
 """
 
 import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +17,7 @@ from alexnet_jax.analysis.explaining import Explanation
 from alexnet_jax.analysis.explanations import strength
 from alexnet_jax.reporting import charts
 from alexnet_jax.runs.workdir import FIGURES
-from alexnet_jax.runtime import atomic, paths
+from alexnet_jax.runtime import atomic
 from alexnet_jax.runtime.atomic import writing
 
 
@@ -43,15 +42,6 @@ SMALLEST = 1e-30
 def place_of(workdir: Path, image: Path, figure: Path | None) -> Path:
     """Where the figure goes: into the run's figures if no other place is given."""
     return figure or workdir / FIGURES / f"explain_{image.stem}.png"
-
-
-def names_of(images: Sequence[Path]) -> list[str]:
-    """A name for each image, no two alike: without endings and folders if they differ
-    so."""
-    stems = [image.stem for image in images]
-    if len({*stems}) == len(stems):
-        return stems
-    return [re.sub(r"[/.]", "-", name) for name in paths.distinct_names(images)]
 
 
 def write(explanation: Explanation, path: Path) -> None:

@@ -1,6 +1,8 @@
 """Sections of the report that take longer, and are drawn where they are asked for."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from alexnet_jax.reporting import (
 )
 from alexnet_jax.reporting.html import Section
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runtime import progress
+from alexnet_jax.runtime import paths, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import InputError
 
@@ -77,7 +79,7 @@ def sections(
         shown.append(_map(insight, folder))
     if extras.best is not None:
         shown.append(_best(network, data_path, extras.best, folder))
-    names = explanation_sheet.names_of(extras.explain)
+    names = names_of(extras.explain)
     for image, name in zip(extras.explain, names, strict=True):
         shown.append(_explained(network, image, name))
     return shown
@@ -108,6 +110,15 @@ def write_animation(workdir: Path, path: Path) -> None:
             kernels_at[step] = kernels
             advance(1)
     kernel_sheet.write_animation(kernels_at, path)
+
+
+def names_of(images: Sequence[Path]) -> list[str]:
+    """A name for each image, no two alike: without endings and folders if they differ
+    so."""
+    stems = [image.stem for image in images]
+    if len({*stems}) == len(stems):
+        return stems
+    return [re.sub(r"[/.]", "-", name) for name in paths.distinct_names(images)]
 
 
 def _map(insight: Insight, folder: Path) -> Section:

@@ -121,8 +121,7 @@ def abstract_state(
     specs = logical_to_mesh(nn.get_partition_spec(declared), MESH_AXES)
 
     def place(array: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-        # Every axis is spelled, as in what a compiled step returns: a shorter spelling
-        # would compile the step a second time.
+        # Every axis is spelled, as in what a step returns, or it is compiled again.
         whole = PartitionSpec(*spec, *[None] * (len(array.shape) - len(spec)))
         sharding = NamedSharding(mesh, whole)
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
