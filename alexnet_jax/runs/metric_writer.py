@@ -14,7 +14,6 @@ import jax
 from alexnet_jax.distributed import consensus
 from alexnet_jax.runs import time_spent
 from alexnet_jax.runs import workdir as workdirs
-from alexnet_jax.runs.hints import InputWait, LossRise, LossSpikes
 from alexnet_jax.runs.lines_file import LinesFile
 from alexnet_jax.runs.metrics_file import (
     CLASSES_WITHOUT_TOP5,
@@ -23,6 +22,7 @@ from alexnet_jax.runs.metrics_file import (
     cut_metrics,
 )
 from alexnet_jax.runs.time_spent import DATA, LOST, TimeSpent
+from alexnet_jax.runs.training_hints import InputWait, LossRise, LossSpikes
 from alexnet_jax.runtime import optional, progress
 from alexnet_jax.runtime.atomic import writing
 from alexnet_jax.runtime.errors import Failure, InputError
