@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.runs import hints, lines_file, time_spent, workdir
+from alexnet_jax.runs import lines_file, time_spent, training_hints, workdir
 from alexnet_jax.runs.metric_writer import MetricWriter
 from alexnet_jax.runs.metrics_file import METRICS_FILE, cut_metrics, read_spikes
 from alexnet_jax.runs.time_spent import KINDS, SAVING
@@ -206,7 +206,7 @@ def test_nothing_to_cut(tmp_path):
 def test_one_hint_where_the_data_are_the_limit(
     tmp_path, capsys, monkeypatch, waited, said
 ):
-    monkeypatch.setattr(hints, "STEPS_BEFORE_A_HINT", 3)
+    monkeypatch.setattr(training_hints, "STEPS_BEFORE_A_HINT", 3)
     with writer(tmp_path) as written:
         for step in range(1, 19):
             # The first steps wait for the threads to start, which is no reason.
